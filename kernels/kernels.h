@@ -1,0 +1,212 @@
+/* kernels.h - the one seam to a device: a table of operations on opaque buffers.
+ *
+ * It knows tensors, not models: no layer, no adapter file, no reward. mr_backend_open returns one of two tables, kernels/cpu
+ * (always built; the specification) or kernels/cuda (a shared module). Both obey the same contracts, and every operation of
+ * the second is tested against the first.
+ *
+ * Letters: N rows (tokens), C channels, I inputs and O outputs of a linear, H query heads, K key/value heads, D head size,
+ *          F feed-forward size, V vocabulary, R rank, S spans.
+ * Buffers: `float *` and `int32_t *` arguments are device memory from b->alloc (on the CPU: host memory). Activations are
+ *          f32 on the CPU. Products round their inputs to the compute type of the weight (bf16 or f32) and sum in f32.
+ * Row rule: what an operation writes for one row depends on that row (for attention: on its own keys), never on
+ *          N, on the other rows, on the alignment of a row in the buffer or on the thread count. Each sum has one fixed
+ *          order. No float atomics. Backward sums over rows (weight gradients) run in row order 0..N-1 for every element.
+ * Errors:  operations return void. The backend keeps the first failure with the operation's name; later
+ *          operations do nothing; b->sync returns it. Wrong shapes are assert().
+ * Memory:  operations allocate nothing that lasts; the scratch that they need is in the backend and is sized at open
+ *          and by weight_create. weight_create and alloc are for the time before step 0.
+ * Threads: one host thread drives a backend. */
+#ifndef MR_KERNELS_H
+#define MR_KERNELS_H
+
+#include "base/status.h"
+
+typedef enum mr_dtype { MR_F32, MR_F16, MR_BF16, MR_NF4 } mr_dtype;
+const char *mr_dtype_name(mr_dtype t); /* "f32", "f16", "bf16", "nf4" */
+
+typedef enum mr_device_kind { MR_CPU, MR_CUDA } mr_device_kind;
+
+/* A frozen or trainable matrix w[O,I], in the layout in which this device multiplies fastest. Opaque. */
+typedef struct mr_weight mr_weight;
+
+/* Where weight_create gets its values from: rows [row, row + n) of the matrix as f32, in host memory. Called with
+ * ascending rows, possibly more than once over the whole matrix (NF4 needs the mean of all block maxima first). */
+typedef struct mr_weight_source {
+    void *self;
+    mr_status (*rows)(void *self, float *dst, int64_t row, int64_t n, mr_err *err);
+} mr_weight_source;
+
+enum {
+    MR_USE_FWD = 1,  /* multiplied as y = x @ w^T */
+    MR_USE_BWD = 2,  /* multiplied as dx = dy @ w */
+    MR_USE_ROWS = 4  /* rows are looked up (embedding) */
+};
+
+typedef struct mr_weight_info {
+    mr_dtype store;   /* MR_F32, MR_BF16 or MR_NF4 */
+    mr_dtype compute; /* the type that products round to: MR_F32 or MR_BF16 */
+    int64_t n_out, n_in;
+    size_t bytes;     /* device memory that it takes */
+} mr_weight_info;
+
+/* One LoRA pair on rows [row0, row0 + rows) of a linear: y[:, row0..] += scale * (x @ A^T) @ B^T. (arXiv:2106.09685, eq. 3)
+ * A is rows [r0, r0 + r) of the linear's stacked `a`. */
+typedef struct mr_lora_part {
+    int row0, rows, r0, r;
+    float scale;
+    mr_weight *b;  /* [rows, r] */
+    float *db;     /* [rows, r] gradient, accumulated; NULL: not wanted */
+} mr_lora_part;
+
+/* A linear layer, possibly several stacked that share their input (q, k, v; gate, up), with its adapters. */
+typedef struct mr_linear {
+    mr_weight *w;      /* [O,I] */
+    const float *bias; /* [O] or NULL */
+    mr_weight *a;      /* stacked A [r_total, I], NULL without LoRA */
+    float *da;         /* [r_total, I] gradient, accumulated; NULL: not wanted */
+    int r_total, n_lora;
+    mr_lora_part lora[3];
+    float *dw;         /* [O,I] full gradient, accumulated (full fine-tuning); NULL: frozen */
+    float *dbias;      /* [O], accumulated; NULL: frozen */
+} mr_linear;
+
+/* Keys and values live in slots. A sequence's own keys start at a slot that is a multiple of MR_KV_CHUNK and follow each other; attention
+ * for one query is the merge, in this order, of the prefix's chunks of MR_KV_CHUNK keys and of its own chunks. Within a chunk: maximum, exp, sum
+ * and weighted values in key order; across chunks: rescaled running sums (arXiv:2205.14135, alg. 1). */
+enum { MR_KV_CHUNK = 64 };
+
+/* Consecutive query rows of one sequence. The prompt: n_prefix = 0. A completion: its prefix is the whole prompt.
+ * Row row0 + i sees all n_prefix prefix keys and its own keys 0 .. past + i. */
+typedef struct mr_span {
+    int32_t row0, n_rows;
+    int32_t past;         /* own keys before the first of these rows: 0 in training and prefill, the length so far in decoding */
+    int32_t slot0;        /* slot of own key 0 */
+    int32_t prefix_slot0, n_prefix;
+    int32_t prefix_row0;  /* the prefix's first row in q, dk, dv (backward only) */
+} mr_span;
+
+/* How to pick a token (spec/grpo.md, 3.2: transformers' order of filters). */
+typedef struct mr_sampling {
+    float temperature;        /* 0: the largest logit, the lowest id among equals */
+    float top_p;              /* 1: off */
+    int top_k;                /* 0: off */
+    float min_p;              /* 0: off */
+    float repetition_penalty; /* 1: off */
+    int n_vocab;              /* ids from here on are never picked (rows beyond the tokenizer's) */
+} mr_sampling;
+
+/* AdamW (spec/optimizer.md, 6.1 and 6.2). lr, the step and the corrections belong to the call. */
+typedef struct mr_adamw {
+    float lr, beta1, beta2, eps, weight_decay;
+    int64_t step;     /* 1 for the first */
+    float grad_scale; /* each gradient is multiplied by it first: clipping and averaging */
+} mr_adamw;
+
+typedef struct mr_backend mr_backend;
+struct mr_backend {
+    mr_device_kind kind;
+    const char *name;      /* "cpu" or "cuda:0" */
+    const char *device;    /* for people: "AMD EPYC, avx512_bf16, 2 threads" */
+    bool has_bf16;         /* products in bf16 are native; otherwise ask for compute MR_F32 */
+    int n_threads;
+    void *state;           /* the backend's own */
+
+    /* Device memory, zeroed; NULL when it does not fit. Freed with free. */
+    void *(*alloc)(mr_backend *b, size_t bytes);
+    void (*free)(mr_backend *b, void *p);
+    void (*upload)(mr_backend *b, void *dst, const void *host, size_t bytes);
+    void (*download)(mr_backend *b, void *host, const void *src, size_t bytes);
+    void (*copy)(mr_backend *b, void *dst, const void *src, size_t bytes);
+    void (*zero)(mr_backend *b, void *dst, size_t bytes);
+    /* Waits for all work and returns the first failure since the last sync, naming the operation. */
+    mr_status (*sync)(mr_backend *b, mr_err *err);
+
+    /* --- weights --- */
+    /* Packs src into a weight. store NF4: blocks of 64 along the row-major matrix, double quantization with blocks of 256
+     * (spec/quantization.md, 5.1 to 5.3); bytes equal to bitsandbytes. MR_ENOMEM when it does not fit; the source's own failure otherwise. */
+    mr_status (*weight_create)(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
+                               mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
+    void (*weight_free)(mr_backend *b, mr_weight *w);
+    mr_weight_info (*weight_info)(const mr_weight *w);
+    /* Replaces the values (store F32 or BF16) from f32 w[O,I] in device memory: after an optimizer step. */
+    void (*weight_set)(mr_backend *b, mr_weight *w, const float *values);
+    /* dst[n,I] = rows of the stored matrix as f32 (dequantized, exactly the values that products use). Needs MR_USE_ROWS or NF4 or
+     * F32/BF16 with MR_USE_FWD. Row-wise use in tests and merging; not fast. */
+    void (*weight_rows)(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
+    /* The NF4 parts in host memory, borrowed until the weight is freed: codes [ceil(O*I/2)], absmax codes [n_blocks], nested absmax
+     * [ceil(n_blocks/256)], nested offset. False when w is not NF4. */
+    bool (*weight_nf4)(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);
+
+    /* --- forward --- */
+    /* x[N,C] = w[ids[n], :]. */
+    void (*embed)(mr_backend *b, float *x, const mr_weight *w, const int32_t *ids, int N);
+    /* y[n,c] = x[n,c] / sqrt(mean_c(x^2) + eps) * w[c]; rows are ldy and ldx apart. May be in place. Sum over c in f32, in one fixed order. */
+    void (*rmsnorm)(mr_backend *b, float *y, int ldy, const float *x, int ldx, const float *w, int N, int C, float eps);
+    /* Rotates H heads of D in place, pairs (i, i + D/2): spec/models.md, 1.3. x rows are ldx apart, the heads of a row are
+     * neighbors. pos[N]; inv_freq[D/2]; inverse = true rotates back (the backward pass). */
+    void (*rope)(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *inv_freq, int N, int H, int D, bool inverse);
+    /* y[N,O] = x[N,I] @ w^T + bias + sum of LoRA parts, plus y's old value when add is true (the residual).
+     * u[N,r_total] = x @ a^T is written for the backward pass (NULL without LoRA). y, x dense: row stride O and I. */
+    void (*linear)(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
+    /* y[N,F] = silu(g) * up, gu[N,2F] = [g | up], silu(z) = z / (1 + exp(-z)). */
+    void (*silu_mul)(mr_backend *b, float *y, const float *gu, int N, int F);
+    /* y[i] += x[i]. */
+    void (*add)(mr_backend *b, float *y, const float *x, int64_t n);
+
+    /* --- keys, values, attention --- */
+    size_t (*kv_bytes)(mr_backend *b, int64_t n_slots, int K, int D); /* one layer's store; n_slots a multiple of MR_KV_CHUNK */
+    /* Puts k[n,:] and v[n,:] (K heads of D; rows ld apart) into slots[n]. */
+    void (*kv_put)(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,
+                   int N, int K, int D);
+    /* o[N,H*D]: o = softmax(q k^T * D^-0.5) v for the keys that the span lets a row see; query head h uses key head h / (H/K).
+     * q rows are ldq apart. lse[N,H] = log-sum-exp of the scaled scores (for the backward pass; may be NULL). spans: host memory. */
+    void (*attention)(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
+                      const mr_span *spans, int S, int H, int K, int D);
+
+    /* --- backward (d = gradient of the loss) --- */
+    /* dx += d/dx; dw += over rows (NULL: frozen). dx rows are lddx apart, dy rows lddy. dx must not overlap dy. */
+    void (*rmsnorm_bwd)(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,
+                        const float *w, int N, int C, float eps);
+    /* dx[N,I] = dy @ w + LoRA's share (added to dx's old value when add is true; dx NULL skips it). Accumulates da, db, dw, dbias of l
+     * where they are not NULL. u is what linear wrote; du[N,r_total] is scratch. */
+    void (*linear_bwd)(mr_backend *b, float *dx, float *du, const float *dy, const float *x, const float *u,
+                       const mr_linear *l, int N, bool add);
+    /* dgu[N,2F] from dy[N,F]; may not be in place with gu. */
+    void (*silu_mul_bwd)(mr_backend *b, float *dgu, const float *dy, const float *gu, int N, int F);
+    /* dq[N,H*D] and dk, dv[N,K*D] are overwritten (row strides lddq, lddkv); the prefix's dk and dv collect the gradients of all its completions in
+     * span order. The spans must cover each row once, a prompt before its completions. */
+    void (*attention_bwd)(mr_backend *b, float *dq, int lddq, float *dk, float *dv, int lddkv, const float *d_o,
+                          const float *o, const float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
+                          const mr_span *spans, int S, int N, int H, int K, int D);
+    /* dw[ids[n], :] += dx[n, :], rows in order. */
+    void (*embed_bwd)(mr_backend *b, float *dw, const float *dx, const int32_t *ids, int N, int C);
+
+    /* --- the head --- */
+    /* From logits z[N,V]: logp[n] = z[y]/t - lse(z/t) with y = targets[n]; entropy[n] of the same distribution (may be NULL); lse[n] of z/t.
+     * (spec/grpo.md, 3.4). inv_t = 1/t. */
+    void (*logprob)(mr_backend *b, float *logp, float *entropy, float *lse, const float *z, const int32_t *targets,
+                    float inv_t, int N, int V);
+    /* z is overwritten with d loss / d z = dlogp[n] * (onehot(y) - exp(z/t - lse)) / t. */
+    void (*logprob_bwd)(mr_backend *b, float *z, const float *lse, const int32_t *targets, const float *dlogp, float inv_t,
+                        int N, int V);
+    /* Picks ids[n] by mr_sampling with the uniform number u[n] in [0,1) (inverse of the cumulative distribution in id order), and writes the same
+     * logp that `logprob` gives for it at temperature t (1 when t = 0): filters do not change it. history[n], n_history[n]: ids seen so
+     * far in host memory, only for the repetition penalty (NULL when it is 1). z is not changed. */
+    void (*sample)(mr_backend *b, int32_t *ids, float *logp, const float *z, const float *u, const mr_sampling *opt,
+                   const int32_t *const *history, const int32_t *n_history, int N, int V);
+
+    /* --- optimizer --- */
+    /* Sum of squares in double, in a fixed order; and whether all n values are finite. Synchronous. */
+    double (*sum_squares)(mr_backend *b, const float *x, int64_t n, bool *all_finite);
+    void (*adamw)(mr_backend *b, float *p, float *m, float *v, const float *g, int64_t n, const mr_adamw *opt);
+    /* 8-bit states: codes c1, c2 [n], absmax1, absmax2 [ceil(n/256)]; as bitsandbytes, blocks of 256 (spec/optimizer.md, 6.1). */
+    void (*adamw_8bit)(mr_backend *b, float *p, uint8_t *c1, uint8_t *c2, float *absmax1, float *absmax2, const float *g,
+                       int64_t n, const mr_adamw *opt);
+};
+
+/* Opens device `index`; n_threads = 0 means all cores that this process may use. CPU: dispatches to the best instruction set and probes that
+ * matrix products keep the row rule. MEDRL_CPU_ISA=avx2|avx512|avx512_bf16 lowers it (tests). MR_EINVAL when this build or machine lacks it. */
+mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int n_threads, mr_err *err);
+void mr_backend_close(mr_backend *b);
+
+#endif

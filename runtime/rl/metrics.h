@@ -1,0 +1,45 @@
+/* metrics.h - the names of all metrics, in the order in which they are written. They stand here and nowhere else.
+ *
+ * The first group is TRL's (spec/grpo.md 3.7), so that existing dashboards work; rewards/<name>/mean and /std come once for each reward. The second is medrl's own. */
+#ifndef MR_METRICS_H
+#define MR_METRICS_H
+
+#define MR_M_LOSS "loss"
+#define MR_M_GRAD_NORM "grad_norm"
+#define MR_M_LEARNING_RATE "learning_rate"
+#define MR_M_NUM_TOKENS "num_tokens"
+#define MR_M_LEN_MEAN "completions/mean_length"
+#define MR_M_LEN_MIN "completions/min_length"
+#define MR_M_LEN_MAX "completions/max_length"
+#define MR_M_CLIPPED "completions/clipped_ratio"
+#define MR_M_TERM_MEAN "completions/mean_terminated_length"
+#define MR_M_TERM_MIN "completions/min_terminated_length"
+#define MR_M_TERM_MAX "completions/max_terminated_length"
+#define MR_M_REWARD_MEAN_FMT "rewards/%s/mean"
+#define MR_M_REWARD_STD_FMT "rewards/%s/std"
+#define MR_M_REWARD "reward"
+#define MR_M_REWARD_STD "reward_std"
+#define MR_M_ZERO_STD "frac_reward_zero_std"
+#define MR_M_KL "kl"
+#define MR_M_ENTROPY "entropy"
+#define MR_M_CLIP_REGION "clip_ratio/region_mean"
+#define MR_M_CLIP_LOW "clip_ratio/low_mean"
+#define MR_M_CLIP_LOW_MIN "clip_ratio/low_min"
+#define MR_M_CLIP_HIGH "clip_ratio/high_mean"
+#define MR_M_CLIP_HIGH_MAX "clip_ratio/high_max"
+#define MR_M_STEP_TIME "step_time"
+#define MR_M_EPOCH "epoch"
+
+#define MR_M_IS_RATIO "sampling/is_ratio"            /* mean of exp(logp - logp_sampled): 1 exactly */
+#define MR_M_IS_DIFF_MAX "sampling/logp_difference_max" /* largest |logp - logp_sampled|: 0 exactly */
+#define MR_M_FAULTS "rewards/faults"                 /* calls that failed in this step */
+#define MR_M_SOURCE_FMT "data/%s/reward"             /* mean reward of the step's rows of one data set */
+#define MR_M_TIME_ROLLOUT "time/rollout_s"
+#define MR_M_TIME_SCORE "time/score_s"               /* waited for scores after the last token */
+#define MR_M_TIME_TRAIN "time/train_s"
+#define MR_M_TOKENS_PER_S "time/tokens_per_s"        /* generated tokens over rollout time */
+
+/* Metrics that depend on the clock; everything else of metrics.jsonl is a function of the run's inputs. */
+#define MR_M_IS_CLOCK(name) (!strncmp(name, "time/", 5) || !strcmp(name, MR_M_STEP_TIME))
+
+#endif
