@@ -2,8 +2,8 @@
  *
  * cJSON alone accepts duplicate keys, trailing bytes, bad UTF-8, raw control characters, "01", 1e999 and cuts strings at
  * \u0000. mr_json_parse scans the text first and refuses all of these (RFC 8259, section 2 to 8; depth 64) with the byte where it
- * happens; the tree is then cJSON's own and is used with cJSON's functions. Integers above 2^53 are refused, since a
- * double would round them.
+ * happens; the tree is then cJSON's own and is used with cJSON's functions. Integers that a double would round (above 2^53,
+ * most of them) are refused.
  * Ownership: trees are owned by the caller, free with cJSON_Delete. */
 #ifndef MR_JSON_H
 #define MR_JSON_H

@@ -16,6 +16,8 @@ typedef struct mr_config {
     float rms_norm_eps;
     bool tie_word_embeddings;
     bool qk_norm;          /* Qwen3: RMSNorm over each head of q and k before rope */
+    bool attention_bias;   /* without a weights file: q, k, v (and o, but for qwen2) have biases; a file decides by its tensors */
+    bool mlp_bias;
     float rope_theta;
     bool rope_llama3;      /* llama3 scaling with the four numbers below */
     float rope_factor, rope_low_freq_factor, rope_high_freq_factor;

@@ -4,7 +4,7 @@
  * [prompt | completion 1 | ... | completion G]: the prompt's rows once, each completion with the prompt as its prefix; positions continue from the prompt.
  * Phases share one block of memory: rollout (keys and values of all sequences, small row buffers) and training (activations of one pack). Keys and values
  * of the rollout are valid until mr_decoder_phase says otherwise.
- * Head: logits exist for at most opts.head_rows rows at a time; the backward pass computes them again.
+ * Head: logits exist for at most opts.head_rows rows at a time; the backward pass computes them again, but for rows that the last call had.
  * Row rule: every value of a row is the same bit for bit in both phases, for any packing.
  * Errors: device failures surface in mr_backend's sync. Threads: one. */
 #ifndef MR_DECODER_H
@@ -19,7 +19,7 @@ typedef struct mr_decoder_opts {
     int64_t rollout_slots;       /* KV slots while sampling, rounded up to MR_KV_CHUNK */
     int train_rows;              /* most rows of one training pack; 0: never trains */
     int64_t train_slots;         /* KV slots of one training pack: each span starts at a multiple of MR_KV_CHUNK */
-    int head_rows;               /* rows of logits at a time; 0 = 64 */
+    int head_rows;               /* rows of logits at a time; 0: as many as fit in 64 MB, 64 to 512 */
     bool gradient_checkpointing; /* keep only each layer's input and run the layer again in the backward pass */
 } mr_decoder_opts;
 

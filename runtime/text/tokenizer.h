@@ -1,7 +1,7 @@
 /* tokenizer.h - byte-level BPE: text to token ids and back, equal to the reference on every fixture.
  *
- * From tokenizer.json (a folder that holds one) or from a GGUF file's metadata. Qwen2.5/Qwen3, Llama 3, SmolLM2, GPT-2 pre-tokenizers; any other
- * component of a tokenizer.json is refused by name.
+ * From tokenizer.json (a folder that holds one) or from a GGUF file's metadata. Qwen2.5/Qwen3, Llama 3, SmolLM2,
+ * GPT-2 pre-tokenizers; any other component of a tokenizer.json is refused by name.
  * Source: spec/tokenizers.md (2.1 pipeline, 2.2 PCRE2 patterns, 2.3 NFC, 2.5 decoding).
  * Ownership: opaque handle, close with mr_tokenizer_close; id arrays are owned by the caller, free with mr_free.
  * Threads: one handle, one thread at a time (it caches pieces). */
@@ -24,7 +24,9 @@ mr_status mr_tokenizer_open(mr_tokenizer **out, const char *path, mr_err *err);
 void mr_tokenizer_close(mr_tokenizer *t);
 
 /* Appends the ids of text[len] (UTF-8; ill-formed bytes are treated as U+FFFD). special: whether "<|im_end|>" and
- * its like inside the text become the control token. Text that comes from data must say false: it stays text. No BOS is added. */
+ * its like inside the text become the control token. Text that comes from data must say false: it stays text (added
+ * tokens that are not special, "<think>" of Qwen3, are matched in both cases, as the reference does). No BOS is added.
+ * On failure ids is as it was. */
 mr_status mr_tokenizer_encode(mr_tokenizer *t, mr_ids *ids, const char *text, size_t len, bool special, mr_err *err);
 /* Appends the text of ids; special tokens are left out when skip_special. Ill-formed UTF-8 becomes U+FFFD. */
 void mr_tokenizer_decode(const mr_tokenizer *t, mr_str *text, const int32_t *ids, int n, bool skip_special);
@@ -37,23 +39,23 @@ typedef struct mr_utf8_stream {
 void mr_tokenizer_stream(const mr_tokenizer *t, mr_utf8_stream *s, mr_str *text, int32_t id, bool skip_special);
 void mr_utf8_stream_end(mr_utf8_stream *s, mr_str *text); /* an incomplete tail becomes one U+FFFD */
 
-int mr_tokenizer_count(const mr_tokenizer *t);                    /* largest id + 1 */
+int mr_tokenizer_count(const mr_tokenizer *t);                       /* largest id + 1 */
 int32_t mr_tokenizer_find(const mr_tokenizer *t, const char *token); /* id of an added token or symbol string; -1 */
 bool mr_tokenizer_is_special(const mr_tokenizer *t, int32_t id);
 /* The symbol string of an id as the vocabulary writes it ("Ġthe"); NULL when the id is unused. Borrowed. */
 const char *mr_tokenizer_symbol(const mr_tokenizer *t, int32_t id);
 
-/* bos and eos (-1: none), and every id that ends a completion: generation_config.json's list, the tokenizer's eos in front
- * when it is missing there, and the turn end of the chat template. Borrowed. */
+/* bos and eos (-1: none), and every id that ends a completion: generation_config.json's list, the tokenizer's eos in
+ * front when it is missing there, and the turn end of the chat template. Borrowed. */
 int32_t mr_tokenizer_bos(const mr_tokenizer *t);
 int32_t mr_tokenizer_eos(const mr_tokenizer *t);
 const int32_t *mr_tokenizer_stops(const mr_tokenizer *t, int *n);
 /* The model's own Jinja chat template, NULL when it has none. Borrowed. */
 const char *mr_tokenizer_template(const mr_tokenizer *t);
 
-/* unicode: NFC of ill-formed-safe UTF-8 (utf8proc). */
+/* unicode: appends the NFC of text (utf8proc); ill-formed parts become U+FFFD unless all bytes are below 0xCC. */
 void mr_utf8_nfc(mr_str *out, const char *text, size_t len);
-/* Copies text, replacing each maximal ill-formed part by U+FFFD; returns how many were replaced. */
+/* Appends text, replacing each maximal ill-formed part by U+FFFD; returns how many were replaced. */
 int mr_utf8_repair(mr_str *out, const char *text, size_t len);
 
 #endif

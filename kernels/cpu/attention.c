@@ -1,0 +1,268 @@
+/* attention.c - the key/value store and attention, forward and backward.
+ *
+ * Store:    for every chunk of 64 slots and every key head, K in tiles of 16 keys [4][D][16] and V [64][Dp] (isa.h): the scores of 16 keys are
+ *           one register, and so are 16 columns of the output.
+ * Forward:  an item is a block of up to 24 queries (row, head) of one span that share a key head.
+ * Backward: an item is a prompt with all its completions and one key head: each product once. When there are too few of these for the threads, two
+ *           passes, over chunks for dk and dv, and over blocks of queries for dq. The sums are the same chains in both: dq over chunks and
+ *           keys, dk and dv over spans, rows and heads, ascending. So the result does not depend on the choice.
+ * Items are handed to threads as they become free; which thread computes an item changes nothing. */
+#include <assert.h>
+#include <string.h>
+
+#include "cpu/isa.h"
+
+size_t cpu_kv_bytes(mr_backend *b, int64_t n_slots, int K, int D) {
+    (void)b;
+    assert(n_slots % MR_KV_CHUNK == 0 && D <= CPU_MAX_D);
+    return sizeof(float) * cpu_chunk_at(n_slots / MR_KV_CHUNK, 0, K, D);
+}
+
+static void put_row(float *kv, const float *k, const float *v, int64_t slot, int K, int D) {
+    const int Dp = cpu_pad16(D), key = (int)(slot % MR_KV_CHUNK);
+    for (int kh = 0; kh < K; kh++, k += D, v += D) {
+        float *chunk = kv + cpu_chunk_at(slot / MR_KV_CHUNK, kh, K, D);
+        float *tile = chunk + key / CPU_KEYS * D * CPU_KEYS + key % CPU_KEYS;
+        float *row = chunk + MR_KV_CHUNK * D + key * Dp;
+        for (int d = 0; d < D; d++) tile[d * CPU_KEYS] = k[d];
+        memcpy(row, v, sizeof *v * (size_t)D);
+        for (int d = D; d < Dp; d++) row[d] = 0;
+    }
+}
+
+void cpu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,
+                int N, int K, int D) {
+    if (cpu_failed(b)) return;
+    assert(D <= CPU_MAX_D && ld >= K * D);
+    (void)n_slots;
+    int n_threads = cpu_threads(b, 1.5 * N * K * D);
+#pragma omp parallel for num_threads(n_threads) schedule(static)
+    for (int n = 0; n < N; n++) {
+        assert(slots[n] >= 0 && slots[n] < n_slots);
+        put_row(kv, k + (size_t)n * (size_t)ld, v + (size_t)n * (size_t)ld, slots[n], K, D);
+    }
+}
+
+static inline int blocks_of(int n_pairs) { return (n_pairs + CPU_ATT_PAIRS - 1) / CPU_ATT_PAIRS; }
+
+static void check_span(const mr_span *s, int64_t n_slots) {
+    assert(s->n_rows >= 0 && s->past >= 0 && s->slot0 % MR_KV_CHUNK == 0 && s->prefix_slot0 % MR_KV_CHUNK == 0);
+    assert(s->slot0 + (int64_t)s->past + s->n_rows <= n_slots && s->prefix_slot0 + (int64_t)s->n_prefix <= n_slots);
+    (void)s, (void)n_slots;
+}
+
+void cpu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
+                   const mr_span *spans, int S, int H, int K, int D) {
+    if (cpu_failed(b)) return;
+    assert(H % K == 0 && D <= CPU_MAX_D && ldq >= H * D);
+    const cpu_kernels *kern = cpu_kernels_of(b);
+    const int G = H / K;
+    int64_t n_items = 0;
+    double work = 0;
+    for (int s = 0; s < S; s++) {
+        check_span(&spans[s], n_slots);
+        n_items += (int64_t)K * blocks_of(spans[s].n_rows * G);
+        work += (double)spans[s].n_rows * H * D * (spans[s].n_prefix + spans[s].past + 0.5 * spans[s].n_rows) * 0.05;
+    }
+    int n_threads = cpu_threads(b, work);
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1)
+    for (int64_t item = 0; item < n_items; item++) {
+        int64_t left = item;
+        const mr_span *s = spans;
+        for (; left >= (int64_t)K * blocks_of(s->n_rows * G); s++) left -= (int64_t)K * blocks_of(s->n_rows * G);
+        int blocks = blocks_of(s->n_rows * G), kh = (int)(left / blocks), pair0 = (int)(left % blocks) * CPU_ATT_PAIRS;
+        cpu_att_keys keys = { kv, K, kh, D, s->prefix_slot0 / MR_KV_CHUNK, s->slot0 / MR_KV_CHUNK, s->n_prefix };
+        cpu_att_queries block;
+        block.n = s->n_rows * G - pair0 < CPU_ATT_PAIRS ? s->n_rows * G - pair0 : CPU_ATT_PAIRS;
+        for (int i = 0; i < block.n; i++) {
+            int row = (pair0 + i) / G, head = kh * G + (pair0 + i) % G;
+            size_t n = (size_t)(s->row0 + row);
+            block.q[i] = q + n * (size_t)ldq + head * D;
+            block.o[i] = o + n * (size_t)(H * D) + head * D;
+            block.lse[i] = lse ? lse + n * (size_t)H + head : NULL;
+            block.own[i] = s->past + row + 1;
+        }
+        kern->attention(&keys, &block);
+    }
+}
+
+/* --- backward --- */
+
+typedef struct bwd {
+    mr_backend *b;
+    const cpu_kernels *kern;
+    float *dq, *dk, *dv;
+    int lddq, lddkv, ldq;
+    const float *d_o, *lse, *delta, *q, *kv;
+    const mr_span *spans;
+    int S, H, K, D, G;
+    const bool *is_completion; /* [S] */
+} bwd;
+
+static cpu_att_chunk chunk_open(const bwd *w, const mr_span *keys_of, bool prefix, int chunk, int kh, bool want_dkv) {
+    const int D = w->D, Dp = cpu_pad16(D);
+    int64_t slot = (prefix ? keys_of->prefix_slot0 : keys_of->slot0) + (int64_t)chunk * MR_KV_CHUNK;
+    int n_keys = (prefix ? keys_of->n_prefix : keys_of->n_rows) - chunk * MR_KV_CHUNK;
+    const float *k = w->kv + cpu_chunk_at(slot / MR_KV_CHUNK, kh, w->K, D);
+    size_t part = (size_t)(MR_KV_CHUNK * Dp);
+    cpu_att_chunk c = { .D = D, .n_keys = n_keys < MR_KV_CHUNK ? n_keys : MR_KV_CHUNK, .k_tiles = k };
+    float *scratch = cpu_scratch(w->b, omp_get_thread_num(), 4 * part * sizeof *scratch);
+    if (!scratch) return (cpu_att_chunk){ 0 };
+    c.v_tiles = scratch;
+    c.k_rows = scratch + part;
+    if (want_dkv) c.dk = scratch + 2 * part, c.dv = scratch + 3 * part;
+    w->kern->attention_open(&c, k + MR_KV_CHUNK * D);
+    return c;
+}
+
+/* Queries [pair, end) of a span against an open chunk: number `chunk` of their prefix or of their own keys. */
+static void chunk_add(const bwd *w, cpu_att_chunk *c, const mr_span *s, bool prefix, int chunk, int kh, int pair, int end,
+                      bool want_dq) {
+    if (!c->k_tiles) return; /* no memory: the failure is kept */
+    if (!prefix && pair < chunk * MR_KV_CHUNK * w->G) pair = chunk * MR_KV_CHUNK * w->G; /* earlier rows see nothing */
+    for (; pair < end; pair += CPU_ATT_PAIRS) {
+        cpu_att_grads g;
+        g.n = end - pair < CPU_ATT_PAIRS ? end - pair : CPU_ATT_PAIRS;
+        for (int i = 0; i < g.n; i++) {
+            int row = (pair + i) / w->G, head = kh * w->G + (pair + i) % w->G;
+            size_t n = (size_t)(s->row0 + row), at = n * (size_t)w->H + (size_t)head;
+            int left = (prefix ? s->n_prefix : row + 1) - chunk * MR_KV_CHUNK;
+            g.q[i] = w->q + n * (size_t)w->ldq + head * w->D;
+            g.d_o[i] = w->d_o + at * (size_t)w->D;
+            g.lse[i] = w->lse[at];
+            g.delta[i] = w->delta[at];
+            g.dq[i] = want_dq ? w->dq + n * (size_t)w->lddq + head * w->D : NULL;
+            g.seen[i] = left < MR_KV_CHUNK ? left : MR_KV_CHUNK;
+        }
+        w->kern->attention_bwd(c, &g);
+    }
+}
+
+static void chunk_write(const bwd *w, const cpu_att_chunk *c, const mr_span *s, int chunk, int kh) {
+    const size_t D = (size_t)w->D, Dp = (size_t)cpu_pad16(w->D);
+    for (int key = 0; key < c->n_keys; key++) {
+        size_t row = (size_t)(s->row0 + chunk * MR_KV_CHUNK + key) * (size_t)w->lddkv + (size_t)kh * D;
+        memcpy(w->dk + row, c->dk + (size_t)key * Dp, D * sizeof(float));
+        memcpy(w->dv + row, c->dv + (size_t)key * Dp, D * sizeof(float));
+    }
+}
+
+static void clear_dq(const bwd *w, const mr_span *s, int kh, int pair, int end) {
+    for (; pair < end; pair++) {
+        size_t n = (size_t)(s->row0 + pair / w->G);
+        memset(w->dq + n * (size_t)w->lddq + (kh * w->G + pair % w->G) * w->D, 0, sizeof(float) * (size_t)w->D);
+    }
+}
+
+static bool sees_prefix(const mr_span *s, const mr_span *prompt) {
+    return s->n_prefix > 0 && s != prompt && s->prefix_row0 == prompt->row0;
+}
+
+/* dk and dv of one chunk of a span's own keys: from its own rows, then from its completions in order. */
+static void chunk_pass(const bwd *w, int at, int chunk, int kh, bool want_dq) {
+    const mr_span *s = &w->spans[at];
+    cpu_att_chunk c = chunk_open(w, s, false, chunk, kh, true);
+    chunk_add(w, &c, s, false, chunk, kh, 0, s->n_rows * w->G, want_dq);
+    for (int t = at + 1; t < w->S; t++)
+        if (sees_prefix(&w->spans[t], s) && w->spans[t].n_prefix > chunk * MR_KV_CHUNK)
+            chunk_add(w, &c, &w->spans[t], true, chunk, kh, 0, w->spans[t].n_rows * w->G, want_dq);
+    if (c.dk) chunk_write(w, &c, s, chunk, kh);
+}
+
+static int chunks_of(const mr_span *s) { return (s->n_rows + MR_KV_CHUNK - 1) / MR_KV_CHUNK; }
+
+/* A prompt with its completions, or a sequence without a prompt, for one key head: everything in one pass. */
+static void group_pass(const bwd *w, int at, int kh) {
+    for (int t = at; t < w->S; t++)
+        if (t == at || sees_prefix(&w->spans[t], &w->spans[at]))
+            clear_dq(w, &w->spans[t], kh, 0, w->spans[t].n_rows * w->G);
+    for (int t = at; t < w->S; t++)
+        if (t == at || sees_prefix(&w->spans[t], &w->spans[at]))
+            for (int c = 0; c < chunks_of(&w->spans[t]); c++) chunk_pass(w, t, c, kh, true);
+}
+
+/* dq of a block of queries of one span. Opening a chunk costs as much as some 20 queries, so the block is large. */
+enum { DQ_PAIRS = 4 * CPU_ATT_PAIRS };
+
+static void query_pass(const bwd *w, int at, int block, int kh) {
+    const mr_span *s = &w->spans[at];
+    int pair = block * DQ_PAIRS, end = s->n_rows * w->G;
+    if (end > pair + DQ_PAIRS) end = pair + DQ_PAIRS;
+    clear_dq(w, s, kh, pair, end);
+    for (int c = 0; c * MR_KV_CHUNK < s->n_prefix; c++) {
+        cpu_att_chunk open = chunk_open(w, s, true, c, kh, false);
+        chunk_add(w, &open, s, true, c, kh, pair, end, true);
+    }
+    for (int c = 0; c * MR_KV_CHUNK <= (end - 1) / w->G; c++) {
+        cpu_att_chunk open = chunk_open(w, s, false, c, kh, false);
+        chunk_add(w, &open, s, false, c, kh, pair, end, true);
+    }
+}
+
+static bool has_prompt(const mr_span *spans, int at) {
+    for (int s = 0; s < at; s++)
+        if (sees_prefix(&spans[at], &spans[s])) return true;
+    assert(spans[at].n_prefix == 0 && "a completion whose prompt is not among the spans before it");
+    return false;
+}
+
+/* Item `left` of those that count(w, s) makes for each span s. */
+static int locate(const bwd *w, int64_t *left, int (*count)(const bwd *, int)) {
+    int s = 0;
+    for (; *left >= (int64_t)count(w, s) * w->K; s++) *left -= (int64_t)count(w, s) * w->K;
+    return s;
+}
+static int count_groups(const bwd *w, int s) { return w->is_completion[s] ? 0 : 1; }
+static int count_chunks(const bwd *w, int s) { return chunks_of(&w->spans[s]); }
+static int count_queries(const bwd *w, int s) { return (w->spans[s].n_rows * w->G + DQ_PAIRS - 1) / DQ_PAIRS; }
+static int64_t count_all(const bwd *w, int (*count)(const bwd *, int)) {
+    int64_t n = 0;
+    for (int s = 0; s < w->S; s++) n += (int64_t)count(w, s) * w->K;
+    return n;
+}
+
+void cpu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, int lddkv, const float *d_o,
+                       const float *o, const float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
+                       const mr_span *spans, int S, int N, int H, int K, int D) {
+    if (cpu_failed(b) || N <= 0) return;
+    assert(H % K == 0 && D <= CPU_MAX_D && ldq >= H * D && lddq >= H * D && lddkv >= K * D);
+    double work = 0;
+    for (int s = 0; s < S; s++) {
+        check_span(&spans[s], n_slots);
+        assert(spans[s].past == 0 && spans[s].row0 + spans[s].n_rows <= N);
+        work += (double)spans[s].n_rows * H * D * (spans[s].n_prefix + 0.5 * spans[s].n_rows) * 0.12;
+    }
+    float *delta = cpu_scratch(b, CPU_SLOT_SHARED, (size_t)N * (size_t)H * sizeof *delta);
+    bool *completion = cpu_scratch(b, CPU_SLOT_SHARED + 1, (size_t)S * sizeof *completion);
+    if (!delta || !completion) return;
+    for (int s = 0; s < S; s++) completion[s] = has_prompt(spans, s);
+    bwd w = { b, cpu_kernels_of(b), dq, dk, dv, lddq, lddkv, ldq, d_o, lse, delta, q, kv, spans, S, H, K, D, H / K,
+              completion };
+    int n_threads = cpu_threads(b, work);
+#pragma omp parallel for num_threads(n_threads) schedule(static)
+    for (int64_t i = 0; i < (int64_t)N * H; i++) delta[i] = w.kern->dot(d_o + i * D, o + i * D, D);
+
+    /* 5 products a pair of query and key in one pass, 7 in two; groups count as equal. */
+    int64_t n_groups = count_all(&w, count_groups);
+    if ((n_groups + n_threads - 1) / n_threads * n_threads * 5 <= n_groups * 7) {
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1)
+        for (int64_t item = 0; item < n_groups; item++) {
+            int64_t left = item;
+            int s = locate(&w, &left, count_groups);
+            group_pass(&w, s, (int)left);
+        }
+        return;
+    }
+    int64_t n_chunks = count_all(&w, count_chunks), n_blocks = count_all(&w, count_queries);
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1)
+    for (int64_t item = 0; item < n_chunks + n_blocks; item++) {
+        int64_t left = item < n_chunks ? item : item - n_chunks;
+        if (item < n_chunks) {
+            int s = locate(&w, &left, count_chunks);
+            chunk_pass(&w, s, (int)(left / K), (int)(left % K), false);
+        } else {
+            int s = locate(&w, &left, count_queries);
+            query_pass(&w, s, (int)(left / K), (int)(left % K));
+        }
+    }
+}

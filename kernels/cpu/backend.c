@@ -1,0 +1,241 @@
+/* backend.c - opens the CPU: which instructions, how many threads, the table, memory and the first failure. */
+#include <assert.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "cpu/dnnl.h"
+
+/* --- failures and scratch --- */
+
+static void keep(mr_backend *b, mr_status st, const char *op, const char *fmt, va_list args) {
+    cpu_state *s = cpu_of(b);
+#pragma omp critical(cpu_fail)
+    if (!s->failed) {
+        int n = snprintf(s->message, sizeof s->message, "cpu: %s: ", op);
+        vsnprintf(s->message + n, sizeof s->message - (size_t)n, fmt, args);
+        s->status = st;
+        __atomic_store_n(&s->failed, true, __ATOMIC_RELEASE);
+    }
+}
+
+void cpu_fail(mr_backend *b, const char *op, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    keep(b, MR_EINTERNAL, op, fmt, args);
+    va_end(args);
+}
+
+void cpu_fail_status(mr_backend *b, mr_status st, const char *op, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    keep(b, st, op, fmt, args);
+    va_end(args);
+}
+
+void *cpu_scratch(mr_backend *b, int slot, size_t bytes) {
+    cpu_state *s = cpu_of(b);
+    assert(slot >= 0 && slot < CPU_N_SLOTS);
+    if (s->scratch[slot].bytes < bytes || !s->scratch[slot].p) {
+        mr_free(s->scratch[slot].p);
+        /* an eighth more, so that slowly growing rows do not ask each time; overrun room for vector reads at the end */
+        size_t grown = bytes + bytes / 8 + 64;
+        s->scratch[slot].p = mr_try_alloc(grown);
+        s->scratch[slot].bytes = s->scratch[slot].p ? grown : 0;
+        if (!s->scratch[slot].p)
+            cpu_fail_status(b, MR_ENOMEM, "scratch", "%zu bytes do not fit into memory; use fewer rows a step", grown);
+    }
+    return s->scratch[slot].p;
+}
+
+int cpu_threads(const mr_backend *b, double work) {
+    /* waking the other threads costs some microseconds */
+    return work < 20e3 ? 1 : cpu_of(b)->n_threads;
+}
+
+/* --- memory --- */
+
+static void *cpu_alloc(mr_backend *b, size_t bytes) {
+    (void)b;
+    return mr_try_alloc(bytes ? bytes : 1);
+}
+
+static void cpu_free(mr_backend *b, void *p) {
+    (void)b;
+    mr_free(p);
+}
+
+static void cpu_move(mr_backend *b, void *dst, const void *src, size_t bytes) {
+    if (cpu_failed(b) || !bytes) return;
+    memmove(dst, src, bytes);
+}
+
+static void cpu_zero(mr_backend *b, void *dst, size_t bytes) {
+    if (cpu_failed(b) || !bytes) return;
+    memset(dst, 0, bytes);
+}
+
+static mr_status cpu_sync(mr_backend *b, mr_err *err) {
+    cpu_state *s = cpu_of(b);
+    if (!s->failed) return MR_OK;
+    mr_status st = mr_fail(err, s->status, "%s", s->message);
+    s->failed = false;
+    s->status = MR_OK;
+    return st;
+}
+
+/* --- what the machine has --- */
+
+static cpu_isa best_isa(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return CPU_GENERIC;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+        return CPU_AVX2;
+    return __builtin_cpu_supports("avx512bf16") ? CPU_AVX512_BF16 : CPU_AVX512;
+#else
+    return CPU_GENERIC;
+#endif
+}
+
+static bool machine_has_amx(void) {
+#if defined(__x86_64__)
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & 1u << 22; /* AMX-BF16: Intel SDM, CPUID leaf 7 */
+#else
+    return false;
+#endif
+}
+
+static const char *const isa_names[] = { "generic", "avx2", "avx512", "avx512_bf16" };
+
+static void machine_name(char *name, size_t size) {
+    snprintf(name, size, "CPU");
+#if defined(__x86_64__)
+    unsigned v[12] = { 0 };
+    if (__get_cpuid(0x80000002u, &v[0], &v[1], &v[2], &v[3]) && __get_cpuid(0x80000003u, &v[4], &v[5], &v[6], &v[7]) &&
+        __get_cpuid(0x80000004u, &v[8], &v[9], &v[10], &v[11])) {
+        char brand[sizeof v + 1] = { 0 };
+        memcpy(brand, v, sizeof v);
+        char *from = brand, *end = brand + strlen(brand);
+        while (*from == ' ') from++;
+        while (end > from && end[-1] == ' ') *--end = '\0';
+        if (*from) snprintf(name, size, "%s", from);
+    }
+#endif
+}
+
+/* CPUs that this process may run on, and not more than a container's quota (cgroup v2: cpu.max is "QUOTA PERIOD" or
+ * "max PERIOD"). */
+static int usable_cpus(void) {
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
+    if (f) {
+        long quota, period;
+        if (fscanf(f, "%ld %ld", &quota, &period) == 2 && quota > 0 && period > 0) {
+            long whole = (quota + period - 1) / period;
+            if (whole < n) n = (int)whole;
+        }
+        fclose(f);
+    }
+    return n < 1 ? 1 : n;
+}
+
+/* --- the table --- */
+
+static const mr_backend table = {
+    .kind = MR_CPU,
+    .name = "cpu",
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .upload = cpu_move,
+    .download = cpu_move,
+    .copy = cpu_move,
+    .zero = cpu_zero,
+    .sync = cpu_sync,
+    .weight_create = cpu_weight_create,
+    .weight_free = cpu_weight_free,
+    .weight_info = cpu_weight_info,
+    .weight_set = cpu_weight_set,
+    .weight_rows = cpu_weight_rows,
+    .weight_nf4 = cpu_weight_nf4,
+    .embed = cpu_embed,
+    .rmsnorm = cpu_rmsnorm,
+    .rope = cpu_rope,
+    .linear = cpu_linear,
+    .silu_mul = cpu_silu_mul,
+    .add = cpu_add,
+    .kv_bytes = cpu_kv_bytes,
+    .kv_put = cpu_kv_put,
+    .attention = cpu_attention,
+    .rmsnorm_bwd = cpu_rmsnorm_bwd,
+    .linear_bwd = cpu_linear_bwd,
+    .silu_mul_bwd = cpu_silu_mul_bwd,
+    .attention_bwd = cpu_attention_bwd,
+    .embed_bwd = cpu_embed_bwd,
+    .logprob = cpu_logprob,
+    .logprob_bwd = cpu_logprob_bwd,
+    .sample = cpu_sample,
+    .sum_squares = cpu_sum_squares,
+    .adamw = cpu_adamw,
+    .adamw_8bit = cpu_adamw_8bit,
+};
+
+mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int n_threads, mr_err *err) {
+    *out = NULL;
+    if (kind != MR_CPU)
+        return mr_fail(err, MR_EINVAL,
+                       "device cuda:%d: this build has no CUDA backend, expected device \"cpu\"; set device = \"cpu\"",
+                       index);
+    if (index != 0) return mr_fail(err, MR_EINVAL, "device cpu:%d: there is only one CPU device; use \"cpu\"", index);
+    if (n_threads < 0 || n_threads > CPU_MAX_THREADS)
+        return mr_fail(err, MR_EINVAL, "threads: %d is out of range, expected 1 to %d, or 0 for all cores", n_threads,
+                       CPU_MAX_THREADS);
+    cpu_isa isa = best_isa();
+    const char *want = getenv("MEDRL_CPU_ISA");
+    if (want && *want) {
+        int level = -1;
+        for (int i = 0; i <= CPU_AVX512_BF16; i++)
+            if (strcmp(want, isa_names[i]) == 0) level = i;
+        if (level < 0)
+            return mr_fail(err, MR_EINVAL,
+                           "MEDRL_CPU_ISA: \"%s\" is unknown, expected avx2, avx512, avx512_bf16 or generic", want);
+        if (level > (int)isa)
+            return mr_fail(err, MR_EINVAL, "MEDRL_CPU_ISA: this machine has no %s, its best is %s; unset the variable",
+                           want, isa_names[isa]);
+        isa = (cpu_isa)level;
+    }
+    if (n_threads == 0) n_threads = usable_cpus();
+    if (n_threads > CPU_MAX_THREADS) n_threads = CPU_MAX_THREADS;
+
+    cpu_state *s = mr_alloc(sizeof *s);
+    s->b = table;
+    s->b.state = s;
+    s->isa = isa;
+    s->has_amx = isa == CPU_AVX512_BF16 && machine_has_amx();
+    s->n_threads = s->b.n_threads = n_threads;
+    s->b.has_bf16 = isa == CPU_AVX512_BF16;
+    char brand[64];
+    machine_name(brand, sizeof brand);
+    snprintf(s->device, sizeof s->device, "%s, %s%s, %d thread%s", brand, isa_names[isa], s->has_amx ? " with amx" : "",
+             n_threads, n_threads == 1 ? "" : "s");
+    s->b.device = s->device;
+    *out = &s->b;
+    return MR_OK;
+}
+
+void mr_backend_close(mr_backend *b) {
+    if (!b) return;
+    assert(b->kind == MR_CPU);
+    cpu_state *s = cpu_of(b);
+    cpu_dnnl_close(b);
+    for (int i = 0; i < CPU_N_SLOTS; i++) mr_free(s->scratch[i].p);
+    mr_free(s);
+}

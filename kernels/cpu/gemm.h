@@ -1,0 +1,109 @@
+/* gemm.h - matrix products of the CPU backend: packed weights, micro-kernels, the work of one thread.
+ *
+ * Panels:  a matrix w[O,K] that is multiplied as y = x @ w^T lies in panels of 64 columns of y (rows of w), zero beyond
+ *          O: f32 [ceil(O/64)][K][64], bf16 [ceil(O/64)][ceil(K/2)][64][2], both in 256-byte steps. The backward
+ *          product dx = dy @ w uses panels of w^T.
+ * Order:   each element of y is one chain of fused multiply-adds over K in ascending order in one f32 accumulator
+ *          (bf16: in steps of two, as vdpbf16ps does; without it x and w are widened and the chain is over single
+ *          values). Row tiles, blocks of K (the accumulator rests in memory, as f32) and threads do not change that
+ *          chain: the row rule of kernels.h.
+ * Threads: cpu_product_part does one thread's share inside the caller's parallel region and has no barrier in it. */
+#ifndef MR_CPU_GEMM_H
+#define MR_CPU_GEMM_H
+
+#include "cpu/cpu.h"
+
+enum {
+    GEMM_ROWS = 6,      /* rows of a tile: 6 x 64 accumulators are 24 AVX-512 registers */
+    GEMM_COLS = 64,     /* columns of a panel */
+    GEMM_STEP = 256,    /* bytes of a panel's step: one k in f32, two in bf16 */
+    GEMM_K_BLOCK = 2048 /* so that a panel's block stays in the second cache: 512 KiB in f32 */
+};
+
+/* How the rows of x lie: as the caller's f32, or bf16 with an even stride and zeros behind odd K. */
+typedef enum gemm_x { GEMM_X_F32, GEMM_X_BF16 } gemm_x;
+
+typedef struct gemm_tile {
+    const void *x;     /* f32 or bf16 */
+    int64_t ldx;       /* in elements */
+    const void *w;     /* the panel's first step */
+    int64_t k;         /* columns of x to use; even but at the end of K when w is bf16 */
+    float *acc;        /* [rows][64]: where accumulators rest between blocks of K */
+    bool resume, rest; /* begin from acc; end in acc */
+    float *y;          /* [rows][cols] when rest is false: alpha * acc, + bias, + y */
+    int64_t ldy;
+    int cols;
+    const float *bias;
+    float alpha;
+    bool add;
+} gemm_tile;
+
+/* One instruction set. `rows` is 1 to GEMM_ROWS. */
+typedef struct gemm_kernels {
+    void (*f32)(const gemm_tile *t, int rows);      /* x f32, w f32 */
+    void (*f32_bf16)(const gemm_tile *t, int rows); /* x f32, w bf16, sums of f32 products */
+    void (*bf16)(const gemm_tile *t, int rows);     /* x bf16, w bf16; NULL without the instruction */
+    /* acc[rows][64] = sum over n of a[n * lda + row] * b[n * ldb + col], n ascending; cols 1 to 64. */
+    void (*tn)(float *acc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t n, int rows, int cols);
+    void (*to_bf16)(uint16_t *dst, const float *src, int64_t n);
+    void (*round_bf16)(float *dst, const float *src, int64_t n); /* to bf16 and back */
+    /* NF4 to panels when rows of w are whole blocks of 64 (nf4.c has the other cases); NULL: the plain loops there.
+     * fwd: 64 rows x 64 k; absmax[64], one a row. bwd: n rows x 64 columns; absmax[n]. Rows are `stride` bytes apart.
+      **/
+    void (*nf4_fwd)(void *panel, const uint8_t *codes, int64_t stride, const float *absmax, bool bf16);
+    void (*nf4_bwd)(void *panel, const uint8_t *codes, int64_t stride, const float *absmax, int64_t n, bool bf16);
+} gemm_kernels;
+
+extern const gemm_kernels gemm_generic;
+#if defined(__x86_64__)
+extern const gemm_kernels gemm_avx2, gemm_avx512, gemm_avx512_bf16;
+#endif
+const gemm_kernels *gemm_kernels_for(cpu_isa isa);
+
+static inline int64_t gemm_panels(int64_t n_cols) {
+    return (n_cols + GEMM_COLS - 1) / GEMM_COLS;
+}
+static inline int64_t gemm_steps(int64_t k, mr_dtype type) {
+    return type == MR_BF16 ? (k + 1) / 2 : k;
+}
+static inline size_t gemm_panel_bytes(int64_t k, mr_dtype type) {
+    return (size_t)gemm_steps(k, type) * GEMM_STEP;
+}
+
+/* One product. NF4: panels is NULL and nf4 says where the codes are. */
+typedef struct gemm_product {
+    float *y;
+    int64_t ldy, n_rows, n_cols, k;
+    gemm_x x_type;
+    const void *x;
+    int64_t ldx;
+    mr_dtype w_type; /* of the panels: MR_F32 or MR_BF16 */
+    const void *panels;
+    const struct mr_weight *nf4;
+    bool backward; /* panels of w^T: which way to unpack NF4 */
+    const float *bias;
+    float alpha;
+    bool add;
+} gemm_product;
+
+void cpu_product_part(mr_backend *b, const gemm_product *p, int thread, int n_threads);
+/* Bytes of each thread's scratch slot that the product uses. */
+size_t cpu_product_scratch(const gemm_product *p);
+
+/* One thread's share of dst[p * sp + q * sq] += scale * sum over n of a[n * lda + p] * b[n * ldb + q]. */
+void cpu_product_tn_part(mr_backend *b, float *dst, int64_t sp, int64_t sq, const float *a, int64_t lda, int64_t n_p,
+                         const float *x, int64_t ldx, int64_t n_q, int64_t n, float scale, int thread, int n_threads);
+
+/* --- packing (pack.c) --- */
+/* One block of a panel: rows 0 .. n - 1 (n <= 64, the rest zero) and k columns of src become the block's steps. */
+void gemm_pack_block(void *panel, mr_dtype type, const float *src, int64_t ld, int64_t n, int64_t k);
+/* The same for a panel of w^T: n rows (even but at the end) and cols <= 64 columns (the rest zero). */
+void gemm_pack_block_bwd(void *panel, mr_dtype type, const float *src, int64_t ld, int64_t n, int64_t cols);
+/* Rows [row, row + n) of w[O,I] into its panels; row is a multiple of 64, n too but at the end. In parallel. */
+void gemm_pack_rows(mr_backend *b, void *fwd, void *bwd, mr_dtype type, const float *src, int64_t row, int64_t n,
+                    int64_t n_out, int64_t n_in);
+/* One row of w out of either kind. */
+void gemm_unpack_fwd(float *dst, const void *panels, mr_dtype type, int64_t row, int64_t n_in);
+void gemm_unpack_bwd(float *dst, const void *panels, mr_dtype type, int64_t row, int64_t n_out, int64_t n_in);
+
+#endif

@@ -1,0 +1,190 @@
+/* nf4.c - 4-bit NormalFloat weights with double quantization, byte for byte as bitsandbytes stores them
+ * (spec/quantization.md, 5.1 to 5.3; arXiv:2305.14314, section 3), and their way into panels. */
+#include <assert.h>
+#include <math.h>
+
+#include "cpu/weights.h"
+
+const float nf4_values[16] = {
+    -1.0f,
+    -0.6961928009986877f,
+    -0.5250730514526367f,
+    -0.39491748809814453f,
+    -0.28444138169288635f,
+    -0.18477343022823334f,
+    -0.09105003625154495f,
+    0.0f,
+    0.07958029955625534f,
+    0.16093020141124725f,
+    0.24611230194568634f,
+    0.33791524171829224f,
+    0.44070982933044434f,
+    0.5626170039176941f,
+    0.7229568362236023f,
+    1.0f,
+};
+
+/* --- the dynamic map: spec/quantization.md, 5.2 --- */
+
+void cpu_dynamic_map(float map[256], bool is_signed) {
+    /* For each of seven decades the interval [0.1, 1] is cut evenly, and the middles of the pieces, scaled by 10^(i -
+     * 6), are values. The edges are torch's linspace in f32 (from both ends, with one rounding each), so that every
+     * bit agrees. */
+    static const float decade[7] = { 1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f, 1e-1f, 1.0f };
+    int at = 0;
+    for (int i = 0; i < 7; i++) {
+        int pieces = 1 << (is_signed ? i : i + 1), n = pieces + 1;
+        float step = (1.0f - 0.1f) / (float)(n - 1), before = 0.1f;
+        for (int k = 1; k < n; k++) {
+            float edge = k < n / 2 ? fmaf((float)k, step, 0.1f) : fmaf((float)-(n - 1 - k), step, 1.0f);
+            float middle = (before + edge) / 2.0f * decade[i];
+            map[at++] = middle;
+            if (is_signed) map[at++] = -middle;
+            before = edge;
+        }
+    }
+    map[at++] = 0.0f;
+    map[at++] = 1.0f;
+    assert(at == 256);
+    for (int i = 1; i < 256; i++) { /* insertion sort */
+        float v = map[i];
+        int j = i;
+        for (; j > 0 && map[j - 1] > v; j--) map[j] = map[j - 1];
+        map[j] = v;
+    }
+}
+
+const float *nf4_nested_map(void) {
+    static float map[256];
+    static bool ready;
+#pragma omp critical(nf4_map)
+    if (!ready) {
+        cpu_dynamic_map(map, true);
+        ready = true;
+    }
+    return map;
+}
+
+/* The search of bitsandbytes' kernel: halving steps from 127, then the nearer of two neighbors; an exact middle stays.
+ * */
+static uint8_t nearest(const float map[256], float x) {
+    int pivot = 127, lower = 0, upper = 255;
+    float low = -1.0f, high = 1.0f, value = map[pivot];
+    for (int step = 64; step > 0; step >>= 1) {
+        if (x > value) {
+            lower = pivot, low = value;
+            pivot += step;
+        } else {
+            upper = pivot, high = value;
+            pivot -= step;
+        }
+        value = map[pivot];
+    }
+    if (upper == 255) high = map[upper];
+    if (lower == 0) low = map[lower];
+    if (x > value) return (uint8_t)(x > (high + value) * 0.5f ? upper : pivot);
+    return (uint8_t)(x < (low + value) * 0.5f ? lower : pivot);
+}
+
+/* --- quantizing --- */
+
+void nf4_quantize(uint8_t *codes, float *absmax, const float *values, int64_t at, int64_t n) {
+    assert(at % NF4_BLOCK == 0);
+    float threshold[15];
+    for (int i = 0; i < 15; i++) threshold[i] = (nf4_values[i] + nf4_values[i + 1]) / 2.0f;
+    for (int64_t start = 0; start < n; start += NF4_BLOCK) {
+        int64_t count = n - start < NF4_BLOCK ? n - start : NF4_BLOCK;
+        const float *v = values + start;
+        uint8_t *to = codes + (at + start) / 2;
+        float most = 0.0f;
+        for (int64_t i = 0; i < count; i++) most = fmaxf(most, fabsf(v[i]));
+        absmax[(at + start) / NF4_BLOCK] = most;
+        if (most == 0.0f) { /* any code means 0; 7 is the book's zero */
+            __builtin_memset(to, 0x77, (size_t)(count / 2));
+            if (count & 1) to[count / 2] = 0x70;
+            continue;
+        }
+        float inverse = 1.0f / most;
+        uint8_t code[NF4_BLOCK] = { 0 };
+        for (int64_t i = 0; i < count; i++) {
+            float x = v[i] * inverse;
+            int c = 0;
+            for (int t = 0; t < 15; t++) c += x > threshold[t];
+            code[i] = (uint8_t)c;
+        }
+        for (int64_t i = 0; i < (count + 1) / 2; i++) to[i] = (uint8_t)(code[2 * i] << 4 | code[2 * i + 1]);
+    }
+}
+
+void nf4_quantize_absmax(nf4_data *q, float *absmax) {
+    const float *map = nf4_nested_map();
+    double sum = 0.0;
+    for (int64_t i = 0; i < q->n_blocks; i++) sum += (double)absmax[i];
+    q->offset = (float)(sum / (double)q->n_blocks);
+    for (int64_t start = 0; start < q->n_blocks; start += NF4_NESTED) {
+        int64_t end = start + NF4_NESTED < q->n_blocks ? start + NF4_NESTED : q->n_blocks;
+        float most = 0.0f;
+        for (int64_t i = start; i < end; i++) {
+            absmax[i] -= q->offset;
+            most = fmaxf(most, fabsf(absmax[i]));
+        }
+        q->nested[start / NF4_NESTED] = most;
+        float inverse = 1.0f / most;
+        for (int64_t i = start; i < end; i++)
+            q->absmax[i] = most == 0.0f ? 127 : nearest(map, absmax[i] * inverse); /* 127 is the map's zero */
+    }
+}
+
+/* --- back --- */
+
+static float block_absmax(const nf4_data *q, const float *map, int64_t block) {
+    return map[q->absmax[block]] * q->nested[block / NF4_NESTED] + q->offset;
+}
+
+void nf4_dequantize(float *dst, const nf4_data *q, int64_t at, int64_t n) {
+    const float *map = nf4_nested_map();
+    float scale = 0.0f;
+    for (int64_t i = at; i < at + n; i++) {
+        if (i == at || i % NF4_BLOCK == 0) scale = block_absmax(q, map, i / NF4_BLOCK);
+        int code = q->codes[i / 2] >> (i & 1 ? 0 : 4) & 15;
+        *dst++ = nf4_values[code] * scale;
+    }
+}
+
+void nf4_panel(const gemm_kernels *kernels, void *panel, float *scratch, const mr_weight *w, bool backward,
+               int64_t index, int64_t k0, int64_t k) {
+    const nf4_data *q = &w->nf4;
+    const float *map = nf4_nested_map();
+    mr_dtype type = w->compute;
+    bool bf16 = type == MR_BF16, whole = w->n_in % NF4_BLOCK == 0;
+    int64_t blocks = w->n_in / NF4_BLOCK, col0 = index * GEMM_COLS;
+    float tile[GEMM_COLS * NF4_BLOCK];
+    if (backward) { /* columns col0 .. of rows k0 .. k0 + k */
+        int64_t cols = w->n_in - col0 < GEMM_COLS ? w->n_in - col0 : GEMM_COLS;
+        if (whole && kernels->nf4_bwd) {
+            for (int64_t i = 0; i < k; i++) scratch[i] = block_absmax(q, map, (k0 + i) * blocks + index);
+            kernels->nf4_bwd(panel, q->codes + (k0 * w->n_in + col0) / 2, w->n_in / 2, scratch, k, bf16);
+            return;
+        }
+        for (int64_t i = 0; i < k; i += NF4_BLOCK) {
+            int64_t n = k - i < NF4_BLOCK ? k - i : NF4_BLOCK;
+            for (int64_t r = 0; r < n; r++)
+                nf4_dequantize(tile + r * GEMM_COLS, q, (k0 + i + r) * w->n_in + col0, cols);
+            gemm_pack_block_bwd((char *)panel + gemm_panel_bytes(i, type), type, tile, GEMM_COLS, n, cols);
+        }
+        return;
+    }
+    int64_t rows = w->n_out - col0 < GEMM_COLS ? w->n_out - col0 : GEMM_COLS;
+    for (int64_t i = 0; i < k; i += NF4_BLOCK) { /* k0 is a multiple of 64 */
+        char *to = (char *)panel + gemm_panel_bytes(i, type);
+        if (whole && rows == GEMM_COLS && kernels->nf4_fwd) {
+            for (int64_t r = 0; r < rows; r++)
+                scratch[r] = block_absmax(q, map, (col0 + r) * blocks + (k0 + i) / NF4_BLOCK);
+            kernels->nf4_fwd(to, q->codes + (col0 * w->n_in + k0 + i) / 2, w->n_in / 2, scratch, bf16);
+            continue;
+        }
+        int64_t n = k - i < NF4_BLOCK ? k - i : NF4_BLOCK;
+        for (int64_t r = 0; r < rows; r++) nf4_dequantize(tile + r * NF4_BLOCK, q, (col0 + r) * w->n_in + k0 + i, n);
+        gemm_pack_block(to, type, tile, NF4_BLOCK, rows, n);
+    }
+}

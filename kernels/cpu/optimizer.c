@@ -1,0 +1,125 @@
+/* optimizer.c - AdamW with f32 and with 8-bit states, and the sum of squares for clipping (spec/optimizer.md, 6.1 to 6.3). */
+#include <assert.h>
+#include <math.h>
+
+#include "cpu/isa.h"
+
+/* At most 256 parts whose size depends on n alone; 8 sums in each. The parts are added in order. */
+double cpu_sum_squares(mr_backend *b, const float *x, int64_t n, bool *all_finite) {
+    enum { PARTS = 256, LANES = 8 };
+    double sums[PARTS] = { 0 };
+    if (all_finite) *all_finite = true;
+    if (cpu_failed(b) || n <= 0) return 0;
+    int64_t size = (n + PARTS - 1) / PARTS;
+    size = size < 4096 ? 4096 : (size + 15) / 16 * 16;
+    int n_parts = (int)((n + size - 1) / size), n_threads = cpu_threads(b, 0.5 * (double)n);
+#pragma omp parallel for num_threads(n_threads) schedule(static)
+    for (int p = 0; p < n_parts; p++) {
+        int64_t i = p * size, end = i + size < n ? i + size : n;
+        double lane[LANES] = { 0 };
+        for (; i + LANES <= end; i += LANES)
+            for (int l = 0; l < LANES; l++) lane[l] += (double)x[i + l] * (double)x[i + l];
+        for (int l = 0; i < end; i++, l++) lane[l] += (double)x[i] * (double)x[i];
+        for (int l = 1; l < LANES; l++) lane[0] += lane[l];
+        sums[p] = lane[0];
+    }
+    double total = 0;
+    for (int p = 0; p < n_parts; p++) total += sums[p];
+    /* the square of a finite float is finite in double, and so are all sums of them */
+    if (all_finite) *all_finite = isfinite(total);
+    return total;
+}
+
+void cpu_adamw(mr_backend *b, float *p, float *m, float *v, const float *g, int64_t n, const mr_adamw *opt) {
+    if (cpu_failed(b)) return;
+    assert(opt->step >= 1);
+    const cpu_kernels *k = cpu_kernels_of(b);
+    int n_threads = cpu_threads(b, 1.0 * (double)n);
+#pragma omp parallel num_threads(n_threads)
+    {
+        int64_t from, to;
+        cpu_range(&from, &to, n, 16, omp_get_thread_num(), omp_get_num_threads());
+        k->adamw(p + from, m + from, v + from, g + from, to - from, opt);
+    }
+}
+
+/* --- 8-bit states --- */
+
+enum { BLOCK = 256 };
+
+/* A map and, between each two neighbors i and i + 1, the float above which a number becomes i + 1. Usually that is their middle. bitsandbytes
+ * gives an exact middle to the value at which its binary search ended; where that is the upper one the limit is one float lower. */
+typedef struct code_book {
+    float value[256], limit[256];
+} code_book;
+
+static void book_init(code_book *book, bool is_signed) {
+    cpu_dynamic_map(book->value, is_signed);
+    for (int i = 0; i < 255; i++) {
+        float middle = (book->value[i] + book->value[i + 1]) * 0.5f;
+        int pivot = 127;
+        for (int step = 64; step > 0; step >>= 1) pivot += i >= pivot ? step : -step; /* the search for a number in gap i */
+        book->limit[i] = pivot > i ? nextafterf(middle, -INFINITY) : middle;
+    }
+    book->limit[255] = INFINITY;
+}
+
+/* How many limits x exceeds; NaN: 0. Without branches: half of them would be guessed wrong. */
+static inline int code_of(const code_book *book, float x) {
+    int code = 0;
+#pragma GCC unroll 8
+    for (int bit = 7; bit >= 0; bit--) code |= (int)(x > book->limit[code + (1 << bit) - 1]) << bit;
+    return code;
+}
+
+static float largest(const float *x, int n) {
+    float most = 0;
+    for (int i = 0; i < n; i++) {
+        float a = fabsf(x[i]);
+        most = a > most ? a : most;
+    }
+    return most;
+}
+
+static void block_step(const cpu_kernels *k, const code_book *first, const code_book *second, float *p, uint8_t *c1,
+                       uint8_t *c2, float *absmax1, float *absmax2, const float *g, int n, const mr_adamw *opt,
+                       float step_size, float eps_scaled) {
+    float m[BLOCK], v[BLOCK];
+    for (int i = 0; i < n; i++) {
+        m[i] = first->value[c1[i]] * *absmax1;
+        v[i] = second->value[c2[i]] * *absmax2;
+    }
+    k->adamw_block(p, m, v, g, n, opt, step_size, eps_scaled);
+    float most1 = largest(m, n), most2 = largest(v, n);
+    *absmax1 = most1;
+    *absmax2 = most2;
+    for (int i = 0; i < n; i++) {
+        int code = code_of(first, m[i] / most1);
+        /* the first moment keeps its sign, even where zero is nearer (spec/optimizer.md, 6.1, line 6) */
+        if (signbit(first->value[code]) != signbit(m[i])) code += m[i] > 0 ? 1 : -1;
+        c1[i] = (uint8_t)code;
+        c2[i] = (uint8_t)code_of(second, v[i] / most2);
+    }
+}
+
+void cpu_adamw_8bit(mr_backend *b, float *p, uint8_t *c1, uint8_t *c2, float *absmax1, float *absmax2, const float *g,
+                    int64_t n, const mr_adamw *opt) {
+    if (cpu_failed(b)) return;
+    assert(opt->step >= 1);
+    const cpu_kernels *k = cpu_kernels_of(b);
+    code_book first, second;
+    book_init(&first, true);
+    book_init(&second, false);
+    float corr1 = (float)(1.0 - pow((double)opt->beta1, (double)opt->step));
+    float corr2 = sqrtf((float)(1.0 - pow((double)opt->beta2, (double)opt->step)));
+    float step_size = opt->lr * corr2 / corr1, eps_scaled = corr2 * opt->eps;
+    int n_threads = cpu_threads(b, 12.0 * (double)n);
+#pragma omp parallel num_threads(n_threads)
+    {
+        int64_t from, to;
+        cpu_range(&from, &to, n, BLOCK, omp_get_thread_num(), omp_get_num_threads());
+        for (; from < to; from += BLOCK)
+            block_step(k, &first, &second, p + from, c1 + from, c2 + from, absmax1 + from / BLOCK, absmax2 + from / BLOCK,
+                       g + from, to - from < BLOCK ? (int)(to - from) : BLOCK, opt, step_size, eps_scaled);
+    }
+}

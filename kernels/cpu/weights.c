@@ -1,0 +1,228 @@
+/* weights.c - making, refilling and reading matrices in the layout of the products. */
+#include <assert.h>
+#include <string.h>
+
+#include "cpu/dnnl.h"
+#include "cpu/weights.h"
+
+const char *mr_dtype_name(mr_dtype t) {
+    switch (t) {
+    case MR_F32: return "f32";
+    case MR_F16: return "f16";
+    case MR_BF16: return "bf16";
+    case MR_NF4: return "nf4";
+    }
+    return "unknown";
+}
+
+/* Rows that are asked from the source at a time: about 4 MiB, whole panels. */
+static int64_t source_rows(int64_t n_out, int64_t n_in) {
+    int64_t rows = (4 << 20) / 4 / n_in / GEMM_COLS * GEMM_COLS;
+    if (rows < GEMM_COLS) rows = GEMM_COLS;
+    int64_t all = gemm_panels(n_out) * GEMM_COLS;
+    return rows < all ? rows : all;
+}
+
+static void *take(mr_weight *w, size_t n, size_t each) {
+    size_t bytes;
+    if (!mr_mul_size(&bytes, n, each)) return NULL;
+    w->bytes += bytes;
+    return mr_try_alloc(bytes);
+}
+
+/* NF4 blocks run through the matrix row after row, so a block may begin in one read and end in the next: `carry`
+ * values wait in front. */
+static mr_status fill_nf4(mr_weight *w, mr_weight_source src, float *block, int64_t rows, float *absmax, mr_err *err) {
+    nf4_data *q = &w->nf4;
+    int64_t carry = 0, at = 0;
+    float *into = block + NF4_BLOCK; /* values that wait end right before this */
+    for (int64_t row = 0; row < w->n_out; row += rows) {
+        int64_t n = w->n_out - row < rows ? w->n_out - row : rows;
+        MR_TRY(src.rows(src.self, into, row, n, err));
+        int64_t have = carry + n * w->n_in;
+        int64_t use = row + n == w->n_out ? have : have / NF4_BLOCK * NF4_BLOCK;
+        nf4_quantize(q->codes, absmax, into - carry, at, use);
+        at += use;
+        memmove(into - (have - use), into - carry + use, (size_t)(have - use) * sizeof *into);
+        carry = have - use;
+    }
+    assert(at == q->n);
+    nf4_quantize_absmax(q, absmax);
+    return MR_OK;
+}
+
+static mr_status fill_dense(mr_backend *b, mr_weight *w, mr_weight_source src, float *block, int64_t rows,
+                            mr_err *err) {
+    for (int64_t row = 0; row < w->n_out; row += rows) {
+        int64_t n = w->n_out - row < rows ? w->n_out - row : rows;
+        MR_TRY(src.rows(src.self, block, row, n, err));
+        if (w->fwd || w->bwd) gemm_pack_rows(b, w->fwd, w->bwd, w->store, block, row, n, w->n_out, w->n_in);
+        if (w->rows && w->store == MR_F32)
+            memcpy((float *)w->rows + row * w->n_in, block, (size_t)(n * w->n_in) * sizeof *block);
+        else if (w->rows)
+            gemm_kernels_for(cpu_of(b)->isa)->to_bf16((uint16_t *)w->rows + row * w->n_in, block, n * w->n_in);
+    }
+    return MR_OK;
+}
+
+static bool take_panels(mr_weight *w) {
+    bool ok = true;
+    if (w->uses & MR_USE_FWD)
+        ok = (w->fwd = take(w, (size_t)gemm_panels(w->n_out), gemm_panel_bytes(w->n_in, w->store))) && ok;
+    if (w->uses & MR_USE_BWD)
+        ok = (w->bwd = take(w, (size_t)gemm_panels(w->n_in), gemm_panel_bytes(w->n_out, w->store))) && ok;
+    return ok;
+}
+
+static mr_status no_memory(const mr_weight *w, mr_err *err) {
+    return mr_fail(err, MR_ENOMEM, "weight [%lld, %lld] %s: out of memory; choose a smaller model or store it as nf4",
+                   (long long)w->n_out, (long long)w->n_in, mr_dtype_name(w->store));
+}
+
+/* From plain rows to panels, when the library did not keep the row rule. */
+static mr_status own_panels(mr_backend *b, mr_weight *w, float *block, int64_t rows, mr_err *err) {
+    if (!take_panels(w)) return no_memory(w, err);
+    for (int64_t row = 0; row < w->n_out; row += rows) {
+        int64_t n = w->n_out - row < rows ? w->n_out - row : rows;
+        cpu_weight_rows(b, block, w, row, n);
+        gemm_pack_rows(b, w->fwd, w->bwd, w->store, block, row, n, w->n_out, w->n_in);
+    }
+    mr_free(w->rows);
+    w->rows = NULL;
+    w->bytes -= (size_t)w->n_out * (size_t)w->n_in * (w->store == MR_F32 ? 4 : 2);
+    return MR_OK;
+}
+
+static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_err *err) {
+    int64_t rows = source_rows(w->n_out, w->n_in);
+    size_t block_values = (size_t)rows * (size_t)w->n_in + NF4_BLOCK;
+    bool ok = true, nf4 = w->store == MR_NF4, library = false;
+    float *absmax = NULL;
+    if (nf4) {
+        nf4_data *q = &w->nf4;
+        q->n = w->n_out * w->n_in;
+        q->n_blocks = (q->n + NF4_BLOCK - 1) / NF4_BLOCK;
+        ok = (q->codes = take(w, (size_t)(q->n + 1) / 2, 1)) && ok;
+        ok = (q->absmax = take(w, (size_t)q->n_blocks, 1)) && ok;
+        ok = (q->nested = take(w, (size_t)(q->n_blocks + NF4_NESTED - 1) / NF4_NESTED, sizeof(float))) && ok;
+        absmax = mr_try_alloc((size_t)q->n_blocks * sizeof *absmax);
+        ok = absmax && ok;
+    } else {
+        library = cpu_dnnl_serves(b, w);
+        if (!library) ok = take_panels(w);
+        if (!w->fwd && !w->bwd) /* only looked up; or oneDNN packs from them */
+            ok = (w->rows = take(w, (size_t)w->n_out * (size_t)w->n_in, w->store == MR_F32 ? 4 : 2)) && ok;
+    }
+    float *block = mr_try_alloc(block_values * sizeof *block);
+    mr_status st;
+    if (!ok || !block)
+        st = no_memory(w, err);
+    else
+        st = nf4 ? fill_nf4(w, src, block, rows, absmax, err) : fill_dense(b, w, src, block, rows, err);
+    if (st == MR_OK && library) {
+        bool kept;
+        st = cpu_dnnl_pack(b, w, &kept, err);
+        if (st == MR_OK && !kept) st = own_panels(b, w, block, rows, err);
+    }
+    mr_free(block);
+    mr_free(absmax);
+    return st;
+}
+
+mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
+                            mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err) {
+    assert(n_out > 0 && n_in > 0 && uses && (compute == MR_F32 || compute == MR_BF16));
+    assert(store == MR_F32 || store == MR_BF16 || store == MR_NF4);
+    *out = NULL;
+    if (store == MR_F32 && compute == MR_BF16) store = MR_BF16; /* products would round it at every use */
+    mr_weight *w = mr_alloc(sizeof *w);
+    w->store = store, w->compute = compute, w->n_out = n_out, w->n_in = n_in, w->uses = uses;
+    mr_status st = create(b, w, src, err);
+    if (st != MR_OK) {
+        cpu_weight_free(b, w);
+        return st;
+    }
+    *out = w;
+    return MR_OK;
+}
+
+void cpu_weight_free(mr_backend *b, mr_weight *w) {
+    if (!w) return;
+    cpu_dnnl_weight_free(b, w);
+    mr_free(w->fwd);
+    mr_free(w->bwd);
+    mr_free(w->rows);
+    mr_free(w->nf4.codes);
+    mr_free(w->nf4.absmax);
+    mr_free(w->nf4.nested);
+    mr_free(w);
+}
+
+mr_weight_info cpu_weight_info(const mr_weight *w) {
+    return (mr_weight_info){
+        .store = w->store, .compute = w->compute, .n_out = w->n_out, .n_in = w->n_in, .bytes = w->bytes
+    };
+}
+
+void cpu_weight_set(mr_backend *b, mr_weight *w, const float *values) {
+    if (cpu_failed(b)) return;
+    assert(w->store != MR_NF4);
+    if (w->fwd || w->bwd) gemm_pack_rows(b, w->fwd, w->bwd, w->store, values, 0, w->n_out, w->n_out, w->n_in);
+    if (w->rows && w->store == MR_F32)
+        memcpy(w->rows, values, (size_t)(w->n_out * w->n_in) * sizeof *values);
+    else if (w->rows)
+        gemm_kernels_for(cpu_of(b)->isa)->to_bf16(w->rows, values, w->n_out * w->n_in);
+    if (w->dnnl_fwd || w->dnnl_bwd) cpu_dnnl_repack(b, w);
+}
+
+/* One row as f32: the values that products use. */
+static void read_row(float *dst, const mr_weight *w, int64_t row) {
+    assert(row >= 0 && row < w->n_out);
+    if (w->store == MR_NF4) {
+        nf4_dequantize(dst, &w->nf4, row * w->n_in, w->n_in);
+        if (w->compute == MR_BF16)
+            for (int64_t i = 0; i < w->n_in; i++) dst[i] = cpu_from_bf16(cpu_to_bf16(dst[i]));
+    } else if (w->rows && w->store == MR_F32) {
+        memcpy(dst, (const float *)w->rows + row * w->n_in, (size_t)w->n_in * sizeof *dst);
+    } else if (w->rows) {
+        const uint16_t *from = (const uint16_t *)w->rows + row * w->n_in;
+        for (int64_t i = 0; i < w->n_in; i++) dst[i] = cpu_from_bf16(from[i]);
+    } else if (w->bwd) { /* its rows are nearer together */
+        gemm_unpack_bwd(dst, w->bwd, w->store, row, w->n_out, w->n_in);
+    } else {
+        gemm_unpack_fwd(dst, w->fwd, w->store, row, w->n_in);
+    }
+}
+
+void cpu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n) {
+    if (cpu_failed(b)) return;
+    for (int64_t i = 0; i < n; i++) read_row(dst + i * w->n_in, w, row + i);
+}
+
+bool cpu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested,
+                    float *offset) {
+    if (w->store != MR_NF4) return false;
+    *codes = w->nf4.codes, *absmax = w->nf4.absmax, *nested = w->nf4.nested, *offset = w->nf4.offset;
+    return true;
+}
+
+void cpu_embed(mr_backend *b, float *x, const mr_weight *w, const int32_t *ids, int N) {
+    if (cpu_failed(b) || N == 0) return;
+    int threads = cpu_threads(b, (double)N * (double)w->n_in * 2.0);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int n = 0; n < N; n++) read_row(x + n * w->n_in, w, ids[n]);
+}
+
+void cpu_embed_bwd(mr_backend *b, float *dw, const float *dx, const int32_t *ids, int N, int C) {
+    if (cpu_failed(b)) return;
+    int threads = cpu_threads(b, (double)N * C);
+#pragma omp parallel num_threads(threads)
+    { /* each thread takes all rows in order and a part of the columns */
+        int64_t from, to;
+        cpu_range(&from, &to, C, 16, omp_get_thread_num(), omp_get_num_threads());
+        for (int n = 0; n < N; n++) {
+            float *row = dw + (int64_t)ids[n] * C;
+            for (int64_t c = from; c < to; c++) row[c] += dx[(int64_t)n * C + c];
+        }
+    }
+}

@@ -1,0 +1,163 @@
+/* doctor.c - `medrl doctor`: what medrl finds on this machine, one line each, with the fix in every line that fails. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include "base/fsafe.h"
+#include "base/json.h"
+#include "base/proc.h"
+#include "cli/cli.h"
+#include "cli/parts.h"
+#include "script/script.h"
+
+typedef struct checkup {
+    cJSON *report;
+    bool json;
+    int n_failed;
+} checkup;
+
+static void note(checkup *c, bool ok, const char *key, const char *fmt, ...) MR_PRINTF(4, 5);
+static void note(checkup *c, bool ok, const char *key, const char *fmt, ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    if (!ok) c->n_failed++;
+    cJSON *o = cJSON_AddObjectToObject(c->report, key);
+    cJSON_AddBoolToObject(o, "ok", ok);
+    cJSON_AddStringToObject(o, "text", text);
+    if (!c->json) printf("%-4s %-8s %s\n", ok ? "ok" : "FAIL", key, text);
+}
+
+static void check_cpu(checkup *c) {
+    mr_err err = { "" };
+    mr_backend *b;
+    double t = mr_now_s();
+    if (mr_backend_open(&b, MR_CPU, 0, 0, &err) != MR_OK) {
+        note(c, false, "cpu", "%s", err.msg);
+        return;
+    }
+    note(c, true, "cpu", "%s; %d of %ld cores; %s products; ready in %.0f ms", b->device, b->n_threads,
+         sysconf(_SC_NPROCESSORS_ONLN), b->has_bf16 ? "bf16" : "f32", 1e3 * (mr_now_s() - t));
+    mr_backend_close(b);
+    if (mr_backend_open(&b, MR_CUDA, 0, 0, &err) == MR_OK) {
+        note(c, true, "gpu", "%s", b->device);
+        mr_backend_close(b);
+    } else {
+        note(c, true, "gpu", "none: %s", err.msg);
+    }
+}
+
+static double available_bytes(void) {
+    FILE *f = fopen("/proc/meminfo", "re");
+    char line[256];
+    double kib = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (strncmp(line, "MemAvailable:", 13) == 0) kib = strtod(line + 13, NULL);
+    if (f) fclose(f);
+    return 1024 * kib;
+}
+
+static void check_memory(checkup *c) {
+    struct sysinfo s;
+    double total = sysinfo(&s) == 0 ? (double)s.totalram * s.mem_unit : 0, free_bytes = available_bytes();
+    bool ok = free_bytes > 1.5e9;
+    note(c, ok, "memory", "%.1f GB free of %.1f GB%s", free_bytes / 1e9, total / 1e9,
+         ok ? "" : "; the default recipe takes 1.5 GB: close other programs");
+}
+
+static void check_folders(checkup *c) {
+    char *lua = mr_path_join(mr_home_dir(), "lua/medrl");
+    if (mr_path_is_dir(lua))
+        note(c, true, "home", "%s", mr_home_dir());
+    else
+        note(c, false, "home", "%s has no lua/medrl; set MEDRL_HOME to the folder of the clone", mr_home_dir());
+    mr_free(lua);
+
+    mr_err err = { "" };
+    char *probe = mr_path_join(mr_cache_dir(), ".probe");
+    struct statvfs v;
+    bool ok = mr_mkdirs(mr_cache_dir(), &err) == MR_OK && mr_file_write(probe, "x", 1, &err) == MR_OK;
+    if (ok) unlink(probe);
+    if (ok && statvfs(mr_cache_dir(), &v) == 0)
+        note(c, true, "cache", "%s, %.1f GB free", mr_cache_dir(), (double)v.f_bavail * (double)v.f_frsize / 1e9);
+    else
+        note(c, false, "cache", "%s; set XDG_CACHE_HOME to a folder that you may write", err.msg);
+    mr_free(probe);
+}
+
+static void check_model(checkup *c) {
+    mr_err err = { "" };
+    char *path;
+    if (mr_model_resolve(&path, "smollm2-135m-instruct", &err) == MR_OK)
+        note(c, true, "model", "%s", path);
+    else
+        note(c, false, "model", "%s", err.msg);
+    mr_free(path);
+}
+
+/* A file with one case, in a worker: spawn, sandbox, Lua, an answer. */
+static void check_worker(checkup *c) {
+    static const char text[] =
+        "return { name = \"probe\", score = function() return 1 end, cases = { { \"x\", {}, 1.0 } } }\n";
+    char *dir = mr_strdup("/tmp/medrl-doctor-XXXXXX"), *file = NULL;
+    mr_err err = { "" };
+    mr_str out = { 0 };
+    int passed = 0, failed = 0;
+    if (!mkdtemp(dir)) {
+        note(c, false, "worker", "no temporary folder in /tmp; free some space there");
+        mr_free(dir);
+        return;
+    }
+    file = mr_path_join(dir, "probe.lua");
+    mr_status st = mr_file_write(file, text, sizeof text - 1, &err);
+    double t = mr_now_s();
+    if (st == MR_OK) st = mr_script_test((const char *const[]){ file }, 1, &out, &passed, &failed, &err);
+    t = mr_now_s() - t;
+    if (st == MR_OK && passed > 0 && failed == 0)
+        note(c, true, "worker", "starts, loads Lua and answers in %.1f ms", 1e3 * t);
+    else
+        note(c, false, "worker", "%s; please report this with the kernel's version",
+             st != MR_OK ? err.msg
+             : out.len   ? out.data
+                         : "no answer");
+    mr_remove_tree(dir, NULL);
+    mr_str_clear(&out);
+    mr_free(file);
+    mr_free(dir);
+}
+
+mr_status mr_cmd_doctor(int argc, char **argv, mr_err *err) {
+    static const mr_usage usage = {
+        "doctor",
+        "medrl doctor",
+        "",
+        0,
+        0,
+        "Looks at processor, memory, folders, the default model and the Lua workers. A line that fails says what to "
+        "do.",
+    };
+    checkup c = { 0 };
+    const mr_opt opts[] = { { "json", 0, MR_OPT_FLAG, NULL, "as one JSON object", &c.json, 0, 0 } };
+    mr_args a;
+    mr_status st = mr_args_parse(&a, &usage, opts, 1, argc, argv, err);
+    if (st == MR_OK && !a.help) {
+        c.report = cJSON_CreateObject();
+        check_cpu(&c);
+        check_memory(&c);
+        check_folders(&c);
+        check_model(&c);
+        check_worker(&c);
+        if (c.json) mr_print_json(c.report);
+        cJSON_Delete(c.report);
+        fflush(stdout);
+        if (c.n_failed)
+            st = mr_fail(err, MR_EINVAL, "doctor: %d %s not well; the lines above say what to do", c.n_failed,
+                         c.n_failed == 1 ? "thing is" : "things are");
+    }
+    mr_args_clear(&a);
+    return st;
+}

@@ -1,0 +1,186 @@
+/* main.c - the table of commands, the exit codes, and the one line that every failure prints. */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/fsafe.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "rl/settings.h"
+#include "script/script.h"
+
+#ifndef MEDRL_VERSION
+#define MEDRL_VERSION "0"
+#endif
+
+static mr_status help(int argc, char **argv, mr_err *err);
+static mr_status version(int argc, char **argv, mr_err *err);
+
+static const struct {
+    const char *name, *args, *about;
+    mr_command_fn run;
+} commands[] = {
+    { "demo", "", "the whole loop in ten seconds, on a model that is in the repository", mr_cmd_demo },
+    { "run", "RECIPE", "train a model as a recipe says", mr_cmd_run },
+    { "resume", "RUN", "continue a run from its newest checkpoint", mr_cmd_resume },
+    { "chat", "MODEL|RUN", "talk to a model, or to what a run has made", mr_cmd_chat },
+    { "generate", "MODEL|RUN [PROMPT]", "complete one prompt", mr_cmd_generate },
+    { "data", "RECIPE", "rows, rendered prompts and token counts of a recipe", mr_cmd_data },
+    { "test", "[PATH...]", "run the cases inside Lua files", mr_cmd_test },
+    { "tokenize", "MODEL", "JSON lines of text to token ids", mr_cmd_tokenize },
+    { "logprobs", "MODEL|RUN", "JSON lines of text or ids to log-probabilities", mr_cmd_logprobs },
+    { "hash", "RUN", "one SHA-256 over adapter, optimizer and position", mr_cmd_hash },
+    { "bench", "", "how fast this machine samples and trains", mr_cmd_bench },
+    { "doctor", "", "what medrl finds on this machine, and what to fix", mr_cmd_doctor },
+    { "help", "[TOPIC]", "this list, a command, or `help recipe`: every field of a recipe", help },
+    { "version", "", "the version", version },
+};
+enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+const char *mr_version(void) {
+    return MEDRL_VERSION;
+}
+
+void mr_print_json(const cJSON *item) {
+    mr_str s = { 0 };
+    mr_json_put(&s, item);
+    mr_str_puts(&s, "\n");
+    fwrite(s.data, 1, s.len, stdout);
+    fflush(stdout);
+    mr_str_clear(&s);
+}
+
+double mr_since_start_s(void) {
+    char text[1024] = "";
+    FILE *f = fopen("/proc/self/stat", "re");
+    if (!f) return 0;
+    size_t n = fread(text, 1, sizeof text - 1, f);
+    fclose(f);
+    text[n] = '\0';
+    char *p =
+        strrchr(text, ')'); /* the name before it may hold anything; the start time is field 22, in ticks since boot */
+    for (int field = 2; p && field < 22; field++) p = strchr(p + 1, ' ');
+    if (!p) return 0;
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    double s = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec - strtod(p + 1, NULL) / (double)sysconf(_SC_CLK_TCK);
+    return s > 0 ? s : 0;
+}
+
+static int find(const char *name) {
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, name) == 0) return i;
+    return -1;
+}
+
+static mr_status unknown(const char *what, const char *word, bool topics, mr_err *err) {
+    const char *names[N_COMMANDS + 1];
+    int n = 0;
+    for (; n < N_COMMANDS; n++) names[n] = commands[n].name;
+    if (topics) names[n++] = "recipe";
+    const char *near = mr_nearest_name(word, names, n);
+    if (near) return mr_fail(err, MR_EINVAL, "unknown %s \"%s\"; did you mean \"%s\"?", what, word, near);
+    return mr_fail(err, MR_EINVAL, "unknown %s \"%s\"; `medrl help` lists them", what, word);
+}
+
+static void print_commands(void) {
+    printf("  medrl demo                            see a model learn, in ten seconds\n"
+           "  medrl run recipes/medical_mix.lua     train one\n"
+           "  medrl chat outputs                    talk to it\n\ncommands:\n");
+    for (int i = 0; i < N_COMMANDS; i++) {
+        char head[64];
+        snprintf(head, sizeof head, "  %s %s", commands[i].name, commands[i].args);
+        printf("%-30s %s\n", head, commands[i].about);
+    }
+    printf("\n`medrl COMMAND --help` begins with an example. Results go to stdout, progress to stderr.\n"
+           "exit codes: 0 done, 2 usage or recipe, 65 bad data, 69 network, 70 internal, 71 out of memory, 74 disk, 75 "
+           "try again,\n"
+           "130 and 143 stopped by a signal\n");
+}
+
+static mr_status help(int argc, char **argv, mr_err *err) {
+    static const mr_usage usage = { "help",    "medrl help recipe",
+                                    "[TOPIC]", 0,
+                                    1,         "Prints the commands, or one topic: a command's name, or recipe." };
+    mr_args a;
+    mr_status st = mr_args_parse(&a, &usage, NULL, 0, argc, argv, err);
+    if (st == MR_OK && !a.help) {
+        const char *topic = a.n ? a.items[0] : NULL;
+        int at = topic ? find(topic) : -1;
+        if (!topic) {
+            print_commands();
+        } else if (strcmp(topic, "recipe") == 0) {
+            mr_str s = { 0 };
+            mr_settings_describe(&s);
+            fputs(s.data ? s.data : "", stdout);
+            mr_str_clear(&s);
+        } else if (at >= 0) {
+            char name[32], option[] = "--help";
+            snprintf(name, sizeof name, "%s", topic);
+            char *args[] = { name, option, NULL };
+            st = commands[at].run(2, args, err);
+        } else {
+            st = unknown("topic", topic, true, err);
+        }
+    }
+    mr_args_clear(&a);
+    return st;
+}
+
+static mr_status version(int argc, char **argv, mr_err *err) {
+    static const mr_usage usage = { "version", "medrl version --json", "", 0, 0, "Prints the version." };
+    bool json = false;
+    const mr_opt opts[] = { { "json", 0, MR_OPT_FLAG, NULL, "as a JSON object", &json, 0, 0 } };
+    mr_args a;
+    mr_status st = mr_args_parse(&a, &usage, opts, 1, argc, argv, err);
+    if (st == MR_OK && !a.help) {
+        if (json) {
+            cJSON *o = cJSON_CreateObject();
+            cJSON_AddStringToObject(o, "version", MEDRL_VERSION);
+            cJSON_AddStringToObject(o, "compiler", __VERSION__);
+            cJSON_AddStringToObject(o, "home", mr_home_dir());
+            mr_print_json(o);
+            cJSON_Delete(o);
+        } else {
+            printf("medrl " MEDRL_VERSION "\n");
+        }
+    }
+    mr_args_clear(&a);
+    return st;
+}
+
+static mr_status dispatch(int argc, char **argv, mr_err *err) {
+    static char help_word[] = "help", version_word[] = "version";
+    if (argc < 2) {
+        print_commands();
+        return MR_OK;
+    }
+    char *word = argv[1];
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) word = help_word;
+    if (strcmp(word, "--version") == 0) word = version_word;
+    int at = find(word);
+    if (at < 0) return unknown("command", word, false, err);
+    argv[1] = word;
+    return commands[at].run(argc - 1, argv + 1, err);
+}
+
+int main(int argc, char **argv) {
+    if (argc == 2 && strcmp(argv[1], "--worker") == 0) return mr_worker_main();
+    signal(SIGPIPE, SIG_IGN); /* a worker that died is an error to handle, not the end */
+    mr_signals_leave();       /* a command that has something to finish says so with mr_signals_catch */
+    mr_err err = { "" };
+    mr_status st = dispatch(argc, argv, &err);
+    errno = 0;
+    if (fflush(stdout) != 0 && st == MR_OK && errno != EPIPE) /* EPIPE: `| head` has read what it wanted */
+        st = mr_fail_errno(&err, "standard output could not be written");
+    mr_log_status(NULL);
+    if (st == MR_OK) return 0;
+    mr_log_set_level(MR_LOG_ERROR);
+    mr_error("%s", err.msg[0] ? err.msg : "failed without a message; please report this");
+    int number = mr_signals_seen();
+    return st == MR_ESIGNAL && number ? 128 + number : mr_exit_code(st);
+}

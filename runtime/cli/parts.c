@@ -1,0 +1,236 @@
+/* parts.c - see parts.h. */
+#include "cli/parts.h"
+
+#include <string.h>
+
+#include "base/fsafe.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "rl/trainer.h"
+
+enum { CONFIG_MAX = 64 << 20 };
+
+mr_status mr_run_config_load(cJSON **out, const char *dir, mr_err *err) {
+    *out = NULL;
+    char *path = mr_path_join(dir, "config.json");
+    cJSON *config = NULL;
+    mr_status st = mr_path_exists(path) ? mr_json_load(&config, path, CONFIG_MAX, err) : MR_OK;
+    mr_free(path);
+    if (st == MR_OK && cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(config, "run")))
+        *out = config;
+    else
+        cJSON_Delete(config); /* a model's config.json */
+    return st;
+}
+
+static const char *text_at(const cJSON *tree, const char *section, const char *key) {
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(tree, section), key));
+}
+
+static char *child_if(const char *dir, const char *name, const char *holds) {
+    char *path = mr_path_join(dir, name), *file = mr_path_join(path, holds);
+    bool found = mr_path_exists(file);
+    mr_free(file);
+    if (found) return path;
+    mr_free(path);
+    return NULL;
+}
+
+static mr_status locate_run(char **path, char **adapter, const char *dir, const cJSON *run, mr_err *err) {
+    char *checkpoint = NULL;
+    *path = child_if(dir, "model", "config.json"); /* full training */
+    if (*path) return MR_OK;
+    char *found = child_if(dir, "adapter", "adapter_config.json");
+    if (!found) {
+        mr_err ignored;
+        if (mr_checkpoint_find(&checkpoint, dir, &ignored) == MR_OK) {
+            char *config = mr_path_join(checkpoint, "config.json"),
+                 *peft = mr_path_join(checkpoint, "adapter_config.json");
+            if (mr_path_exists(peft))
+                found = mr_strdup(checkpoint);
+            else if (mr_path_exists(config))
+                *path = mr_strdup(checkpoint);
+            mr_free(config);
+            mr_free(peft);
+            mr_free(checkpoint);
+            if (*path) return MR_OK;
+        }
+    }
+    if (!found)
+        return mr_fail(err, MR_ENOTFOUND,
+                       "%s: the run has no adapter and no checkpoint yet; let it reach grpo.save_steps, or its end",
+                       dir);
+    const char *at = text_at(run, "run", "model_path"), *name = text_at(run, "model", "name");
+    mr_status st = MR_OK;
+    if (at && mr_path_exists(at))
+        *path = mr_strdup(at);
+    else if (name)
+        st = mr_model_resolve(path, name, err);
+    else
+        st = mr_fail(err, MR_EDATA, "%s/config.json: field \"model.name\" is missing", dir);
+    if (st == MR_OK && adapter)
+        *adapter = found;
+    else
+        mr_free(found);
+    return st;
+}
+
+static mr_status locate_adapter(char **path, char **adapter, const char *dir, const char *peft, mr_err *err) {
+    cJSON *config;
+    const char *base;
+    MR_TRY(mr_json_load(&config, peft, CONFIG_MAX, err));
+    mr_status st = mr_json_get_string(&base, config, "base_model_name_or_path", peft, err);
+    if (st == MR_OK) st = mr_model_resolve(path, base, err);
+    if (st == MR_OK && adapter) *adapter = mr_strdup(dir);
+    cJSON_Delete(config);
+    return st;
+}
+
+mr_status mr_parts_locate(char **path, char **adapter, cJSON **run, const char *what, mr_err *err) {
+    *path = NULL;
+    if (adapter) *adapter = NULL;
+    *run = NULL;
+    if (mr_path_is_dir(what)) {
+        MR_TRY(mr_run_config_load(run, what, err));
+        if (*run) return locate_run(path, adapter, what, *run, err);
+        char *peft = mr_path_join(what, "adapter_config.json");
+        mr_status st = MR_OK;
+        bool found = mr_path_exists(peft);
+        if (found) st = locate_adapter(path, adapter, what, peft, err);
+        mr_free(peft);
+        if (found) return st;
+    }
+    return mr_model_resolve(path, what, err);
+}
+
+mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, mr_err *err) {
+    *out = NULL;
+    if (!device || strcmp(device, "auto") == 0) {
+        mr_err none;
+        if (mr_backend_open(out, MR_CUDA, 0, n_threads, &none) == MR_OK) return MR_OK;
+        return mr_backend_open(out, MR_CPU, 0, n_threads, err);
+    }
+    if (strcmp(device, "cpu") == 0) return mr_backend_open(out, MR_CPU, 0, n_threads, err);
+    if (strcmp(device, "cuda") == 0) return mr_backend_open(out, MR_CUDA, 0, n_threads, err);
+    return mr_fail(err, MR_EINVAL, "--device is \"%s\", want auto, cpu or cuda", device);
+}
+
+mr_status mr_parts_chat(mr_chat_family *out, const mr_tokenizer *t, const char *path, mr_err *err) {
+    const char *jinja = mr_tokenizer_template(t);
+    if (!jinja && mr_tokenizer_find(t, "<|im_start|>") < 0) /* with the token, plain ChatML is what it gets */
+        return mr_fail(err, MR_EDATA,
+                       "%s: the model has no chat template; use an instruct model, or `medrl generate --raw`", path);
+    mr_status st = mr_chat_detect(out, jinja, err);
+    return st == MR_OK ? st : mr_wrap(err, st, "%s", path);
+}
+
+mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, mr_err *err) {
+    if (!name || strcmp(name, "auto") == 0)
+        *out = b->has_bf16 ? MR_BF16 : MR_F32;
+    else if (strcmp(name, "f32") == 0 || strcmp(name, "float32") == 0)
+        *out = MR_F32;
+    else if (strcmp(name, "bf16") == 0 || strcmp(name, "bfloat16") == 0)
+        *out = MR_BF16;
+    else
+        return mr_fail(err, MR_EINVAL, "dtype is \"%s\", want auto, f32 or bf16", name);
+    return MR_OK;
+}
+
+static mr_status store_of(mr_dtype *out, const char *name, const mr_parts *p, mr_dtype compute, mr_err *err) {
+    const cJSON *four =
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(p->run, "model"), "load_in_4bit");
+    if (!name || strcmp(name, "auto") == 0)
+        *out = p->adapter && cJSON_IsTrue(four) ? MR_NF4 : compute;
+    else if (strcmp(name, "f32") == 0)
+        *out = MR_F32;
+    else if (strcmp(name, "bf16") == 0)
+        *out = MR_BF16;
+    else if (strcmp(name, "nf4") == 0)
+        *out = MR_NF4;
+    else
+        return mr_fail(err, MR_EINVAL, "--store is \"%s\", want auto, f32, bf16 or nf4", name);
+    return MR_OK;
+}
+
+/* The run's prompt frame: answers outside of it are not what was trained. */
+static void read_frame(mr_parts *p) {
+    p->system = text_at(p->run, "data", "system");
+    if (p->system && !*p->system) p->system = NULL;
+    const cJSON *shots = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(p->run, "data"), "shots"),
+                *shot;
+    if (cJSON_IsObject(shots)) { /* by data set: a question that is typed belongs to none of them */
+        const cJSON *rest = cJSON_GetObjectItemCaseSensitive(shots, "default");
+        shots = rest ? rest : shots->child;
+    }
+    int n = cJSON_IsArray(shots) ? cJSON_GetArraySize(shots) : 0;
+    if (n == 0) return;
+    p->shots = mr_alloc((size_t)n * sizeof *p->shots);
+    cJSON_ArrayForEach(shot, shots) {
+        const char *role = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(shot, "role"));
+        const char *content = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(shot, "content"));
+        if (role && content) p->shots[p->n_shots++] = (mr_message){ role, content };
+    }
+}
+
+static mr_status open_all(mr_parts *p, const char *what, const mr_parts_opts *o, mr_err *err) {
+    MR_TRY(mr_parts_locate(&p->path, &p->adapter, &p->run, what, err));
+    if (o->adapter) {
+        mr_free(p->adapter);
+        p->adapter = child_if(o->adapter, "adapter", "adapter_config.json");
+        if (!p->adapter) p->adapter = mr_strdup(o->adapter);
+    }
+    read_frame(p);
+    mr_err why;
+    mr_status st = mr_tokenizer_open(&p->tokenizer, p->path, err);
+    if (st != MR_OK && !(st == MR_ENOTFOUND && o->ids_only)) return st;
+    p->has_chat = p->tokenizer && mr_parts_chat(&p->chat, p->tokenizer, p->path, &why) == MR_OK;
+    if (!p->has_chat && o->need_chat) return mr_fail(err, MR_EDATA, "%s", why.msg);
+
+    MR_TRY(mr_parts_backend(&p->backend, o->device, o->n_threads, err));
+    mr_model_opts mo = { 0 };
+    MR_TRY(mr_parts_dtype(&mo.compute, o->dtype, p->backend, err));
+    MR_TRY(store_of(&mo.store, o->store, p, mo.compute, err));
+    if (p->adapter) MR_TRY(mr_adapter_peek(&mo.lora, p->adapter, err));
+    MR_TRY(mr_model_open(&p->model, p->backend, p->path, &mo, err));
+    if (p->adapter) MR_TRY(mr_adapter_load(p->model, p->adapter, err));
+    mr_debug("%s%s%s on %s, %s", p->path, p->adapter ? " + " : "", p->adapter ? p->adapter : "", p->backend->device,
+             mr_dtype_name(mo.compute));
+    return MR_OK;
+}
+
+mr_status mr_parts_open(mr_parts *p, const char *what, const mr_parts_opts *opts, mr_err *err) {
+    *p = (mr_parts){ 0 };
+    mr_status st = open_all(p, what, opts, err);
+    if (st != MR_OK) mr_parts_close(p);
+    return st;
+}
+
+void mr_parts_close(mr_parts *p) {
+    mr_model_close(p->model);
+    mr_tokenizer_close(p->tokenizer);
+    mr_backend_close(p->backend);
+    mr_free(p->path);
+    mr_free(p->adapter);
+    mr_free(p->shots);
+    cJSON_Delete(p->run);
+    *p = (mr_parts){ 0 };
+}
+
+mr_status mr_check_overrides(const char *const *overrides, mr_err *err) {
+    for (; overrides && *overrides; overrides++) {
+        const char *equals = strchr(*overrides, '=');
+        if (!equals || equals == *overrides)
+            return mr_fail(err, MR_EINVAL, "--set %s: want KEY=VALUE, as in --set grpo.max_steps=20", *overrides);
+    }
+    return MR_OK;
+}
+
+int64_t mr_parameter_count(const mr_config *c) {
+    int64_t hidden = c->hidden_size, q = (int64_t)c->num_attention_heads * c->head_dim;
+    int64_t kv = (int64_t)c->num_key_value_heads * c->head_dim;
+    int64_t layer = hidden * (2 * q + 2 * kv) + 3 * hidden * c->intermediate_size + 2 * hidden;
+    if (c->qk_norm) layer += 2 * c->head_dim;
+    if (c->attention_bias) layer += q + 2 * kv;
+    int64_t table = (int64_t)c->vocab_size * hidden;
+    return layer * c->num_hidden_layers + table * (c->tie_word_embeddings ? 1 : 2) + hidden;
+}

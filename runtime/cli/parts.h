@@ -1,0 +1,57 @@
+/* parts.h - backend, model, tokenizer and chat format, opened together from whatever names a model.
+ *
+ * WHAT is a model's name, folder or .gguf file; a run folder (its model with its adapter, its system prompt and its
+ * shots); or an adapter folder (the base model that it names, with it).
+ * Ownership: everything belongs to the struct; mr_parts_close releases it, on a zeroed struct too. */
+#ifndef MR_PARTS_H
+#define MR_PARTS_H
+
+#include <cjson/cJSON.h>
+
+#include "model/model.h"
+#include "rl/rollout.h"
+#include "text/chat.h"
+
+typedef struct mr_parts_opts {
+    const char *adapter; /* a PEFT folder or a run; NULL: none, or the run's */
+    const char *device;  /* "auto", "cpu", "cuda"; NULL is auto */
+    const char *dtype;   /* "auto", "f32", "bf16"; NULL is auto */
+    const char *store;   /* "auto", "f32", "bf16", "nf4"; NULL is auto */
+    int n_threads;       /* 0: all */
+    bool need_chat;      /* a model without a chat template is an error */
+    bool ids_only;       /* a model without a tokenizer is fine: tokenizer is NULL then */
+} mr_parts_opts;
+
+typedef struct mr_parts {
+    mr_backend *backend;
+    mr_model *model;
+    mr_tokenizer *tokenizer;
+    mr_chat_family chat;
+    bool has_chat;
+    char *path;         /* of the model */
+    char *adapter;      /* folder, NULL: none */
+    cJSON *run;         /* config.json of the run, NULL when it is none */
+    const char *system; /* the run's, NULL: none; borrowed from run */
+    mr_message *shots;  /* the run's, borrowed strings */
+    int n_shots;
+} mr_parts;
+
+mr_status mr_parts_open(mr_parts *p, const char *what, const mr_parts_opts *opts, mr_err *err);
+void mr_parts_close(mr_parts *p);
+
+/* The steps of it, for the commands that need only some. *run stays NULL when WHAT is no run folder. adapter may be
+ * NULL (not wanted). */
+mr_status mr_parts_locate(char **path, char **adapter, cJSON **run, const char *what, mr_err *err);
+mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, mr_err *err);
+mr_status mr_parts_chat(mr_chat_family *out, const mr_tokenizer *t, const char *path, mr_err *err);
+/* "auto" is bf16 where the device has it. */
+mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, mr_err *err);
+
+/* Every --set has a name and a value; NULL is fine. */
+mr_status mr_check_overrides(const char *const *overrides, mr_err *err);
+/* config.json of a run folder; NULL when the folder holds none of ours. */
+mr_status mr_run_config_load(cJSON **out, const char *dir, mr_err *err);
+/* Parameters of the base model. */
+int64_t mr_parameter_count(const mr_config *c);
+
+#endif

@@ -1,0 +1,403 @@
+/* session.c - see session.h. */
+#include "cli/session.h"
+
+#include <dirent.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/fsafe.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/proc.h"
+#include "cli/cli.h"
+#include "rl/metrics.h"
+
+/* ---- listening in ---- */
+
+static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_metric *m, int n, mr_err *err) {
+    mr_session *s = self;
+    s->last = mr_realloc(s->last, (size_t)(n ? n : 1) * sizeof *m);
+    if (n) memcpy(s->last, m, (size_t)n * sizeof *m);
+    s->n_last = n;
+    for (int i = 0; i < n; i++) {
+        if (strcmp(m[i].name, MR_M_REWARD) != 0 || isnan(m[i].value)) continue;
+        s->rewards[s->n_steps % 3] = m[i].value;
+        s->n_steps++;
+        double sum = 0;
+        int have = s->n_steps < 3 ? (int)s->n_steps : 3;
+        for (int k = 0; k < have; k++) sum += s->rewards[k];
+        s->last_reward = sum / have;
+        if (s->n_steps <= 3) s->first_reward = s->last_reward;
+    }
+    return s->inner.step ? s->inner.step(s->inner.self, step, max_steps, m, n, err) : MR_OK;
+}
+
+static mr_status on_sample(void *self, const mr_sample *sample, int n_rewards, const char *const *names, mr_err *err) {
+    mr_session *s = self;
+    return s->inner.sample ? s->inner.sample(s->inner.self, sample, n_rewards, names, err) : MR_OK;
+}
+
+static mr_status on_event(void *self, int64_t step, const char *kind, const char *text, const cJSON *detail,
+                          mr_err *err) {
+    mr_session *s = self;
+    return s->inner.event ? s->inner.event(s->inner.self, step, kind, text, detail, err) : MR_OK;
+}
+
+static void on_progress(void *self, int64_t step, int64_t max_steps, const char *phase, int done, int total) {
+    mr_session *s = self;
+    if (s->inner.progress) s->inner.progress(s->inner.self, step, max_steps, phase, done, total);
+}
+
+static mr_status on_flush(void *self, int64_t *metrics_bytes, int64_t *samples_bytes, int64_t *events_bytes,
+                          mr_err *err) {
+    mr_session *s = self;
+    if (s->inner.flush) return s->inner.flush(s->inner.self, metrics_bytes, samples_bytes, events_bytes, err);
+    *metrics_bytes = *samples_bytes = *events_bytes = 0;
+    return MR_OK;
+}
+
+/* ---- what the run was made from ---- */
+
+/* Names, sizes, the first MiB and 64 pieces of 64 KiB of each weights file: seconds would go into reading a whole
+ * model, and a file that was exchanged by accident differs in this already. */
+static mr_status add_file(mr_sha *sha, const char *path, mr_err *err) {
+    mr_map map;
+    MR_TRY(mr_map_open(&map, path, err));
+    char head[512];
+    int n = snprintf(head, sizeof head, "%.400s %zu\n", mr_path_name(path), map.len);
+    mr_sha_add(sha, head, (size_t)n);
+    enum { FIRST = 1 << 20, PIECE = 1 << 16, PIECES = 64 };
+    if (map.len <= FIRST + PIECE * PIECES) {
+        mr_sha_add(sha, map.data, map.len);
+    } else {
+        mr_sha_add(sha, map.data, FIRST);
+        for (size_t i = 1; i <= PIECES; i++) mr_sha_add(sha, map.data + (map.len - PIECE) / PIECES * i, PIECE);
+    }
+    mr_map_close(&map);
+    return MR_OK;
+}
+
+static int weights_only(const struct dirent *e) {
+    const char *dot = strrchr(e->d_name, '.');
+    return dot && (strcmp(dot, ".safetensors") == 0 || strcmp(e->d_name, "config.json") == 0 ||
+                   strcmp(e->d_name, "tokenizer.json") == 0);
+}
+
+static mr_status fingerprint(char hex[65], const char *path, mr_err *err) {
+    mr_sha *sha = mr_sha_new();
+    mr_status st = MR_OK;
+    if (!mr_path_is_dir(path)) {
+        st = add_file(sha, path, err);
+    } else {
+        struct dirent **list = NULL;
+        int n = scandir(path, &list, weights_only, alphasort);
+        for (int i = 0; i < n; i++) {
+            char *file = mr_path_join(path, list[i]->d_name);
+            if (st == MR_OK) st = add_file(sha, file, err);
+            mr_free(file);
+            free(list[i]);
+        }
+        free(list);
+    }
+    mr_sha_end(sha, hex);
+    return st;
+}
+
+/* Absolute, so that a run can be continued from another folder. What is shown of medrl's own files is relative to its
+ * home. */
+static void add_path(cJSON *o, const char *key, const char *path) {
+    char full[PATH_MAX], *home = mr_path_join(mr_home_dir(), path);
+    cJSON_AddStringToObject(o, key, realpath(path, full) || realpath(home, full) ? full : path);
+    mr_free(home);
+}
+
+static cJSON *run_section(mr_session *s, const char *hex, bool on_cpu) {
+    cJSON *run = cJSON_CreateObject(), *list = cJSON_CreateArray(), *scripts = cJSON_CreateObject();
+    cJSON_AddStringToObject(run, "medrl", mr_version());
+    cJSON_AddStringToObject(run, "recipe", s->opts.recipe);
+    add_path(run, "recipe_path", mr_pool_recipe_path(s->pool));
+    for (const char *const *o = s->opts.overrides; o && *o; o++) cJSON_AddItemToArray(list, cJSON_CreateString(*o));
+    cJSON_AddItemToObject(run, "overrides", list);
+    cJSON_AddBoolToObject(run, "on_cpu", on_cpu);
+    cJSON_AddStringToObject(run, "device", s->parts.backend->device);
+    cJSON_AddStringToObject(run, "dtype", mr_dtype_name(mr_model_options(s->parts.model)->compute));
+    add_path(run, "model_path", s->parts.path);
+    cJSON_AddStringToObject(run, "model_fingerprint", hex);
+    cJSON_AddNumberToObject(run, "rows", (double)s->rows.n_rows);
+    cJSON_AddNumberToObject(run, "started", mr_wall_s());
+    int n;
+    const mr_script_text *texts = mr_pool_scripts(s->pool, &n);
+    for (int i = 0; i < n; i++) cJSON_AddStringToObject(scripts, texts[i].name, texts[i].sha256);
+    cJSON_AddItemToObject(run, "scripts", scripts);
+    return run;
+}
+
+/* config.json: the resolved recipe, section by section, and what it ran on under "run". */
+static mr_status record_config(mr_session *s, const char *hex, bool on_cpu, mr_err *err) {
+    cJSON *config = cJSON_Duplicate(mr_pool_recipe(s->pool), true);
+    cJSON_DeleteItemFromObjectCaseSensitive(config, "run");
+    cJSON_AddItemToObject(config, "run", run_section(s, hex, on_cpu));
+    mr_status st = mr_run_config(s->run, config, err);
+    cJSON_Delete(config);
+    return st;
+}
+
+static mr_status record_scripts(mr_session *s, mr_err *err) {
+    int n;
+    const mr_script_text *texts = mr_pool_scripts(s->pool, &n);
+    for (int i = 0; i < n; i++)
+        MR_TRY(mr_run_script(s->run, texts[i].name, texts[i].text, texts[i].len, texts[i].sha256, err));
+    return MR_OK;
+}
+
+/* A run that goes on with another base model would be nonsense; one that goes on with other scripts may be what is
+ * wanted. */
+static mr_status compare(mr_session *s, const char *hex, mr_err *err) {
+    const cJSON *run = cJSON_GetObjectItemCaseSensitive(s->config, "run");
+    const char *was = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(run, "model_fingerprint"));
+    if (was && strcmp(was, hex) != 0)
+        return mr_fail(err, MR_EDATA,
+                       "%s: the run was started from another version of %s; put the old one back, or start a new run",
+                       s->opts.resume, s->parts.path);
+    const cJSON *scripts = cJSON_GetObjectItemCaseSensitive(run, "scripts");
+    int n;
+    const mr_script_text *texts = mr_pool_scripts(s->pool, &n);
+    for (int i = 0; i < n; i++) {
+        const char *sha = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(scripts, texts[i].name));
+        if (!sha)
+            mr_warn("%s: is new since the run was started", texts[i].name);
+        else if (strcmp(sha, texts[i].sha256) != 0)
+            mr_warn("%s: has changed since the run was started; going on with the new text", texts[i].name);
+    }
+    return MR_OK;
+}
+
+/* ---- opening ---- */
+
+static mr_status open_model(mr_session *s, mr_err *err) {
+    const mr_settings *set = &s->settings;
+    mr_parts *p = &s->parts;
+    MR_TRY(mr_model_resolve(&p->path, set->model.name, err));
+    MR_TRY(mr_tokenizer_open(&p->tokenizer, p->path, err));
+    MR_TRY(mr_parts_chat(&p->chat, p->tokenizer, p->path, err));
+    p->has_chat = true;
+    mr_model_opts mo = {
+        .train = true,
+        .full = set->lora.r == 0,
+        .from_config = set->model.from_config,
+        .seed = set->train.seed,
+        .lora = { .r = set->lora.r,
+                  .lora_alpha = set->lora.lora_alpha,
+                  .use_rslora = set->lora.use_rslora,
+                  .seed = set->train.seed },
+    };
+    memcpy(mo.lora.targets, set->lora.targets, sizeof mo.lora.targets);
+    MR_TRY(mr_parts_dtype(&mo.compute, set->model.dtype, p->backend, err));
+    mo.store = set->model.load_in_4bit && !mo.full ? MR_NF4 : mo.compute;
+    MR_TRY(mr_model_open(&p->model, p->backend, p->path, &mo, err));
+    if (set->model.adapter && *set->model.adapter) MR_TRY(mr_adapter_load(p->model, set->model.adapter, err));
+    return MR_OK;
+}
+
+static void count(char *buf, size_t size, double x) {
+    if (x >= 1e9)
+        snprintf(buf, size, "%.2fB", x / 1e9);
+    else if (x >= 1e6)
+        snprintf(buf, size, "%.1fM", x / 1e6);
+    else
+        snprintf(buf, size, "%.0fk", x / 1e3);
+}
+
+static void banner(const mr_session *s) {
+    const mr_settings *set = &s->settings;
+    const mr_model_opts *mo = mr_model_options(s->parts.model);
+    char total[32], trained[32], lora[96] = "full training";
+    int n;
+    double n_trained = 0;
+    mr_param *params = mr_model_params(s->parts.model, &n);
+    for (int i = 0; i < n; i++) n_trained += (double)params[i].rows * (double)params[i].cols;
+    count(total, sizeof total, (double)mr_parameter_count(mr_model_config(s->parts.model)));
+    count(trained, sizeof trained, n_trained);
+    if (!mo->full) snprintf(lora, sizeof lora, "LoRA r=%d, alpha=%g", set->lora.r, (double)set->lora.lora_alpha);
+    mr_info("recipe   %s", mr_pool_recipe_path(s->pool));
+    mr_info("device   %s", s->parts.backend->device);
+    mr_info("model    %s, %s parameters in %s, products in %s; %s: %s trained", set->model.name, total,
+            mr_dtype_name(mo->store), mr_dtype_name(mo->compute), lora, trained);
+    mr_str names = { 0 };
+    for (int i = 0; i < set->n_rewards; i++) mr_str_printf(&names, "%s%s", i ? ", " : "", set->rewards[i]);
+    if (set->method == MR_METHOD_SFT)
+        mr_info("data     %lld rows; supervised, %d sequences a step", (long long)s->rows.n_rows,
+                set->train.prompts_per_step);
+    else
+        mr_info("data     %lld rows; %d prompts x %d completions a step; rewards %s", (long long)s->rows.n_rows,
+                set->train.prompts_per_step, set->train.loss.num_generations, names.data ? names.data : "none");
+    mr_str_clear(&names);
+    mr_str memory = { 0 };
+    mr_trainer_describe(s->trainer, &memory);
+    bool first = true;
+    for (char *line = memory.data; line && *line; first = false) {
+        size_t len = strcspn(line, "\n");
+        mr_info("%s%.*s", first ? "memory   " : "         ", (int)len, line);
+        line += len + (line[len] == '\n');
+    }
+    mr_str_clear(&memory);
+    mr_info("steps    %lld to %lld", (long long)mr_trainer_step_index(s->trainer) + 1,
+            (long long)mr_trainer_max_steps(s->trainer));
+    mr_info("run      %s", mr_run_dir(s->run));
+}
+
+static mr_status load_checkpoint(mr_session *s, mr_err *err) {
+    char *checkpoint;
+    int64_t metrics, samples, events;
+    mr_status st = mr_checkpoint_find(&checkpoint, s->opts.resume, err);
+    if (st == MR_OK) st = mr_trainer_load(s->trainer, checkpoint, &metrics, &samples, &events, err);
+    if (st == MR_OK) st = mr_run_cut(s->run, metrics, samples, events, err);
+    if (st == MR_OK) mr_info("resumes  %s", checkpoint);
+    mr_free(checkpoint);
+    return st;
+}
+
+static mr_status open_all(mr_session *s, mr_err *err) {
+    const mr_session_opts *o = &s->opts;
+    char hex[65] = "";
+    MR_TRY(mr_check_overrides(o->overrides, err));
+    if (o->resume) { /* before any work: is there something to continue? */
+        char *checkpoint;
+        MR_TRY(mr_checkpoint_find(&checkpoint, o->resume, err));
+        mr_free(checkpoint);
+    }
+    MR_TRY(mr_parts_backend(&s->parts.backend, o->device, o->n_threads, err));
+    const cJSON *run = cJSON_GetObjectItemCaseSensitive(s->config, "run"); /* a run keeps its settings */
+    const cJSON *was = cJSON_GetObjectItemCaseSensitive(run, "on_cpu");
+    bool on_cpu = was ? cJSON_IsTrue(was) : s->parts.backend->kind == MR_CPU;
+    mr_pool_opts po = { .on_cpu = on_cpu, .overrides = o->overrides };
+    MR_TRY(mr_pool_open(&s->pool, o->recipe, &po, err));
+    MR_TRY(mr_settings_parse(&s->settings, mr_pool_recipe(s->pool), mr_pool_recipe_path(s->pool), err));
+    MR_TRY(mr_pool_rows(s->pool, "train", &s->rows, err));
+    if (s->rows.n_rows == 0)
+        return mr_fail(err, MR_EDATA,
+                       "%s: data.train has no rows, want at least one; `medrl data %s` says what was dropped",
+                       mr_pool_recipe_path(s->pool), o->recipe);
+    MR_TRY(open_model(s, err));
+    if (!s->settings.model.from_config || o->resume) MR_TRY(fingerprint(hex, s->parts.path, err));
+    if (s->config) MR_TRY(compare(s, hex, err));
+
+    mr_run_opts ro = {
+        .mode = o->resume ? MR_RUN_RESUME : MR_RUN_NEW,
+        .progress = o->progress,
+        .logging_steps = s->settings.train.logging_steps,
+        .sample_steps = s->settings.train.sample_steps,
+    };
+    MR_TRY(mr_run_open(&s->run, o->resume ? o->resume : o->output ? o->output : s->settings.output_dir, &ro, err));
+    if (!o->resume) MR_TRY(record_config(s, hex, on_cpu, err));
+    MR_TRY(record_scripts(s, err));
+    s->inner = mr_run_observer(s->run);
+    mr_trainer_parts tp = {
+        .settings = &s->settings,
+        .model = s->parts.model,
+        .tokenizer = s->parts.tokenizer,
+        .chat = s->parts.chat,
+        .rows = s->rows,
+        .observer = { s, on_step, on_sample, on_event, on_progress, on_flush },
+        .run_dir = mr_run_dir(s->run),
+        .base_model_name = s->settings.model.name,
+    };
+    if (s->settings.method == MR_METHOD_GRPO) tp.scorer = mr_pool_scorer(s->pool);
+    MR_TRY(mr_trainer_open(&s->trainer, &tp, err));
+    if (o->resume) MR_TRY(load_checkpoint(s, err));
+    banner(s);
+    return MR_OK;
+}
+
+mr_status mr_session_open(mr_session *s, const mr_session_opts *opts, mr_err *err) {
+    *s = (mr_session){ .opts = *opts, .first_reward = NAN, .last_reward = NAN, .start_s = mr_now_s() };
+    if (opts->resume) {
+        MR_TRY(mr_run_config_load(&s->config, opts->resume, err));
+        if (!s->config)
+            return mr_fail(err, MR_ENOTFOUND, "%s: is no run folder, want one that `medrl run` made", opts->resume);
+    }
+    return open_all(s, err);
+}
+
+void mr_session_close(mr_session *s) {
+    mr_trainer_close(s->trainer);
+    mr_run_close(s->run);
+    mr_pool_close(s->pool);
+    mr_settings_clear(&s->settings);
+    mr_parts_close(&s->parts);
+    cJSON_Delete(s->config);
+    mr_free(s->last);
+    mr_free(s->result);
+    *s = (mr_session){ 0 };
+}
+
+/* ---- training ---- */
+
+static void ask_to_stop(void *self) {
+    mr_trainer_stop(self);
+}
+
+static bool has_checkpoint(const mr_session *s) {
+    mr_err none;
+    char *path = NULL;
+    bool found = mr_checkpoint_find(&path, mr_run_dir(s->run), &none) == MR_OK;
+    mr_free(path);
+    return found;
+}
+
+/* The result appears whole: written beside, then put in place of an older one. */
+static mr_status save_result(mr_session *s, mr_err *err) {
+    bool full = mr_model_options(s->parts.model)->full;
+    const char *name = full ? "model" : "adapter";
+    char *final = mr_path_join(mr_run_dir(s->run), name), *tmp = mr_asprintf("%s/.%s.tmp", mr_run_dir(s->run), name);
+    mr_status st = mr_remove_tree(tmp, err);
+    if (st == MR_OK) st = mr_mkdirs(tmp, err);
+    if (st == MR_OK)
+        st = full ? mr_model_save(s->parts.model, tmp, err)
+                  : mr_adapter_save(s->parts.model, tmp, s->settings.model.name, err);
+    if (st == MR_OK) st = mr_remove_tree(final, err);
+    if (st == MR_OK) st = mr_dir_commit(tmp, final, err);
+    mr_free(tmp);
+    if (st == MR_OK)
+        s->result = final;
+    else
+        mr_free(final);
+    return st;
+}
+
+mr_status mr_session_train(mr_session *s, mr_err *err) {
+    mr_signals_catch(ask_to_stop, s->trainer);
+    mr_status st = mr_trainer_run(s->trainer, err);
+    mr_signals_catch(NULL, NULL); /* the trainer is not asked any more; what is left takes moments */
+    mr_log_status(NULL);
+    const char *dir = mr_run_dir(s->run);
+    int number = mr_signals_seen();
+    if (st == MR_ESIGNAL)
+        return mr_fail(err, st, "%s: stopped by %s after step %lld of %lld; continue with: medrl resume %s", dir,
+                       mr_signals_name(number), (long long)mr_trainer_step_index(s->trainer),
+                       (long long)mr_trainer_max_steps(s->trainer), dir);
+    if (st != MR_OK) {
+        if (!has_checkpoint(s)) return mr_wrap(err, st, "%s", dir);
+        char why[sizeof err->msg];
+        snprintf(why, sizeof why, "%s", err ? err->msg : "");
+        return mr_fail(err, st, "%s: %.700s; continue with: medrl resume %s", dir, why, dir);
+    }
+    return save_result(s, err);
+}
+
+cJSON *mr_session_report(const mr_session *s) {
+    cJSON *o = cJSON_CreateObject(), *metrics = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "run", mr_run_dir(s->run));
+    if (s->result) cJSON_AddStringToObject(o, mr_model_options(s->parts.model)->full ? "model" : "adapter", s->result);
+    cJSON_AddNumberToObject(o, "steps", (double)mr_trainer_step_index(s->trainer));
+    cJSON_AddNumberToObject(o, "reward_first", s->first_reward);
+    cJSON_AddNumberToObject(o, "reward_last", s->last_reward);
+    cJSON_AddNumberToObject(o, "seconds", mr_now_s() - s->start_s);
+    cJSON_AddNumberToObject(o, "rss_peak_bytes", (double)mr_rss_peak_bytes());
+    for (int i = 0; i < s->n_last; i++) cJSON_AddNumberToObject(metrics, s->last[i].name, s->last[i].value);
+    cJSON_AddItemToObject(o, "metrics", metrics);
+    return o;
+}

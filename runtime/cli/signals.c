@@ -1,0 +1,68 @@
+/* signals.c - the first Ctrl-C asks, the second one ends. */
+#include <signal.h>
+#include <string.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+
+static volatile sig_atomic_t seen, at_once;
+static void (*volatile stop_fn)(void *self);
+static void *volatile stop_self;
+static struct termios terminal;
+static volatile sig_atomic_t has_terminal;
+
+const char *mr_signals_name(int number) {
+    return number == SIGINT ? "SIGINT" : number == SIGTERM ? "SIGTERM" : number == SIGHUP ? "SIGHUP" : "a signal";
+}
+
+/* Everything here is async-signal-safe (POSIX.1-2017, 2.4.3). */
+static void handler(int number) {
+    if (seen || at_once) {
+        const char *parts[] = { "\nmedrl: stopped at once by ", mr_signals_name(number), "\n" };
+        if (has_terminal) tcsetattr(STDIN_FILENO, TCSANOW, &terminal);
+        for (size_t i = 0; i < 3; i++)
+            if (write(STDERR_FILENO, parts[i], strlen(parts[i])) < 0) break;
+        _exit(128 + number);
+    }
+    seen = number;
+    if (stop_fn) stop_fn(stop_self);
+}
+
+static void install(void) {
+    static bool done;
+    if (done) return;
+    done = true;
+    has_terminal = isatty(STDIN_FILENO) && tcgetattr(STDIN_FILENO, &terminal) == 0;
+    struct sigaction action = { .sa_handler = handler }; /* no SA_RESTART: a wait for input ends */
+    sigemptyset(&action.sa_mask);
+    const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+    for (size_t i = 0; i < 3; i++) {
+        struct sigaction old;
+        /* under nohup SIGHUP is ignored, and stays so */
+        if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN) sigaction(numbers[i], &action, NULL);
+    }
+}
+
+void mr_signals_catch(void (*stop)(void *self), void *self) {
+    stop_fn = NULL;
+    stop_self = self;
+    stop_fn = stop;
+    at_once = 0;
+    install();
+    if (seen && stop) stop(self); /* it came before there was anybody to tell */
+}
+
+void mr_signals_leave(void) {
+    stop_fn = NULL;
+    at_once = 1;
+    install();
+}
+
+int mr_signals_seen(void) {
+    return seen;
+}
+
+void mr_signals_forget(void) {
+    seen = 0;
+}

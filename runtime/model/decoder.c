@@ -1,0 +1,369 @@
+/* decoder.c - see decoder.h: memory, the forward pass and the head. The backward pass is decoder_bwd.c. */
+#include "model/decoder.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "model/layout.h"
+
+/* --- memory --- */
+
+/* Hands out 64-byte aligned pieces of a block that may not exist yet. */
+typedef struct carver {
+    char *base;
+    size_t at;
+} carver;
+
+static void *take(carver *k, size_t bytes) {
+    void *p = k->base ? k->base + k->at : NULL;
+    k->at += (bytes + 63) / 64 * 64;
+    return p;
+}
+
+static float *take_f(carver *k, int64_t n) {
+    return take(k, (size_t)n * sizeof(float));
+}
+
+static int64_t round_slots(int64_t n) {
+    return (n + MR_KV_CHUNK - 1) / MR_KV_CHUNK * MR_KV_CHUNK;
+}
+
+/* Everything about sizes that laying out needs; from a model, or only from what it would be. */
+typedef struct shape {
+    const mr_config *c;
+    const mr_lora_opts *lora;
+    const mr_decoder_opts *o;
+    size_t rollout_kv, train_kv; /* bytes of one layer's store */
+} shape;
+
+static void lay_common(mr_decoder *d, carver *k, const shape *s) {
+    int64_t rows = s->o->rollout_rows > s->o->train_rows ? s->o->rollout_rows : s->o->train_rows;
+    int64_t head = s->o->head_rows, c = s->c->hidden_size;
+    d->ids = take(k, (size_t)rows * sizeof(int32_t));
+    d->pos = take(k, (size_t)rows * sizeof(int32_t));
+    d->slots = take(k, (size_t)rows * sizeof(int32_t));
+    d->targets = take(k, (size_t)head * sizeof(int32_t));
+    d->logp = take_f(k, head);
+    d->entropy = take_f(k, head);
+    d->lse = take_f(k, head);
+    d->weight = take_f(k, head);
+    d->inv_freq = take_f(k, s->c->head_dim / 2);
+    d->hx = take_f(k, head * c);
+    d->hn = take_f(k, head * c);
+    d->dhx = take_f(k, s->o->train_rows ? head * c : 0);
+    d->dhn = take_f(k, s->o->train_rows ? head * c : 0);
+    d->logits = take_f(k, head * s->c->vocab_size);
+}
+
+static void take_kept(mr_kept *x, carver *k, const shape *s, int64_t n, bool lse) {
+    const mr_config *c = s->c;
+    x->qkv = take_f(k, n * mr_qkv_width(c));
+    x->o = take_f(k, n * c->num_attention_heads * c->head_dim);
+    x->lse = lse ? take_f(k, n * c->num_attention_heads) : NULL;
+    x->gu = take_f(k, n * 2 * c->intermediate_size);
+    for (int g = 0; g < MR_N_GROUPS; g++) {
+        int r = mr_lora_rank(s->lora, g);
+        x->u[g] = r ? take_f(k, n * r) : NULL;
+    }
+}
+
+static void take_scratch(mr_decoder *d, carver *k, const shape *s, int64_t n) {
+    const mr_config *c = s->c;
+    d->a = take_f(k, n * c->hidden_size);
+    d->act = take_f(k, n * c->intermediate_size);
+    d->qk = c->qk_norm ? take_f(k, n * mr_qkv_width(c)) : NULL;
+}
+
+static void lay_rollout(mr_decoder *d, carver *k, const shape *s) {
+    int64_t n = s->o->rollout_rows;
+    mr_kept one = { 0 };
+    one.x = one.mid = d->out = take_f(k, n * s->c->hidden_size);
+    take_kept(&one, k, s, n, false);
+    for (int i = 0; d->kept && i < s->c->num_hidden_layers; i++) d->kept[i] = one;
+    take_scratch(d, k, s, n);
+    d->kv = take(k, s->rollout_kv * (size_t)s->c->num_hidden_layers);
+    d->kv_stride = s->rollout_kv;
+    d->max_rows = (int)n;
+    d->n_slots = s->o->rollout_slots;
+}
+
+static void lay_train(mr_decoder *d, carver *k, const shape *s) {
+    const mr_config *c = s->c;
+    int64_t n = s->o->train_rows, width = mr_qkv_width(c);
+    bool again = s->o->gradient_checkpointing;
+    mr_kept shared = { 0 };
+    if (again) {
+        shared.mid = take_f(k, n * c->hidden_size);
+        take_kept(&shared, k, s, n, true);
+    }
+    int down = mr_lora_rank(s->lora, MR_GROUP_DOWN);
+    for (int i = 0; i < c->num_hidden_layers; i++) {
+        mr_kept one = shared;
+        one.x = take_f(k, n * c->hidden_size);
+        if (again) {
+            /* kept, because the second run of a layer stops before the down projection */
+            if (down) one.u[MR_GROUP_DOWN] = take_f(k, n * down);
+        } else {
+            one.mid = take_f(k, n * c->hidden_size);
+            take_kept(&one, k, s, n, true);
+        }
+        if (d->kept) d->kept[i] = one;
+    }
+    d->out = take_f(k, n * c->hidden_size);
+    take_scratch(d, k, s, n);
+    d->dx = take_f(k, n * c->hidden_size);
+    d->da = take_f(k, n * c->hidden_size);
+    d->dact = take_f(k, n * c->intermediate_size);
+    d->dgu = take_f(k, n * 2 * c->intermediate_size);
+    d->d_o = take_f(k, n * c->num_attention_heads * c->head_dim);
+    d->dqkv = take_f(k, n * width);
+    d->draw = c->qk_norm ? take_f(k, n * width) : NULL;
+    int r = 0;
+    for (int g = 0; g < MR_N_GROUPS; g++) r = mr_lora_rank(s->lora, g) > r ? mr_lora_rank(s->lora, g) : r;
+    d->du = r ? take_f(k, n * r) : NULL;
+    d->kv = take(k, s->train_kv * (size_t)(again ? 1 : c->num_hidden_layers));
+    d->kv_stride = again ? 0 : s->train_kv;
+    d->max_rows = (int)n;
+    d->n_slots = s->o->train_slots;
+}
+
+/* Lays out one phase and returns the end of what it uses. */
+static size_t lay(mr_decoder *d, char *base, const shape *s, mr_phase phase) {
+    carver k = { base, 0 };
+    lay_common(d, &k, s);
+    if (phase == MR_PHASE_ROLLOUT)
+        lay_rollout(d, &k, s);
+    else if (s->o->train_rows)
+        lay_train(d, &k, s);
+    return k.at;
+}
+
+static size_t whole(mr_decoder *d, const shape *s) {
+    size_t rollout = lay(d, NULL, s, MR_PHASE_ROLLOUT), train = lay(d, NULL, s, MR_PHASE_TRAIN);
+    return rollout > train ? rollout : train;
+}
+
+static mr_decoder_opts with_defaults(const mr_decoder_opts *o, const mr_config *c) {
+    mr_decoder_opts x = *o;
+    if (x.head_rows <= 0) {
+        int64_t fit = ((int64_t)64 << 20) / ((int64_t)sizeof(float) * c->vocab_size);
+        x.head_rows = fit < 64 ? 64 : fit > 512 ? 512 : (int)fit;
+    }
+    x.rollout_slots = round_slots(x.rollout_slots);
+    x.train_slots = round_slots(x.train_slots);
+    return x;
+}
+
+static shape shape_of(const mr_decoder *d) {
+    const mr_config *c = &d->m->config;
+    mr_backend *b = d->b;
+    shape s = { c, &d->m->opts.lora, &d->opts, 0, 0 };
+    int64_t rollout = d->opts.rollout_slots, train = d->opts.train_slots;
+    if (rollout) s.rollout_kv = (b->kv_bytes(b, rollout, c->num_key_value_heads, c->head_dim) + 63) / 64 * 64;
+    if (train) s.train_kv = (b->kv_bytes(b, train, c->num_key_value_heads, c->head_dim) + 63) / 64 * 64;
+    return s;
+}
+
+size_t mr_decoder_plan(const mr_config *c, const mr_model_opts *m, const mr_decoder_opts *opts) {
+    mr_decoder_opts o = with_defaults(opts, c);
+    size_t slot = 2 * sizeof(float) * (size_t)c->num_key_value_heads * (size_t)c->head_dim;
+    shape s = { c, &m->lora, &o, (size_t)o.rollout_slots * slot, (size_t)o.train_slots * slot };
+    mr_decoder d = { 0 };
+    return whole(&d, &s);
+}
+
+mr_status mr_decoder_open(mr_decoder **out, mr_model *m, const mr_decoder_opts *opts, mr_err *err) {
+    *out = NULL;
+    if (opts->rollout_rows < 0 || opts->train_rows < 0 || (!opts->rollout_rows && !opts->train_rows))
+        return mr_fail(err, MR_EINVAL, "%s: a decoder of %d rollout rows and %d training rows", m->path,
+                       opts->rollout_rows, opts->train_rows);
+    if (opts->train_rows && !m->opts.train)
+        return mr_fail(err, MR_EINVAL, "%s: the model was not opened for training", m->path);
+    mr_decoder *d = mr_alloc(sizeof *d);
+    d->m = m;
+    d->b = m->b;
+    d->opts = with_defaults(opts, &m->config);
+    shape s = shape_of(d);
+    d->bytes = whole(d, &s);
+    d->kept = mr_alloc((size_t)m->config.num_hidden_layers * sizeof *d->kept);
+    d->head_rows = mr_alloc((size_t)d->opts.head_rows * sizeof *d->head_rows);
+    d->pick_rows = mr_alloc((size_t)d->opts.head_rows * sizeof *d->pick_rows);
+    d->pick_targets = mr_alloc((size_t)d->opts.head_rows * sizeof *d->pick_targets);
+    d->pick_weight = mr_alloc((size_t)d->opts.head_rows * sizeof *d->pick_weight);
+    d->block = d->b->alloc(d->b, d->bytes);
+    if (!d->block) {
+        mr_status st = mr_fail(err, MR_ENOMEM,
+                               "%s: %.1f MB for activations, keys and values do not fit in %s's memory; lower "
+                               "num_generations or max_completion_length, or set gradient_checkpointing = true",
+                               m->path, (double)d->bytes / 1e6, d->b->name);
+        mr_decoder_close(d);
+        return st;
+    }
+    mr_decoder_phase(d, opts->rollout_rows ? MR_PHASE_ROLLOUT : MR_PHASE_TRAIN);
+    d->b->upload(d->b, d->inv_freq, m->config.inv_freq, (size_t)(m->config.head_dim / 2) * sizeof(float));
+    mr_status st = d->b->sync(d->b, err);
+    if (st != MR_OK) {
+        mr_decoder_close(d);
+        return st;
+    }
+    *out = d;
+    return MR_OK;
+}
+
+void mr_decoder_close(mr_decoder *d) {
+    if (!d) return;
+    if (d->block) d->b->free(d->b, d->block);
+    mr_free(d->kept);
+    mr_free(d->head_rows);
+    mr_free(d->pick_rows);
+    mr_free(d->pick_targets);
+    mr_free(d->pick_weight);
+    mr_free(d);
+}
+
+size_t mr_decoder_bytes(const mr_decoder *d) {
+    return d->bytes;
+}
+
+void mr_decoder_phase(mr_decoder *d, mr_phase phase) {
+    shape s = shape_of(d);
+    size_t used = lay(d, d->block, &s, phase);
+    assert(used <= d->bytes);
+    (void)used;
+    d->phase = phase;
+    d->n_rows = d->n_head = 0;
+}
+
+/* --- the forward pass --- */
+
+float *mr_decoder_rotated(mr_decoder *d, int layer, int n, bool q_only) {
+    mr_backend *b = d->b;
+    const mr_config *c = &d->m->config;
+    const mr_layer *l = &d->m->layers[layer];
+    int width = mr_qkv_width(c), size = c->head_dim;
+    int heads = c->num_attention_heads, all = heads + (q_only ? 0 : c->num_key_value_heads);
+    float *qkv = d->kept[layer].qkv, *q = c->qk_norm ? d->qk : qkv;
+    for (int h = 0; c->qk_norm && h < all; h++)
+        b->rmsnorm(b, q + h * size, width, qkv + h * size, width, h < heads ? l->q_norm : l->k_norm, n, size,
+                   c->rms_norm_eps);
+    b->rope(b, q, width, d->pos, d->inv_freq, n, all, size, false);
+    return q;
+}
+
+void mr_decoder_attend(mr_decoder *d, int layer, const mr_pack *p) {
+    mr_backend *b = d->b;
+    const mr_config *c = &d->m->config;
+    const mr_layer *l = &d->m->layers[layer];
+    const mr_kept *k = &d->kept[layer];
+    int n = p->n_rows, heads = c->num_attention_heads, keys = c->num_key_value_heads, size = c->head_dim;
+    int width = mr_qkv_width(c);
+    mr_linear qkv = mr_linear_now(d->m, &l->linear[MR_GROUP_QKV]);
+    b->rmsnorm(b, d->a, c->hidden_size, k->x, c->hidden_size, l->input_norm, n, c->hidden_size, c->rms_norm_eps);
+    b->linear(b, k->qkv, k->u[MR_GROUP_QKV], d->a, &qkv, n, false);
+    float *q = mr_decoder_rotated(d, layer, n, false);
+    void *kv = mr_layer_kv(d, layer);
+    b->kv_put(b, kv, d->n_slots, q + heads * size, k->qkv + (heads + keys) * size, width, d->slots, n, keys, size);
+    b->attention(b, k->o, k->lse, q, width, kv, d->n_slots, p->spans, p->n_spans, heads, keys, size);
+}
+
+void mr_decoder_gate_up(mr_decoder *d, int layer, int n) {
+    mr_backend *b = d->b;
+    const mr_config *c = &d->m->config;
+    const mr_layer *l = &d->m->layers[layer];
+    const mr_kept *k = &d->kept[layer];
+    int channels = c->hidden_size;
+    mr_linear o = mr_linear_now(d->m, &l->linear[MR_GROUP_O]),
+              gate_up = mr_linear_now(d->m, &l->linear[MR_GROUP_GATE_UP]);
+    if (k->mid != k->x) b->copy(b, k->mid, k->x, (size_t)n * (size_t)channels * sizeof(float));
+    b->linear(b, k->mid, k->u[MR_GROUP_O], k->o, &o, n, true);
+    b->rmsnorm(b, d->a, channels, k->mid, channels, l->post_norm, n, channels, c->rms_norm_eps);
+    b->linear(b, k->gu, k->u[MR_GROUP_GATE_UP], d->a, &gate_up, n, false);
+}
+
+void mr_decoder_forward(mr_decoder *d, const mr_pack *p) {
+    mr_backend *b = d->b;
+    const mr_config *c = &d->m->config;
+    int n = p->n_rows, last = c->num_hidden_layers - 1;
+    assert(n > 0 && n <= d->max_rows);
+    b->upload(b, d->ids, p->ids, (size_t)n * sizeof(int32_t));
+    b->upload(b, d->pos, p->pos, (size_t)n * sizeof(int32_t));
+    b->upload(b, d->slots, p->slots, (size_t)n * sizeof(int32_t));
+    b->embed(b, d->kept[0].x, d->m->embed, d->ids, n);
+    for (int i = 0; i <= last; i++) {
+        const mr_kept *k = &d->kept[i];
+        mr_linear down = mr_linear_now(d->m, &d->m->layers[i].linear[MR_GROUP_DOWN]);
+        float *next = i < last ? d->kept[i + 1].x : d->out;
+        mr_decoder_attend(d, i, p);
+        mr_decoder_gate_up(d, i, n);
+        b->silu_mul(b, d->act, k->gu, n, c->intermediate_size);
+        if (next != k->mid) b->copy(b, next, k->mid, (size_t)n * (size_t)c->hidden_size * sizeof(float));
+        b->linear(b, next, k->u[MR_GROUP_DOWN], d->act, &down, n, true);
+    }
+    d->n_rows = n;
+    d->n_head = 0;
+}
+
+/* --- the head --- */
+
+/* The number of rows from rows[0] on that follow each other. */
+static int run_length(const int32_t *rows, int n) {
+    int len = 1;
+    while (len < n && rows[len] == rows[len - 1] + 1) len++;
+    return len;
+}
+
+void mr_decoder_head(mr_decoder *d, const int32_t *rows, int n) {
+    mr_backend *b = d->b;
+    const mr_config *c = &d->m->config;
+    size_t channels = (size_t)c->hidden_size;
+    assert(n > 0 && n <= d->opts.head_rows);
+    if (n == d->n_head && memcmp(rows, d->head_rows, (size_t)n * sizeof *rows) == 0) return;
+    d->n_head = n;
+    memcpy(d->head_rows, rows, (size_t)n * sizeof *rows);
+    for (int i = 0, len; i < n; i += len) {
+        len = run_length(rows + i, n - i);
+        assert(rows[i] >= 0 && rows[i] + len <= d->n_rows);
+        b->copy(b, d->hx + (size_t)i * channels, d->out + (size_t)rows[i] * channels,
+                (size_t)len * channels * sizeof(float));
+    }
+    b->rmsnorm(b, d->hn, c->hidden_size, d->hx, c->hidden_size, d->m->final_norm, n, c->hidden_size, c->rms_norm_eps);
+    b->linear(b, d->logits, NULL, d->hn, &d->m->head, n, false);
+}
+
+void mr_decoder_logprobs(mr_decoder *d, float *logp, float *entropy, const int32_t *rows, const int32_t *targets, int n,
+                         float inv_t) {
+    mr_backend *b = d->b;
+    for (int at = 0; at < n; at += d->opts.head_rows) {
+        int part = n - at < d->opts.head_rows ? n - at : d->opts.head_rows;
+        size_t bytes = (size_t)part * sizeof(float);
+        mr_decoder_head(d, rows + at, part);
+        b->upload(b, d->targets, targets + at, (size_t)part * sizeof(int32_t));
+        b->logprob(b, d->logp, entropy ? d->entropy : NULL, d->lse, d->logits, d->targets, inv_t, part,
+                   d->m->config.vocab_size);
+        b->download(b, logp + at, d->logp, bytes);
+        if (entropy) b->download(b, entropy + at, d->entropy, bytes);
+    }
+}
+
+void mr_decoder_logits(mr_decoder *d, float *logits, const int32_t *rows, int n) {
+    size_t vocab = (size_t)d->m->config.vocab_size;
+    for (int at = 0; at < n; at += d->opts.head_rows) {
+        int part = n - at < d->opts.head_rows ? n - at : d->opts.head_rows;
+        mr_decoder_head(d, rows + at, part);
+        d->b->download(d->b, logits + (size_t)at * vocab, d->logits, (size_t)part * vocab * sizeof(float));
+    }
+}
+
+void mr_decoder_sample(mr_decoder *d, int32_t *ids, float *logp, const int32_t *rows, const float *u,
+                       const mr_sampling *opt, const int32_t *const *history, const int32_t *n_history, int n) {
+    mr_backend *b = d->b;
+    for (int at = 0; at < n; at += d->opts.head_rows) {
+        int part = n - at < d->opts.head_rows ? n - at : d->opts.head_rows;
+        mr_decoder_head(d, rows + at, part);
+        b->upload(b, d->weight, u + at, (size_t)part * sizeof(float));
+        b->sample(b, d->targets, d->logp, d->logits, d->weight, opt, history ? history + at : NULL,
+                  n_history ? n_history + at : NULL, part, d->m->config.vocab_size);
+        b->download(b, ids + at, d->targets, (size_t)part * sizeof(int32_t));
+        b->download(b, logp + at, d->logp, (size_t)part * sizeof(float));
+    }
+}

@@ -1,0 +1,132 @@
+/* layout.h - what lies where inside a model and a decoder. Private to runtime/model.
+ *
+ * Linears of a layer come in four groups that share an input: [q | k | v], [o], [gate | up], [down]. Rows of a group
+ * are the parts one after another; so a row of the first product is [H*D | K*D | K*D]. */
+#ifndef MR_LAYOUT_H
+#define MR_LAYOUT_H
+
+#include "model/decoder.h"
+
+enum { MR_GROUP_QKV, MR_GROUP_O, MR_GROUP_GATE_UP, MR_GROUP_DOWN, MR_N_GROUPS };
+
+typedef struct mr_group {
+    int first, n; /* projections first .. first + n - 1 */
+} mr_group;
+extern const mr_group mr_groups[MR_N_GROUPS];
+
+typedef struct mr_layer {
+    float *input_norm, *post_norm, *q_norm, *k_norm;     /* device, f32; q_norm and k_norm NULL without qk_norm */
+    float *dinput_norm, *dpost_norm, *dq_norm, *dk_norm; /* gradients; NULL: frozen */
+    float *bias[MR_N_GROUPS];                            /* as in linear, but not const */
+    bool has_bias[MR_N_GROUPS];
+    mr_linear linear[MR_N_GROUPS];
+} mr_layer;
+
+/* A weight that follows f32 masters in the params block. */
+typedef struct mr_copy {
+    mr_weight *w;
+    const float *values;
+} mr_copy;
+
+struct mr_model {
+    mr_backend *b;
+    mr_config config;
+    mr_model_opts opts;
+    char *path;
+    mr_weight *embed;
+    float *dembed;  /* NULL: frozen */
+    mr_linear head; /* w is embed when tied */
+    float *final_norm, *dfinal_norm;
+    mr_layer *layers;
+    float *fixed; /* device: norms and biases that are not trained */
+    int64_t n_fixed;
+    float *values, *grads; /* device: masters and gradients, n_values each */
+    int64_t n_values;
+    mr_param *params;
+    int n_params;
+    mr_copy *copies;
+    int n_copies;
+    bool adapter_on;
+    size_t bytes;
+};
+
+int64_t mr_proj_rows(const mr_config *c, int proj);
+int64_t mr_proj_cols(const mr_config *c, int proj);
+int64_t mr_group_rows(const mr_config *c, int group);
+/* "model.layers.0.self_attn.q_proj" into name. */
+void mr_proj_path(char *name, size_t size, int layer, int proj);
+float mr_lora_scale(const mr_lora_opts *o);
+int mr_lora_rank(const mr_lora_opts *o, int group); /* r_total of a group */
+
+/* weights.c: fills the base weights, norms and biases of a model that is laid out; t is NULL with from_config. */
+mr_status mr_weights_load(mr_model *m, const mr_tensors *t, mr_err *err);
+/* Finds has_bias of every layer; refuses tensors that the architecture does not have. */
+mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err);
+
+/* What one layer leaves for its backward pass. While sampling all layers share one set. */
+typedef struct mr_kept {
+    float *x;       /* [N,C] input */
+    float *qkv;     /* [N,QKV] after rope; before q/k norm where there is one */
+    float *o, *lse; /* [N,H*D] attention's output, [N,H] */
+    float *mid;     /* [N,C] after attention's residual */
+    float *gu;      /* [N,2F] */
+    float *u[MR_N_GROUPS];
+} mr_kept;
+
+struct mr_decoder {
+    mr_model *m;
+    mr_backend *b;
+    mr_decoder_opts opts;
+    mr_phase phase;
+    int max_rows; /* of the present phase */
+    int64_t n_slots;
+    char *block;
+    size_t bytes;
+
+    /* both phases */
+    int32_t *ids, *pos, *slots;           /* device, one pack */
+    int32_t *targets;                     /* device, head_rows each from here on */
+    float *logp, *entropy, *lse, *weight; /* weight: u or dlogp */
+    float *hx, *hn, *dhx, *dhn;           /* [head_rows,C] */
+    float *logits;                        /* [head_rows,V] */
+    float *inv_freq;                      /* device [D/2] */
+
+    /* the present phase */
+    mr_kept *kept; /* [L], host */
+    char *kv;
+    size_t kv_stride;                                     /* bytes from layer to layer; 0: one store for all */
+    float *out;                                           /* [N,C] after the last layer */
+    float *a, *act, *qk;                                  /* norm's output [N,C], [N,F], normed q and k [N,QKV] */
+    float *dx, *da, *dact, *dgu, *d_o, *dqkv, *draw, *du; /* training only */
+
+    int n_rows;                        /* of the last forward */
+    int n_head;                        /* rows whose logits, hx and hn are there; 0: none */
+    int32_t *head_rows;                /* which; host */
+    int32_t *pick_rows, *pick_targets; /* host, head_rows */
+    float *pick_weight;
+};
+
+static inline int mr_qkv_width(const mr_config *c) {
+    return (c->num_attention_heads + 2 * c->num_key_value_heads) * c->head_dim;
+}
+static inline void *mr_layer_kv(const mr_decoder *d, int layer) {
+    return d->kv + (size_t)layer * d->kv_stride;
+}
+/* A linear as it is used now: without its adapters when they are switched off. */
+static inline mr_linear mr_linear_now(const mr_model *m, const mr_linear *l) {
+    mr_linear now = *l;
+    if (!m->adapter_on) {
+        now.a = NULL;
+        now.r_total = now.n_lora = 0;
+    }
+    return now;
+}
+
+/* decoder.c, for the backward pass. */
+void mr_decoder_attend(mr_decoder *d, int layer, const mr_pack *p); /* input norm to attention's output */
+void mr_decoder_gate_up(mr_decoder *d, int layer, int n);           /* o_proj to the gate and up product */
+void mr_decoder_head(mr_decoder *d, const int32_t *rows, int n);    /* logits of up to head_rows rows; hx and hn stay */
+/* q and k normed and rotated (q only when q_only), at row stride QKV: kept qkv itself, or d->qk with a q/k norm. */
+float *mr_decoder_rotated(mr_decoder *d, int layer, int n, bool q_only);
+
+#endif

@@ -1,0 +1,252 @@
+/* weights.c - fills a model's base weights from named tensors, or from a seed. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "model/layout.h"
+
+enum { NAME_MAX_LEN = 112, COPY_ROWS = 64 };
+
+/* Up to three matrices that are stacked to one. */
+typedef struct stack {
+    const mr_model *m;
+    const mr_tensors *t;
+    int n;
+    char name[3][NAME_MAX_LEN];
+    const mr_tensor_info *info[3]; /* NULL with from_config */
+    int64_t rows[3], cols;
+} stack;
+
+/* transformers' from_config: every linear and embedding is normal(0, 0.02); a row is a function of name and place. */
+static void draw_rows(const stack *s, int part, float *dst, int64_t row, int64_t n) {
+    uint64_t stream = mr_hash64(s->name[part], strlen(s->name[part]));
+    for (int64_t i = 0; i < n * s->cols; i++)
+        dst[i] = 0.02f * mr_normal_at(s->m->opts.seed, stream, (uint64_t)(row * s->cols + i));
+}
+
+static mr_status stack_rows(void *self, float *dst, int64_t row, int64_t n, mr_err *err) {
+    const stack *s = self;
+    int64_t base = 0;
+    for (int p = 0; p < s->n && n > 0; base += s->rows[p++]) {
+        if (row >= base + s->rows[p]) continue;
+        int64_t take = base + s->rows[p] - row < n ? base + s->rows[p] - row : n;
+        if (s->info[p])
+            MR_TRY(mr_tensors_read(s->t, s->info[p], dst, row - base, take, err));
+        else
+            draw_rows(s, p, dst, row - base, take);
+        dst += take * s->cols;
+        row += take;
+        n -= take;
+    }
+    return MR_OK;
+}
+
+/* Looks a tensor up and checks its shape; *info stays NULL with from_config. */
+static mr_status find(const mr_tensor_info **info, const mr_tensors *t, const char *name, int64_t rows, int64_t cols,
+                      mr_err *err) {
+    *info = NULL;
+    if (!t) return MR_OK;
+    const mr_tensor_info *x = mr_tensors_find(t, name);
+    if (!x) return mr_fail(err, MR_EDATA, "%s: the tensor \"%s\" is missing", mr_tensors_path(t), name);
+    bool vector = cols == 0;
+    bool fits =
+        vector ? x->n_dims == 1 && x->dims[0] == rows : x->n_dims == 2 && x->dims[0] == rows && x->dims[1] == cols;
+    if (!fits) {
+        mr_str got = { 0 };
+        for (int i = 0; i < x->n_dims && i < 4; i++) mr_str_printf(&got, "%s%lld", i ? "," : "", (long long)x->dims[i]);
+        mr_str want = { 0 };
+        mr_str_printf(&want, vector ? "%lld" : "%lld,%lld", (long long)rows, (long long)cols);
+        mr_status st =
+            mr_fail(err, MR_EDATA, "%s: the tensor \"%s\" has shape [%s], want [%s] by the model's configuration",
+                    mr_tensors_path(t), name, got.data ? got.data : "", want.data);
+        mr_str_clear(&got);
+        mr_str_clear(&want);
+        return st;
+    }
+    *info = x;
+    return MR_OK;
+}
+
+static void drop(const stack *s) {
+    for (int p = 0; p < s->n; p++)
+        if (s->info[p]) mr_tensors_drop(s->t, s->info[p]);
+}
+
+/* The f32 masters of full training, read a second time from the same source. */
+static mr_status fill_master(mr_model *m, float *dst, stack *s, int64_t rows, mr_err *err) {
+    float *host = mr_try_alloc((size_t)(COPY_ROWS * s->cols) * sizeof(float));
+    if (!host) return mr_fail(err, MR_ENOMEM, "%s: no memory to read \"%s\"", m->path, s->name[0]);
+    mr_status st = MR_OK;
+    for (int64_t row = 0; row < rows && st == MR_OK; row += COPY_ROWS) {
+        int64_t n = rows - row < COPY_ROWS ? rows - row : COPY_ROWS;
+        st = stack_rows(s, host, row, n, err);
+        if (st == MR_OK) m->b->upload(m->b, dst + row * s->cols, host, (size_t)(n * s->cols) * sizeof(float));
+    }
+    mr_free(host);
+    return st;
+}
+
+static mr_status create(mr_model *m, mr_weight **out, float *master, stack *s, mr_dtype store, unsigned uses,
+                        mr_err *err) {
+    int64_t rows = 0;
+    for (int p = 0; p < s->n; p++) rows += s->rows[p];
+    mr_weight_source source = { s, stack_rows };
+    mr_status st = m->b->weight_create(m->b, out, source, rows, s->cols, store, m->opts.compute, uses, err);
+    if (st == MR_ENOMEM)
+        return mr_fail(err, st,
+                       "%s: the tensor \"%s\" does not fit in %s's memory; use load_in_4bit or a smaller "
+                       "model",
+                       m->path, s->name[0], m->b->name);
+    if (st != MR_OK) return st;
+    m->bytes += m->b->weight_info(*out).bytes;
+    if (master) MR_TRY(fill_master(m, master, s, rows, err));
+    drop(s);
+    return MR_OK;
+}
+
+static mr_status load_vector(mr_model *m, const mr_tensors *t, float *dst, const char *name, int64_t n, float initial,
+                             mr_err *err) {
+    const mr_tensor_info *info = NULL;
+    MR_TRY(find(&info, t, name, n, 0, err));
+    float *host = mr_try_alloc((size_t)n * sizeof(float));
+    if (!host) return mr_fail(err, MR_ENOMEM, "%s: no memory to read \"%s\"", m->path, name);
+    mr_status st = MR_OK;
+    if (info)
+        st = mr_tensors_read(t, info, host, 0, 1, err);
+    else
+        for (int64_t i = 0; i < n; i++) host[i] = initial;
+    if (st == MR_OK) m->b->upload(m->b, dst, host, (size_t)n * sizeof(float));
+    mr_free(host);
+    return st;
+}
+
+static mr_status load_norm(mr_model *m, const mr_tensors *t, float *dst, int layer, const char *name, int64_t n,
+                           mr_err *err) {
+    char full[NAME_MAX_LEN];
+    if (layer < 0)
+        snprintf(full, sizeof full, "%s", name);
+    else
+        snprintf(full, sizeof full, "model.layers.%d.%s", layer, name);
+    return load_vector(m, t, dst, full, n, 1.0f, err);
+}
+
+static mr_status load_group(mr_model *m, const mr_tensors *t, int layer, int group, mr_err *err) {
+    const mr_config *c = &m->config;
+    mr_layer *l = &m->layers[layer];
+    stack s = { .m = m, .t = t, .n = mr_groups[group].n, .cols = mr_proj_cols(c, mr_groups[group].first) };
+    int64_t row = 0;
+    for (int p = 0; p < s.n; p++) {
+        int proj = mr_groups[group].first + p;
+        char path[NAME_MAX_LEN - 8];
+        mr_proj_path(path, sizeof path, layer, proj);
+        snprintf(s.name[p], sizeof s.name[p], "%s.weight", path);
+        s.rows[p] = mr_proj_rows(c, proj);
+        MR_TRY(find(&s.info[p], t, s.name[p], s.rows[p], s.cols, err));
+        if (l->has_bias[group]) {
+            char bias[NAME_MAX_LEN];
+            snprintf(bias, sizeof bias, "%s.bias", path);
+            MR_TRY(load_vector(m, t, l->bias[group] + row, bias, s.rows[p], 0.0f, err));
+        }
+        row += s.rows[p];
+    }
+    mr_linear *lin = &l->linear[group];
+    float *master = m->opts.full ? m->values + (lin->dw - m->grads) : NULL;
+    return create(m, &lin->w, master, &s, m->opts.store, MR_USE_FWD | (m->opts.train ? MR_USE_BWD : 0), err);
+}
+
+static mr_status load_table(mr_model *m, const mr_tensors *t, mr_weight **out, float *dw, const char *name,
+                            unsigned uses, mr_err *err) {
+    const mr_config *c = &m->config;
+    stack s = { .m = m, .t = t, .n = 1, .cols = c->hidden_size, .rows = { c->vocab_size } };
+    snprintf(s.name[0], sizeof s.name[0], "%s", name);
+    MR_TRY(find(&s.info[0], t, name, c->vocab_size, c->hidden_size, err));
+    float *master = dw ? m->values + (dw - m->grads) : NULL;
+    return create(m, out, master, &s, m->opts.store == MR_F32 ? MR_F32 : MR_BF16, uses, err);
+}
+
+mr_status mr_weights_load(mr_model *m, const mr_tensors *t, mr_err *err) {
+    const mr_config *c = &m->config;
+    unsigned head_uses = MR_USE_FWD | (m->opts.train ? MR_USE_BWD : 0);
+    bool tied = c->tie_word_embeddings;
+    MR_TRY(
+        load_table(m, t, &m->embed, m->dembed, "model.embed_tokens.weight", MR_USE_ROWS | (tied ? head_uses : 0), err));
+    if (tied)
+        m->head.w = m->embed;
+    else
+        MR_TRY(load_table(m, t, &m->head.w, m->head.dw, "lm_head.weight", head_uses, err));
+    MR_TRY(load_norm(m, t, m->final_norm, -1, "model.norm.weight", c->hidden_size, err));
+    for (int i = 0; i < c->num_hidden_layers; i++) {
+        mr_layer *l = &m->layers[i];
+        MR_TRY(load_norm(m, t, l->input_norm, i, "input_layernorm.weight", c->hidden_size, err));
+        MR_TRY(load_norm(m, t, l->post_norm, i, "post_attention_layernorm.weight", c->hidden_size, err));
+        if (c->qk_norm) {
+            MR_TRY(load_norm(m, t, l->q_norm, i, "self_attn.q_norm.weight", c->head_dim, err));
+            MR_TRY(load_norm(m, t, l->k_norm, i, "self_attn.k_norm.weight", c->head_dim, err));
+        }
+        for (int g = 0; g < MR_N_GROUPS; g++) MR_TRY(load_group(m, t, i, g, err));
+    }
+    return MR_OK;
+}
+
+/* A tensor of a layer that the forward pass would not use means that the result would be wrong without a word. */
+static mr_status check_layer_tensor(const mr_model *m, const mr_tensors *t, const char *name, mr_err *err) {
+    static const char *const ignored[] = { "self_attn.rotary_emb.inv_freq", "input_layernorm.weight",
+                                           "post_attention_layernorm.weight" };
+    const char *rest = name + strlen("model.layers.");
+    char *end = NULL;
+    long layer = strtol(rest, &end, 10);
+    if (end == rest || *end != '.') return MR_OK;
+    if (layer < 0 || layer >= m->config.num_hidden_layers)
+        return mr_fail(err, MR_EDATA, "%s: the tensor \"%s\" belongs to layer %ld, but the configuration has %d layers",
+                       mr_tensors_path(t), name, layer, m->config.num_hidden_layers);
+    rest = end + 1;
+    for (size_t i = 0; i < sizeof ignored / sizeof ignored[0]; i++)
+        if (strcmp(rest, ignored[i]) == 0) return MR_OK;
+    if (m->config.qk_norm &&
+        (strcmp(rest, "self_attn.q_norm.weight") == 0 || strcmp(rest, "self_attn.k_norm.weight") == 0))
+        return MR_OK;
+    for (int p = 0; p < MR_N_PROJ; p++) {
+        char path[NAME_MAX_LEN];
+        mr_proj_path(path, sizeof path, (int)layer, p);
+        size_t len = strlen(path);
+        if (strncmp(name, path, len) != 0) continue;
+        if (strcmp(name + len, ".weight") == 0 || strcmp(name + len, ".bias") == 0) return MR_OK;
+        if (strstr(name + len, ".weight.quant_state") || strcmp(name + len, ".weight.absmax") == 0)
+            return mr_fail(err, MR_EDATA,
+                           "%s: \"%s\" is part of a checkpoint that is quantized already, which medrl cannot open; "
+                           "use the 16-bit model with load_in_4bit = true",
+                           mr_tensors_path(t), name);
+    }
+    return mr_fail(err, MR_EDATA,
+                   "%s: the tensor \"%s\" is not one that a %s model has; medrl would ignore it and be wrong",
+                   mr_tensors_path(t), name, m->config.model_type);
+}
+
+mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err) {
+    const mr_config *c = &m->config;
+    bool qwen2 = strcmp(c->model_type, "qwen2") == 0;
+    for (int i = 0; t && i < mr_tensors_count(t); i++) {
+        const char *name = mr_tensors_at(t, i)->name;
+        if (strncmp(name, "model.layers.", strlen("model.layers.")) == 0) MR_TRY(check_layer_tensor(m, t, name, err));
+    }
+    for (int l = 0; l < c->num_hidden_layers; l++)
+        for (int g = 0; g < MR_N_GROUPS; g++) {
+            bool *has = &m->layers[l].has_bias[g];
+            if (!t) {
+                *has = g == MR_GROUP_QKV ? c->attention_bias
+                       : g == MR_GROUP_O ? c->attention_bias && !qwen2
+                                         : c->mlp_bias;
+                continue;
+            }
+            for (int p = 0; p < mr_groups[g].n;
+                 p++) { /* one part with a bias: the others must have theirs (load_vector says so) */
+                char path[NAME_MAX_LEN - 8], bias[NAME_MAX_LEN];
+                mr_proj_path(path, sizeof path, l, mr_groups[g].first + p);
+                snprintf(bias, sizeof bias, "%s.bias", path);
+                if (mr_tensors_find(t, bias)) *has = true;
+            }
+        }
+    return MR_OK;
+}

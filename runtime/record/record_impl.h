@@ -1,0 +1,56 @@
+/* record_impl.h - the open run folder as run.c, progress.c and summary.c share it. Not for other layers. */
+#ifndef MR_RECORD_IMPL_H
+#define MR_RECORD_IMPL_H
+
+#include "record/run.h"
+
+enum { MR_SPARK = 24 }; /* steps in the little curve */
+
+typedef struct mr_record_file {
+    int fd; /* -1: closed */
+    char *path;
+    int64_t bytes; /* whole lines so far */
+} mr_record_file;
+
+/* One completion of the step that is under way, kept to be shown. */
+typedef struct mr_shown_sample {
+    char *prompt_text, *text;
+    mr_str scores; /* "xmlcount 0.5  correctness -" */
+} mr_shown_sample;
+
+struct mr_run {
+    char *dir;
+    int lock;
+    mr_run_opts opts;
+    mr_record_file metrics, samples, events;
+    int64_t step;       /* the last one that was recorded */
+    bool uncut;         /* resumed, and mr_run_cut is still to come: lines written now would be cut away */
+    mr_str held_events; /* so these wait */
+
+    /* of the samples since the last step */
+    int n_samples, n_judged, n_exact; /* judged: a correctness reward applies; exact: it gave 2.0 */
+    int n_faults_shown;
+    mr_shown_sample shown;
+
+    /* for the status line */
+    double rewards[MR_SPARK];
+    int n_rewards;                      /* how many of them are set; the oldest first */
+    double exact, tokens_per_s, step_s; /* NaN until known; step_s is a running mean */
+    double drawn_s;                     /* when the status line was drawn last */
+};
+
+bool mr_is_correctness(const char *reward); /* the reward whose 2.0 means the exact answer */
+
+/* progress.c */
+void mr_progress_sample(mr_run *r, const mr_sample *s, int n_rewards, const char *const *names);
+void mr_progress_step(mr_run *r, int64_t step, int64_t max_steps, const mr_metric *m, int n);
+void mr_progress_phase(mr_run *r, int64_t step, int64_t max_steps, const char *phase, int done, int total);
+void mr_progress_event(mr_run *r, int64_t step, const char *kind, const char *text);
+void mr_progress_reward(mr_run *r, double reward); /* one more point of the curve */
+void mr_progress_clear(mr_run *r);
+
+/* The text inside the last <answer>...</answer>, trimmed; NULL when there is none. Borrowed from text; *len is its
+ * length. */
+const char *mr_answer_in(const char *text, size_t *len);
+
+#endif

@@ -1,0 +1,31 @@
+/* checkpoint.h - folders that are whole or absent: RUN/checkpoint-N with a MANIFEST of every file's SHA-256, written
+ * last.
+ *
+ * Writing: a temporary folder beside the final one, the files, MANIFEST, then mr_dir_commit (fsync of files and
+ * folder, rename, fsync of the parent); only then older ones are pruned. MANIFEST has the form that `sha256sum -c
+ * MANIFEST` takes. Reading: the newest folder whose MANIFEST holds wins; a damaged one is passed over with one
+ * warning. mr_checkpoint_find and mr_checkpoint_hash stand in rl/trainer.h.
+ * Source: design.md, section 9; reliability.md P2. */
+#ifndef MR_CHECKPOINT_H
+#define MR_CHECKPOINT_H
+
+#include <cjson/cJSON.h>
+
+#include "base/memory.h"
+
+/* The folder to write step N into, made empty; leftovers of earlier attempts are removed. Owned, free with mr_free. */
+mr_status mr_checkpoint_begin(char **tmp, const char *run_dir, int64_t step, mr_err *err);
+/* Writes MANIFEST over all files in tmp and moves it to RUN_DIR/checkpoint-N (an old folder of that name is
+ * replaced). */
+mr_status mr_checkpoint_commit(const char *tmp, const char *run_dir, int64_t step, mr_err *err);
+/* Keeps the newest `keep` checkpoints; keep < 1 keeps all. Failures are warnings: nothing is lost by one folder too
+ * many. */
+void mr_checkpoint_prune(const char *run_dir, int keep);
+/* MR_EDATA names the file that is missing, cut or changed. */
+mr_status mr_checkpoint_verify(const char *dir, mr_err *err);
+
+/* trainer_state.json as transformers writes it: keys sorted, indent 2, NaN as null. */
+mr_status mr_checkpoint_write_state(const char *dir, const cJSON *state, mr_err *err);
+mr_status mr_checkpoint_read_state(cJSON **out, const char *dir, mr_err *err);
+
+#endif

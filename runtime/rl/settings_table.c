@@ -1,0 +1,287 @@
+/* settings_table.c - every field of a recipe, the foreign names that get a reason, and the page that is made of both.
+ *
+ * Defaults: TRL 1.16, transformers 5.23 and PEFT 0.21 (spec/grpo.md 3.8; tests/golden/grpo_config_defaults.json),
+ * with the
+ * differences that the meaning of a field names. */
+#include <stdio.h>
+
+#include "rl/settings_impl.h"
+
+const char *const mr_method_names[] = { "grpo", "sft", NULL };
+const char *const mr_section_names[MR_N_SECTIONS] = { "", "model", "lora", "" };
+static const char *const dtype_names[] = { "auto", "bfloat16", "float32", NULL };
+static const char *const scheduler_names[] = { "linear", "cosine", "constant", "constant_with_warmup", NULL };
+static const char *const optim_names[] = { "adamw_8bit", "adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit", NULL };
+static const char *const loss_names[] = { "grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", NULL };
+static const char *const level_names[] = { "token", "sequence", NULL };
+static const char *const scale_names[] = { "group", "batch", "none", NULL };
+static const char *const aggregation_names[] = { "sum_then_normalize", "normalize_then_sum", NULL };
+static const char *const checkpointing_names[] = { "unsloth", NULL };
+
+#define AT(member) offsetof(mr_settings, member)
+
+/* section, methods, key, kind, offset, default, min, max, above_min, unset, names, meaning */
+/* clang-format off */
+const mr_field mr_fields[] = {
+    { IN_TOP, BOTH, "method", K_ENUM, AT(method), "\"grpo\"", 0, 0, false, 0, mr_method_names,
+      "how the model is trained; the section of the same name holds its settings" },
+    { IN_TOP, BOTH, "output_dir", K_STRING, AT(output_dir), "\"outputs\"", 0, 0, false, 0, NULL,
+      "the run folder; when it holds a run already, the next free name is taken (outputs-2)" },
+
+    { IN_MODEL, BOTH, "name", K_STRING, AT(model.name), NULL, 0, 0, false, 0, NULL,
+      "a Hugging Face name, a folder or a .gguf file" },
+    { IN_MODEL, BOTH, "max_seq_length", K_INT, AT(model.max_seq_length), "null", 8, 1 << 20, false, 0, NULL,
+      "most tokens of prompt and completion together; null: max_prompt_length + max_completion_length" },
+    { IN_MODEL, BOTH, "load_in_4bit", K_BOOL, AT(model.load_in_4bit), "false", 0, 0, false, 0, NULL,
+      "frozen weights as NF4 with double quantization (QLoRA)" },
+    { IN_MODEL, BOTH, "dtype", K_STRING, AT(model.dtype), "\"auto\"", 0, 0, false, 0, dtype_names,
+      "of weights and activations; auto: bfloat16 where the device has it, float32 elsewhere" },
+    { IN_MODEL, BOTH, "from_config", K_BOOL, AT(model.from_config), "false", 0, 0, false, 0, NULL,
+      "random weights from config.json: train from scratch" },
+    { IN_MODEL, BOTH, "adapter", K_STRING, AT(model.adapter), "\"\"", 0, 0, false, 0, NULL,
+      "PEFT adapter folder to start from" },
+
+    { IN_LORA, BOTH, "r", K_INT, AT(lora.r), "8", 0, 1024, false, 0, NULL,
+      "rank; 0, or a recipe without the section lora: all weights are trained" },
+    { IN_LORA, BOTH, "lora_alpha", K_FLOAT, AT(lora.lora_alpha), "8", 0, 65536, true, 0, NULL,
+      "the adapter's product is scaled by lora_alpha / r" },
+    { IN_LORA, BOTH, "lora_dropout", K_FLOAT, AT(lora.lora_dropout), "0", 0, 1, false, 0, NULL,
+      "must be 0: with dropout, sampling and training would be two different models" },
+    { IN_LORA, BOTH, "use_rslora", K_BOOL, AT(lora.use_rslora), "false", 0, 0, false, 0, NULL,
+      "scale by lora_alpha / sqrt(r)" },
+    { IN_LORA, BOTH, "target_modules", K_TARGETS, AT(lora.targets), "{ \"q_proj\", \"v_proj\" }", 0, 0, false, 0, NULL,
+      "names out of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; or \"all-linear\"" },
+    { IN_LORA, BOTH, "use_gradient_checkpointing", K_FLAG, 0, "true", 0, 0, false, 0, checkpointing_names,
+      "accepted; checkpointing is set by gradient_checkpointing" },
+
+    { IN_TRAIN, BOTH, "learning_rate", K_FLOAT, AT(train.learning_rate), "1e-6 (sft: 2e-5)", 0, 1, false, 0, NULL,
+      "peak of the schedule" },
+    { IN_TRAIN, BOTH, "adam_beta1", K_FLOAT, AT(train.adam_beta1), "0.9", 0, 0.999999, false, 0, NULL,
+      "AdamW, first moment" },
+    { IN_TRAIN, BOTH, "adam_beta2", K_FLOAT, AT(train.adam_beta2), "0.999", 0, 0.999999, false, 0, NULL,
+      "AdamW, second moment" },
+    { IN_TRAIN, BOTH, "adam_epsilon", K_FLOAT, AT(train.adam_epsilon), "1e-8", 0, 1, false, 0, NULL,
+      "AdamW" },
+    { IN_TRAIN, BOTH, "weight_decay", K_FLOAT, AT(train.weight_decay), "0", 0, 10, false, 0, NULL,
+      "decoupled; norms and biases are left out" },
+    { IN_TRAIN, BOTH, "max_grad_norm", K_FLOAT, AT(train.max_grad_norm), "1", 0, 1e9, false, 0, NULL,
+      "global clipping of the gradient's norm; 0: none" },
+    { IN_TRAIN, BOTH, "warmup_ratio", K_DOUBLE, AT(train.warmup_ratio), "0", 0, 1, false, 0, NULL,
+      "share of the steps in which the learning rate rises" },
+    { IN_TRAIN, BOTH, "warmup_steps", K_WARMUP, AT(train.warmup_steps), "0", 0, 1e9, false, 0, NULL,
+      "the same in steps, which wins when it is above 0; below 1 it is a ratio" },
+    { IN_TRAIN, BOTH, "lr_scheduler_type", K_ENUM, AT(train.lr_scheduler_type), "\"linear\"", 0, 0, false, 0,
+      scheduler_names,
+      "the learning rate after the warmup" },
+    { IN_TRAIN, BOTH, "optim", K_OPTIM, AT(train.optim), "\"adamw_8bit\"", 0, 0, false, 0, optim_names,
+      "adamw_8bit keeps its moments in 8 bits, as bitsandbytes does; adamw_torch in f32" },
+    { IN_TRAIN, BOTH, "prompts_per_step", K_INT, AT(train.prompts_per_step), "null", 1, 65536, false, 0, NULL,
+      "prompts of a step (sft: sequences); null: from the two below; when given, the two below are not looked "
+      "at" },
+    { IN_TRAIN, BOTH, "per_device_train_batch_size", K_BATCH, 0, "8", 1, 1 << 20, false, 0, NULL,
+      "completions, as TRL counts; times gradient_accumulation_steps and over num_generations it gives "
+      "prompts_per_step; a size that holds no whole group counts as one group (Unsloth)" },
+    { IN_TRAIN, BOTH, "gradient_accumulation_steps", K_BATCH, 0, "1", 1, 1 << 20, false, 0, NULL,
+      "see above; micro-batches are the program's business and change no result" },
+    { IN_TRAIN, BOTH, "max_prompt_length", K_INT, AT(train.max_prompt_length), "1024", 1, 1 << 20, false, 0, NULL,
+      "longer prompts keep their last tokens" },
+    { IN_TRAIN, BOTH, "max_completion_length", K_INT, AT(train.max_completion_length), "512", 1, 1 << 20, false, 0,
+      NULL,
+      "most tokens of a completion, its end token included" },
+    { IN_TRAIN, BOTH, "max_steps", K_INT, AT(train.max_steps), "-1", -1, INT32_MAX, false, 0, NULL,
+      "optimizer steps; -1: from num_train_epochs" },
+    { IN_TRAIN, BOTH, "num_train_epochs", K_DOUBLE, AT(train.num_train_epochs), "3", 0, 1e6, false, 0, NULL,
+      "passes over the data when max_steps is -1" },
+    { IN_TRAIN, BOTH, "save_steps", K_INT, AT(train.save_steps), "500", 0, INT32_MAX, false, 0, NULL,
+      "a checkpoint every so many steps; 0: at the end only" },
+    { IN_TRAIN, BOTH, "save_total_limit", K_INT, AT(train.save_total_limit), "null", 1, INT32_MAX, false, 0, NULL,
+      "older checkpoints are removed; null: all are kept" },
+    { IN_TRAIN, BOTH, "logging_steps", K_INT, AT(train.logging_steps), "10", 1, INT32_MAX, false, 0, NULL,
+      "a line every so many steps; metrics.jsonl has every step" },
+    { IN_TRAIN, BOTH, "sample_steps", K_INT, AT(train.sample_steps), "10", 0, INT32_MAX, false, 0, NULL,
+      "one completion is shown every so many steps; 0: never" },
+    { IN_TRAIN, BOTH, "seed", K_U64, AT(train.seed), "42", 0, 0x1p53, false, 0, NULL,
+      "of everything random: order, sampling, adapter" },
+    { IN_TRAIN, BOTH, "shuffle_dataset", K_BOOL, AT(train.shuffle_dataset), "true", 0, 0, false, 0, NULL,
+      "false keeps the rows' order" },
+    { IN_TRAIN, BOTH, "gradient_checkpointing", K_FLAG, AT(train.gradient_checkpointing), "true", 0, 0, false, 0,
+      checkpointing_names,
+      "keep one activation a layer and compute the rest again; \"unsloth\" means true" },
+    { IN_TRAIN, GRPO, "temperature", K_FLOAT, AT(train.temperature), "1", 0, 100, false, 0, NULL,
+      "of sampling" },
+    { IN_TRAIN, GRPO, "top_p", K_FLOAT, AT(train.top_p), "1", 0, 1, false, 0, NULL,
+      "keep the likeliest tokens up to this sum" },
+    { IN_TRAIN, GRPO, "top_k", K_INT, AT(train.top_k), "0", 0, INT32_MAX, false, 0, NULL,
+      "keep this many; 0: all" },
+    { IN_TRAIN, GRPO, "min_p", K_FLOAT, AT(train.min_p), "null", 0, 1, false, 0, NULL,
+      "keep tokens of at least this share of the likeliest one's probability" },
+    { IN_TRAIN, GRPO, "repetition_penalty", K_FLOAT, AT(train.repetition_penalty), "1", 0, 100, false, 0, NULL,
+      "above 1 makes tokens that occurred less likely" },
+    { IN_TRAIN, GRPO, "logp_temperature", K_FLOAT, AT(train.logp_temperature), "null", 0, 100, true, -1, NULL,
+      "of the log-probabilities in the loss; null: temperature (TRL before 0.16: 1)" },
+    { IN_TRAIN, GRPO, "mask_truncated_completions", K_BOOL, AT(train.mask_truncated_completions), "false", 0, 0, false,
+      0, NULL,
+      "completions without an end token do not enter the loss" },
+    { IN_TRAIN, GRPO, "num_iterations", K_INT, AT(train.num_iterations), "1", 1, 64, false, 0, NULL,
+      "optimizer steps on the same completions" },
+    { IN_TRAIN, GRPO, "num_generations", K_INT, AT(train.loss.num_generations), "8", 2, 1024, false, 0, NULL,
+      "completions of a prompt" },
+    { IN_TRAIN, GRPO, "loss_type", K_ENUM, AT(train.loss.loss_type), "\"dapo\"", 0, 0, false, 0, loss_names,
+      "the formula of the loss and of its mean" },
+    { IN_TRAIN, GRPO, "epsilon", K_FLOAT, AT(train.loss.epsilon), "0.2", 0, 100, false, 0, NULL,
+      "the ratio is clipped to 1 - epsilon" },
+    { IN_TRAIN, GRPO, "epsilon_high", K_FLOAT, AT(train.loss.epsilon_high), "null", 0, 1e6, false, -1, NULL,
+      "and to 1 + epsilon_high; null: epsilon" },
+    { IN_TRAIN, GRPO, "delta", K_FLOAT, AT(train.loss.delta), "null", 0, 1e6, false, 0, NULL,
+      "upper bound of the unclipped ratio; null: none" },
+    { IN_TRAIN, GRPO, "beta", K_FLOAT, AT(train.loss.beta), "0", 0, 1000, false, 0, NULL,
+      "weight of the KL term; the reference is the base model with the adapter off" },
+    { IN_TRAIN, GRPO, "use_bias_correction_kl", K_BOOL, AT(train.loss.use_bias_correction_kl), "true", 0, 0, false, 0,
+      NULL,
+      "multiply the KL estimate by the ratio (false: TRL before 1.0)" },
+    { IN_TRAIN, GRPO, "importance_sampling_level", K_ENUM_BIT, AT(train.loss.sequence_level), "\"token\"", 0, 0, false,
+      0, level_names,
+      "sequence: one ratio for a completion (GSPO)" },
+    { IN_TRAIN, GRPO, "scale_rewards", K_SCALE, AT(train.loss.scale_rewards), "\"group\"", 0, 0, false, 0, scale_names,
+      "deviation that advantages are divided by; true means group, false none" },
+    { IN_TRAIN, GRPO, "multi_objective_aggregation", K_ENUM_BIT, AT(train.loss.normalize_then_sum),
+      "\"sum_then_normalize\"", 0, 0, false, 0, aggregation_names,
+      "normalize_then_sum: each reward is normalized by itself (GDPO)" },
+    { IN_TRAIN, GRPO, "top_entropy_quantile", K_FLOAT, AT(train.loss.top_entropy_quantile), "1", 0, 1, false, 0, NULL,
+      "share of tokens with the highest entropy that enter the loss" },
+    { IN_TRAIN, GRPO, "entropy_coef", K_FLOAT, AT(train.loss.entropy_coef), "0", 0, 100, false, 0, NULL,
+      "must be 0: the entropy bonus has no gradient in this version" },
+    { IN_TRAIN, GRPO, "off_policy_mask_threshold", K_FLOAT, AT(train.loss.off_policy_mask_threshold), "null", 0, 1e6,
+      false, 0, NULL,
+      "leave out rows with a negative advantage that drifted further; null: none" },
+    { IN_TRAIN, BOTH, "bf16", K_FLAG, 0, "null", 0, 0, false, 0, NULL,
+      "accepted; model.dtype decides" },
+    { IN_TRAIN, BOTH, "fp16", K_FLAG, 0, "null", 0, 0, false, 0, NULL,
+      "accepted; model.dtype decides" },
+};
+const int mr_n_fields = sizeof mr_fields / sizeof mr_fields[0];
+
+/* A value that asks for nothing is let pass, so that settings of the other libraries carry over. */
+const mr_foreign mr_foreigns[] = {
+    { IN_TRAIN, "use_vllm", "false", "medrl samples by itself, with the trainer's own forward" },
+    { IN_TRAIN, "vllm_mode", NULL, "medrl samples by itself" },
+    { IN_TRAIN, "vllm_gpu_memory_utilization", NULL,
+      "medrl samples by itself and plans its memory before the first step" },
+    { IN_TRAIN, "vllm_importance_sampling_correction", "false",
+      "sampled and trained log-probabilities are equal here, so there is nothing to correct" },
+    { IN_TRAIN, "use_liger_kernel", "false", "the logits are never stored whole here" },
+    { IN_TRAIN, "use_transformers_paged", "false", "medrl samples by itself" },
+    { IN_TRAIN, "report_to", "\"none\"|[\"none\"]|[]|{}",
+      "everything is in the run folder: metrics.jsonl, samples.jsonl" },
+    { IN_TRAIN, "output_dir", NULL, "it stands at the top of the recipe: output_dir" },
+    { IN_TRAIN, "generation_batch_size", NULL, "a step generates what it trains on; set prompts_per_step" },
+    { IN_TRAIN, "steps_per_generation", "1", "a step generates what it trains on; set num_iterations" },
+    { IN_TRAIN, "max_length", NULL, "set max_prompt_length and max_completion_length" },
+    { IN_TRAIN, "packing", "false", "nothing is padded here, so nothing needs packing" },
+    { IN_TRAIN, "remove_unused_columns", "false|true", "rewards see every column" },
+    { IN_TRAIN, "log_completions", "false|true", "samples.jsonl has every completion; sample_steps shows some" },
+    { IN_TRAIN, "logging_strategy", "\"steps\"", "set logging_steps" },
+    { IN_TRAIN, "logging_first_step", "false|true", "metrics.jsonl has every step" },
+    { IN_TRAIN, "save_strategy", "\"steps\"", "set save_steps" },
+    { IN_TRAIN, "eval_strategy", "\"no\"", "a run does not evaluate in this version" },
+    { IN_TRAIN, "eval_steps", NULL, "a run does not evaluate in this version" },
+    { IN_TRAIN, "per_device_eval_batch_size", NULL, "a run does not evaluate in this version" },
+    { IN_TRAIN, "data_seed", NULL, "one seed rules everything: seed" },
+    { IN_TRAIN, "dataloader_num_workers", "0", "rows come from the workers of the recipe" },
+    { IN_TRAIN, "dataloader_drop_last", "false|true", "a step always has whole groups" },
+    { IN_TRAIN, "disable_dropout", "true|false", "there is no dropout here" },
+    { IN_TRAIN, "sync_ref_model", "false", "the reference is the base model" },
+    { IN_TRAIN, "use_adaptive_entropy", "false", "the entropy bonus is not in this version" },
+    { IN_TRAIN, "sapo_temperature_neg", "1.05", "TRL's value is built in" },
+    { IN_TRAIN, "sapo_temperature_pos", "1.0", "TRL's value is built in" },
+    { IN_MODEL, "fast_inference", "false", "medrl samples by itself, with the trainer's own forward" },
+    { IN_MODEL, "gpu_memory_utilization", NULL, "memory is planned before the first step" },
+    { IN_MODEL, "max_lora_rank", NULL, "set lora.r" },
+    { IN_MODEL, "load_in_8bit", "false", "set load_in_4bit, or dtype" },
+    { IN_MODEL, "model_name", NULL, "it is called model.name" },
+    { IN_MODEL, "torch_dtype", NULL, "it is called model.dtype" },
+    { IN_MODEL, "trust_remote_code", "false", "no code of a model is ever run" },
+    { IN_LORA, "random_state", NULL, "one seed rules everything: grpo.seed" },
+    { IN_LORA, "bias", "\"none\"", "biases stay frozen" },
+    { IN_LORA, "task_type", "\"CAUSAL_LM\"", "it is the only task" },
+    { IN_LORA, "use_dora", "false", "DoRA is not in this version" },
+    { IN_LORA, "modules_to_save", "[]|{}", "embedding and head stay frozen" },
+};
+/* clang-format on */
+const int mr_n_foreigns = sizeof mr_foreigns / sizeof mr_foreigns[0];
+
+void mr_list_names(char *out, size_t len, const char *const *names) {
+    size_t at = 0;
+    out[0] = 0;
+    for (int i = 0; names[i] && at < len; i++)
+        at += (size_t)snprintf(out + at, len - at, "%s%s", i ? ", " : "", names[i]);
+}
+
+/* ---- documentation ---- */
+
+static void describe_range(mr_str *out, const mr_field *f) {
+    char list[256];
+    switch (f->kind) {
+    case K_BOOL: mr_str_puts(out, "true, false"); return;
+    case K_FLAG:
+        list[0] = 0;
+        if (f->names) mr_list_names(list, sizeof list, f->names);
+        mr_str_printf(out, "true, false%s%s", *list ? ", " : "", list);
+        return;
+    case K_TARGETS: mr_str_puts(out, "list of names"); return;
+    case K_STRING:
+        if (!f->names) {
+            mr_str_puts(out, "string");
+            return;
+        }
+        /* fall through */
+    case K_ENUM:
+    case K_OPTIM:
+    case K_SCALE:
+    case K_ENUM_BIT:
+        mr_list_names(list, sizeof list, f->names);
+        mr_str_puts(out, list);
+        return;
+    default:
+        if (f->max >= INT32_MAX)
+            mr_str_printf(out, "%s %g", f->above_min ? "above" : "from", f->min);
+        else
+            mr_str_printf(out, "%s %g to %g", f->above_min ? "above" : "from", f->min, f->max);
+    }
+}
+
+void mr_settings_describe(mr_str *out) {
+    static const char *const titles[MR_N_SECTIONS] = { "Top of the recipe", "model", "lora", "grpo and sft" };
+    mr_str_puts(out, "# Settings of a recipe\n\nA recipe is a Lua file that returns a table. Names are those of TRL, "
+                     "PEFT and transformers; unknown "
+                     "names are errors. `--set grpo.max_steps=20` overrides a field; the table `on_cpu` is merged over "
+                     "the recipe when no GPU is used.\n");
+    for (int section = 0; section < MR_N_SECTIONS; section++) {
+        mr_str_printf(out, "\n## %s\n\n| key | default | values | meaning |\n|---|---|---|---|\n", titles[section]);
+        if (section == IN_TOP)
+            mr_str_puts(out,
+                        "| `data` | required | table | `train` and `eval`: rows, see docs on data sets; all other keys "
+                        "are the recipe's own |\n"
+                        "| `rewards` | required for grpo | list of names | files in `rewards/`; or `{ name = \"x\", "
+                        "weight = 0.5 }` |\n"
+                        "| `reward_weights` | all 1 | list of numbers | one for each reward; as in TRL, it may stand in the section grpo as well |\n"
+                        "| `on_cpu` | none | table | settings that replace those above when the run is on a CPU |\n");
+        for (int i = 0; i < mr_n_fields; i++) {
+            const mr_field *f = &mr_fields[i];
+            if (f->section != section) continue;
+            mr_str_printf(out, "| `%s`%s | %s | ", f->key, f->methods == GRPO ? " (grpo)" : "",
+                          f->def ? f->def : "required");
+            describe_range(out, f);
+            mr_str_printf(out, " | %s |\n", f->doc);
+        }
+    }
+    mr_str_puts(out, "\n## Known names that have no meaning here\n\n| key | why | let pass |\n|---|---|---|\n");
+    for (int i = 0; i < mr_n_foreigns; i++) {
+        const mr_foreign *f = &mr_foreigns[i];
+        const char *where = f->section == IN_TRAIN ? "grpo" : mr_section_names[f->section];
+        mr_str_printf(out, "| `%s.%s` | %s | ", where, f->key, f->why);
+        for (const char *p = f->harmless ? f->harmless : "-"; *p; p++)
+            mr_str_printf(out, "%s", *p == '|' ? " or " : (char[]){ *p, 0 });
+        mr_str_puts(out, " |\n");
+    }
+}

@@ -1,0 +1,526 @@
+/* step_grpo.c - one step of GRPO: sample, score, advantages, train, record.
+ *
+ * Training walks the step's groups in order, packed as they fit. What is added to a gradient is the same for any
+ * packing by the row rule and by the order of rows; where a kernel sums a pack before it adds it to the gradient,
+ * packing changes the last bits of that sum, so the packing is a function of the step's data and the plan only, never
+ * of time or threads. num_iterations updates share one rollout and the step's learning rate; the old
+ * log-probabilities are those of the policy that sampled. */
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/proc.h"
+#include "rl/rollout.h"
+#include "rl/trainer_impl.h"
+
+enum { MAX_FAULTS = 8, DEAD_STEPS = 20 };
+
+typedef struct work {
+    mr_trainer *t;
+    int n_rows, n_tok, n_rewards;
+    mr_rollout roll;
+    mr_status submit_status;
+    mr_err submit_err;
+    char **texts;     /* [B] */
+    mr_score *scores; /* [B,F] */
+    float *rewards, *reward, *std, *adv;
+    int32_t *offset; /* [B+1] */
+    uint8_t *mask;   /* [n_tok], as the arrays that follow */
+    float *sampled, *old, *logp, *ref, *entropy, *dlogp;
+    bool *in_entropy;                              /* tokens whose entropy was computed */
+    bool *skip;                                    /* [P] */
+    float *pack_logp, *pack_entropy, *pack_weight; /* [targets of a pack] */
+    bool same_temperature;                         /* sampled log-probabilities are those that are trained */
+    int n_faults;
+    double is_sum, is_max;
+    int64_t is_n;
+    mr_grpo_stats stats;
+    double loss, norm, lr;
+    double rollout_s, score_s, train_s;
+} work;
+
+static void *take(work *w, size_t n, size_t size) {
+    return mr_arena_alloc(&w->t->scratch, (n ? n : 1) * size);
+}
+
+/* --- sampling and scoring --- */
+
+static void finished(void *self, const mr_completion *c) {
+    work *w = self;
+    mr_trainer *t = w->t;
+    int row = c->prompt * t->group + c->sample;
+    mr_str text = { 0 };
+    mr_tokenizer_decode(t->parts.tokenizer, &text, c->ids, c->n, true);
+    w->texts[row] = mr_arena_strdup(&t->scratch, text.data ? text.data : "", text.len);
+    mr_score_job job = { .id = row,
+                         .text = w->texts[row],
+                         .len = text.len,
+                         .row_json = t->batch[c->prompt].row.json,
+                         .n_tokens = c->n,
+                         .truncated = c->truncated,
+                         .step = t->step + 1 };
+    if (w->submit_status == MR_OK)
+        w->submit_status = t->parts.scorer.submit(t->parts.scorer.self, &job, &w->submit_err);
+    mr_str_clear(&text);
+}
+
+static bool tick(void *self, int done, int total) {
+    work *w = self;
+    mr_trainer_progress(w->t, "rollout", done, total);
+    return !w->t->stop && w->submit_status == MR_OK;
+}
+
+static mr_status sample(work *w, mr_err *err) {
+    mr_trainer *t = w->t;
+    const mr_settings *s = t->set;
+    int n_stops, vocab = mr_model_config(t->parts.model)->vocab_size, count = mr_tokenizer_count(t->parts.tokenizer);
+    mr_rollout_prompt *prompts = take(w, (size_t)t->prompts, sizeof *prompts);
+    for (int p = 0; p < t->prompts; p++)
+        prompts[p] = (mr_rollout_prompt){
+            .ids = t->batch[p].ids.data, .n_ids = t->batch[p].ids.n, .rng_prompt = (uint32_t)p, .n_samples = t->group
+        };
+    mr_rollout_opts o = {
+        .sampling = { .temperature = s->train.temperature,
+                      .top_p = s->train.top_p,
+                      .top_k = s->train.top_k,
+                      .min_p = s->train.min_p,
+                      .repetition_penalty = s->train.repetition_penalty > 0 ? s->train.repetition_penalty : 1,
+                      .n_vocab = count < vocab ? count : vocab },
+        .max_new_tokens = t->max_completion,
+        .seed = s->train.seed,
+        .step = (uint32_t)(t->step + 1),
+        .finished = finished,
+        .tick = tick,
+        .self = w,
+    };
+    o.stop_ids = mr_tokenizer_stops(t->parts.tokenizer, &n_stops);
+    o.n_stop_ids = n_stops;
+    double t0 = mr_now_s();
+    MR_TRY(mr_rollout_run(&w->roll, t->decoder, prompts, t->prompts, &o, err));
+    w->rollout_s = mr_now_s() - t0;
+    if (w->submit_status != MR_OK) return mr_fail(err, w->submit_status, "%s", w->submit_err.msg);
+    return w->roll.stopped ? mr_trainer_stopped(t, err) : MR_OK;
+}
+
+/* A fault has the reward's declared minimum; an abstention and anything that is not finite count as "not applicable".
+ * (spec/grpo.md 3.3, reliability.md P5) */
+static mr_status score(work *w, mr_err *err) {
+    mr_trainer *t = w->t;
+    mr_fault faults[MAX_FAULTS];
+    double t0 = mr_now_s();
+    mr_trainer_progress(t, "score", 0, w->n_rows);
+    memset(faults, 0, sizeof faults);
+    MR_TRY(t->parts.scorer.collect(t->parts.scorer.self, w->scores, w->n_rows, faults, MAX_FAULTS, &w->n_faults, err));
+    w->score_s = mr_now_s() - t0;
+    for (int i = 0; i < w->n_faults && i < MAX_FAULTS; i++)
+        if (faults[i].text[0]) MR_TRY(mr_trainer_event(t, "fault", faults[i].text, err));
+    for (int i = 0; i < w->n_rows * w->n_rewards; i++) {
+        mr_score *s = &w->scores[i];
+        if (s->kind != MR_ABSTAINED && !isfinite((float)s->value)) { /* 1e300 is not finite as f32 either */
+            s->kind = MR_ABSTAINED;
+            w->n_faults++;
+        }
+        w->rewards[i] = s->kind == MR_ABSTAINED ? NAN : (float)s->value;
+    }
+    mr_grpo_opts o = t->loss;
+    o.num_generations = t->group;
+    return mr_grpo_advantages(w->adv, w->reward, w->std, w->rewards, t->parts.scorer.weights, w->n_rows, w->n_rewards,
+                              &o, err);
+}
+
+/* --- tokens --- */
+
+static void lay_tokens(work *w) {
+    mr_trainer *t = w->t;
+    int at = 0;
+    for (int b = 0; b < w->n_rows; b++) {
+        w->offset[b] = at;
+        at += w->roll.items[b].n;
+    }
+    w->offset[w->n_rows] = w->n_tok = at;
+    size_t n = (size_t)at;
+    w->mask = take(w, n, 1);
+    w->sampled = take(w, n, sizeof(float));
+    w->old = take(w, n, sizeof(float));
+    w->logp = take(w, n, sizeof(float));
+    w->ref = take(w, n, sizeof(float));
+    w->entropy = take(w, n, sizeof(float));
+    w->dlogp = take(w, n, sizeof(float));
+    w->in_entropy = take(w, n, sizeof(bool));
+    for (int b = 0; b < w->n_rows; b++) {
+        const mr_completion *c = &w->roll.items[b];
+        bool masked = c->truncated && t->set->train.mask_truncated_completions;
+        for (int i = 0; i < c->n; i++) {
+            w->mask[w->offset[b] + i] = !masked;
+            w->sampled[w->offset[b] + i] = c->logp[i];
+        }
+    }
+    memcpy(w->old, w->sampled, n * sizeof(float));
+    memcpy(w->logp, w->sampled, n * sizeof(float));
+}
+
+/* Groups that cannot move anything: every row's advantage is 0 (or its mask is), and there is no KL term. Their
+ * gradient is exactly 0, so they take no part in training; is_ratio and entropy are over the rows that do. The
+ * entropy quantile looks at all tokens, so then only masked groups are left out. */
+static void find_skips(work *w) {
+    mr_trainer *t = w->t;
+    bool needs_all = t->loss.beta != 0 || t->loss.top_entropy_quantile < 1.0f;
+    for (int p = 0; p < t->prompts; p++) {
+        w->skip[p] = true;
+        for (int b = p * t->group; b < (p + 1) * t->group; b++) {
+            bool masked = w->offset[b] == w->offset[b + 1] || !w->mask[w->offset[b]];
+            if (!masked && (needs_all || w->adv[b] != 0)) w->skip[p] = false;
+        }
+    }
+}
+
+/* --- training --- */
+
+/* Fills the packer with groups from *next on; false when there are none left. */
+static bool next_pack(work *w, int *next) {
+    mr_trainer *t = w->t;
+    const int32_t **ids = take(w, (size_t)t->group, sizeof *ids);
+    int *n_ids = take(w, (size_t)t->group, sizeof *n_ids);
+    mr_packer_reset(&t->packer);
+    for (; *next < t->prompts; ++*next) {
+        if (w->skip[*next]) continue;
+        for (int g = 0; g < t->group; g++) {
+            const mr_completion *c = &w->roll.items[*next * t->group + g];
+            ids[g] = c->ids;
+            n_ids[g] = c->n;
+        }
+        mr_train_group group = { .prompt = t->batch[*next].ids.data,
+                                 .n_prompt = t->batch[*next].ids.n,
+                                 .ids = ids,
+                                 .n_ids = n_ids,
+                                 .n_completions = t->group,
+                                 .first_token = w->offset[*next * t->group] };
+        if (!mr_packer_add(&t->packer, &group)) {
+            assert(t->packer.n_targets > 0); /* the plan has room for any one group */
+            break;
+        }
+    }
+    return t->packer.n_targets > 0;
+}
+
+static void logprobs(work *w, float *logp, float *entropy) {
+    mr_trainer *t = w->t;
+    const mr_packer *k = &t->packer;
+    mr_decoder_forward(t->decoder, &k->pack);
+    mr_decoder_logprobs(t->decoder, w->pack_logp, entropy ? w->pack_entropy : NULL, k->rows, k->targets, k->n_targets,
+                        t->inv_t);
+    for (int i = 0; i < k->n_targets; i++) {
+        logp[k->token[i]] = w->pack_logp[i];
+        if (entropy) entropy[k->token[i]] = w->pack_entropy[i];
+    }
+}
+
+static mr_status loss(work *w, mr_grpo_stats *stats, bool on_policy, mr_err *err) {
+    mr_trainer *t = w->t;
+    mr_grpo_batch x = { .offset = w->offset,
+                        .logp = w->logp,
+                        .logp_old = on_policy ? NULL : w->old,
+                        .logp_ref = w->ref,
+                        .adv = w->adv,
+                        .mask = w->mask,
+                        .entropy = t->loss.top_entropy_quantile < 1.0f ? w->entropy : NULL,
+                        .n_rows = w->n_rows,
+                        .acc = 1,
+                        .slices = 1 };
+    return mr_grpo_loss(w->dlogp, stats, &x, &t->loss, err);
+}
+
+static void backward(work *w) {
+    mr_trainer *t = w->t;
+    const mr_packer *k = &t->packer;
+    for (int i = 0; i < k->n_targets; i++) w->pack_weight[i] = w->dlogp[k->token[i]];
+    mr_decoder_backward(t->decoder, &k->pack, k->rows, k->targets, w->pack_weight, k->n_targets, t->inv_t);
+}
+
+static void compare_with_sampled(work *w) {
+    const mr_packer *k = &w->t->packer;
+    for (int i = 0; i < k->n_targets; i++) {
+        double d = (double)w->logp[k->token[i]] - (double)w->sampled[k->token[i]];
+        w->is_sum += exp(d);
+        w->is_max = fmax(w->is_max, fabs(d));
+        w->is_n++;
+    }
+}
+
+/* Gradients of one update. A token's gradient needs its own row's log-probabilities, advantages and counts, all known
+ * before the first forward, except with the entropy quantile, which looks across the step: then all packs run forward
+ * before the first runs backward. */
+static mr_status gradients(work *w, bool first, mr_err *err) {
+    mr_trainer *t = w->t;
+    bool on_policy = first && !w->same_temperature, across = t->loss.top_entropy_quantile < 1.0f;
+    int next = 0, n_packs = 0;
+    mr_grpo_stats stats;
+    while (next_pack(w, &next)) {
+        if (first) MR_TRY(mr_trainer_stopped(t, err));
+        if (first && t->loss.beta != 0) {
+            mr_model_adapter(t->parts.model, false);
+            logprobs(w, w->ref, NULL);
+            mr_model_adapter(t->parts.model, true);
+        }
+        logprobs(w, w->logp, w->entropy);
+        for (int i = 0; i < t->packer.n_targets; i++) w->in_entropy[t->packer.token[i]] = true;
+        if (first && w->same_temperature) compare_with_sampled(w);
+        if (!across) {
+            /* Rows of other packs stand with what was sampled; nothing of them enters this pack's gradients. */
+            MR_TRY(loss(w, &stats, on_policy, err));
+            backward(w);
+        }
+        n_packs++;
+        MR_TRY(t->b->sync(t->b, err));
+        mr_trainer_progress(t, "train", next, t->prompts);
+    }
+    MR_TRY(loss(w, &w->stats, on_policy, err));
+    if (!across) return MR_OK;
+    next = 0;
+    while (n_packs && next_pack(w, &next)) {
+        if (n_packs > 1) mr_decoder_forward(t->decoder, &t->packer.pack); /* a single pack is still there */
+        backward(w);
+    }
+    return t->b->sync(t->b, err);
+}
+
+/* NaN is "did not apply" and is dropped from means over updates. */
+static void add_mean(double *sum, int *n, double x) {
+    if (isnan(x)) return;
+    *sum += x;
+    ++*n;
+}
+
+static double mean_of(double sum, int n) {
+    return n ? sum / n : (double)NAN;
+}
+
+static mr_status train(work *w, mr_err *err) {
+    mr_trainer *t = w->t;
+    int updates = t->set->train.num_iterations > 1 ? t->set->train.num_iterations : 1, n[8] = { 0 };
+    double t0 = mr_now_s(), sum[8] = { 0 }, low_min = (double)NAN, high_max = (double)NAN;
+    bool moved = false;
+    w->same_temperature =
+        t->set->train.temperature > 0
+            ? t->set->train.logp_temperature <= 0 || t->set->train.logp_temperature == t->set->train.temperature
+            : t->inv_t == 1.0f;
+    size_t targets = (size_t)t->packer.max_targets;
+    w->pack_logp = take(w, targets, sizeof(float));
+    w->pack_entropy = take(w, targets, sizeof(float));
+    w->pack_weight = take(w, targets, sizeof(float));
+    mr_decoder_phase(t->decoder, MR_PHASE_TRAIN);
+    for (int k = 0; k < updates; k++) {
+        double norm;
+        bool done;
+        mr_model_zero_grads(t->parts.model);
+        MR_TRY(gradients(w, k == 0, err));
+        if (k == 0 && !w->same_temperature) memcpy(w->old, w->logp, (size_t)w->n_tok * sizeof(float));
+        t->half_done = true; /* from here to the step's count the parameters are between two steps */
+        MR_TRY(mr_trainer_update(t, &norm, &w->lr, &done, err));
+        moved = moved || done;
+        const mr_grpo_stats *s = &w->stats;
+        add_mean(&sum[0], &n[0], s->loss);
+        add_mean(&sum[1], &n[1], norm);
+        add_mean(&sum[2], &n[2], s->kl);
+        add_mean(&sum[3], &n[3], s->clip_region_mean);
+        add_mean(&sum[4], &n[4], s->clip_low_mean);
+        add_mean(&sum[5], &n[5], s->clip_high_mean);
+        low_min = fmin(low_min, s->clip_low_min); /* fmin and fmax pass over NaN */
+        high_max = fmax(high_max, s->clip_high_max);
+    }
+    w->loss = mean_of(sum[0], n[0]);
+    w->norm = mean_of(sum[1], n[1]);
+    w->stats.kl = mean_of(sum[2], n[2]);
+    w->stats.clip_region_mean = mean_of(sum[3], n[3]);
+    w->stats.clip_low_mean = mean_of(sum[4], n[4]);
+    w->stats.clip_high_mean = mean_of(sum[5], n[5]);
+    w->stats.clip_low_min = low_min;
+    w->stats.clip_high_max = high_max;
+    if (moved) t->updates++;
+    w->train_s = mr_now_s() - t0;
+    return MR_OK;
+}
+
+/* --- metrics, in the order of rl/metrics.h --- */
+
+/* nanmean and nanstd (n-1) of every stride-th value. */
+static void moments(double *mean, double *std, const float *x, int stride, int n) {
+    double sum = 0, sq = 0;
+    int m = 0;
+    for (int i = 0; i < n; i++)
+        if (!isnan(x[i * stride])) sum += (double)x[i * stride], m++;
+    *mean = mean_of(sum, m);
+    for (int i = 0; i < n; i++)
+        if (!isnan(x[i * stride])) sq += ((double)x[i * stride] - *mean) * ((double)x[i * stride] - *mean);
+    *std = m > 1 ? sqrt(sq / (m - 1)) : (double)NAN;
+}
+
+static void length_metrics(work *w) {
+    mr_trainer *t = w->t;
+    double sum = 0, lo = INT32_MAX, hi = 0, ended = 0, ended_sum = 0, ended_lo = INT32_MAX, ended_hi = 0;
+    for (int b = 0; b < w->n_rows; b++) {
+        double n = w->roll.items[b].n;
+        sum += n;
+        lo = fmin(lo, n);
+        hi = fmax(hi, n);
+        if (w->roll.items[b].truncated) continue;
+        ended++;
+        ended_sum += n;
+        ended_lo = fmin(ended_lo, n);
+        ended_hi = fmax(ended_hi, n);
+    }
+    mr_trainer_metric(t, MR_M_LEN_MEAN, sum / w->n_rows);
+    mr_trainer_metric(t, MR_M_LEN_MIN, lo);
+    mr_trainer_metric(t, MR_M_LEN_MAX, hi);
+    mr_trainer_metric(t, MR_M_CLIPPED, (w->n_rows - ended) / w->n_rows);
+    mr_trainer_metric(t, MR_M_TERM_MEAN, ended > 0 ? ended_sum / ended : 0);
+    mr_trainer_metric(t, MR_M_TERM_MIN, ended > 0 ? ended_lo : 0);
+    mr_trainer_metric(t, MR_M_TERM_MAX, ended_hi);
+}
+
+static double reward_metrics(work *w) {
+    mr_trainer *t = w->t;
+    double mean, std;
+    int zero = 0;
+    for (int f = 0; f < w->n_rewards; f++) {
+        moments(&mean, &std, w->rewards + f, w->n_rewards, w->n_rows);
+        mr_trainer_metric_fmt(t, MR_M_REWARD_MEAN_FMT, t->parts.scorer.names[f], mean);
+        mr_trainer_metric_fmt(t, MR_M_REWARD_STD_FMT, t->parts.scorer.names[f], std);
+    }
+    moments(&mean, &std, w->reward, 1, w->n_rows);
+    for (int b = 0; b < w->n_rows; b++) zero += fabs((double)w->std[b]) <= 1e-8; /* torch.isclose; a NaN is not close */
+    mr_trainer_metric(t, MR_M_REWARD, mean);
+    mr_trainer_metric(t, MR_M_REWARD_STD, std);
+    mr_trainer_metric(t, MR_M_ZERO_STD, (double)zero / w->n_rows);
+    return (double)zero / w->n_rows;
+}
+
+static void source_metrics(work *w) {
+    mr_trainer *t = w->t;
+    for (int p = 0; p < t->prompts; p++) {
+        const char *name = t->batch[p].row.source;
+        bool seen = !name || !*name;
+        for (int q = 0; q < p && !seen; q++) seen = t->batch[q].row.source && !strcmp(t->batch[q].row.source, name);
+        if (seen) continue;
+        double sum = 0;
+        int n = 0;
+        for (int b = p * t->group; b < w->n_rows; b++) {
+            const char *other = t->batch[b / t->group].row.source;
+            if (other && !strcmp(other, name)) add_mean(&sum, &n, (double)w->reward[b]);
+        }
+        mr_trainer_metric_fmt(t, MR_M_SOURCE_FMT, name, mean_of(sum, n));
+    }
+}
+
+static double entropy_mean(const work *w) {
+    double sum = 0;
+    int n = 0;
+    for (int i = 0; i < w->n_tok; i++)
+        if (w->in_entropy[i] && w->mask[i]) add_mean(&sum, &n, (double)w->entropy[i]);
+    return mean_of(sum, n);
+}
+
+static double all_metrics(work *w) {
+    mr_trainer *t = w->t;
+    bool compared = w->is_n > 0;
+    mr_trainer_metric(t, MR_M_LOSS, w->loss);
+    mr_trainer_metric(t, MR_M_GRAD_NORM, w->norm);
+    mr_trainer_metric(t, MR_M_LEARNING_RATE, w->lr);
+    mr_trainer_metric(t, MR_M_NUM_TOKENS, t->num_tokens);
+    length_metrics(w);
+    double zero = reward_metrics(w);
+    if (t->loss.beta != 0) mr_trainer_metric(t, MR_M_KL, w->stats.kl);
+    mr_trainer_metric(t, MR_M_ENTROPY, entropy_mean(w));
+    mr_trainer_metric(t, MR_M_CLIP_REGION, w->stats.clip_region_mean);
+    mr_trainer_metric(t, MR_M_CLIP_LOW, w->stats.clip_low_mean);
+    mr_trainer_metric(t, MR_M_CLIP_LOW_MIN, w->stats.clip_low_min);
+    mr_trainer_metric(t, MR_M_CLIP_HIGH, w->stats.clip_high_mean);
+    mr_trainer_metric(t, MR_M_CLIP_HIGH_MAX, w->stats.clip_high_max);
+    mr_trainer_metric(t, MR_M_STEP_TIME, mr_now_s() - t->t_step);
+    mr_trainer_metric(t, MR_M_EPOCH, mr_trainer_epoch(t, t->step));
+    mr_trainer_metric(t, MR_M_IS_RATIO, compared ? w->is_sum / (double)w->is_n : (double)NAN);
+    mr_trainer_metric(t, MR_M_IS_DIFF_MAX, compared ? w->is_max : (double)NAN);
+    mr_trainer_metric(t, MR_M_FAULTS, w->n_faults);
+    source_metrics(w);
+    mr_trainer_metric(t, MR_M_TIME_ROLLOUT, w->rollout_s);
+    mr_trainer_metric(t, MR_M_TIME_SCORE, w->score_s);
+    mr_trainer_metric(t, MR_M_TIME_TRAIN, w->train_s);
+    mr_trainer_metric(t, MR_M_TOKENS_PER_S,
+                      w->rollout_s > 0 ? (double)w->roll.n_new_tokens / w->rollout_s : (double)NAN);
+    return zero;
+}
+
+static mr_status record_samples(work *w, mr_err *err) {
+    mr_trainer *t = w->t;
+    const mr_observer *o = &t->parts.observer;
+    for (int p = 0; p < t->prompts && o->sample; p++) {
+        mr_str prompt = { 0 };
+        const mr_row *row = &t->batch[p].row;
+        mr_status st = mr_chat_render(&prompt, t->parts.chat, row->messages, row->n_messages, true, -1, NULL, err);
+        for (int g = 0; g < t->group && st == MR_OK; g++) {
+            int b = p * t->group + g;
+            mr_sample s = { .step = t->step,
+                            .prompt = p,
+                            .sample = g,
+                            .row = t->batch[p].index,
+                            .source = row->source ? row->source : "",
+                            .prompt_text = prompt.data ? prompt.data : "",
+                            .text = w->texts[b],
+                            .row_json = row->json,
+                            .scores = w->scores + (size_t)b * (size_t)w->n_rewards,
+                            .reward = (double)w->reward[b],
+                            .advantage = w->adv[b],
+                            .n_tokens = w->roll.items[b].n,
+                            .truncated = w->roll.items[b].truncated };
+            st = o->sample(o->self, &s, w->n_rewards, t->parts.scorer.names, err);
+        }
+        mr_str_clear(&prompt);
+        MR_TRY(st);
+    }
+    return MR_OK;
+}
+
+/* A run in which no group has two different rewards learns nothing; it is said once, with what to do. */
+static mr_status watch_signal(mr_trainer *t, double zero, mr_err *err) {
+    t->dead_steps = zero >= 1 ? t->dead_steps + 1 : 0;
+    if (t->dead_steps != DEAD_STEPS) return MR_OK;
+    static const char text[] =
+        "in 20 steps no group had two different rewards, so nothing is learned: the task may be too hard or too easy, "
+        "or a reward is constant; "
+        "look at the samples, raise temperature or num_generations, or show an example in the prompt";
+    mr_warn("%s", text);
+    return mr_trainer_event(t, "warning", text, err);
+}
+
+static mr_status run(work *w, mr_err *err) {
+    mr_trainer *t = w->t;
+    size_t rows = (size_t)w->n_rows;
+    w->texts = take(w, rows, sizeof *w->texts);
+    w->scores = take(w, rows * (size_t)w->n_rewards, sizeof *w->scores);
+    w->rewards = take(w, rows * (size_t)w->n_rewards, sizeof(float));
+    w->reward = take(w, rows, sizeof(float));
+    w->std = take(w, rows, sizeof(float));
+    w->adv = take(w, rows, sizeof(float));
+    w->offset = take(w, rows + 1, sizeof *w->offset);
+    w->skip = take(w, (size_t)t->prompts, sizeof *w->skip);
+    MR_TRY(sample(w, err));
+    MR_TRY(score(w, err));
+    lay_tokens(w);
+    find_skips(w);
+    MR_TRY(train(w, err));
+    for (int b = 0; b < w->n_rows; b++) t->num_tokens += t->batch[b / t->group].ids.n + w->roll.items[b].n;
+    t->step++;
+    t->half_done = false;
+    double zero = all_metrics(w);
+    MR_TRY(record_samples(w, err));
+    MR_TRY(mr_trainer_record(t, err));
+    return watch_signal(t, zero, err);
+}
+
+mr_status mr_step_grpo(mr_trainer *t, mr_err *err) {
+    work w = { .t = t, .n_rows = t->prompts * t->group, .n_rewards = t->parts.scorer.n_rewards };
+    mr_status st = run(&w, err);
+    mr_rollout_clear(&w.roll);
+    return st;
+}

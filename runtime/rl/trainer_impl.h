@@ -1,0 +1,95 @@
+/* trainer_impl.h - the inside of mr_trainer, shared by trainer.c (life, data order, checkpoints), plan.c (memory),
+ * step_grpo.c and step_sft.c. */
+#ifndef MR_TRAINER_IMPL_H
+#define MR_TRAINER_IMPL_H
+
+#include <signal.h>
+
+#include "base/rng.h"
+#include "rl/metrics.h"
+#include "rl/optimizer.h"
+#include "rl/pack.h"
+#include "rl/trainer.h"
+
+enum { MR_MAX_METRICS = 256, MR_MAX_SKIPPED = 8 };
+
+/* The place in the data: epoch by epoch torch.randperm of one generator, cut into chunks of P rows, an incomplete
+ * last chunk dropped (spec/grpo.md 3.1, TRL's RepeatSampler). A function of (seed, n_rows, P, step): nothing of it is
+ * stored but the step. */
+typedef struct mr_order {
+    mr_mt19937 rng;
+    int64_t *perm, n_rows, epoch; /* perm is that of `epoch`; -1: none yet */
+    int64_t chunks;               /* per epoch */
+    int per_step;
+    uint64_t seed;
+    bool shuffle;
+} mr_order;
+
+/* One prompt of a step, encoded. */
+typedef struct mr_prompt {
+    int64_t index; /* row in the source */
+    mr_row row;
+    mr_ids ids;    /* the last max_prompt tokens */
+    mr_ids target; /* sft: what is learned */
+} mr_prompt;
+
+struct mr_trainer {
+    mr_trainer_parts parts;
+    const mr_settings *set;
+    mr_backend *b;
+    mr_decoder *decoder;
+    mr_optimizer *optimizer;
+    mr_param *params;
+    int n_params;
+    int64_t n_grads;
+    mr_packer packer;
+    mr_order order;
+    mr_grpo_opts loss;
+    int prompts, group;             /* P, G (1 for sft) */
+    int max_prompt, max_completion; /* tokens that memory was planned for */
+    mr_decoder_opts room;
+    float inv_t; /* of the log-probabilities that are trained */
+
+    int64_t step, max_steps, warmup, updates;
+    int64_t saved_step; /* -1: none */
+    int skipped_in_row, dead_steps;
+    bool half_done; /* an update was made whose step is not counted yet: nothing to save */
+    double num_tokens;
+    bool warned_prompt, warned_target;
+    int64_t n_cut; /* prompts that were cut, so far */
+    cJSON *log_history;
+    char settings_hash[65];
+    volatile sig_atomic_t stop;
+
+    /* the present step */
+    mr_prompt *batch; /* [P] */
+    mr_arena scratch;
+    mr_metric metrics[MR_MAX_METRICS];
+    int n_metrics;
+    double t_step;
+};
+
+/* trainer.c */
+mr_status mr_trainer_draw(mr_trainer *t, mr_err *err); /* fills batch with the next step's rows */
+void mr_trainer_metric(mr_trainer *t, const char *name, double value);
+void mr_trainer_metric_fmt(mr_trainer *t, const char *fmt, const char *arg, double value);
+mr_status mr_trainer_event(mr_trainer *t, const char *kind, const char *text, mr_err *err);
+void mr_trainer_progress(mr_trainer *t, const char *phase, int done, int total);
+/* Clip, AdamW, refresh; or, with a gradient that is not finite, a skipped update (done = false). norm: before
+ * clipping. lr: of this step. */
+mr_status mr_trainer_update(mr_trainer *t, double *norm, double *lr, bool *done, mr_err *err);
+/* After the step was counted: its metrics to the log and to the observer. */
+mr_status mr_trainer_record(mr_trainer *t, mr_err *err);
+double mr_trainer_epoch(const mr_trainer *t, int64_t step);
+/* MR_ESIGNAL once mr_trainer_stop was called. */
+mr_status mr_trainer_stopped(const mr_trainer *t, mr_err *err);
+mr_status mr_trainer_encode(mr_trainer *t, mr_prompt *p, mr_err *err);
+
+/* plan.c */
+mr_status mr_trainer_plan(mr_trainer *t, mr_err *err);
+
+/* step_grpo.c, step_sft.c: everything of a step from drawn rows to recorded metrics. */
+mr_status mr_step_grpo(mr_trainer *t, mr_err *err);
+mr_status mr_step_sft(mr_trainer *t, mr_err *err);
+
+#endif

@@ -1,0 +1,324 @@
+/* env.c - the Lua state of a worker: an environment built from an allow-list, and `require` over texts that the parent
+ * sends.
+ *
+ * Nothing is taken away from a full environment; a new table gets what is on the list (CVE-2022-0543 is what the other
+ * way round leads to). No io, os, debug, ffi, package, coroutine, load, loadstring, getfenv, newproxy, collectgarbage;
+ * string.dump is removed from the string table itself, since every string reaches that table. Library tables are seen
+ * through read-only proxies; each file has its own global table. */
+#include <lualib.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "script/worker.h"
+
+static const char modules_key, names_key,
+    loading_key; /* registry: what modules returned, their display names, a mark */
+
+static const char *const base_names[] = { "assert",   "error",    "getmetatable", "ipairs", "next",         "pairs",
+                                          "pcall",    "rawequal", "rawget",       "select", "setmetatable", "tonumber",
+                                          "tostring", "type",     "unpack",       "xpcall" };
+
+mr_worker *mr_worker_of(lua_State *L) {
+    void *ud;
+    lua_getallocf(L, &ud);
+    return ud;
+}
+
+static void *capped_alloc(void *ud, void *p, size_t old, size_t new) {
+    mr_worker *w = ud;
+    if (!p) old = 0;
+    if (new == 0) {
+        free(p);
+        w->mem_used -= old;
+        return NULL;
+    }
+    if (new > old && w->mem_used + (new - old) > w->mem_cap) return NULL;
+    void *q = realloc(p, new);
+    if (!q) return new <= old ? p : NULL; /* Lua takes for granted that shrinking works */
+    w->mem_used += new - old;
+    return q;
+}
+
+/* --- replacements of base functions --- */
+
+static int env_print(lua_State *L) {
+    int n = lua_gettop(L);
+    luaL_Buffer b;
+    luaL_buffinit(L, &b);
+    for (int i = 1; i <= n; i++) {
+        if (i > 1) luaL_addchar(&b, ' ');
+        size_t len;
+        const char *s = NULL;
+        if (lua_type(L, i) == LUA_TSTRING || lua_type(L, i) == LUA_TNUMBER) {
+            s = lua_tolstring(L, i, &len);
+        } else {
+            s = lua_isboolean(L, i) ? (lua_toboolean(L, i) ? "true" : "false") : luaL_typename(L, i);
+            len = strlen(s);
+        }
+        luaL_addlstring(&b, s, len);
+    }
+    luaL_pushresult(&b);
+    size_t len;
+    const char *line = lua_tolstring(L, -1, &len);
+    mr_worker_log(mr_worker_of(L), MR_LOG_INFO, line, len);
+    return 0;
+}
+
+static int env_rawset(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TTABLE);
+    luaL_checkany(L, 2);
+    luaL_checkany(L, 3);
+    if (luaL_getmetafield(L, 1, "__metatable")) return luaL_error(L, "rawset: this table is protected");
+    lua_settop(L, 3);
+    lua_rawset(L, 1);
+    return 1;
+}
+
+static int env_no_random(lua_State *L) {
+    return luaL_error(L, "math.random is not there: its result would depend on the order of calls; use medrl.rng (a "
+                         "function of seed and index)");
+}
+
+static int env_read_only(lua_State *L) {
+    return luaL_error(L, "\"%s\" cannot be set: library tables are read-only",
+                      lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2));
+}
+
+/* Replaces the table at the top by an empty one that reads through to it and refuses writes. */
+static void protect(lua_State *L) {
+    lua_createtable(L, 0, 0);
+    lua_createtable(L, 0, 3);
+    lua_pushvalue(L, -3);
+    lua_setfield(L, -2, "__index");
+    lua_pushcfunction(L, env_read_only);
+    lua_setfield(L, -2, "__newindex");
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
+    lua_setmetatable(L, -2);
+    lua_remove(L, -2);
+}
+
+/* --- require --- */
+
+static bool good_module_name(const char *s, size_t len) {
+    if (len == 0 || len > 200 || memchr(s, 0, len) || strstr(s, "..")) return false;
+    if (*s == '@') return true;
+    for (const char *p = s; *p; p++) {
+        if (!((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') || strchr("_-./", *p)))
+            return false;
+    }
+    return *s != '/' && *s != '.';
+}
+
+/* Pushes the chunk of a text that was just received. */
+static void load_text(lua_State *L, const char *name, const char *text, size_t len) {
+    lua_pushfstring(L, "@%s", name);
+    if (len > 0 && (unsigned char)text[0] == 0x1b)
+        luaL_error(L, "%s: byte 0: this is bytecode, want Lua source text", name);
+    if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {
+        text += 3;
+        len -= 3;
+    }
+    if (luaL_loadbufferx(L, text, len, lua_tostring(L, -1), "t") != 0) lua_error(L);
+    lua_remove(L, -2);
+    /* Globals of a file are its own: reads fall through to the shared environment, writes stay. */
+    lua_createtable(L, 0, 0);
+    lua_createtable(L, 0, 2);
+    lua_pushvalue(L, LUA_GLOBALSINDEX);
+    lua_setfield(L, -2, "__index");
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
+    lua_setmetatable(L, -2);
+    lua_setfenv(L, -2);
+}
+
+void mr_env_require(lua_State *L, const char *name) {
+    luaL_checkstack(L, 12, "require");
+    lua_pushlightuserdata(L, (void *)&modules_key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    lua_getfield(L, -1, name);
+    if (lua_touserdata(L, -1) == &loading_key)
+        luaL_error(L, "module \"%s\" requires itself, through the files in between", name);
+    if (!lua_isnil(L, -1)) {
+        lua_remove(L, -2);
+        return;
+    }
+    lua_pop(L, 1);
+    mr_worker *w = mr_worker_of(L);
+    mr_frame f = mr_worker_ask(w, MR_WIRE_NEED_TEXT, name, strlen(name), MR_WIRE_TEXT);
+    mr_take t = mr_take_frame(&f);
+    unsigned found = mr_take_u8(&t);
+    char place[256];
+    mr_take_string(&t, place, sizeof place);
+    if (!found) {
+        mr_take again = mr_take_frame(&f);
+        mr_take_u8(&again);
+        size_t len;
+        const char *reason = mr_take_bytes(&again, &len);
+        lua_pushlstring(L, reason, len);
+        lua_error(L);
+    }
+    size_t len;
+    const char *text = mr_take_bytes(&t, &len);
+    load_text(L, place, text, len); /* the frame is not looked at again: loading may ask for more */
+    lua_pushlightuserdata(L, (void *)&names_key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    lua_pushstring(L, place);
+    lua_setfield(L, -2, name);
+    lua_pop(L, 1);
+    lua_pushlightuserdata(L, (void *)&loading_key);
+    lua_setfield(L, -3, name);
+    lua_pushstring(L, name);
+    if (lua_pcall(L, 1, 1, 0) != 0) {
+        lua_pushnil(L);
+        lua_setfield(L, -3, name);
+        lua_error(L);
+    }
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, 1);
+        lua_pushboolean(L, 1);
+    }
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, name);
+    lua_remove(L, -2);
+}
+
+static int env_require(lua_State *L) {
+    size_t len;
+    const char *name = luaL_checklstring(L, 1, &len);
+    if (!good_module_name(name, len))
+        return luaL_error(L, "require: \"%s\" is no module name; want \"folder.file\" on the Lua path", name);
+    mr_env_require(L, name);
+    return 1;
+}
+
+/* place(module): the display name of a loaded module's file, for messages. */
+static int env_place(lua_State *L) {
+    const char *name = luaL_checkstring(L, 1);
+    lua_pushlightuserdata(L, (void *)&names_key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    lua_getfield(L, -1, name);
+    if (lua_isnil(L, -1)) lua_pushstring(L, name);
+    return 1;
+}
+
+/* where(f): "FILE:LINE" of a function, for messages about it. */
+static int env_where(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_settop(L, 1);
+    lua_Debug ar;
+    lua_getinfo(L, ">S", &ar);
+    lua_pushfstring(L, "%s:%d", ar.short_src, ar.linedefined);
+    return 1;
+}
+
+static int lib_host(lua_State *L) {
+    lua_createtable(L, 0, 2);
+    lua_pushcfunction(L, env_place);
+    lua_setfield(L, -2, "place");
+    lua_pushcfunction(L, env_where);
+    lua_setfield(L, -2, "where");
+    return 1;
+}
+
+/* --- building it --- */
+
+static void open_lib(lua_State *L, lua_CFunction f, const char *name) {
+    lua_pushcfunction(L, f);
+    lua_pushstring(L, name);
+    lua_call(L, 1, 0);
+}
+
+static void add_module(lua_State *L, lua_CFunction f, const char *name) {
+    lua_pushcfunction(L, f);
+    lua_call(L, 0, 1);
+    protect(L);
+    lua_setfield(L, -2, name);
+}
+
+static int build(lua_State *L) {
+    open_lib(L, luaopen_base, "");
+    open_lib(L, luaopen_string, "string");
+    open_lib(L, luaopen_table, "table");
+    open_lib(L, luaopen_math, "math");
+    open_lib(L, luaopen_bit, "bit");
+    open_lib(L, luaopen_jit, "jit"); /* this switches the compiler on; the table itself is not handed out */
+
+    lua_createtable(L, 0, 32); /* the environment */
+    int env = lua_gettop(L);
+    for (size_t i = 0; i < sizeof base_names / sizeof base_names[0]; i++) {
+        lua_getglobal(L, base_names[i]);
+        lua_setfield(L, env, base_names[i]);
+    }
+    lua_pushcfunction(L, env_print);
+    lua_setfield(L, env, "print");
+    lua_pushcfunction(L, env_rawset);
+    lua_setfield(L, env, "rawset");
+    lua_pushcfunction(L, env_require);
+    lua_setfield(L, env, "require");
+    lua_pushliteral(L, "LuaJIT 2.1 in medrl");
+    lua_setfield(L, env, "_VERSION");
+
+    lua_getglobal(L, "string");
+    lua_pushnil(L);
+    lua_setfield(L, -2, "dump");
+    protect(L);
+    lua_setfield(L, env, "string");
+    lua_getglobal(L, "math");
+    lua_pushcfunction(L, env_no_random);
+    lua_setfield(L, -2, "random");
+    lua_pushcfunction(L, env_no_random);
+    lua_setfield(L, -2, "randomseed");
+    protect(L);
+    lua_setfield(L, env, "math");
+    lua_getglobal(L, "table");
+    protect(L);
+    lua_setfield(L, env, "table");
+    lua_getglobal(L, "bit");
+    protect(L);
+    lua_setfield(L, env, "bit");
+
+    lua_pushliteral(L, "");
+    if (lua_getmetatable(L, -1)) {
+        /* Its __index stays the real string table (compiled code knows it); nothing on the list reaches that table to
+         * write to it. */
+        lua_pushboolean(L, 0);
+        lua_setfield(L, -2, "__metatable");
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+
+    lua_pushnil(L); /* package.loaded, where the full libraries stand */
+    lua_setfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    lua_pushnil(L); /* and where jit.util waits to be required */
+    lua_setfield(L, LUA_REGISTRYINDEX, "_PRELOAD");
+    lua_pushvalue(L, env);
+    lua_replace(L, LUA_GLOBALSINDEX);
+
+    mr_convert_open(L);
+    lua_pushlightuserdata(L, (void *)&names_key);
+    lua_createtable(L, 0, 16);
+    lua_rawset(L, LUA_REGISTRYINDEX);
+    lua_pushlightuserdata(L, (void *)&modules_key);
+    lua_createtable(L, 0, 16);
+    add_module(L, mr_lib_re, "medrl.re");
+    add_module(L, mr_lib_text, "medrl.text");
+    add_module(L, mr_lib_json, "medrl.json");
+    add_module(L, mr_lib_log, "medrl.log");
+    add_module(L, mr_lib_rng, "medrl.rng");
+    add_module(L, mr_lib_files, "medrl.files");
+    add_module(L, lib_host, "medrl.host");
+    lua_rawset(L, LUA_REGISTRYINDEX);
+    return 0;
+}
+
+lua_State *mr_env_open(mr_worker *w) {
+    lua_State *L = lua_newstate(capped_alloc, w);
+    if (!L) return NULL;
+    if (lua_cpcall(L, build, NULL) != 0) {
+        lua_close(L);
+        return NULL;
+    }
+    return L;
+}

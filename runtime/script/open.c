@@ -1,0 +1,289 @@
+/* open.c - loading a version of the scripts into its workers, and the data rows that come from them.
+ *
+ * Every worker loads the recipe with all rewards. The last one also holds the data, so that a reward that takes its
+ * worker down never costs the scanned data sets. The same worker says what the recipe is and runs the cases. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/fsafe.h"
+#include "base/json.h"
+#include "script/pool_impl.h"
+
+static double slow_limit(const mr_pool *p) {
+    return 5 * p->opts.deadline_s;
+}
+static mr_peer *data_peer(mr_version *v) {
+    return &v->peers[v->n_peers - 1];
+}
+
+mr_status mr_peer_load(mr_pool *p, mr_version *v, mr_peer *peer, bool cases, mr_frame *reply, mr_err *err) {
+    mr_str s = { 0 };
+    mr_put_u8(&s, p->opts.on_cpu);
+    mr_put_u8(&s, cases);
+    mr_put_u8(&s, 0);
+    mr_put_u32(&s, (uint32_t)p->n_overrides);
+    for (int i = 0; i < p->n_overrides; i++) mr_put_bytes(&s, p->overrides[i], strlen(p->overrides[i]));
+    mr_status st = mr_peer_call(p, v, peer, MR_WIRE_LOAD, &s, slow_limit(p), reply, err);
+    mr_str_clear(&s);
+    if (st == MR_EAGAIN)
+        st = mr_wrap(err, MR_EINVAL, "%s: loading the scripts", v->texts.n ? v->texts.list[0]->pub.name : "recipe");
+    return st;
+}
+
+/* What the first worker says about the recipe and its rewards. */
+static mr_status read_loaded(mr_version *v, const mr_frame *reply, const char *place, mr_err *err) {
+    mr_take t = mr_take_frame(reply);
+    size_t len;
+    const char *json = mr_take_bytes(&t, &len);
+    MR_TRY(mr_json_parse(&v->recipe, json, len, place, err));
+    uint32_t n = mr_take_u32(&t);
+    if (t.bad || n > 256) return mr_fail(err, MR_EINVAL, "%s: %u rewards, want at most 256", place, n);
+    v->names = mr_alloc((n + 1) * sizeof *v->names);
+    v->lows = mr_alloc((n + 1) * sizeof *v->lows);
+    for (uint32_t i = 0; i < n; i++) {
+        char name[64];
+        mr_take_string(&t, name, sizeof name);
+        v->names[i] = mr_strdup(name);
+        v->lows[i] = mr_take_f64(&t);
+        v->n_rewards = (int)i + 1;
+    }
+    return t.bad ? mr_fail(err, MR_EINTERNAL, "%s: a worker's answer was cut", place) : MR_OK;
+}
+
+mr_status mr_version_open(mr_pool *p, mr_version **out, mr_err *err) {
+    *out = NULL;
+    mr_version *v = mr_alloc(sizeof *v);
+    v->n_peers = p->opts.n_workers + 1;
+    v->peers = mr_alloc((size_t)v->n_peers * sizeof *v->peers);
+    for (int i = 0; i < v->n_peers; i++) v->peers[i].proc.fd = -1;
+    mr_status st = mr_texts_open(&v->texts, p->recipe_arg, err);
+    const mr_text *main_text;
+    if (st == MR_OK) st = mr_texts_get(&v->texts, "@main", &main_text, err);
+    for (int i = 0; st == MR_OK && i < v->n_peers; i++) st = mr_peer_start(p, &v->peers[i], err);
+    mr_frame reply;
+    if (st == MR_OK) st = mr_peer_load(p, v, data_peer(v), true, &reply, err);
+    if (st == MR_OK) st = read_loaded(v, &reply, main_text->pub.name, err);
+    for (int i = 0; st == MR_OK && i < v->n_peers - 1; i++) st = mr_peer_load(p, v, &v->peers[i], false, &reply, err);
+    if (st != MR_OK) {
+        mr_version_close(v);
+        return st;
+    }
+    *out = v;
+    return MR_OK;
+}
+
+void mr_version_close(mr_version *v) {
+    if (!v) return;
+    for (int i = 0; i < v->n_peers; i++) mr_peer_stop(&v->peers[i]);
+    mr_free(v->peers);
+    mr_texts_close(&v->texts);
+    cJSON_Delete(v->recipe);
+    for (int i = 0; i < v->n_rewards; i++) mr_free(v->names[i]);
+    mr_free(v->names);
+    mr_free(v->lows);
+    mr_free(v);
+}
+
+static mr_status read_weights(mr_pool *p, mr_err *err) {
+    int n = p->v->n_rewards;
+    p->weights = mr_alloc((size_t)(n + 1) * sizeof *p->weights);
+    for (int i = 0; i < n; i++) p->weights[i] = 1.0f;
+    const cJSON *w = cJSON_GetObjectItemCaseSensitive(p->v->recipe, "reward_weights");
+    const cJSON *grpo = cJSON_GetObjectItemCaseSensitive(p->v->recipe, "grpo");
+    if (!w && grpo) w = cJSON_GetObjectItemCaseSensitive(grpo, "reward_weights");
+    if (!w) return MR_OK;
+    if (!cJSON_IsArray(w) || cJSON_GetArraySize(w) != n)
+        return mr_fail(err, MR_EINVAL, "%s: reward_weights is %s of %d, want a list of %d numbers, one a reward",
+                       p->display, mr_json_type_name(w), cJSON_GetArraySize(w), n);
+    for (int i = 0; i < n; i++) {
+        const cJSON *x = cJSON_GetArrayItem(w, i);
+        if (!cJSON_IsNumber(x) || !isfinite(x->valuedouble))
+            return mr_fail(err, MR_EINVAL, "%s: reward_weights[%d] is %s, want a number", p->display, i + 1,
+                           mr_json_type_name(x));
+        p->weights[i] = (float)x->valuedouble;
+    }
+    return MR_OK;
+}
+
+mr_status mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_opts *opts, mr_err *err) {
+    *out = NULL;
+    mr_pool *p = mr_alloc(sizeof *p);
+    if (opts) p->opts = *opts;
+    if (p->opts.n_workers <= 0) p->opts.n_workers = 2;
+    if (p->opts.n_workers > 63) p->opts.n_workers = 63;
+    if (!(p->opts.deadline_s > 0)) p->opts.deadline_s = 2;
+    if (p->opts.memory_bytes == 0) p->opts.memory_bytes = (size_t)512 << 20;
+    p->recipe_arg = mr_strdup(recipe);
+    p->display = mr_strdup(recipe);
+    while (p->opts.overrides && p->opts.overrides[p->n_overrides]) p->n_overrides++;
+    p->overrides = mr_alloc((size_t)(p->n_overrides + 1) * sizeof *p->overrides);
+    for (int i = 0; i < p->n_overrides; i++) p->overrides[i] = mr_strdup(p->opts.overrides[i]);
+    p->opts.overrides = NULL;
+    mr_status st = mr_version_open(p, &p->v, err);
+    if (st == MR_OK) {
+        mr_free(p->display);
+        p->display = mr_text_display_name(p->v->texts.main_path);
+        st = read_weights(p, err);
+    }
+    if (st != MR_OK) {
+        mr_pool_close(p);
+        return st;
+    }
+    *out = p;
+    return MR_OK;
+}
+
+void mr_pool_close(mr_pool *p) {
+    if (!p) return;
+    mr_version_close(p->v);
+    for (int i = 0; i < p->n_splits; i++) {
+        mr_free(p->splits[i]->name);
+        mr_free(p->splits[i]->report);
+        mr_free(p->splits[i]);
+    }
+    for (int i = 0; i < p->n_overrides; i++) mr_free(p->overrides[i]);
+    mr_free(p->overrides);
+    mr_free(p->recipe_arg);
+    mr_free(p->display);
+    mr_free(p->weights);
+    mr_free((void *)p->scripts);
+    mr_free(p->jobs);
+    mr_free(p->pending);
+    mr_free(p->faults);
+    mr_arena_clear(&p->arena);
+    mr_free(p);
+}
+
+const cJSON *mr_pool_recipe(const mr_pool *p) {
+    return p->v->recipe;
+}
+const char *mr_pool_recipe_path(const mr_pool *p) {
+    return p->display;
+}
+
+const mr_script_text *mr_pool_scripts(const mr_pool *p, int *n) {
+    mr_pool *q = (mr_pool *)p; /* the list is put together when it is asked for */
+    const mr_texts *t = &p->v->texts;
+    mr_free((void *)q->scripts);
+    mr_script_text *list = mr_alloc((size_t)(t->n + 1) * sizeof *list);
+    for (int i = 0; i < t->n; i++) list[i] = t->list[i]->pub;
+    q->scripts = list;
+    *n = t->n;
+    return list;
+}
+
+/* --- rows --- */
+
+mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_t *n_rows, char **report, mr_err *err) {
+    mr_str s = { 0 };
+    mr_put_bytes(&s, name, strlen(name));
+    mr_frame reply;
+    mr_status st = mr_peer_call(p, v, data_peer(v), MR_WIRE_ROWS, &s, slow_limit(p), &reply, err);
+    mr_str_clear(&s);
+    if (st == MR_EAGAIN) return mr_wrap(err, MR_EDATA, "%s: data.%s", p->display, name);
+    MR_TRY(st);
+    mr_take t = mr_take_frame(&reply);
+    *n_rows = mr_take_i64(&t);
+    size_t len;
+    const char *text = mr_take_bytes(&t, &len);
+    if (report) {
+        mr_free(*report);
+        *report = mr_strndup(text, len);
+    }
+    return t.bad || *n_rows < 0 ? mr_fail(err, MR_EINTERNAL, "%s: data.%s: a worker's answer was cut", p->display, name)
+                                : MR_OK;
+}
+
+/* The data worker is gone (a row function took it down): a new one, with the splits that were open. */
+static mr_status revive_data(mr_pool *p, mr_err *err) {
+    mr_peer *peer = data_peer(p->v);
+    if (peer->alive) return MR_OK;
+    mr_peer_stop(peer);
+    MR_TRY(mr_peer_start(p, peer, err));
+    mr_frame reply;
+    MR_TRY(mr_peer_load(p, p->v, peer, false, &reply, err));
+    for (int i = 0; i < p->n_splits; i++) {
+        int64_t n;
+        MR_TRY(mr_peer_open_split(p, p->v, p->splits[i]->name, &n, NULL, err));
+    }
+    return MR_OK;
+}
+
+static mr_status fill_row(mr_row *out, const mr_frame *reply, const char *place, mr_err *err) {
+    mr_take t = mr_take_frame(reply);
+    size_t n_messages, n_row, n_source;
+    const char *messages = mr_take_bytes(&t, &n_messages), *row = mr_take_bytes(&t, &n_row),
+               *source = mr_take_bytes(&t, &n_source);
+    if (t.bad) return mr_fail(err, MR_EINTERNAL, "%s: a worker's answer was cut", place);
+    cJSON *tree;
+    MR_TRY(mr_json_parse(&tree, messages, n_messages, place, err));
+    mr_status st = MR_OK;
+    int n = cJSON_GetArraySize(tree);
+    out->messages = mr_arena_alloc(&out->arena, (size_t)(n + 1) * sizeof *out->messages);
+    for (const cJSON *m = tree->child; m && st == MR_OK; m = m->next) {
+        const char *role, *content;
+        st = mr_json_get_string(&role, m, "role", place, err);
+        if (st == MR_OK) st = mr_json_get_string(&content, m, "content", place, err);
+        if (st != MR_OK) break;
+        mr_message *to = &out->messages[out->n_messages++];
+        to->role = mr_arena_strdup(&out->arena, role, strlen(role));
+        to->content = mr_arena_strdup(&out->arena, content, strlen(content));
+    }
+    cJSON_Delete(tree);
+    out->json = mr_arena_strdup(&out->arena, row, n_row);
+    out->source = mr_arena_strdup(&out->arena, source, n_source);
+    return st;
+}
+
+static mr_status source_get(void *self, int64_t index, mr_row *out, mr_err *err) {
+    mr_split *split = self;
+    mr_pool *p = split->pool;
+    memset(out, 0, sizeof *out);
+    if (index < 0 || index >= split->n_rows)
+        return mr_fail(err, MR_EDATA, "%s: data.%s has no row %lld, it has %lld", p->display, split->name,
+                       (long long)index, (long long)split->n_rows);
+    MR_TRY(revive_data(p, err));
+    mr_str s = { 0 };
+    mr_put_bytes(&s, split->name, strlen(split->name));
+    mr_put_i64(&s, index);
+    mr_frame reply;
+    mr_status st = mr_peer_call(p, p->v, data_peer(p->v), MR_WIRE_ROW, &s, p->opts.deadline_s, &reply, err);
+    mr_str_clear(&s);
+    char place[256];
+    snprintf(place, sizeof place, "%s: data.%s row %lld", p->display, split->name, (long long)index);
+    if (st == MR_EAGAIN) return mr_wrap(err, MR_EDATA, "%s", place);
+    if (st == MR_OK) st = fill_row(out, &reply, place, err);
+    if (st != MR_OK) mr_row_clear(out);
+    return st;
+}
+
+mr_status mr_pool_rows(mr_pool *p, const char *split, mr_row_source *out, mr_err *err) {
+    memset(out, 0, sizeof *out);
+    mr_split *s = NULL;
+    for (int i = 0; i < p->n_splits; i++) {
+        if (strcmp(p->splits[i]->name, split) == 0) s = p->splits[i];
+    }
+    if (!s) {
+        if (p->n_splits == (int)(sizeof p->splits / sizeof p->splits[0]))
+            return mr_fail(err, MR_EINVAL, "%s: too many splits", p->display);
+        MR_TRY(revive_data(p, err));
+        int64_t n = 0;
+        char *report = NULL;
+        MR_TRY(mr_peer_open_split(p, p->v, split, &n, &report, err));
+        s = mr_alloc(sizeof *s);
+        *s = (mr_split){ .name = mr_strdup(split), .n_rows = n, .report = report, .pool = p };
+        p->splits[p->n_splits++] = s;
+    }
+    *out = (mr_row_source){ .self = s, .n_rows = s->n_rows, .get = source_get };
+    return MR_OK;
+}
+
+mr_status mr_pool_data_report(mr_pool *p, const char *split, mr_str *out, mr_err *err) {
+    mr_row_source unused;
+    MR_TRY(mr_pool_rows(p, split, &unused, err));
+    for (int i = 0; i < p->n_splits; i++) {
+        if (strcmp(p->splits[i]->name, split) == 0) mr_str_puts(out, p->splits[i]->report);
+    }
+    return MR_OK;
+}

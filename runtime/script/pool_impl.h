@@ -1,0 +1,89 @@
+/* pool_impl.h - what pool.c (workers and scoring), open.c (loading, rows, data) and reload.c share. Private to
+ * runtime/script. */
+#ifndef MR_POOL_IMPL_H
+#define MR_POOL_IMPL_H
+
+#include "base/proc.h"
+#include "script/texts.h"
+#include "script/wire.h"
+
+enum { MR_FEED_JOBS = 16, MR_FEED_BYTES = 256 << 10 };
+
+typedef struct mr_pool_job {
+    mr_score_job in;  /* texts in the pool's arena */
+    int single;       /* -1: all rewards at once; otherwise the reward that runs next, alone */
+    mr_score *scores; /* [n_rewards] */
+} mr_pool_job;
+
+/* A worker of the parent's side. */
+typedef struct mr_peer {
+    mr_proc proc;
+    mr_wire wire;
+    bool alive;
+    mr_pool_job *flight[2 * MR_FEED_JOBS]; /* sent and not answered, in order */
+    int n_flight;
+    double since; /* when it last showed progress, or was given work while idle */
+} mr_peer;
+
+/* One version of the scripts and the workers that run it. peers[n_workers] is the one that owns the data. */
+typedef struct mr_version {
+    mr_texts texts;
+    mr_peer *peers;
+    int n_peers;
+    cJSON *recipe;
+    char **names; /* rewards */
+    double *lows;
+    int n_rewards;
+} mr_version;
+
+typedef struct mr_split {
+    char *name;
+    int64_t n_rows;
+    char *report;
+    mr_pool *pool;
+} mr_split;
+
+struct mr_pool {
+    mr_pool_opts opts;
+    char *recipe_arg;
+    char *display; /* the recipe's name in messages */
+    char **overrides;
+    int n_overrides;
+    mr_version *v;
+    float *weights;
+    mr_split *splits[8];
+    int n_splits;
+    const mr_script_text *scripts;
+    /* one batch of scoring */
+    mr_arena arena;
+    mr_pool_job **jobs; /* as submitted */
+    int n_jobs, cap_jobs;
+    mr_pool_job **pending; /* [head, n) wait for a worker */
+    int pending_head, n_pending, cap_pending;
+    int n_done;
+    mr_fault *faults;
+    int n_faults, n_fault_texts, cap_faults;
+    uint64_t refused; /* signature of files that a reload turned down */
+    int n_respawns;   /* within the batch */
+};
+
+/* pool.c */
+mr_status mr_peer_start(mr_pool *p, mr_peer *peer, mr_err *err);
+void mr_peer_stop(mr_peer *peer); /* kill and clear */
+/* Sends a command and serves the worker's requests until its reply. The frame is borrowed from the wire. limit_s:
+ * without progress. status: MR_EAGAIN when the worker died or ran out of time. */
+mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type type, const mr_str *body, double limit_s,
+                       mr_frame *reply, mr_err *err);
+/* Answers NEED_TEXT, NEED_FILE, LOG, TICK. False: the frame is something else, or the worker is gone. */
+bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f);
+
+/* open.c */
+mr_status mr_version_open(mr_pool *p, mr_version **out, mr_err *err);
+void mr_version_close(mr_version *v);
+mr_status mr_peer_load(mr_pool *p, mr_version *v, mr_peer *peer, bool cases, mr_frame *reply, mr_err *err);
+mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_t *n_rows, char **report, mr_err *err);
+
+/* reload.c */
+mr_status mr_pool_between_steps(void *self, int64_t step, mr_str *note, mr_err *err);
+
+#endif

@@ -1,0 +1,86 @@
+/* wire.h - frames between the trainer and its workers, over one end of a socket pair each.
+ *
+ * A frame is a type and a length (u32 each, host order: both ends are one program) and so many bytes. Lengths are
+ * checked on both ends before anything is read; a frame that breaks the rules ends the connection. Descriptors ride
+ * along with MR_WIRE_FILE.
+ *
+ * Inside a frame numbers are host-order bytes and strings are a u32 length and their bytes (mr_put_*, mr_take_*).
+ *
+ * Threads: a mr_wire belongs to one. */
+#ifndef MR_WIRE_H
+#define MR_WIRE_H
+
+#include "base/memory.h"
+
+enum { MR_WIRE_MAX_BYTES = 64 << 20, MR_WIRE_TEXT_MAX = 1 << 20 };
+
+typedef enum mr_wire_type {
+    /* parent to child */
+    MR_WIRE_START = 1, /* u64 memory cap */
+    MR_WIRE_LOAD,      /* u8 on_cpu, u8 run cases, u8 test only, u32 n, n strings: overrides -> REPLY: recipe JSON and
+                          rewards, or ERROR */
+    MR_WIRE_ROWS,      /* string split -> REPLY: i64 n_rows, string report */
+    MR_WIRE_ROW,       /* string split, i64 index -> REPLY: strings messages (JSON), row (JSON), source */
+    MR_WIRE_SCORE,     /* u32 n, n jobs -> n times SCORED */
+    MR_WIRE_TEXT,      /* u8 found, string name or reason, string text: answers NEED_TEXT */
+    MR_WIRE_FILE,      /* u8 found, string name or reason; a descriptor comes with it when found: answers NEED_FILE */
+    /* child to parent */
+    MR_WIRE_REPLY,
+    MR_WIRE_ERROR,     /* i32 status, string message */
+    MR_WIRE_SCORED,    /* i64 id, u32 n, n times (u32 reward, u8 kind, f64 value, string fault) */
+    MR_WIRE_NEED_TEXT, /* string module */
+    MR_WIRE_NEED_FILE, /* string path */
+    MR_WIRE_LOG,       /* u32 level, string line */
+    MR_WIRE_TICK,      /* nothing: still at work (a scan of many rows) */
+    MR_WIRE_TYPES
+} mr_wire_type;
+
+typedef struct mr_wire {
+    int fd;
+    mr_str in, out;
+    size_t in_at, out_at;
+    int fds[8]; /* received and not taken yet, oldest first */
+    int n_fds;
+} mr_wire;
+
+typedef struct mr_frame {
+    mr_wire_type type;
+    const char *data; /* borrowed until the next mr_wire_fill */
+    size_t len;
+} mr_frame;
+
+void mr_wire_init(mr_wire *w, int fd);
+void mr_wire_clear(mr_wire *w); /* frees the buffers and received descriptors; the socket is the caller's */
+
+/* Queues a frame. */
+void mr_wire_put(mr_wire *w, mr_wire_type type, const void *data, size_t len);
+/* Writes what is queued; with `wait` until all is out. False when the other end is gone. */
+bool mr_wire_flush(mr_wire *w, bool wait);
+/* Queue, flush with wait, and send fd along (-1: none). */
+bool mr_wire_send(mr_wire *w, mr_wire_type type, const void *data, size_t len, int fd);
+/* Reads what is there (with `wait`: at least something). False at the end of the stream or on an error. */
+bool mr_wire_fill(mr_wire *w, bool wait);
+/* 1: *f is the next whole frame. 0: not there yet. -1: not a frame of ours. */
+int mr_wire_next(mr_wire *w, mr_frame *f);
+int mr_wire_take_fd(mr_wire *w); /* -1: none came */
+
+void mr_put_u8(mr_str *s, unsigned v);
+void mr_put_u32(mr_str *s, uint32_t v);
+void mr_put_i64(mr_str *s, int64_t v);
+void mr_put_f64(mr_str *s, double v);
+void mr_put_bytes(mr_str *s, const char *bytes, size_t len);
+
+/* A cursor that never leaves its frame: after the first short read `bad` is set and every read gives 0 or "". */
+typedef struct mr_take {
+    const char *at, *end;
+    bool bad;
+} mr_take;
+mr_take mr_take_frame(const mr_frame *f);
+unsigned mr_take_u8(mr_take *t);
+uint32_t mr_take_u32(mr_take *t);
+int64_t mr_take_i64(mr_take *t);
+double mr_take_f64(mr_take *t);
+const char *mr_take_bytes(mr_take *t, size_t *len);           /* borrowed from the frame, not NUL-terminated */
+void mr_take_string(mr_take *t, char *out, size_t out_bytes); /* cut to fit, NUL-terminated */
+
+#endif

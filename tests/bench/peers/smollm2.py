@@ -1,0 +1,103 @@
+"""SmolLM2 (arch llama) in plain PyTorch from its GGUF file: what the peers of tests/bench share.
+
+Weights are dequantized by the package gguf and kept in bf16, LoRA pairs are f32 and applied at run time or merged
+for sampling. A forward takes rows of tokens without padding and a function that does the attention, so that the
+caller decides who sees whom.
+"""
+import gguf
+import numpy
+import torch
+import torch.nn.functional as F
+
+PROJ = ("q", "k", "v", "o", "gate", "up", "down")
+GGUF_NAME = dict(zip(PROJ, ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")))
+
+
+class Model:
+    def __init__(self, path, dtype=torch.bfloat16):
+        reader = gguf.GGUFReader(path)
+        meta = lambda key: reader.fields["llama." + key].contents()
+        self.dtype = dtype
+        self.n_layers = meta("block_count")
+        self.n_heads, self.n_kv = meta("attention.head_count"), meta("attention.head_count_kv")
+        self.eps = meta("attention.layer_norm_rms_epsilon")
+        self.d = meta("embedding_length") // self.n_heads
+        self.inv_freq = meta("rope.freq_base") ** (-torch.arange(0, self.d, 2).float() / self.d)
+        raw = {t.name: t for t in reader.tensors}
+
+        def load(name, kind=dtype):
+            t = raw[name + ".weight"]
+            return torch.from_numpy(gguf.dequantize(t.data, t.tensor_type).astype(numpy.float32)).to(kind)
+
+        def halves(w, heads):  # the converter interleaved the halves of each head for arch llama
+            return w.view(heads, self.d // 2, 2, -1).transpose(1, 2).reshape(w.shape).contiguous()
+
+        self.embed, self.norm = load("token_embd"), load("output_norm", torch.float32)
+        self.layers = []
+        for i in range(self.n_layers):
+            layer = {p: load(f"blk.{i}.{GGUF_NAME[p]}") for p in PROJ}
+            layer["q"], layer["k"] = halves(layer["q"], self.n_heads), halves(layer["k"], self.n_kv)
+            layer["norm1"] = load(f"blk.{i}.attn_norm", torch.float32)
+            layer["norm2"] = load(f"blk.{i}.ffn_norm", torch.float32)
+            self.layers.append(layer)
+        self.lora, self.scale = None, 0.0
+
+    def add_lora(self, r, alpha):
+        self.scale = alpha / r
+        self.lora = []
+        for layer in self.layers:
+            pairs = {}
+            for p in PROJ:
+                out, inp = layer[p].shape
+                a = torch.empty(r, inp).uniform_(-(inp**-0.5), inp**-0.5)
+                pairs[p] = (a.requires_grad_(), torch.zeros(out, r).requires_grad_())
+            self.lora.append(pairs)
+        return [x for pairs in self.lora for pair in pairs.values() for x in pair]
+
+    def merged(self):
+        """The weights with the adapter inside, for sampling without it."""
+        with torch.no_grad():
+            return [
+                {p: (l[p] + (self.scale * (m[p][1] @ m[p][0])).to(self.dtype)) if p in PROJ else l[p] for p in l}
+                for l, m in zip(self.layers, self.lora)
+            ]
+
+    def rope(self, x, pos):
+        angle = pos.float()[:, None] * self.inv_freq
+        cos, sin = angle.cos()[:, None].to(x.dtype), angle.sin()[:, None].to(x.dtype)
+        a, b = x.chunk(2, -1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+    def rmsnorm(self, x, w):
+        x32 = x.float()
+        normed = (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)).to(self.dtype)
+        return (normed.float() * w).to(self.dtype)
+
+    def forward(self, ids, pos, attend, layers=None):
+        """ids, pos [N] -> final normed rows [N, C]. attend(layer, q [N,H,d], k, v [N,K,d]) -> [N, H*d].
+        layers: merged weights, or None for the own ones with the adapter at run time."""
+        x = self.embed[ids]
+        for i, w in enumerate(layers or self.layers):
+            def linear(x, p):
+                y = F.linear(x, w[p])
+                if layers is None and self.lora is not None:
+                    a, b = self.lora[i][p]
+                    y = y + F.linear(F.linear(x, a.to(self.dtype)), b.to(self.dtype)) * self.scale
+                return y
+
+            h = self.rmsnorm(x, w["norm1"])
+            q = self.rope(linear(h, "q").view(-1, self.n_heads, self.d), pos)
+            k = self.rope(linear(h, "k").view(-1, self.n_kv, self.d), pos)
+            v = linear(h, "v").view(-1, self.n_kv, self.d)
+            x = x + linear(attend(i, q, k, v), "o")
+            h = self.rmsnorm(x, w["norm2"])
+            x = x + linear(F.silu(linear(h, "gate")) * linear(h, "up"), "down")
+        return self.rmsnorm(x, self.norm)
+
+    def logits(self, rows):
+        return F.linear(rows, self.embed).float()
+
+
+def attention(q, k, v, mask=None, causal=False):
+    """q [B,H,T,d], k and v [B,K,S,d]: grouped heads, so that keys are not copied for each query head."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)

@@ -1,0 +1,331 @@
+/* test_base.c - messages, memory, strings, safe files, locks and child processes. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/fsafe.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/proc.h"
+#include "test.h"
+
+/* This program again, as a child: runs before main, does what its argument says. */
+__attribute__((constructor)) static void child(int argc, char **argv) {
+    if (argc < 3 || strcmp(argv[1], "--child") != 0) return;
+    mr_proc_child_setup();
+    if (strcmp(argv[2], "echo") == 0) {
+        char c;
+        while (read(3, &c, 1) == 1 && write(3, &c, 1) == 1) continue;
+        _exit(7);
+    }
+    if (strcmp(argv[2], "look") == 0) { /* what is open and what is set */
+        char out[4] = "...";
+        out[0] = getenv("HOME") ? 'h' : '-';
+        out[1] = getenv("ONLY") ? 'o' : '-';
+        int more = 0;
+        for (int fd = 4; fd < 200; fd++) more += fcntl(fd, F_GETFD) >= 0;
+        out[2] = more ? 'x' : '-';
+        _exit(write(3, out, 3) == 3 ? 0 : 1);
+    }
+    if (write(3, "r", 1) != 1) _exit(1);
+    for (;;) pause();
+}
+
+static char *temp_dir(void) {
+    char *path = mr_strdup("/tmp/medrl-test-XXXXXX");
+    REQUIRE(mkdtemp(path));
+    return path;
+}
+
+static void messages_fit_and_are_visible(void) {
+    mr_err err = { "" };
+    CHECK_INT(mr_fail(&err, MR_EDATA, "%s: byte %d", "f\x1b[2J\n", 3), MR_EDATA);
+    CHECK_STR(err.msg, "f\\x1b[2J\\n: byte 3");
+    CHECK_INT(mr_wrap(&err, MR_EIO, "place %d", 1), MR_EIO);
+    CHECK_STR(err.msg, "place 1: f\\x1b[2J\\n: byte 3");
+    mr_fail(&err, MR_EDATA, "again: %s", err.msg); /* its own message as an argument */
+    CHECK_STR(err.msg, "again: place 1: f\\x1b[2J\\n: byte 3");
+    char big[3000];
+    memset(big, 'x', sizeof big - 1);
+    big[sizeof big - 1] = '\0';
+    mr_fail(&err, MR_EDATA, "%s", big);
+    CHECK_INT(strlen(err.msg), sizeof err.msg - 1);
+    for (int shift = 0; shift < 3; shift++) { /* never half a character at the cut */
+        for (int i = 0; i + 3 < (int)sizeof big - shift; i += 3) memcpy(big + shift + i, "\xe2\x82\xac", 3);
+        big[shift + 2400] = '\0';
+        mr_fail(&err, MR_EDATA, "%s", big);
+        size_t n = strlen(err.msg);
+        CHECK_INT((n - (size_t)shift) % 3, 0);
+        CHECK(n > 1015);
+    }
+    CHECK_INT(mr_fail(NULL, MR_EINVAL, "x"), MR_EINVAL);
+    CHECK_INT(mr_wrap(NULL, MR_EINVAL, "x"), MR_EINVAL);
+    errno = ENOENT;
+    CHECK_INT(mr_fail_errno(&err, "a/b"), MR_ENOTFOUND);
+    CHECK_STR(err.msg, "a/b: No such file or directory");
+    errno = ENOSPC;
+    CHECK_INT(mr_fail_errno(NULL, "a/b"), MR_EIO);
+}
+
+static void exit_codes_of_the_design(void) {
+    const struct {
+        mr_status st;
+        int code;
+    } want[] = { { MR_OK, 0 },         { MR_EINVAL, 2 },  { MR_ENOTFOUND, 2 }, { MR_EDATA, 65 },  { MR_ENET, 69 },
+                 { MR_EINTERNAL, 70 }, { MR_ENOMEM, 71 }, { MR_EIO, 74 },      { MR_EAGAIN, 75 }, { MR_ESIGNAL, 130 } };
+    for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) CHECK_INT(mr_exit_code(want[i].st), want[i].code);
+}
+
+static void large_blocks(void) {
+    const size_t sizes[] = { 0, 1, 63, 4096, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 20 << 20 };
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        unsigned char *p = mr_try_alloc(sizes[i]);
+        REQUIRE(p);
+        CHECK_INT((uintptr_t)p % 64, 0);
+        for (size_t j = 0; j < sizes[i]; j += 997) CHECK(p[j] == 0);
+        if (sizes[i]) memset(p, 1, sizes[i]);
+        if (i % 2) { /* a large block may also be grown */
+            p = mr_realloc(p, sizes[i] + 10);
+            CHECK_INT(p[sizes[i] - 1], 1);
+        }
+        mr_free(p);
+    }
+    CHECK(mr_try_alloc(SIZE_MAX) == NULL);
+    CHECK(mr_try_alloc(SIZE_MAX - 100) == NULL);
+    mr_try_alloc_fail_at(2);
+    void *a = mr_try_alloc(10), *b = mr_try_alloc(10), *c = mr_try_alloc(10);
+    CHECK(a && !b && c);
+    mr_free(a);
+    mr_free(c);
+    size_t out;
+    CHECK(mr_mul_size(&out, 6, 7) && out == 42);
+    CHECK(!mr_mul_size(&out, SIZE_MAX / 2, 3));
+    CHECK(!mr_add_size(&out, SIZE_MAX, 1));
+    CHECK(mr_rss_bytes() > 100000 && mr_rss_peak_bytes() >= mr_rss_bytes() / 2);
+}
+
+static void arena_keeps_what_it_gave(void) {
+    mr_arena a = { 0 };
+    for (int round = 0; round < 3; round++) {
+        unsigned char *kept[300];
+        for (size_t i = 0; i < 300; i++) {
+            kept[i] = mr_arena_alloc(&a, i * 7);
+            CHECK_INT((uintptr_t)kept[i] % 16, 0);
+            for (size_t j = 0; j < i * 7; j++) CHECK(kept[i][j] == 0);
+            memset(kept[i], (int)i, i * 7);
+        }
+        for (size_t i = 1; i < 300; i++)
+            CHECK(kept[i][0] == (unsigned char)i && kept[i][i * 7 - 1] == (unsigned char)i);
+        CHECK_STR(mr_arena_strdup(&a, "abc", 2), "ab");
+        mr_arena_reset(&a);
+    }
+    mr_arena_clear(&a);
+    mr_arena_clear(&a);
+}
+
+static void strings_grow(void) {
+    mr_str s = { 0 };
+    for (int i = 0; i < 1000; i++) mr_str_printf(&s, "%d,", i);
+    CHECK_INT(s.len, 10 * 2 + 90 * 3 + 900 * 4);
+    CHECK_INT(s.data[s.len], 0);
+    mr_str_add(&s, "a\0b", 3);
+    CHECK_INT(s.data[s.len - 1], 'b');
+    char *text = mr_str_steal(&s);
+    CHECK(s.data == NULL && s.len == 0);
+    mr_free(text);
+    text = mr_str_steal(&s);
+    CHECK_STR(text, "");
+    mr_free(text);
+    CHECK(mr_strdup(NULL) == NULL);
+}
+
+static void writing_keeps_the_old_file_on_failure(void) {
+    mr_err err = { "" };
+    char *dir = temp_dir(), *path = mr_path_join(dir, "x.txt"), *data;
+    size_t len;
+    REQUIRE_OK(mr_file_write(path, "one", 3, &err), err);
+    REQUIRE_OK(mr_file_write(path, "two!", 4, &err), err);
+    REQUIRE_OK(mr_file_read(&data, &len, path, 4, &err), err);
+    CHECK_INT(len, 4);
+    CHECK_STR(data, "two!");
+    mr_free(data);
+    struct stat info;
+    CHECK(stat(path, &info) == 0 && (info.st_mode & 0777) == 0644);
+    CHECK_INT(mr_file_read(&data, &len, path, 3, &err), MR_EDATA);
+    CHECK(data == NULL);
+    CHECK_INT(mr_file_read(&data, &len, dir, 3, &err), MR_EINVAL);
+
+    char *sub = mr_path_join(dir, "sub"), *into = mr_path_join(sub, "deep");
+    CHECK_INT(mr_file_write(into, "x", 1, &err), MR_EIO); /* no such folder */
+    CHECK_CONTAINS(err.msg, "sub/deep: could not be written: No such file");
+    REQUIRE_OK(mr_mkdirs(into, &err), err);
+    REQUIRE_OK(mr_mkdirs(into, &err), err);
+    CHECK_INT(mr_file_write(into, "x", 1, &err), MR_EIO); /* is a folder: the rename fails */
+    CHECK(mr_path_is_dir(into));
+    char *bad = mr_path_join(path, "y");
+    CHECK_INT(mr_mkdirs(bad, &err), MR_EIO);
+    CHECK_CONTAINS(err.msg, "x.txt");
+
+    char *moved = mr_path_join(dir, "final"), *inside = mr_path_join(moved, "deep");
+    REQUIRE_OK(mr_dir_commit(sub, moved, &err), err);
+    CHECK(!mr_path_exists(sub) && mr_path_is_dir(inside));
+    char *link = mr_path_join(moved, "out");
+    CHECK(symlink(path, link) == 0);
+    REQUIRE_OK(mr_remove_tree(moved, &err), err);
+    CHECK(!mr_path_exists(moved) && mr_path_exists(path)); /* the link went, not what it points to */
+    REQUIRE_OK(mr_remove_tree(moved, &err), err);
+    REQUIRE_OK(mr_remove_tree(dir, &err), err);
+    CHECK(!mr_path_exists(dir));
+    mr_free(dir), mr_free(path), mr_free(sub), mr_free(into), mr_free(bad), mr_free(moved), mr_free(inside),
+        mr_free(link);
+}
+
+static void full_disk_is_an_error(void) {
+    mr_err err = { "" };
+    int fd = open("/dev/full", O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    CHECK_INT(mr_write_all(fd, "x", 1, "x.bin", &err), MR_EIO);
+    CHECK_STR(err.msg, "x.bin: could not be written: No space left on device");
+    close(fd);
+}
+
+static void maps_and_paths(void) {
+    mr_err err = { "" };
+    char *dir = temp_dir(), *path = mr_path_join(dir, "m");
+    mr_map m;
+    REQUIRE_OK(mr_file_write(path, "", 0, &err), err);
+    REQUIRE_OK(mr_map_open(&m, path, &err), err);
+    CHECK(m.len == 0 && m.data);
+    mr_map_drop(&m, 0, 10);
+    mr_map_close(&m);
+    char *data = mr_alloc(10000);
+    data[9999] = 'z';
+    REQUIRE_OK(mr_file_write(path, data, 10000, &err), err);
+    REQUIRE_OK(mr_map_open(&m, path, &err), err);
+    mr_map_drop(&m, 1, 9000);
+    mr_map_drop(&m, 0, SIZE_MAX);
+    mr_map_drop(&m, SIZE_MAX, SIZE_MAX);
+    CHECK(m.len == 10000 && m.data[9999] == 'z');
+    mr_map_close(&m);
+    mr_map_close(&m);
+    CHECK_INT(mr_map_open(&m, dir, &err), MR_EINVAL);
+    CHECK_INT(mr_map_open(&m, "/nonexistent", &err), MR_ENOTFOUND);
+    CHECK_STR(mr_path_name("a/b/c.txt"), "c.txt");
+    CHECK_STR(mr_path_name("c.txt"), "c.txt");
+    static const char *const pairs[][2] = { { "a/b", "a" }, { "b", "." }, { "/b", "/" }, { "a/b/", "a/b" } };
+    for (size_t i = 0; i < 4; i++) {
+        char *d = mr_path_dir(pairs[i][0]);
+        CHECK_STR(d, pairs[i][1]);
+        mr_free(d);
+    }
+    char *j = mr_path_join("a/", "/b");
+    CHECK_STR(j, "/b");
+    mr_free(j);
+    mr_remove_tree(dir, NULL);
+    mr_free(data), mr_free(dir), mr_free(path);
+}
+
+static void hashes(void) {
+    char hex[65];
+    mr_sha256(hex, "abc", 3); /* FIPS 180-2, appendix B.1 */
+    CHECK_STR(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    mr_sha *s = mr_sha_new();
+    mr_sha_add(s, "a", 1);
+    mr_sha_add(s, "bc", 2);
+    mr_sha_end(s, hex);
+    CHECK_STR(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    CHECK_INT(mr_sha256_file(hex, "/nonexistent", NULL), MR_ENOTFOUND);
+    CHECK_STR(hex, "");
+    CHECK_INT(mr_sha256_file(hex, "/dev/null", NULL), MR_OK);
+    CHECK_STR(hex, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+}
+
+static void lock_names_its_owner(void) {
+    mr_err err = { "" };
+    char *dir = temp_dir(), *path = mr_path_join(dir, "lock"), want[64];
+    int a, b;
+    REQUIRE_OK(mr_lock_take(&a, path, &err), err);
+    CHECK_INT(mr_lock_take(&b, path, &err), MR_EINVAL);
+    snprintf(want, sizeof want, "process %ld", (long)getpid());
+    CHECK_CONTAINS(err.msg, want);
+    CHECK_INT(b, -1);
+    mr_lock_release(b);
+    mr_lock_release(a);
+    REQUIRE_OK(mr_lock_take(&b, path, &err), err);
+    mr_lock_release(b);
+    mr_remove_tree(dir, NULL);
+    mr_free(dir), mr_free(path);
+}
+
+static void children(void) {
+    mr_err err = { "" };
+    mr_proc p;
+    char c = 'q', text[64] = "";
+    REQUIRE_OK(mr_proc_spawn(&p, (const char *const[]){ "--child", "echo", NULL }, NULL, &err), err);
+    CHECK(write(p.fd, &c, 1) == 1);
+    c = 0;
+    CHECK(read(p.fd, &c, 1) == 1 && c == 'q');
+    mr_proc_describe(text, sizeof text, mr_proc_close(&p, 10)); /* it leaves when our end closes */
+    CHECK_STR(text, "exit 7");
+    CHECK(p.pid == 0 && p.fd == -1);
+
+    int extra = open("/dev/null", O_RDONLY); /* not close-on-exec on purpose: the child must not have it */
+    const char *env[] = { "ONLY=1", NULL };
+    REQUIRE_OK(mr_proc_spawn(&p, (const char *const[]){ "--child", "look", NULL }, env, &err), err);
+    CHECK(read(p.fd, text, 3) == 3 && memcmp(text, "-o-", 3) == 0);
+    CHECK(WIFEXITED(mr_proc_close(&p, 10)));
+    close(extra);
+
+    REQUIRE_OK(mr_proc_spawn(&p, (const char *const[]){ "--child", "hang", NULL }, NULL, &err), err);
+    CHECK(read(p.fd, &c, 1) == 1 && c == 'r'); /* without this it would see the closed socket and leave by itself */
+    double t = mr_now_s();
+    mr_proc_describe(text, sizeof text, mr_proc_close(&p, 0.05));
+    CHECK_STR(text, "killed by signal 9 (Killed)");
+    CHECK(mr_now_s() - t < 5);
+    CHECK_INT(mr_proc_kill(&p), 0);
+    mr_proc zero = { 0 };
+    CHECK_INT(mr_proc_kill(&zero), 0);
+    CHECK_INT(mr_proc_close(&zero, 1), 0);
+    CHECK(fcntl(0, F_GETFD) >= 0); /* a zeroed struct did not close our stdin */
+    CHECK(mr_wall_s() > 1.6e9);
+}
+
+static void log_goes_to_stderr(void) {
+    char *dir = temp_dir(), *path = mr_path_join(dir, "log"), *data;
+    size_t len;
+    int old = dup(2), fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    dup2(fd, 2);
+    mr_warn("x %d", 1);
+    mr_info("y");
+    mr_debug("hidden");
+    mr_log_status("50 %%");
+    mr_log_set_level(MR_LOG_WARN);
+    mr_info("hidden");
+    mr_error("z");
+    mr_log_set_level(MR_LOG_INFO);
+    dup2(old, 2);
+    close(old);
+    close(fd);
+    CHECK_INT(mr_file_read(&data, &len, path, 1000, NULL), MR_OK);
+    CHECK_STR(data, "medrl: x 1\ny\nmedrl: z\n");
+    mr_free(data);
+    mr_remove_tree(dir, NULL);
+    mr_free(dir), mr_free(path);
+}
+
+static void folders_of_the_program(void) {
+    CHECK(mr_home_dir()[0] == '/');
+    CHECK_CONTAINS(mr_cache_dir(), "medrl");
+}
+
+TEST_MAIN({ "log_goes_to_stderr", log_goes_to_stderr }, /* first: it redirects before stderr is looked at */
+          { "messages_fit_and_are_visible", messages_fit_and_are_visible },
+          { "exit_codes_of_the_design", exit_codes_of_the_design }, { "large_blocks", large_blocks },
+          { "arena_keeps_what_it_gave", arena_keeps_what_it_gave }, { "strings_grow", strings_grow },
+          { "writing_keeps_the_old_file_on_failure", writing_keeps_the_old_file_on_failure },
+          { "full_disk_is_an_error", full_disk_is_an_error }, { "maps_and_paths", maps_and_paths },
+          { "hashes", hashes }, { "lock_names_its_owner", lock_names_its_owner }, { "children", children },
+          { "folders_of_the_program", folders_of_the_program })

@@ -1,0 +1,267 @@
+/* test_json.c - what the strict reader refuses and accepts, field access, and writing that reads back. */
+#include "base/json.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/fsafe.h"
+#include "test.h"
+
+static mr_status parse(const char *text, size_t len, mr_err *err) {
+    cJSON *doc;
+    mr_status st = mr_json_parse(&doc, text, len, "t.json", err);
+    CHECK((doc != NULL) == (st == MR_OK));
+    cJSON_Delete(doc);
+    return st;
+}
+
+static void accepts_what_the_standard_allows(void) {
+    static const char *good[] = {
+        "{}",
+        "[]",
+        " [ ] ",
+        "null",
+        "true",
+        "false",
+        "0",
+        "-0",
+        "1e5",
+        "1E+5",
+        "0.5e-3",
+        "-1.25",
+        "\"\"",
+        "{\"a\":{\"a\":1}}",
+        "[1,2,[3]]\n",
+        "\"\\ud83d\\ude00\"",
+        "\"\\\" \\\\ \\/ \\b\\f\\n\\r\\t\"",
+        "\"\xf0\x9f\x98\x80\xc3\xa9\"",
+        "9007199254740992",
+        "-9007199254740992",
+        "[{\"k\":1},{\"k\":2}]",
+        "{\"\":0}",
+        "\"\x7f\"",
+        "1e-400",
+        "1000000000000000019884624838656", /* int(1e30) of Python: exact in a double */
+    };
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        mr_err err = { "" };
+        CHECK_INT(parse(good[i], strlen(good[i]), &err), MR_OK);
+        CHECK_STR(err.msg, "");
+    }
+}
+
+static void refuses_what_cjson_lets_through(void) {
+    static const struct {
+        const char *text, *says;
+    } bad[] = {
+        { "", "cut" },
+        { "  ", "cut" },
+        { "{", "never ends" },
+        { "[1,", "cut" },
+        { "[1", "never ends" },
+        { "{\"a\"", "never ends" },
+        { "{\"a\":", "cut" },
+        { "{\"a\":1", "never ends" },
+        { "\"abc", "never ends" },
+        { "{\"a\":1,}", "want a key" },
+        { "[1,]", "no value" },
+        { "[,]", "no value" },
+        { "{a:1}", "want a key" },
+        { "{'a':1}", "want a key" },
+        { "{\"a\" 1}", "want ':'" },
+        { "[1 2]", "want ','" },
+        { "{\"a\":1 \"b\":2}", "want ','" },
+        { "{\"a\":1,\"a\":2}", "byte 7: the key \"a\" stands twice" },
+        { "{\"a\":1,\"b\":2,\"\\u0061\":3}", "byte 13: the key \"a\"" },
+        { "{} x", "byte 3: more text" },
+        { "1 2", "more text" },
+        { "nul", "no value" },
+        { "truex", "more text" },
+        { "\"\xff\"", "byte 1: bytes that are not UTF-8" },
+        { "\"\xc0\x80\"", "not UTF-8" },
+        { "\"\xed\xa0\x80\"", "not UTF-8" },
+        { "\"\xf4\x90\x80\x80\"", "not UTF-8" },
+        { "\"\xe2\x82\"", "not UTF-8" },
+        { "\"\xf8\x88\x80\x80\x80\"", "not UTF-8" },
+        { "\"a\nb\"", "byte 2: a raw control" },
+        { "\"\\u0000\"", "\\u0000" },
+        { "\"\\ud800\"", "surrogate" },
+        { "\"\\udc00\"", "surrogate" },
+        { "\"\\ud800\\u0041\"", "surrogate" },
+        { "\"\\ud800\\ud800\"", "surrogate" },
+        { "\"\\u12g4\"", "hexadecimal" },
+        { "\"\\u12", "hexadecimal" },
+        { "\"\\x\"", "an escape" },
+        { "\"\\", "ends within" },
+        { "01", "begins with 0" },
+        { "-01", "begins with 0" },
+        { "1.", "behind its point" },
+        { ".5", "no value" },
+        { "+1", "no value" },
+        { "1e", "exponent" },
+        { "1e+", "exponent" },
+        { "-", "no value" },
+        { "NaN", "no value" },
+        { "Infinity", "no value" },
+        { "1e999", "range" },
+        { "-1e999", "range" },
+        { "0x10", "more text" },
+        { "9007199254740993", "2^53" },
+        { "-12345678901234567891", "2^53" },
+        { "1000000000000000019884624838657", "2^53" },
+        { "\xef\xbb\xbf{}", "no value" },
+        { "0.0000000000000000000000000000000000000000000000000000000000000000001", "62 characters" },
+        { "// c\n1", "no value" },
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        mr_err err = { "" };
+        CHECK_INT(parse(bad[i].text, strlen(bad[i].text), &err), MR_EDATA);
+        CHECK_CONTAINS(err.msg, "t.json: byte ");
+        CHECK_CONTAINS(err.msg, bad[i].says);
+    }
+    CHECK_INT(parse("\"a\0b\"", 5, NULL), MR_EDATA);
+    CHECK_INT(parse("1\0", 2, NULL), MR_EDATA);
+}
+
+static void every_cut_of_a_good_text_is_refused(void) {
+    const char *text = "{\"a\": [1, 2.5e3, \"x\\u00e9\\ud83d\\ude00\", null, {\"b\": true}], \"c\": \"\xc3\xa9\"}";
+    size_t len = strlen(text);
+    CHECK_INT(parse(text, len, NULL), MR_OK);
+    for (size_t n = 0; n < len; n++) {
+        char *exact = malloc(n ? n : 1); /* no byte behind it: AddressSanitizer sees a read too far */
+        memcpy(exact, text, n);
+        CHECK_INT(parse(exact, n, NULL), MR_EDATA);
+        free(exact);
+    }
+}
+
+static void depth_has_a_limit(void) {
+    char text[300];
+    for (int depth = 64; depth <= 65; depth++) {
+        memset(text, '[', (size_t)depth);
+        memset(text + depth, ']', (size_t)depth);
+        mr_err err = { "" };
+        CHECK_INT(parse(text, (size_t)depth * 2, &err), depth == 64 ? MR_OK : MR_EDATA);
+    }
+}
+
+static void large_object_is_fast_and_still_checked(void) {
+    mr_str s = { 0 };
+    mr_str_puts(&s, "{");
+    for (int i = 0; i < 150000; i++) mr_str_printf(&s, "%s\"tok%d\":%d", i ? "," : "", i, i);
+    size_t whole = s.len;
+    mr_str_puts(&s, "}");
+    cJSON *doc;
+    CHECK_INT(mr_json_parse(&doc, s.data, s.len, "v", NULL), MR_OK);
+    CHECK_INT(cJSON_GetArraySize(doc), 150000);
+    cJSON_Delete(doc);
+    s.len = whole;
+    mr_str_puts(&s, ",\"tok777\":1}");
+    mr_err err = { "" };
+    CHECK_INT(mr_json_parse(&doc, s.data, s.len, "v", &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, "\"tok777\" stands twice");
+    mr_str_clear(&s);
+}
+
+static void fields_name_place_and_type(void) {
+    cJSON *doc;
+    mr_err err = { "" };
+    const char *text = "{\"s\":\"x\",\"n\":1.5,\"i\":7,\"b\":true,\"z\":null}";
+    REQUIRE_OK(mr_json_parse(&doc, text, strlen(text), "p:3", &err), err);
+    const char *str;
+    double num;
+    int64_t whole;
+    bool flag;
+    CHECK_INT(mr_json_get_string(&str, doc, "s", "p:3", &err), MR_OK);
+    CHECK_STR(str, "x");
+    CHECK_INT(mr_json_get_number(&num, doc, "n", "p:3", &err), MR_OK);
+    CHECK(num == 1.5);
+    CHECK_INT(mr_json_get_int(&whole, doc, "i", 0, 10, "p:3", &err), MR_OK);
+    CHECK_INT(whole, 7);
+    CHECK_INT(mr_json_opt_bool(&flag, doc, "b", false, "p:3", &err), MR_OK);
+    CHECK(flag);
+    CHECK_INT(mr_json_opt_string(&str, doc, "none", "def", "p:3", &err), MR_OK);
+    CHECK_STR(str, "def");
+    CHECK_INT(mr_json_opt_int(&whole, doc, "none", -4, 0, 1, "p:3", &err), MR_OK);
+    CHECK_INT(whole, -4);
+
+    CHECK_INT(mr_json_get_number(&num, doc, "s", "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"s\" is a string, want a number");
+    CHECK_INT(mr_json_get_string(&str, doc, "none", "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"none\" is missing");
+    CHECK(str == NULL);
+    CHECK_INT(mr_json_opt_string(&str, doc, "z", "def", "p:3", &err), MR_EDATA); /* null is not "missing" */
+    CHECK_STR(err.msg, "p:3: field \"z\" is null, want a string");
+    CHECK_INT(mr_json_get_int(&whole, doc, "n", 0, 10, "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"n\" is 1.5, want an integer");
+    CHECK_INT(mr_json_get_int(&whole, doc, "i", 8, 10, "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"i\" is 7, want 8..10");
+    CHECK_INT(mr_json_get_string(&str, cJSON_GetObjectItem(doc, "n"), "k", "p:3", &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, "is a number, want an object");
+    cJSON_Delete(doc);
+}
+
+static void numbers_read_back(void) {
+    static const struct {
+        double x;
+        const char *text;
+    } cases[] = {
+        { 0, "0" },
+        { -0.0, "-0" },
+        { 1, "1" },
+        { -17, "-17" },
+        { 0.1, "0.1" },
+        { 1e20, "1e+20" },
+        { 5e-324, "5e-324" },
+        { 0.30000000000000004, "0.30000000000000004" },
+        { 2.5e-6, "2.5e-06" },
+        { NAN, "null" },
+        { INFINITY, "null" },
+        { 9007199254740992.0, "9007199254740992" },
+        { 1.0 / 3, "0.3333333333333333" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        mr_str s = { 0 };
+        mr_json_put_number(&s, cases[i].x);
+        CHECK_STR(s.data, cases[i].text);
+        if (isfinite(cases[i].x)) CHECK(strtod(s.data, NULL) == cases[i].x);
+        mr_str_clear(&s);
+    }
+}
+
+static void text_reads_back(void) {
+    mr_str s = { 0 };
+    const char raw[] = "a\"\\\n\t\x01\x7f\xc3\xa9\xf0\x9f\x98\x80 \xff!";
+    mr_json_put_string(&s, raw, sizeof raw - 1);
+    CHECK_STR(s.data, "\"a\\\"\\\\\\n\\t\\u0001\\u007f\xc3\xa9\xf0\x9f\x98\x80 \xef\xbf\xbd!\"");
+    cJSON *doc;
+    CHECK_INT(mr_json_parse(&doc, s.data, s.len, "t", NULL), MR_OK);
+    CHECK_STR(doc->valuestring, "a\"\\\n\t\x01\x7f\xc3\xa9\xf0\x9f\x98\x80 \xef\xbf\xbd!");
+    cJSON_Delete(doc);
+    mr_str_clear(&s);
+
+    const char *tree = "{\"b\": [1, 0.5, true, null, \"x\"], \"a\": {}, \"c\": []}";
+    CHECK_INT(mr_json_parse(&doc, tree, strlen(tree), "t", NULL), MR_OK);
+    mr_json_put(&s, doc);
+    CHECK_STR(s.data, tree);
+    cJSON_Delete(doc);
+    mr_str_clear(&s);
+}
+
+static void file_that_is_not_there(void) {
+    cJSON *doc;
+    mr_err err = { "" };
+    CHECK_INT(mr_json_load(&doc, "/nonexistent/x.json", 100, &err), MR_ENOTFOUND);
+    CHECK_CONTAINS(err.msg, "/nonexistent/x.json: No such file");
+    CHECK(doc == NULL);
+    CHECK_INT(mr_json_load(&doc, GOLDEN("datasets_mixing.json"), 100, &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, "larger than 100 bytes");
+}
+
+TEST_MAIN({ "accepts_what_the_standard_allows", accepts_what_the_standard_allows },
+          { "refuses_what_cjson_lets_through", refuses_what_cjson_lets_through },
+          { "every_cut_of_a_good_text_is_refused", every_cut_of_a_good_text_is_refused },
+          { "depth_has_a_limit", depth_has_a_limit },
+          { "large_object_is_fast_and_still_checked", large_object_is_fast_and_still_checked },
+          { "fields_name_place_and_type", fields_name_place_and_type }, { "numbers_read_back", numbers_read_back },
+          { "text_reads_back", text_reads_back }, { "file_that_is_not_there", file_that_is_not_there })

@@ -1,0 +1,322 @@
+/* test_safetensors.c - safetensors files: the library's own verdicts on 27 files, tiny models, shards, the writer,
+ * and damage. */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/fsafe.h"
+#include "base/json.h"
+#include "files/tensors.h"
+#include "test.h"
+
+static char folder[64];
+
+static char *scratch(const char *name) {
+    if (!folder[0]) {
+        strcpy(folder, "/tmp/medrl_test_XXXXXX");
+        REQUIRE(mkdtemp(folder));
+    }
+    return mr_path_join(folder, name);
+}
+
+static void put_file(const char *path, const void *data, size_t len) {
+    FILE *f = fopen(path, "wb");
+    REQUIRE(f);
+    REQUIRE(fwrite(data, 1, len, f) == len);
+    fclose(f);
+}
+
+static size_t from_hex(uint8_t *out, const char *hex) {
+    size_t n = strlen(hex) / 2;
+    for (size_t i = 0; i < n; i++) {
+        const char digits[3] = { hex[2 * i], hex[2 * i + 1], 0 };
+        out[i] = (uint8_t)strtoul(digits, NULL, 16);
+    }
+    return n;
+}
+
+static void library_verdicts(void) {
+    cJSON *root = NULL;
+    mr_err err = { "" };
+    REQUIRE_OK(mr_json_load(&root, GOLDEN("safetensors_validity.json"), 1 << 20, &err), err);
+    char *path = scratch("case.safetensors");
+    int n = 0;
+    for (const cJSON *c = cJSON_GetObjectItem(root, "cases")->child; c; c = c->next, n++) {
+        const char *name = cJSON_GetObjectItem(c, "name")->valuestring,
+                   *hex = cJSON_GetObjectItem(c, "hex")->valuestring;
+        /* the library lets a second entry of the same name win; medrl refuses it (formats.md 7.1) */
+        const bool accepted = cJSON_IsTrue(cJSON_GetObjectItem(c, "accepted")) && strcmp(name, "duplicate_key") != 0;
+        uint8_t *bytes = malloc(strlen(hex) / 2 + 1);
+        put_file(path, bytes, from_hex(bytes, hex));
+        free(bytes);
+        mr_tensors *t = NULL;
+        mr_status st = mr_tensors_open(&t, path, &err);
+        if ((st == MR_OK) != accepted) fprintf(stderr, "%s: %s\n", name, st == MR_OK ? "accepted" : err.msg);
+        CHECK((st == MR_OK) == accepted);
+        CHECK((t != NULL) == accepted);
+        if (!accepted) {
+            CHECK_INT(st, MR_EDATA);
+            CHECK_CONTAINS(err.msg, "case.safetensors: ");
+            CHECK(!strchr(err.msg, '\n'));
+        }
+        if (!strcmp(name, "ok_metadata")) CHECK_INT(mr_tensors_count(t), 1);
+        mr_tensors_close(t);
+    }
+    CHECK_INT(n, 27);
+    mr_free(path);
+    cJSON_Delete(root);
+}
+
+static void tiny_model_reads(void) {
+    mr_err err = { "" };
+    mr_tensors *t = NULL;
+    REQUIRE_OK(mr_tensors_open(&t, GOLDEN("tiny/tiny_qwen2"), &err), err);
+    CHECK(!mr_tensors_is_gguf(t));
+    CHECK_STR(mr_tensors_path(t), GOLDEN("tiny/tiny_qwen2"));
+    const mr_tensor_info *w = mr_tensors_find(t, "model.layers.0.self_attn.q_proj.weight");
+    REQUIRE(w);
+    CHECK_STR(w->type, "F32");
+    CHECK_INT(w->n_dims, 2);
+    CHECK_INT(w->bytes, w->dims[0] * w->dims[1] * 4);
+    float all[64 * 256], part[256];
+    REQUIRE(w->dims[0] * w->dims[1] <= 64 * 256 && w->dims[1] <= 256);
+    REQUIRE_OK(mr_tensors_read(t, w, all, 0, w->dims[0], &err), err);
+    CHECK(!memcmp(all, w->data, w->bytes));
+    REQUIRE_OK(mr_tensors_read(t, w, part, 3, 1, &err), err);
+    CHECK(!memcmp(part, all + 3 * w->dims[1], (size_t)w->dims[1] * 4));
+    CHECK_INT(mr_tensors_read(t, w, part, w->dims[0], 1, &err), MR_EINVAL);
+    CHECK_CONTAINS(err.msg, "rows");
+    const mr_tensor_info *norm = mr_tensors_find(t, "model.norm.weight");
+    REQUIRE(norm && norm->n_dims == 1);
+    REQUIRE_OK(mr_tensors_read(t, norm, part, 0, 1, &err), err); /* a vector is one row */
+    CHECK(!memcmp(part, norm->data, norm->bytes));
+    CHECK(mr_tensors_find(t, "model.layers.0.self_attn.q_proj") == NULL);
+    CHECK(mr_tensors_at(t, -1) == NULL && mr_tensors_at(t, mr_tensors_count(t)) == NULL);
+    double x;
+    const char *s;
+    size_t len;
+    CHECK(!mr_gguf_get_number(t, "a", &x) && !mr_gguf_get_string(t, "a", &s, &len) &&
+          mr_gguf_array_count(t, "a") == -1);
+    char hex[65], want[65];
+    REQUIRE_OK(mr_tensors_hash(t, hex, &err), err);
+    REQUIRE_OK(mr_sha256_file(want, GOLDEN("tiny/tiny_qwen2/model.safetensors"), &err), err);
+    CHECK_STR(hex, want);
+    mr_tensors_drop(t, w);
+    REQUIRE_OK(mr_tensors_read(t, w, part, 3, 1, &err), err);
+    CHECK(!memcmp(part, all + 3 * w->dims[1], (size_t)w->dims[1] * 4));
+    mr_tensors_close(t);
+    mr_tensors_close(NULL);
+}
+
+static void every_tiny_model_opens(void) {
+    static const char *const names[] = { GOLDEN("tiny/tiny_llama3"), GOLDEN("tiny/tiny_qwen3"),
+                                         GOLDEN("tiny/tiny_smollm2"),
+                                         GOLDEN("tiny/tiny_llama3_lora/adapter_model.safetensors") };
+    for (int i = 0; i < 4; i++) {
+        mr_err err = { "" };
+        mr_tensors *t = NULL;
+        REQUIRE_OK(mr_tensors_open(&t, names[i], &err), err);
+        CHECK(mr_tensors_count(t) > 5);
+        for (int k = 0; k < mr_tensors_count(t); k++)
+            CHECK(mr_tensors_find(t, mr_tensors_at(t, k)->name) == mr_tensors_at(t, k));
+        mr_tensors_close(t);
+    }
+}
+
+static void writer_round_trip(void) {
+    const float w[6] = { 1, -2, 3.5f, 0, -0.0f, 1e-30f };
+    const uint16_t h[2] = { 0x3f80, 0xc000 };
+    const uint8_t u[3] = { 1, 2, 255 };
+    const int64_t step[1] = { 1234567890123 };
+    const mr_tensor_out out[] = {
+        { "u", "U8", 1, { 3 }, u },        { "b.weight", "F32", 2, { 2, 3 }, w },
+        { "step", "I64", 0, { 0 }, step }, { "a.weight", "F32", 1, { 6 }, w },
+        { "half", "BF16", 1, { 2 }, h },   { "empty", "F32", 2, { 0, 7 }, NULL },
+    };
+    char *path = scratch("round.safetensors");
+    mr_err err = { "" };
+    cJSON *meta = cJSON_CreateObject();
+    cJSON_AddStringToObject(meta, "note", "a \"quoted\" note\n");
+    REQUIRE_OK(mr_safetensors_write(path, out, 6, meta, &err), err);
+
+    char *bytes;
+    size_t len;
+    REQUIRE_OK(mr_file_read(&bytes, &len, path, 1 << 20, &err), err);
+    uint64_t header;
+    memcpy(&header, bytes, 8);
+    CHECK_INT((8 + header) % 8, 0);
+    CHECK_INT(len, 8 + header + 8 + 48 + 4 + 3);
+    /* larger elements first, then by name; the metadata before all */
+    CHECK(!strncmp(bytes + 8, "{\"__metadata__\":{\"format\":\"pt\",\"note\":", 38));
+    const char *order[] = { "\"step\"", "\"a.weight\"", "\"b.weight\"", "\"empty\"", "\"half\"", "\"u\"" };
+    char text[4096];
+    snprintf(text, sizeof text, "%.*s", (int)header, bytes + 8);
+    for (int i = 1; i < 6; i++)
+        CHECK(strstr(text, order[i - 1]) && strstr(text, order[i - 1]) < strstr(text, order[i]));
+    mr_free(bytes);
+
+    mr_tensors *t = NULL;
+    REQUIRE_OK(mr_tensors_open(&t, path, &err), err);
+    CHECK_INT(mr_tensors_count(t), 6);
+    const mr_tensor_info *b = mr_tensors_find(t, "b.weight");
+    REQUIRE(b && b->n_dims == 2 && b->dims[0] == 2 && b->dims[1] == 3);
+    CHECK(!memcmp(b->data, w, sizeof w));
+    float got[6];
+    REQUIRE_OK(mr_tensors_read(t, mr_tensors_find(t, "half"), got, 0, 1, &err), err);
+    CHECK(got[0] == 1.0f && got[1] == -2.0f);
+    REQUIRE_OK(mr_tensors_read(t, mr_tensors_find(t, "u"), got, 0, 1, &err), err);
+    CHECK(got[2] == 255.0f);
+    CHECK(!memcmp(mr_tensors_find(t, "step")->data, step, 8));
+    REQUIRE_OK(mr_tensors_read(t, mr_tensors_find(t, "empty"), got, 0, 0, &err), err);
+    mr_tensors_close(t);
+
+    cJSON_AddNumberToObject(meta, "n", 1);
+    CHECK_INT(mr_safetensors_write(path, out, 6, meta, &err), MR_EINVAL);
+    CHECK_CONTAINS(err.msg, "metadata \"n\" is a number, want a string");
+    REQUIRE_OK(mr_tensors_open(&t, path, &err), err); /* the old file is intact */
+    mr_tensors_close(t);
+    const mr_tensor_out twice[2] = { out[1], out[1] };
+    CHECK_INT(mr_safetensors_write(path, twice, 2, NULL, &err), MR_EINVAL);
+    const mr_tensor_out foreign = { "q", "Q4_1", 1, { 32 }, w };
+    CHECK_INT(mr_safetensors_write(path, &foreign, 1, NULL, &err), MR_EINVAL);
+    cJSON_Delete(meta);
+    mr_free(path);
+}
+
+static void shards(void) {
+    const float x[2] = { 1, 2 }, y[2] = { 3, 4 };
+    const mr_tensor_out a = { "a", "F32", 1, { 2 }, x }, b = { "b", "F32", 1, { 2 }, y };
+    mr_err err = { "" };
+    char *one = scratch("model-00001-of-00002.safetensors"), *two = scratch("model-00002-of-00002.safetensors");
+    char *index = scratch("model.safetensors.index.json");
+    REQUIRE_OK(mr_safetensors_write(one, &a, 1, NULL, &err), err);
+    REQUIRE_OK(mr_safetensors_write(two, &b, 1, NULL, &err), err);
+    struct {
+        const char *map, *complaint;
+    } cases[] = {
+        { "{\"b\":\"model-00002-of-00002.safetensors\",\"a\":\"model-00001-of-00002.safetensors\"}", NULL },
+        { "{\"c\":\"model-00002-of-00002.safetensors\"}", "\"c\" is not in model-00002" },
+        { "{\"a\":\"model-00002-of-00002.safetensors\",\"b\":\"model-00001-of-00002.safetensors\"}",
+          "\"a\" is not in model-00002" },
+        { "{\"a\":\"../model-00001-of-00002.safetensors\"}", "does not name a file of the same folder" },
+        { "{\"a\":\"model-00003-of-00003.safetensors\"}", "a shard is missing" },
+        { "{\"a\":7}", "does not name a file" },
+        { "[]", "is an array, want an object" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[512];
+        snprintf(text, sizeof text, "{\"metadata\":{\"total_size\":16},\"weight_map\":%s}", cases[i].map);
+        put_file(index, text, strlen(text));
+        mr_tensors *t = NULL;
+        mr_status st = mr_tensors_open(&t, folder, &err);
+        if (cases[i].complaint) {
+            CHECK(st != MR_OK && t == NULL);
+            CHECK_CONTAINS(err.msg, cases[i].complaint);
+        } else {
+            REQUIRE_OK(st, err);
+            float got[2];
+            REQUIRE_OK(mr_tensors_read(t, mr_tensors_find(t, "b"), got, 0, 1, &err), err);
+            CHECK(got[0] == 3 && got[1] == 4);
+            mr_tensors_close(t);
+        }
+    }
+    REQUIRE_OK(mr_safetensors_write(two, &a, 1, NULL, &err), err); /* both shards hold "a" */
+    put_file(index,
+             "{\"weight_map\":{\"a\":\"model-00001-of-00002.safetensors\",\"b\":\"model-00002-of-00002.safetensors\"}}",
+             95);
+    mr_tensors *t = NULL;
+    CHECK_INT(mr_tensors_open(&t, folder, &err), MR_EDATA);
+    unlink(index);
+    CHECK_INT(mr_tensors_open(&t, folder, &err), MR_ENOTFOUND);
+    CHECK_CONTAINS(err.msg, "holds no model.safetensors");
+    CHECK_INT(mr_tensors_open(&t, "/nowhere/at/all", &err), MR_ENOTFOUND);
+    mr_free(one);
+    mr_free(two);
+    mr_free(index);
+}
+
+/* Truncated at every length and with every header bit flipped: a verdict, never a crash; cut files are always
+ * refused. */
+static void damage(void) {
+    const float x[4] = { 1, 2, 3, 4 };
+    const mr_tensor_out out[2] = { { "a", "F32", 2, { 2, 2 }, x }, { "b", "F16", 1, { 4 }, x } };
+    char *path = scratch("damage.safetensors");
+    mr_err err = { "" };
+    REQUIRE_OK(mr_safetensors_write(path, out, 2, NULL, &err), err);
+    char *bytes;
+    size_t len;
+    REQUIRE_OK(mr_file_read(&bytes, &len, path, 1 << 20, &err), err);
+    for (size_t n = 0; n < len; n++) {
+        char *copy = malloc(n + 1); /* a fresh file each time, so that no stale page helps */
+        memcpy(copy, bytes, n);
+        put_file(path, copy, n);
+        free(copy);
+        mr_tensors *t = NULL;
+        CHECK_INT(mr_tensors_open(&t, path, &err), MR_EDATA);
+        CHECK(!strchr(err.msg, '\n'));
+        mr_tensors_close(t);
+    }
+    int refused = 0;
+    for (size_t bit = 0; bit < 8 * (len - 24); bit++) {
+        bytes[bit / 8] ^= (char)(1 << bit % 8);
+        put_file(path, bytes, len);
+        mr_tensors *t = NULL;
+        if (mr_tensors_open(&t, path, &err) != MR_OK) refused++;
+        mr_tensors_close(t);
+        bytes[bit / 8] ^= (char)(1 << bit % 8);
+    }
+    CHECK(refused > (int)(4 * (len - 24))); /* what is left are names, spaces and metadata */
+    mr_free(bytes);
+    mr_free(path);
+}
+
+static void out_of_memory(void) {
+    mr_err err = { "" };
+    mr_tensors *t = NULL;
+    mr_status st = MR_ENOMEM;
+    int n = 0;
+    while (st != MR_OK && n < 100) {
+        mr_try_alloc_fail_at(++n);
+        st = mr_tensors_open(&t, GOLDEN("tiny/tiny_qwen2"), &err);
+        mr_try_alloc_fail_at(0);
+        CHECK(st == MR_OK || st == MR_ENOMEM);
+        CHECK((t != NULL) == (st == MR_OK));
+    }
+    CHECK(n > 3 && n < 100);
+    mr_tensors_close(t);
+}
+
+static void halves(void) {
+    CHECK(mr_f16_to_f32(0x3c00) == 1.0f && mr_f16_to_f32(0xc000) == -2.0f && mr_f16_to_f32(0x0001) == 0x1p-24f);
+    CHECK(mr_f16_to_f32(0x03ff) == 1023 * 0x1p-24f && mr_f16_to_f32(0x7bff) == 65504.0f &&
+          mr_f16_to_f32(0x7c00) == INFINITY);
+    CHECK(isnan(mr_f16_to_f32(0x7e01)) && signbit(mr_f16_to_f32(0x8000)));
+    CHECK_INT(mr_f32_to_f16(65519.0f), 0x7bff);
+    CHECK_INT(mr_f32_to_f16(65520.0f), 0x7c00);
+    CHECK_INT(mr_f32_to_f16(0x1p-25f), 0x0000);   /* a tie goes to the even 0 */
+    CHECK_INT(mr_f32_to_f16(0x1.8p-24f), 0x0002); /* a tie goes to the even 2 */
+    CHECK_INT(mr_f32_to_f16(0x1.000002p-25f), 0x0001);
+    CHECK_INT(mr_f32_to_f16(1.0f + 0x1p-11f), 0x3c00);
+    CHECK_INT(mr_f32_to_f16(1.0f + 0x3p-11f), 0x3c02);
+    CHECK_INT(mr_f32_to_bf16(1.0f + 0x1p-8f), 0x3f80);
+    CHECK_INT(mr_f32_to_bf16(1.0f + 0x3p-8f), 0x3f82);
+    CHECK(isnan(mr_bf16_to_f32(mr_f32_to_bf16(NAN))) && mr_f32_to_bf16(INFINITY) == 0x7f80);
+    int wrong = 0;
+    for (uint32_t h = 0; h < 65536; h++) { /* every half survives the way there and back */
+        const float f = mr_f16_to_f32((uint16_t)h), b = mr_bf16_to_f32((uint16_t)h);
+        wrong += !isnan(f) && mr_f32_to_f16(f) != h;
+        wrong += !isnan(b) && mr_f32_to_bf16(b) != h;
+        wrong += isnan(f) != ((h & 0x7fff) > 0x7c00) || (isnan(f) && !isnan(mr_f16_to_f32(mr_f32_to_f16(f))));
+    }
+    CHECK_INT(wrong, 0);
+}
+
+static void clean_up(void) {
+    mr_err err = { "" };
+    if (folder[0]) CHECK_INT(mr_remove_tree(folder, &err), MR_OK);
+}
+
+TEST_MAIN({ "library_verdicts", library_verdicts }, { "tiny_model_reads", tiny_model_reads },
+          { "every_tiny_model_opens", every_tiny_model_opens }, { "writer_round_trip", writer_round_trip },
+          { "shards", shards }, { "damage", damage }, { "out_of_memory", out_of_memory }, { "halves", halves },
+          { "clean_up", clean_up })

@@ -1,0 +1,61 @@
+/* rig.h - what the tests of rl/ share: the tiny models of the fixtures on the CPU, a tokenizer of 96 single
+ * characters, temporary folders. */
+#ifndef MR_TEST_RIG_H
+#define MR_TEST_RIG_H
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/fsafe.h"
+#include "base/json.h"
+#include "model/decoder.h"
+#include "rl/settings.h"
+#include "test.h"
+
+typedef struct rig {
+    mr_backend *b;
+    mr_model *m;
+} rig;
+
+static inline mr_model_opts rig_lora(uint64_t seed) {
+    mr_model_opts o = { .store = MR_F32, .compute = MR_F32, .train = true, .seed = seed };
+    o.lora = (mr_lora_opts){ .r = 4, .lora_alpha = 8, .seed = seed };
+    for (int i = 0; i < MR_N_PROJ; i++) o.lora.targets[i] = true;
+    return o;
+}
+
+static inline void rig_open(rig *r, const char *name, const mr_model_opts *opts, int threads) {
+    mr_err err;
+    char path[512];
+    snprintf(path, sizeof path, "%s/tiny/%s", MR_GOLDEN, name);
+    REQUIRE_OK(mr_backend_open(&r->b, MR_CPU, 0, threads, &err), err);
+    REQUIRE_OK(mr_model_open(&r->m, r->b, path, opts, &err), err);
+}
+
+static inline void rig_close(rig *r) {
+    mr_model_close(r->m);
+    mr_backend_close(r->b);
+}
+
+/* The fixture's adapter: r = 4, alpha = 8, B not zero. */
+static inline void rig_adapter(rig *r, const char *name) {
+    mr_err err;
+    char path[512];
+    snprintf(path, sizeof path, "%s/tiny/%s", MR_GOLDEN, name);
+    REQUIRE_OK(mr_adapter_load(r->m, path, &err), err);
+    mr_model_refresh(r->m);
+}
+
+static inline char *rig_tmp(void) {
+    const char *base = getenv("TMPDIR");
+    char *dir = mr_asprintf("%s/medrl_rl_XXXXXX", base && *base ? base : "/tmp");
+    REQUIRE(mkdtemp(dir) != NULL);
+    return dir;
+}
+
+static inline void rig_tmp_clear(char *dir) {
+    mr_remove_tree(dir, NULL);
+    mr_free(dir);
+}
+
+#endif
