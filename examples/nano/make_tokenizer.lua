@@ -118,7 +118,7 @@ write("config.json", ([[
   "tie_word_embeddings": true,
   "attention_bias": false,
   "mlp_bias": false,
-  "initializer_range": 0.02,
+  "initializer_range": 0.1,
   "bos_token_id": null,
   "eos_token_id": %d,
   "pad_token_id": %d,
