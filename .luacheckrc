@@ -9,6 +9,6 @@ std = {
     bit = { other_fields = true },
   },
 }
-max_line_length = 150
+max_line_length = 120
 exclude_files = { "build*", "lua/medrl/medrl.d.lua", "tests/lua/escape", "tests/lua/bad" }
-files["**/make*.lua"] = { std = "luajit" }
+files["**/make*.lua"] = { std = "luajit", max_line_length = 150 }

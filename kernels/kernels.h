@@ -100,6 +100,7 @@ typedef struct mr_adamw {
     float lr, beta1, beta2, eps, weight_decay;
     int64_t step;     /* 1 for the first */
     float grad_scale; /* each gradient is multiplied by it first: clipping and averaging */
+    bool decay_last;  /* adamw: decay after the update (6.1), not before it (6.2); adamw_8bit always does */
 } mr_adamw;
 
 typedef struct mr_backend mr_backend;

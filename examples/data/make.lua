@@ -1,6 +1,8 @@
 -- Writes the four small data sets beside itself: luajit examples/data/make.lua
--- Everything is put together from the templates and lists below, with a fixed generator of numbers, so the files are the same on every machine.
--- The facts are everyday ones that anyone can check; answers are computed or stand in the lists; their letters and words are balanced.
+-- Everything is put together from the templates and lists below, with a fixed generator of numbers, so the files are
+-- the same on every machine.
+-- The facts are everyday ones that anyone can check; answers are computed or stand in the lists; their letters and
+-- words are balanced.
 local here = arg and arg[0] and arg[0]:match("^(.*)/[^/]*$") or "."
 
 -- Numerical Recipes' 32-bit linear congruential generator; the high bits are used.
@@ -42,7 +44,8 @@ local function fill(s, values)
   return (s:gsub("{(%w+)}", function(k) return tostring(values[k]) end))
 end
 
--- 1. Arithmetic in GSM8K's schema ------------------------------------------------------------------------------------------------------------
+-- 1. Arithmetic in GSM8K's schema
+-- ------------------------------------------------------------------------------------------------------------
 
 local people = { "Anna", "Ben", "Carla", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kemi", "Lukas", "Mina", "Noah", "Olga",
   "Pablo" }
@@ -130,9 +133,10 @@ while #gsm8k < 160 do
 end
 write("gsm8k.jsonl", gsm8k)
 
--- 2. Small abstracts in PubMedQA's schema ----------------------------------------------------------------------------------------------------
--- In each line the first way gives the larger number: why it was asked; what was counted; first and second way; a typical number of each; the
--- question with {1} the larger and {2} the smaller way.
+-- 2. Small abstracts in PubMedQA's schema
+-- ----------------------------------------------------------------------------------------------------
+-- In each line the first way gives the larger number: why it was asked; what was counted; first and second way; a
+-- typical number of each; the question with {1} the larger and {2} the smaller way.
 local studies = {
   { "Plants make their green color with the help of light.", "green leaves", "bean plants at a sunny window", "bean plants in a dark cupboard", 9, 2,
     "Do {1} have more green leaves than {2}?", "plants" },
@@ -231,7 +235,8 @@ for round = 1, 2 do
 end
 write("pubmedqa.jsonl", shuffled(pubmedqa))
 
--- 3. and 4. Multiple choice ------------------------------------------------------------------------------------------------------------------
+-- 3. and 4. Multiple choice
+-- ------------------------------------------------------------------------------------------------------------------
 
 local letters = { "A", "B", "C", "D" }
 -- Puts the right answer at a place that goes round, the wrong ones around it in a drawn order.

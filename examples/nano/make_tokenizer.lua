@@ -1,7 +1,8 @@
 -- Writes tokenizer.json, tokenizer_config.json, config.json and generation_config.json of the nano model beside itself:
 --     luajit examples/nano/make_tokenizer.lua
--- The words are those of lua/datasets/nano_tasks.lua, each with and without a space before it, whole (ignore_merges: a piece of text that is in
--- the vocabulary is one token). Everything else is spelled in bytes, so any text can be read. Run again only together with a new training.
+-- The words are those of lua/datasets/nano_tasks.lua, each with and without a space before it, whole (ignore_merges: a
+-- piece of text that is in the vocabulary is one token). Everything else is spelled in bytes, so any text can be read.
+-- Run again only together with a new training.
 local words = [[
 note list has no yes or maybe does not the say says which letter is pills in morning and evening how many plus answer
 fever cough pain rash nausea chills salt iron zinc tea honey ginger mint aspirin A B C D 1 2 3 4 5 6 7 8 9

@@ -30,17 +30,29 @@ static void put_row(float *kv, const float *k, const float *v, int64_t slot, int
     }
 }
 
+typedef struct putting {
+    float *kv;
+    const float *k, *v;
+    int ld, K, D;
+    const int32_t *slots;
+    int64_t n_slots;
+} putting;
+
+static void put_rows(void *ctx, int thread, int64_t from, int64_t to) {
+    const putting *p = ctx;
+    (void)thread;
+    for (int64_t n = from; n < to; n++) {
+        assert(p->slots[n] >= 0 && p->slots[n] < p->n_slots);
+        put_row(p->kv, p->k + n * p->ld, p->v + n * p->ld, p->slots[n], p->K, p->D);
+    }
+}
+
 void cpu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,
                 int N, int K, int D) {
     if (cpu_failed(b)) return;
     assert(D <= CPU_MAX_D && ld >= K * D);
-    (void)n_slots;
-    int n_threads = cpu_threads(b, 1.5 * N * K * D);
-#pragma omp parallel for num_threads(n_threads) schedule(static)
-    for (int n = 0; n < N; n++) {
-        assert(slots[n] >= 0 && slots[n] < n_slots);
-        put_row(kv, k + (size_t)n * (size_t)ld, v + (size_t)n * (size_t)ld, slots[n], K, D);
-    }
+    putting p = { kv, k, v, ld, K, D, slots, n_slots };
+    cpu_share(b, 0.5 * N * K * D, put_rows, &p, N, 1);
 }
 
 static inline int blocks_of(int n_pairs) { return (n_pairs + CPU_ATT_PAIRS - 1) / CPU_ATT_PAIRS; }
@@ -51,39 +63,92 @@ static void check_span(const mr_span *s, int64_t n_slots) {
     (void)s, (void)n_slots;
 }
 
+/* Spans that follow each other, with the same prefix, and so few rows that they fit into one block: in decoding the
+ * completions of a prompt, which then read its keys once. n = 1: one span, in as many blocks as it needs. */
+typedef struct cluster {
+    int first, n;
+    int64_t item0; /* its first item; its items are key head by key head, block by block */
+} cluster;
+
+typedef struct attending {
+    const cpu_kernels *kern;
+    float *o, *lse;
+    const float *q, *kv;
+    const mr_span *spans;
+    const cluster *clusters;
+    int n_clusters, ldq, H, K, D, G;
+} attending;
+
+static void add_query(const attending *a, cpu_att_queries *block, const mr_span *s, int row, int head) {
+    size_t n = (size_t)(s->row0 + row);
+    int i = block->n++;
+    block->q[i] = a->q + n * (size_t)a->ldq + head * a->D;
+    block->o[i] = a->o + n * (size_t)(a->H * a->D) + head * a->D;
+    block->lse[i] = a->lse ? a->lse + n * (size_t)a->H + head : NULL;
+    block->own[i] = s->past + row + 1;
+    block->own_chunk[i] = s->slot0 / MR_KV_CHUNK;
+}
+
+static void attend_items(void *ctx, int thread, int64_t from, int64_t to) {
+    const attending *a = ctx;
+    (void)thread;
+    for (int64_t item = from; item < to; item++) {
+        int low = 0, high = a->n_clusters - 1; /* the last cluster that begins at or before the item */
+        while (low < high) {
+            int middle = (low + high + 1) / 2;
+            if (a->clusters[middle].item0 <= item)
+                low = middle;
+            else
+                high = middle - 1;
+        }
+        const cluster *c = &a->clusters[low];
+        const mr_span *s = &a->spans[c->first];
+        int left = (int)(item - c->item0), blocks = c->n > 1 ? 1 : blocks_of(s->n_rows * a->G);
+        int kh = left / blocks, pair0 = left % blocks * CPU_ATT_PAIRS;
+        cpu_att_keys keys = { a->kv, a->K, kh, a->D, s->prefix_slot0 / MR_KV_CHUNK, s->n_prefix };
+        cpu_att_queries block;
+        block.n = 0;
+        for (int m = 0; m < c->n; m++) {
+            int end = s[m].n_rows * a->G - pair0;
+            if (end > CPU_ATT_PAIRS) end = CPU_ATT_PAIRS;
+            for (int i = pair0; i < pair0 + end; i++)
+                add_query(a, &block, &s[m], i / a->G, kh * a->G + i % a->G);
+        }
+        a->kern->attention(&keys, &block);
+    }
+}
+
+static bool same_prefix(const mr_span *a, const mr_span *b) {
+    return a->n_prefix > 0 && a->n_prefix == b->n_prefix && a->prefix_slot0 == b->prefix_slot0;
+}
+
 void cpu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
                    const mr_span *spans, int S, int H, int K, int D) {
     if (cpu_failed(b)) return;
     assert(H % K == 0 && D <= CPU_MAX_D && ldq >= H * D);
-    const cpu_kernels *kern = cpu_kernels_of(b);
-    const int G = H / K;
-    int64_t n_items = 0;
+    cluster *clusters = cpu_scratch(b, CPU_SLOT_SHARED, (size_t)S * sizeof *clusters);
+    if (!clusters) return;
+    attending a = { cpu_kernels_of(b), o, lse, q, kv, spans, clusters, 0, ldq, H, K, D, H / K };
+    int64_t n_items = 0, all_pairs = 0;
     double work = 0;
-    for (int s = 0; s < S; s++) {
-        check_span(&spans[s], n_slots);
-        n_items += (int64_t)K * blocks_of(spans[s].n_rows * G);
-        work += (double)spans[s].n_rows * H * D * (spans[s].n_prefix + spans[s].past + 0.5 * spans[s].n_rows) * 0.05;
+    for (int s = 0; s < S; s++) all_pairs += (int64_t)spans[s].n_rows * a.G;
+    /* smaller clusters when there would be too few items for the threads */
+    int64_t most = K * all_pairs / (4 * cpu_of(b)->n_threads) / 6 * 6;
+    most = most < 6 ? 6 : most > CPU_ATT_PAIRS ? CPU_ATT_PAIRS : most;
+    for (int s = 0; s < S;) {
+        int n = 1, pairs = spans[s].n_rows * a.G;
+        while (s + n < S && pairs + spans[s + n].n_rows * a.G <= most && same_prefix(&spans[s], &spans[s + n]))
+            pairs += spans[s + n++].n_rows * a.G;
+        if (pairs > 0) clusters[a.n_clusters++] = (cluster){ s, n, n_items };
+        n_items += (int64_t)K * (n > 1 ? 1 : blocks_of(pairs));
+        for (int end = s + n; s < end; s++) {
+            check_span(&spans[s], n_slots);
+            work += (double)spans[s].n_rows * H * D * (spans[s].n_prefix + spans[s].past + 0.5 * spans[s].n_rows) * 0.05;
+        }
     }
     int n_threads = cpu_threads(b, work);
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1)
-    for (int64_t item = 0; item < n_items; item++) {
-        int64_t left = item;
-        const mr_span *s = spans;
-        for (; left >= (int64_t)K * blocks_of(s->n_rows * G); s++) left -= (int64_t)K * blocks_of(s->n_rows * G);
-        int blocks = blocks_of(s->n_rows * G), kh = (int)(left / blocks), pair0 = (int)(left % blocks) * CPU_ATT_PAIRS;
-        cpu_att_keys keys = { kv, K, kh, D, s->prefix_slot0 / MR_KV_CHUNK, s->slot0 / MR_KV_CHUNK, s->n_prefix };
-        cpu_att_queries block;
-        block.n = s->n_rows * G - pair0 < CPU_ATT_PAIRS ? s->n_rows * G - pair0 : CPU_ATT_PAIRS;
-        for (int i = 0; i < block.n; i++) {
-            int row = (pair0 + i) / G, head = kh * G + (pair0 + i) % G;
-            size_t n = (size_t)(s->row0 + row);
-            block.q[i] = q + n * (size_t)ldq + head * D;
-            block.o[i] = o + n * (size_t)(H * D) + head * D;
-            block.lse[i] = lse ? lse + n * (size_t)H + head : NULL;
-            block.own[i] = s->past + row + 1;
-        }
-        kern->attention(&keys, &block);
-    }
+    mr_work w = { attend_items, &a, n_items, 1 };
+    mr_parallel(cpu_of(b)->pool, n_threads, &w, 1);
 }
 
 /* --- backward --- */
@@ -93,10 +158,13 @@ typedef struct bwd {
     const cpu_kernels *kern;
     float *dq, *dk, *dv;
     int lddq, lddkv, ldq;
-    const float *d_o, *lse, *delta, *q, *kv;
+    const float *d_o, *o, *lse, *q, *kv;
+    float *delta;
     const mr_span *spans;
     int S, H, K, D, G;
     const bool *is_completion; /* [S] */
+    int64_t n_chunks;          /* items of chunk_pass, before those of query_pass */
+    int thread;
 } bwd;
 
 static cpu_att_chunk chunk_open(const bwd *w, const mr_span *keys_of, bool prefix, int chunk, int kh, bool want_dkv) {
@@ -106,7 +174,7 @@ static cpu_att_chunk chunk_open(const bwd *w, const mr_span *keys_of, bool prefi
     const float *k = w->kv + cpu_chunk_at(slot / MR_KV_CHUNK, kh, w->K, D);
     size_t part = (size_t)(MR_KV_CHUNK * Dp);
     cpu_att_chunk c = { .D = D, .n_keys = n_keys < MR_KV_CHUNK ? n_keys : MR_KV_CHUNK, .k_tiles = k };
-    float *scratch = cpu_scratch(w->b, omp_get_thread_num(), 4 * part * sizeof *scratch);
+    float *scratch = cpu_scratch(w->b, w->thread, 4 * part * sizeof *scratch);
     if (!scratch) return (cpu_att_chunk){ 0 };
     c.v_tiles = scratch;
     c.k_rows = scratch + part;
@@ -221,6 +289,38 @@ static int64_t count_all(const bwd *w, int (*count)(const bwd *, int)) {
     return n;
 }
 
+/* delta of row i / H, head i % H */
+static void delta_items(void *ctx, int thread, int64_t from, int64_t to) {
+    const bwd *w = ctx;
+    (void)thread;
+    for (int64_t i = from; i < to; i++) w->delta[i] = w->kern->dot(w->d_o + i * w->D, w->o + i * w->D, w->D);
+}
+
+static void group_items(void *ctx, int thread, int64_t from, int64_t to) {
+    bwd w = *(const bwd *)ctx;
+    w.thread = thread;
+    for (int64_t item = from; item < to; item++) {
+        int64_t left = item;
+        int s = locate(&w, &left, count_groups);
+        group_pass(&w, s, (int)left);
+    }
+}
+
+static void part_items(void *ctx, int thread, int64_t from, int64_t to) {
+    bwd w = *(const bwd *)ctx;
+    w.thread = thread;
+    for (int64_t item = from; item < to; item++) {
+        int64_t left = item < w.n_chunks ? item : item - w.n_chunks;
+        if (item < w.n_chunks) {
+            int s = locate(&w, &left, count_chunks);
+            chunk_pass(&w, s, (int)(left / w.K), (int)(left % w.K), false);
+        } else {
+            int s = locate(&w, &left, count_queries);
+            query_pass(&w, s, (int)(left / w.K), (int)(left % w.K));
+        }
+    }
+}
+
 void cpu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, int lddkv, const float *d_o,
                        const float *o, const float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
                        const mr_span *spans, int S, int N, int H, int K, int D) {
@@ -236,33 +336,18 @@ void cpu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv,
     bool *completion = cpu_scratch(b, CPU_SLOT_SHARED + 1, (size_t)S * sizeof *completion);
     if (!delta || !completion) return;
     for (int s = 0; s < S; s++) completion[s] = has_prompt(spans, s);
-    bwd w = { b, cpu_kernels_of(b), dq, dk, dv, lddq, lddkv, ldq, d_o, lse, delta, q, kv, spans, S, H, K, D, H / K,
-              completion };
+    bwd w = { .b = b, .kern = cpu_kernels_of(b), .dq = dq, .dk = dk, .dv = dv, .lddq = lddq, .lddkv = lddkv,
+              .ldq = ldq, .d_o = d_o, .o = o, .lse = lse, .delta = delta, .q = q, .kv = kv, .spans = spans, .S = S,
+              .H = H, .K = K, .D = D, .G = H / K, .is_completion = completion };
     int n_threads = cpu_threads(b, work);
-#pragma omp parallel for num_threads(n_threads) schedule(static)
-    for (int64_t i = 0; i < (int64_t)N * H; i++) delta[i] = w.kern->dot(d_o + i * D, o + i * D, D);
-
+    mr_work works[2] = { { delta_items, &w, (int64_t)N * H, 64 } };
     /* 5 products a pair of query and key in one pass, 7 in two; groups count as equal. */
     int64_t n_groups = count_all(&w, count_groups);
     if ((n_groups + n_threads - 1) / n_threads * n_threads * 5 <= n_groups * 7) {
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1)
-        for (int64_t item = 0; item < n_groups; item++) {
-            int64_t left = item;
-            int s = locate(&w, &left, count_groups);
-            group_pass(&w, s, (int)left);
-        }
-        return;
+        works[1] = (mr_work){ group_items, &w, n_groups, 1 };
+    } else {
+        w.n_chunks = count_all(&w, count_chunks);
+        works[1] = (mr_work){ part_items, &w, w.n_chunks + count_all(&w, count_queries), 1 };
     }
-    int64_t n_chunks = count_all(&w, count_chunks), n_blocks = count_all(&w, count_queries);
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1)
-    for (int64_t item = 0; item < n_chunks + n_blocks; item++) {
-        int64_t left = item < n_chunks ? item : item - n_chunks;
-        if (item < n_chunks) {
-            int s = locate(&w, &left, count_chunks);
-            chunk_pass(&w, s, (int)(left / K), (int)(left % K), false);
-        } else {
-            int s = locate(&w, &left, count_queries);
-            query_pass(&w, s, (int)(left / K), (int)(left % K));
-        }
-    }
+    mr_parallel(cpu_of(b)->pool, n_threads, works, 2);
 }

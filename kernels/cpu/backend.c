@@ -10,18 +10,20 @@
 #endif
 
 #include "cpu/dnnl.h"
+#include "cpu/weights.h"
 
 /* --- failures and scratch --- */
 
 static void keep(mr_backend *b, mr_status st, const char *op, const char *fmt, va_list args) {
     cpu_state *s = cpu_of(b);
-#pragma omp critical(cpu_fail)
+    pthread_mutex_lock(&s->fail_lock);
     if (!s->failed) {
         int n = snprintf(s->message, sizeof s->message, "cpu: %s: ", op);
         vsnprintf(s->message + n, sizeof s->message - (size_t)n, fmt, args);
         s->status = st;
-        __atomic_store_n(&s->failed, true, __ATOMIC_RELEASE);
+        s->failed = true;
     }
+    pthread_mutex_unlock(&s->fail_lock);
 }
 
 void cpu_fail(mr_backend *b, const char *op, const char *fmt, ...) {
@@ -38,7 +40,7 @@ void cpu_fail_status(mr_backend *b, mr_status st, const char *op, const char *fm
     va_end(args);
 }
 
-void *cpu_scratch(mr_backend *b, int slot, size_t bytes) {
+void *cpu_try_scratch(mr_backend *b, int slot, size_t bytes) {
     cpu_state *s = cpu_of(b);
     assert(slot >= 0 && slot < CPU_N_SLOTS);
     if (s->scratch[slot].bytes < bytes || !s->scratch[slot].p) {
@@ -47,10 +49,14 @@ void *cpu_scratch(mr_backend *b, int slot, size_t bytes) {
         size_t grown = bytes + bytes / 8 + 64;
         s->scratch[slot].p = mr_try_alloc(grown);
         s->scratch[slot].bytes = s->scratch[slot].p ? grown : 0;
-        if (!s->scratch[slot].p)
-            cpu_fail_status(b, MR_ENOMEM, "scratch", "%zu bytes do not fit into memory; use fewer rows a step", grown);
     }
     return s->scratch[slot].p;
+}
+
+void *cpu_scratch(mr_backend *b, int slot, size_t bytes) {
+    void *p = cpu_try_scratch(b, slot, bytes);
+    if (!p) cpu_fail_status(b, MR_ENOMEM, "scratch", "%zu bytes do not fit into memory; use fewer rows a step", bytes);
+    return p;
 }
 
 int cpu_threads(const mr_backend *b, double work) {
@@ -215,8 +221,12 @@ mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int 
     if (n_threads == 0) n_threads = usable_cpus();
     if (n_threads > CPU_MAX_THREADS) n_threads = CPU_MAX_THREADS;
 
+    mr_threads *pool;
+    MR_TRY(mr_threads_open(&pool, n_threads, err));
     cpu_state *s = mr_alloc(sizeof *s);
     s->b = table;
+    s->pool = pool;
+    pthread_mutex_init(&s->fail_lock, NULL);
     s->b.state = s;
     s->isa = isa;
     s->has_amx = isa == CPU_AVX512_BF16 && machine_has_amx();
@@ -236,6 +246,9 @@ void mr_backend_close(mr_backend *b) {
     assert(b->kind == MR_CPU);
     cpu_state *s = cpu_of(b);
     cpu_dnnl_close(b);
+    cpu_slabs_close(b);
+    mr_threads_close(s->pool);
+    pthread_mutex_destroy(&s->fail_lock);
     for (int i = 0; i < CPU_N_SLOTS; i++) mr_free(s->scratch[i].p);
     mr_free(s);
 }

@@ -2,15 +2,16 @@
  *
  * State:   one cpu_state behind mr_backend.state: the instruction set in use, the thread count, scratch, the first
  *          failure.
- * Threads: OpenMP regions with num_threads(cpu_threads(b, work)); rows or columns are split statically by cpu_range.
+ * Threads: an operation is a list of works for the pool (base/threads.h), with as many threads as cpu_threads allows.
  *          Which thread computes an element never changes how it is computed.
  * Failure: an operation starts with `if (cpu_failed(b)) return;`. */
 #ifndef MR_CPU_H
 #define MR_CPU_H
 
-#include <omp.h>
+#include <pthread.h>
 
 #include "base/memory.h"
+#include "base/threads.h"
 #include "kernels.h"
 
 /* Ascending: each level contains those before it (CPU_AVX2: with FMA and F16C; CPU_AVX512: F, BW, DQ, VL). */
@@ -18,18 +19,22 @@ typedef enum cpu_isa { CPU_GENERIC, CPU_AVX2, CPU_AVX512, CPU_AVX512_BF16 } cpu_
 
 /* Scratch slots: one a thread (its own number, 0 .. n_threads - 1), and some for a whole operation. Slots from
  * CPU_SLOT_SHARED on are asked for before a parallel region, thread slots inside or before it. */
-enum { CPU_MAX_THREADS = 256, CPU_SLOT_SHARED = CPU_MAX_THREADS, CPU_N_SLOTS = CPU_MAX_THREADS + 8 };
+enum { CPU_MAX_THREADS = MR_THREADS_MAX, CPU_SLOT_SHARED = CPU_MAX_THREADS, CPU_SLOT_SOURCE = CPU_MAX_THREADS + 3,
+       CPU_N_SLOTS = CPU_MAX_THREADS + 4 };
 
 typedef struct cpu_state {
     mr_backend b;     /* first member: the table that callers see */
     cpu_isa isa;
     bool has_amx;
     int n_threads;
+    mr_threads *pool;
     char device[128];
     struct { void *p; size_t bytes; } scratch[CPU_N_SLOTS];
+    pthread_mutex_t fail_lock;
     bool failed;      /* set once, by cpu_fail */
     mr_status status;
     char message[512];
+    struct cpu_slabs *slabs; /* memory of weights (slab.c); NULL before the first */
     struct cpu_dnnl *dnnl; /* oneDNN, loaded when a weight first uses it; NULL before */
 } cpu_state;
 
@@ -43,15 +48,24 @@ void cpu_fail_status(mr_backend *b, mr_status st, const char *op, const char *fm
 /* At least `bytes`, 64-byte aligned, not zeroed; valid until the slot is asked for again. Grows and then stays, so
  * that steps of the same shapes allocate nothing. NULL after keeping the failure when memory is out. */
 void *cpu_scratch(mr_backend *b, int slot, size_t bytes);
+/* The same without keeping a failure. */
+void *cpu_try_scratch(mr_backend *b, int slot, size_t bytes);
 
 /* How many threads a region gets: 1 when `work` (about one unit a nanosecond) is too small to share. */
 int cpu_threads(const mr_backend *b, double work);
 
-/* Thread t of n_threads owns [*from, *to) of n items, in pieces of `grain`. */
-static inline void cpu_range(int64_t *from, int64_t *to, int64_t n, int64_t grain, int t, int n_threads) {
-    int64_t units = (n + grain - 1) / grain, a = units * t / n_threads * grain, z = units * (t + 1) / n_threads * grain;
-    *from = a < n ? a : n;
-    *to = z < n ? z : n;
+/* n items in multiples of `unit`, a few pieces for each thread. */
+static inline int64_t cpu_grain(int64_t n, int64_t unit, int n_threads) {
+    int64_t piece = (n + 4 * n_threads - 1) / (4 * n_threads);
+    return n_threads > 1 && piece > unit ? (piece + unit - 1) / unit * unit : n_threads > 1 ? unit : n < 1 ? 1 : n;
+}
+
+/* One work: about `cost` nanoseconds, in multiples of `unit` items. */
+static inline void cpu_share(mr_backend *b, double cost, void (*fn)(void *ctx, int thread, int64_t from, int64_t to),
+                             void *ctx, int64_t n, int64_t unit) {
+    int n_threads = cpu_threads(b, cost);
+    mr_work w = { fn, ctx, n, cpu_grain(n, unit, n_threads) };
+    mr_parallel(cpu_of(b)->pool, n_threads, &w, 1);
 }
 
 /* bf16 and back. Rounds to nearest, ties to even; NaN stays NaN. */

@@ -51,6 +51,7 @@ typedef struct cached {
 
 struct cpu_dnnl {
     void *library; /* NULL: not there */
+    void (*set_threads)(int); /* of the OpenMP library that it brings with it; NULL when it has another */
 #define MEMBER(f) __typeof__(f) *f;
     DNNL_FUNCTIONS(MEMBER)
 #undef MEMBER
@@ -82,6 +83,7 @@ static struct cpu_dnnl *library(mr_backend *b) {
 #define FIND(f) all = (*(void **)&d->f = dlsym(so, #f)) && all;
     DNNL_FUNCTIONS(FIND)
 #undef FIND
+    *(void **)&d->set_threads = dlsym(so, "omp_set_num_threads");
     if (!all || d->dnnl_engine_create(&d->engine, dnnl_cpu, 0) != dnnl_success) {
         dlclose(so);
         return NULL;
@@ -93,6 +95,11 @@ static struct cpu_dnnl *library(mr_backend *b) {
     }
     d->library = so;
     return d;
+}
+
+static void set_threads(mr_backend *b) {
+    const cpu_state *s = cpu_of(b);
+    if (s->dnnl->set_threads) s->dnnl->set_threads(s->n_threads);
 }
 
 static void cached_clear(struct cpu_dnnl *d, cached *c) {
@@ -193,7 +200,7 @@ static bool multiply(mr_backend *b, const struct dnnl_weight *dw, mr_dtype type,
     struct cpu_dnnl *d = cpu_of(b)->dnnl;
     cached *c = primitive_for(d, dw, type, n_rows, ldx, bias != NULL, add);
     if (!c) return false;
-    omp_set_num_threads(cpu_of(b)->n_threads);
+    set_threads(b);
     bool ok = !d->dnnl_memory_set_data_handle(c->x, (void *)(uintptr_t)x) &&
               !d->dnnl_memory_set_data_handle(c->w, dw->data) && !d->dnnl_memory_set_data_handle(c->y, y) &&
               (!bias || !d->dnnl_memory_set_data_handle(c->b, (void *)(uintptr_t)bias));
@@ -319,7 +326,7 @@ static mr_status pack_one(mr_backend *b, mr_weight *w, struct dnnl_weight **out,
         return mr_fail(err, MR_ENOMEM,
                        "weight [%lld, %lld] %s: out of memory; choose a smaller model or store it as nf4",
                        (long long)w->n_out, (long long)w->n_in, mr_dtype_name(w->store));
-    omp_set_num_threads(cpu_of(b)->n_threads);
+    set_threads(b);
     if (!reorder(d, w, dw, backward) || !probe(b, dw, w->compute, kept)) *kept = false;
     if (*kept) w->bytes += bytes;
     return MR_OK;
@@ -339,7 +346,7 @@ mr_status cpu_dnnl_pack(mr_backend *b, mr_weight *w, bool *kept, mr_err *err) {
 
 void cpu_dnnl_repack(mr_backend *b, mr_weight *w) {
     struct cpu_dnnl *d = cpu_of(b)->dnnl;
-    omp_set_num_threads(cpu_of(b)->n_threads);
+    set_threads(b);
     if ((w->dnnl_fwd && !reorder(d, w, w->dnnl_fwd, false)) || (w->dnnl_bwd && !reorder(d, w, w->dnnl_bwd, true)))
         cpu_fail(b, "weight_set", "oneDNN could not pack [%lld, %lld]; set MEDRL_CPU_GEMM=own and try again",
                  (long long)w->n_out, (long long)w->n_in);

@@ -31,32 +31,41 @@ static void generic_load(const gemm_tile *t, int rows, float (*acc)[GEMM_COLS]) 
     }
 }
 
-static void generic_f32(const gemm_tile *t, int rows) {
-    float acc[GEMM_ROWS][GEMM_COLS];
-    const float *x = t->x, *w = t->w;
-    generic_load(t, rows, acc);
-    for (int64_t k = 0; k < t->k; k++, w += GEMM_COLS)
-        for (int r = 0; r < rows; r++) {
-            float xv = x[r * t->ldx + k];
-            for (int c = 0; c < GEMM_COLS; c++) acc[r][c] += xv * w[c];
+static void generic_chain(float (*acc)[GEMM_COLS], int rows, const float *x, int64_t ldx, const void *w, int64_t n,
+                          bool bf16, int cols) {
+    float wide[GEMM_COLS];
+    for (int64_t k = 0; k < n; k++) {
+        const float *step = (const float *)w + k * GEMM_COLS;
+        if (bf16) {
+            const uint16_t *half = (const uint16_t *)w + k / 2 * (GEMM_STEP / 2) + (k & 1);
+            for (int c = 0; c < cols; c++) wide[c] = cpu_from_bf16(half[2 * c]);
+            step = wide;
         }
+        for (int r = 0; r < rows; r++) {
+            float xv = x[r * ldx + k];
+            for (int c = 0; c < cols; c++) acc[r][c] += xv * step[c];
+        }
+    }
+}
+
+static void generic_tile(const gemm_tile *t, int rows, bool bf16) {
+    float acc[GEMM_ROWS][GEMM_COLS];
+    generic_load(t, rows, acc);
+    if (t->more_k) {
+        generic_chain(acc, rows, t->more_x, t->more_ldx, t->more_w, t->more_k, bf16, t->cols);
+        for (int r = 0; r < rows; r++)
+            for (int c = 0; c < t->cols; c++) acc[r][c] *= t->more_alpha;
+    }
+    generic_chain(acc, rows, t->x, t->ldx, t->w, t->k, bf16, t->cols);
     generic_store(t, rows, acc);
 }
 
+static void generic_f32(const gemm_tile *t, int rows) {
+    generic_tile(t, rows, false);
+}
+
 static void generic_f32_bf16(const gemm_tile *t, int rows) {
-    float acc[GEMM_ROWS][GEMM_COLS], wide[GEMM_COLS];
-    const float *x = t->x;
-    const uint16_t *w = t->w;
-    generic_load(t, rows, acc);
-    for (int64_t k = 0; k < t->k; k++) {
-        const uint16_t *step = w + k / 2 * (GEMM_STEP / 2) + (k & 1);
-        for (int c = 0; c < GEMM_COLS; c++) wide[c] = cpu_from_bf16(step[2 * c]);
-        for (int r = 0; r < rows; r++) {
-            float xv = x[r * t->ldx + k];
-            for (int c = 0; c < GEMM_COLS; c++) acc[r][c] += xv * wide[c];
-        }
-    }
-    generic_store(t, rows, acc);
+    generic_tile(t, rows, true);
 }
 
 static void generic_tn(float *acc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t n, int rows,
@@ -116,33 +125,45 @@ static int64_t row_block(const gemm_product *p) {
     return rows / GEMM_ROWS * GEMM_ROWS;
 }
 
-static size_t align64(size_t n) {
-    return (n + 63) & ~(size_t)63;
+void cpu_product_cut(gemm_product *p, int n_threads) {
+    int64_t panels = gemm_panels(p->n_cols);
+    p->block = row_block(p);
+    p->strips = 1;
+    int64_t blocks = (p->n_rows + p->block - 1) / p->block;
+    if (n_threads > 1 && !p->nf4 && panels * blocks < 16 * n_threads) {
+        if (p->n_rows > p->block / 2) {
+            p->block = p->block / 2 / GEMM_ROWS * GEMM_ROWS;
+            blocks = (p->n_rows + p->block - 1) / p->block;
+        } else {
+            p->strips = 2; /* half a panel */
+        }
+    }
+    p->n_items = blocks * panels * p->strips;
+    p->n_ahead = n_threads;
 }
 
-size_t cpu_product_scratch(const gemm_product *p) {
-    size_t bytes = 0;
-    if (p->k > GEMM_K_BLOCK) bytes += (size_t)row_block(p) * GEMM_COLS * sizeof(float);
-    if (p->nf4) bytes += gemm_panel_bytes(min64(p->k, GEMM_K_BLOCK), p->w_type) + GEMM_K_BLOCK * sizeof(float);
-    return bytes ? align64(bytes) : 0;
-}
-
-/* Tiles [t0, t1) of n_tiles in one panel, rows from row0: all blocks of K, one after the other. */
-static void panel_part(const gemm_kernels *kernels, const gemm_product *p, char *scratch, int64_t index, int64_t row0,
-                       int64_t rows, int64_t n_tiles, int64_t t0, int64_t t1) {
-    float *acc = NULL;
+/* One panel (or half of it) for rows [row0, row0 + rows): all blocks of K, one after the other. */
+static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t index, int strip, int64_t row0,
+                       int64_t rows) {
+    const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
+    float *acc = NULL, *nf4_scratch = NULL;
     char *unpacked = NULL;
-    if (p->k > GEMM_K_BLOCK) {
+    if (p->k > GEMM_K_BLOCK || p->nf4) {
+        size_t resting = (size_t)p->block * GEMM_COLS * sizeof(float), scales = GEMM_K_BLOCK * sizeof(float);
+        char *scratch =
+            cpu_scratch(b, thread, resting + scales + (p->nf4 ? gemm_panel_bytes(GEMM_K_BLOCK, p->w_type) : 0));
+        if (!scratch) return;
         acc = (float *)(void *)scratch;
-        scratch += (size_t)row_block(p) * GEMM_COLS * sizeof(float);
+        nf4_scratch = (float *)(void *)(scratch + resting);
+        unpacked = scratch + resting + scales;
     }
-    float *nf4_scratch = NULL;
-    if (p->nf4) {
-        nf4_scratch = (float *)(void *)scratch;
-        unpacked = scratch + GEMM_K_BLOCK * sizeof(float);
-    }
-    int64_t col0 = index * GEMM_COLS, first = rows * t0 / n_tiles;
-    size_t x_size = p->x_type == GEMM_X_BF16 ? 2 : 4;
+    int64_t width = GEMM_COLS / p->strips, col0 = index * GEMM_COLS + strip * width;
+    int64_t n_tiles = (rows + GEMM_ROWS - 1) / GEMM_ROWS;
+    if (col0 >= p->n_cols) return;
+    size_t x_size = p->x_type == GEMM_X_BF16 ? 2 : 4, shift = (size_t)(strip * width) * 4;
+    const gemm_more *more = NULL;
+    for (int i = 0; i < p->n_more; i++)
+        if (col0 >= p->more[i].col0 && col0 < p->more[i].col0 + p->more[i].cols) more = &p->more[i];
     for (int64_t k0 = 0; k0 < p->k; k0 += GEMM_K_BLOCK) {
         gemm_tile t = {
             .ldx = p->ldx,
@@ -150,7 +171,7 @@ static void panel_part(const gemm_kernels *kernels, const gemm_product *p, char 
             .resume = k0 > 0,
             .rest = k0 + GEMM_K_BLOCK < p->k,
             .ldy = p->ldy,
-            .cols = (int)min64(GEMM_COLS, p->n_cols - col0),
+            .cols = (int)min64(width, p->n_cols - col0),
             .bias = p->bias ? p->bias + col0 : NULL,
             .alpha = p->alpha,
             .add = p->add,
@@ -160,13 +181,31 @@ static void panel_part(const gemm_kernels *kernels, const gemm_product *p, char 
             t.w = unpacked;
         } else {
             t.w = (const char *)p->panels + (size_t)index * gemm_panel_bytes(p->k, p->w_type) +
-                  gemm_panel_bytes(k0, p->w_type);
+                  gemm_panel_bytes(k0, p->w_type) + shift;
         }
-        for (int64_t i = t0; i < t1; i++) {
+        if (more && !t.resume) {
+            t.more_k = more->k;
+            t.more_alpha = more->alpha;
+            t.more_ldx = more->ldx;
+            t.more_w = (const char *)more->panels +
+                       (size_t)(index - more->col0 / GEMM_COLS) * gemm_panel_bytes(more->k, p->w_type) + shift;
+        }
+        /* the first tile of a panel would wait for memory: the tiles before fetch a line of the thread's next panel a
+         * step, until they have all of it */
+        int64_t steps = gemm_steps(t.k, p->w_type), lines = GEMM_STEP / 64 / p->strips, later = p->n_ahead / p->strips;
+        const char *next = (const char *)t.w + (size_t)later * gemm_panel_bytes(p->k, p->w_type);
+        bool fetch = !p->nf4 && index + later < gemm_panels(p->n_cols);
+        for (int64_t i = 0; i < n_tiles; i++) {
+            t.next = t.w, t.next_stride = 0;
+            if (fetch && i < lines) {
+                t.next = next + i * (p->strips > 1 ? 64 : 64 * steps);
+                t.next_stride = p->strips > 1 ? GEMM_STEP : 64;
+            }
             int64_t r0 = rows * i / n_tiles, r1 = rows * (i + 1) / n_tiles;
             t.x = (const char *)p->x + (size_t)((row0 + r0) * p->ldx + k0) * x_size;
+            if (t.more_k) t.more_x = (const char *)more->x + (size_t)((row0 + r0) * more->ldx) * x_size;
             t.y = p->y + (row0 + r0) * p->ldy + col0;
-            t.acc = acc ? acc + (r0 - first) * GEMM_COLS : NULL;
+            t.acc = acc ? acc + r0 * GEMM_COLS : NULL;
             if (p->x_type == GEMM_X_BF16)
                 kernels->bf16(&t, (int)(r1 - r0));
             else if (p->w_type == MR_BF16)
@@ -177,48 +216,45 @@ static void panel_part(const gemm_kernels *kernels, const gemm_product *p, char 
     }
 }
 
-void cpu_product_part(mr_backend *b, const gemm_product *p, int thread, int n_threads) {
-    const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
-    size_t need = cpu_product_scratch(p);
-    char *scratch = need ? cpu_scratch(b, thread, need) : NULL;
-    if (need && !scratch) return;
-    assert(p->x_type != GEMM_X_BF16 || (kernels->bf16 && p->w_type == MR_BF16));
-    int64_t block = row_block(p), panels = gemm_panels(p->n_cols);
-    for (int64_t row0 = 0; row0 < p->n_rows; row0 += block) {
-        int64_t rows = min64(block, p->n_rows - row0), tiles = (rows + GEMM_ROWS - 1) / GEMM_ROWS;
-        int64_t from = panels * tiles * thread / n_threads, to = panels * tiles * (thread + 1) / n_threads;
-        while (from < to) {
-            int64_t index = from / tiles, t0 = from % tiles, t1 = min64(tiles, t0 + (to - from));
-            panel_part(kernels, p, scratch, index, row0, rows, tiles, t0, t1);
-            from += t1 - t0;
-        }
+void cpu_product_items(mr_backend *b, const gemm_product *p, int thread, int64_t from, int64_t to) {
+    assert(p->x_type != GEMM_X_BF16 || p->w_type == MR_BF16);
+    int64_t a_block = gemm_panels(p->n_cols) * p->strips;
+    for (int64_t i = from; i < to; i++) {
+        int64_t row0 = i / a_block * p->block, at = i % a_block;
+        panel_part(b, p, thread, at / p->strips, (int)(at % p->strips), row0, min64(p->block, p->n_rows - row0));
     }
+}
+
+void cpu_product_all(mr_backend *b, const gemm_product *p, int thread) {
+    gemm_product whole = *p;
+    cpu_product_cut(&whole, 1);
+    cpu_product_items(b, &whole, thread, 0, whole.n_items);
 }
 
 /* --- dw += dy^T @ x --- */
 
-void cpu_product_tn_part(mr_backend *b, float *dst, int64_t sp, int64_t sq, const float *a, int64_t lda, int64_t n_p,
-                         const float *x, int64_t ldx, int64_t n_q, int64_t n, float scale, int thread, int n_threads) {
-    const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
-    if (n_q < GEMM_COLS && n_p > n_q) {
+int64_t cpu_tn_cut(gemm_tn *t) {
+    if (t->n_q < GEMM_COLS && t->n_p > t->n_q) {
         /* the wide side goes into vectors; the products and their order are the same */
-        const float *swap = a;
-        int64_t i = lda;
-        a = x, x = swap;
-        lda = ldx, ldx = i;
-        i = n_p, n_p = n_q, n_q = i;
-        i = sp, sp = sq, sq = i;
+        gemm_tn s = *t;
+        t->a = s.x, t->lda = s.ldx, t->n_p = s.n_q, t->sp = s.sq;
+        t->x = s.a, t->ldx = s.lda, t->n_q = s.n_p, t->sq = s.sp;
     }
+    return gemm_panels(t->n_q) * ((t->n_p + GEMM_ROWS - 1) / GEMM_ROWS);
+}
+
+void cpu_tn_items(mr_backend *b, const gemm_tn *t, int64_t from, int64_t to) {
+    const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
     float acc[GEMM_ROWS * GEMM_COLS] __attribute__((aligned(64)));
-    int64_t tiles = (n_p + GEMM_ROWS - 1) / GEMM_ROWS, units = gemm_panels(n_q) * tiles;
-    for (int64_t u = units * thread / n_threads; u < units * (thread + 1) / n_threads; u++) {
-        int64_t q0 = u / tiles * GEMM_COLS, i = u % tiles, p0 = n_p * i / tiles, p1 = n_p * (i + 1) / tiles;
-        int cols = (int)min64(GEMM_COLS, n_q - q0);
-        kernels->tn(acc, a + p0, lda, x + q0, ldx, n, (int)(p1 - p0), cols);
+    int64_t tiles = (t->n_p + GEMM_ROWS - 1) / GEMM_ROWS;
+    for (int64_t u = from; u < to; u++) {
+        int64_t q0 = u / tiles * GEMM_COLS, i = u % tiles, p0 = t->n_p * i / tiles, p1 = t->n_p * (i + 1) / tiles;
+        int cols = (int)min64(GEMM_COLS, t->n_q - q0);
+        kernels->tn(acc, t->a + p0, t->lda, t->x + q0, t->ldx, t->n, (int)(p1 - p0), cols);
         for (int64_t p = p0; p < p1; p++) {
-            float *to = dst + p * sp + q0 * sq;
-            const float *from = acc + (p - p0) * GEMM_COLS;
-            for (int c = 0; c < cols; c++) to[c * sq] += scale * from[c];
+            float *to_row = t->dst + p * t->sp + q0 * t->sq;
+            const float *row = acc + (p - p0) * GEMM_COLS;
+            for (int c = 0; c < cols; c++) to_row[c * t->sq] += t->scale * row[c];
         }
     }
 }

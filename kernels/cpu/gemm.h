@@ -7,7 +7,9 @@
  *          (bf16: in steps of two, as vdpbf16ps does; without it x and w are widened and the chain is over single
  *          values). Row tiles, blocks of K (the accumulator rests in memory, as f32) and threads do not change that
  *          chain: the row rule of kernels.h.
- * Threads: cpu_product_part does one thread's share inside the caller's parallel region and has no barrier in it. */
+ * More:    the chain of an element can begin with another, short product (an adapter's) times a factor, in the same
+ *          accumulator.
+ * Threads: a product is a number of items that any thread may do in any order. */
 #ifndef MR_CPU_GEMM_H
 #define MR_CPU_GEMM_H
 
@@ -28,6 +30,11 @@ typedef struct gemm_tile {
     int64_t ldx;       /* in elements */
     const void *w;     /* the panel's first step */
     int64_t k;         /* columns of x to use; even but at the end of K when w is bf16 */
+    const void *more_x, *more_w; /* first, unless resuming: more_alpha * the same with these; more_k = 0: nothing */
+    int64_t more_ldx, more_k;
+    float more_alpha;
+    const char *next;  /* what to fetch into the caches meanwhile: one line for each step, next_stride bytes apart */
+    int64_t next_stride;
     float *acc;        /* [rows][64]: where accumulators rest between blocks of K */
     bool resume, rest; /* begin from acc; end in acc */
     float *y;          /* [rows][cols] when rest is false: alpha * acc, + bias, + y */
@@ -70,6 +77,16 @@ static inline size_t gemm_panel_bytes(int64_t k, mr_dtype type) {
     return (size_t)gemm_steps(k, type) * GEMM_STEP;
 }
 
+/* A second product for columns [col0, col0 + cols) of a first, whose alpha is 1: y += alpha * x @ w^T. Types are those
+ * of the first; col0 is a multiple of 64, and the columns behind it in the last panel belong to no other. */
+typedef struct gemm_more {
+    int64_t col0, cols, k;
+    const void *x;
+    int64_t ldx;
+    const void *panels;
+    float alpha;
+} gemm_more;
+
 /* One product. NF4: panels is NULL and nf4 says where the codes are. */
 typedef struct gemm_product {
     float *y;
@@ -84,21 +101,42 @@ typedef struct gemm_product {
     const float *bias;
     float alpha;
     bool add;
+    gemm_more more[3];
+    int n_more;
+    /* the cut into items, by cpu_product_cut */
+    int64_t block, n_items;
+    int strips;  /* items of one panel and block of rows */
+    int n_ahead; /* items from one of a thread to its next, as a guess */
 } gemm_product;
 
-void cpu_product_part(mr_backend *b, const gemm_product *p, int thread, int n_threads);
-/* Bytes of each thread's scratch slot that the product uses. */
-size_t cpu_product_scratch(const gemm_product *p);
+/* Cuts a product into p->n_items items for n_threads threads. Results do not depend on it. */
+void cpu_product_cut(gemm_product *p, int n_threads);
+void cpu_product_items(mr_backend *b, const gemm_product *p, int thread, int64_t from, int64_t to);
+/* All of it, on the calling thread. */
+void cpu_product_all(mr_backend *b, const gemm_product *p, int thread);
 
-/* One thread's share of dst[p * sp + q * sq] += scale * sum over n of a[n * lda + p] * b[n * ldb + q]. */
-void cpu_product_tn_part(mr_backend *b, float *dst, int64_t sp, int64_t sq, const float *a, int64_t lda, int64_t n_p,
-                         const float *x, int64_t ldx, int64_t n_q, int64_t n, float scale, int thread, int n_threads);
+/* dst[p * sp + q * sq] += scale * sum over n of a[n * lda + p] * x[n * ldx + q]: a gradient, in gemm_tn_items items. */
+typedef struct gemm_tn {
+    float *dst;
+    int64_t sp, sq;
+    const float *a;
+    int64_t lda, n_p;
+    const float *x;
+    int64_t ldx, n_q, n;
+    float scale;
+} gemm_tn;
+
+/* May exchange the two sides. */
+int64_t cpu_tn_cut(gemm_tn *t);
+void cpu_tn_items(mr_backend *b, const gemm_tn *t, int64_t from, int64_t to);
 
 /* --- packing (pack.c) --- */
 /* One block of a panel: rows 0 .. n - 1 (n <= 64, the rest zero) and k columns of src become the block's steps. */
-void gemm_pack_block(void *panel, mr_dtype type, const float *src, int64_t ld, int64_t n, int64_t k);
+void gemm_pack_block(const gemm_kernels *kernels, void *panel, mr_dtype type, const float *src, int64_t ld, int64_t n,
+                     int64_t k);
 /* The same for a panel of w^T: n rows (even but at the end) and cols <= 64 columns (the rest zero). */
-void gemm_pack_block_bwd(void *panel, mr_dtype type, const float *src, int64_t ld, int64_t n, int64_t cols);
+void gemm_pack_block_bwd(const gemm_kernels *kernels, void *panel, mr_dtype type, const float *src, int64_t ld,
+                         int64_t n, int64_t cols);
 /* Rows [row, row + n) of w[O,I] into its panels; row is a multiple of 64, n too but at the end. In parallel. */
 void gemm_pack_rows(mr_backend *b, void *fwd, void *bwd, mr_dtype type, const float *src, int64_t row, int64_t n,
                     int64_t n_out, int64_t n_in);

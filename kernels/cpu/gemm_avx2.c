@@ -16,19 +16,10 @@ INLINE __m256i lanes(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
 }
 
-/* Strip of C vectors from column `col` on. */
-INLINE void strip(const gemm_tile *t, int col, const int R, const int C, const bool bf16) {
-    const float *x = t->x;
-    const char *w = (const char *)t->w + 4 * col;
-    int64_t ldx = t->ldx;
-    __m256 acc[GEMM_ROWS][8];
-#pragma GCC unroll 6
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < C; c++)
-            acc[r][c] = t->resume ? _mm256_loadu_ps(t->acc + r * GEMM_COLS + col + 8 * c) : _mm256_setzero_ps();
+INLINE void chain(__m256 (*acc)[8], const float *x, int64_t ldx, const char *w, int64_t n, const int R, const int C,
+                  const bool bf16) {
     if (!bf16) {
-        for (int64_t k = 0; k < t->k; k++, w += GEMM_STEP) {
+        for (int64_t k = 0; k < n; k++, w += GEMM_STEP) {
             _mm_prefetch(w + 8 * GEMM_STEP, _MM_HINT_T0);
 #pragma GCC unroll 8
             for (int c = 0; c < C; c++) {
@@ -38,32 +29,50 @@ INLINE void strip(const gemm_tile *t, int col, const int R, const int C, const b
                     acc[r][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + r * ldx + k), wv, acc[r][c]);
             }
         }
-    } else {
-        const __m256i high = _mm256_set1_epi32((int)0xffff0000u);
-        int64_t k = 0;
-        for (; k + 2 <= t->k; k += 2, w += GEMM_STEP) {
-            _mm_prefetch(w + 8 * GEMM_STEP, _MM_HINT_T0);
+        return;
+    }
+    const __m256i high = _mm256_set1_epi32((int)0xffff0000u);
+    int64_t k = 0;
+    for (; k + 2 <= n; k += 2, w += GEMM_STEP) {
+        _mm_prefetch(w + 8 * GEMM_STEP, _MM_HINT_T0);
 #pragma GCC unroll 2
-            for (int odd = 0; odd < 2; odd++)
-#pragma GCC unroll 8
-                for (int c = 0; c < C; c++) {
-                    __m256i both = _mm256_loadu_si256((const __m256i *)(const void *)w + c);
-                    __m256 wv = _mm256_castsi256_ps(odd ? _mm256_and_si256(both, high) : _mm256_slli_epi32(both, 16));
-#pragma GCC unroll 6
-                    for (int r = 0; r < R; r++)
-                        acc[r][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + r * ldx + k + odd), wv, acc[r][c]);
-                }
-        }
-        if (k < t->k)
+        for (int odd = 0; odd < 2; odd++)
 #pragma GCC unroll 8
             for (int c = 0; c < C; c++) {
                 __m256i both = _mm256_loadu_si256((const __m256i *)(const void *)w + c);
-                __m256 wv = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+                __m256 wv = _mm256_castsi256_ps(odd ? _mm256_and_si256(both, high) : _mm256_slli_epi32(both, 16));
 #pragma GCC unroll 6
                 for (int r = 0; r < R; r++)
-                    acc[r][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + r * ldx + k), wv, acc[r][c]);
+                    acc[r][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + r * ldx + k + odd), wv, acc[r][c]);
             }
     }
+    if (k < n)
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) {
+            __m256i both = _mm256_loadu_si256((const __m256i *)(const void *)w + c);
+            __m256 wv = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+#pragma GCC unroll 6
+            for (int r = 0; r < R; r++)
+                acc[r][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + r * ldx + k), wv, acc[r][c]);
+        }
+}
+
+/* Strip of C vectors from column `col` on. */
+INLINE void strip(const gemm_tile *t, int col, const int R, const int C, const bool bf16) {
+    __m256 acc[GEMM_ROWS][8];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++)
+            acc[r][c] = t->resume ? _mm256_loadu_ps(t->acc + r * GEMM_COLS + col + 8 * c) : _mm256_setzero_ps();
+    if (t->more_k) {
+        chain(acc, t->more_x, t->more_ldx, (const char *)t->more_w + 4 * col, t->more_k, R, C, bf16);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) acc[r][c] = _mm256_mul_ps(acc[r][c], _mm256_set1_ps(t->more_alpha));
+    }
+    chain(acc, t->x, t->ldx, (const char *)t->w + 4 * col, t->k, R, C, bf16);
 #pragma GCC unroll 8
     for (int c = 0; c < C; c++) {
         if (t->rest) {
@@ -90,7 +99,11 @@ INLINE void strip(const gemm_tile *t, int col, const int R, const int C, const b
     break
 #define BY_ROWS(bf16)                                                                                                  \
     switch (rows) {                                                                                                    \
-    case 1: STRIPS(1, 8, bf16);                                                                                        \
+    case 1:                                                                                                            \
+        if (t->cols <= 32) { /* half a panel */                                                                        \
+            STRIPS(1, 4, bf16);                                                                                        \
+        }                                                                                                              \
+        STRIPS(1, 8, bf16);                                                                                        \
     case 2: STRIPS(2, 4, bf16);                                                                                        \
     case 3: STRIPS(3, 4, bf16);                                                                                        \
     case 4: STRIPS(4, 2, bf16);                                                                                        \

@@ -23,6 +23,10 @@ enum { PREFETCH = 8 * GEMM_STEP };
     _Pragma("GCC unroll 6") for (int r = 0; r < (R); r++) _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++)        \
         acc[r][c] = (t)->resume ? _mm512_loadu_ps((t)->acc + r * GEMM_COLS + 16 * c) : _mm512_setzero_ps()
 
+#define SCALE_ACC(acc, t, R, C)                                                                                        \
+    _Pragma("GCC unroll 6") for (int r = 0; r < (R); r++) _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++)        \
+        acc[r][c] = _mm512_mul_ps(acc[r][c], _mm512_set1_ps((t)->more_alpha))
+
 INLINE __attribute__((T512)) void store_tile(const gemm_tile *t, __m512 (*acc)[4], const int R, const int C) {
     if (t->rest) {
 #pragma GCC unroll 6
@@ -48,14 +52,13 @@ INLINE __attribute__((T512)) void store_tile(const gemm_tile *t, __m512 (*acc)[4
     }
 }
 
-INLINE __attribute__((T512)) void tile_f32(const gemm_tile *t, const int R, const int C) {
-    const float *x = t->x, *w = t->w;
-    int64_t ldx = t->ldx;
-    __m512 acc[GEMM_ROWS][4];
-    LOAD_ACC(acc, t, R, C);
-    for (int64_t k = 0; k < t->k; k++, w += GEMM_COLS) {
+INLINE __attribute__((T512)) void chain_f32(__m512 (*acc)[4], const float *x, int64_t ldx, const float *w, int64_t n,
+                                            const char *next, int64_t stride, const int R, const int C) {
+    for (int64_t k = 0; k < n; k++, w += GEMM_COLS) {
         __m512 wv[4];
         PREFETCH_STEP(w);
+        _mm_prefetch(next, _MM_HINT_T1);
+        next += stride;
 #pragma GCC unroll 4
         for (int c = 0; c < C; c++) wv[c] = _mm512_loadu_ps(w + 16 * c);
 #pragma GCC unroll 6
@@ -65,18 +68,26 @@ INLINE __attribute__((T512)) void tile_f32(const gemm_tile *t, const int R, cons
             for (int c = 0; c < C; c++) acc[r][c] = _mm512_fmadd_ps(xv, wv[c], acc[r][c]);
         }
     }
+}
+
+INLINE __attribute__((T512)) void tile_f32(const gemm_tile *t, const int R, const int C) {
+    __m512 acc[GEMM_ROWS][4];
+    LOAD_ACC(acc, t, R, C);
+    if (t->more_k) {
+        chain_f32(acc, t->more_x, t->more_ldx, t->more_w, t->more_k, t->next, 0, R, C);
+        SCALE_ACC(acc, t, R, C);
+    }
+    chain_f32(acc, t->x, t->ldx, t->w, t->k, t->next, t->next_stride, R, C);
     store_tile(t, acc, R, C);
 }
 
-INLINE __attribute__((T512)) void tile_f32_bf16(const gemm_tile *t, const int R, const int C) {
-    const float *x = t->x;
-    const char *w = t->w;
-    int64_t ldx = t->ldx, pairs = t->k / 2;
+INLINE __attribute__((T512)) void chain_f32_bf16(__m512 (*acc)[4], const float *x, int64_t ldx, const char *w, int64_t n,
+                                                 const char *next, int64_t stride, const int R, const int C) {
     const __m512i high = _mm512_set1_epi32((int)0xffff0000u);
-    __m512 acc[GEMM_ROWS][4];
-    LOAD_ACC(acc, t, R, C);
-    for (int64_t p = 0; p < pairs; p++, w += GEMM_STEP) {
+    for (int64_t p = 0; p < n / 2; p++, w += GEMM_STEP) {
         PREFETCH_STEP(w);
+        _mm_prefetch(next, _MM_HINT_T1);
+        next += stride;
         /* the even k of all columns, then the odd */
 #pragma GCC unroll 2
         for (int odd = 0; odd < 2; odd++) {
@@ -94,26 +105,37 @@ INLINE __attribute__((T512)) void tile_f32_bf16(const gemm_tile *t, const int R,
             }
         }
     }
-    if (t->k & 1) {
+    if (n & 1) {
 #pragma GCC unroll 4
         for (int c = 0; c < C; c++) {
             __m512 wv = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(w + 64 * c), 16));
 #pragma GCC unroll 6
             for (int r = 0; r < R; r++)
-                acc[r][c] = _mm512_fmadd_ps(_mm512_set1_ps(x[r * ldx + t->k - 1]), wv, acc[r][c]);
+                acc[r][c] = _mm512_fmadd_ps(_mm512_set1_ps(x[r * ldx + n - 1]), wv, acc[r][c]);
         }
     }
+}
+
+INLINE __attribute__((T512)) void tile_f32_bf16(const gemm_tile *t, const int R, const int C) {
+    __m512 acc[GEMM_ROWS][4];
+    LOAD_ACC(acc, t, R, C);
+    if (t->more_k) {
+        chain_f32_bf16(acc, t->more_x, t->more_ldx, t->more_w, t->more_k, t->next, 0, R, C);
+        SCALE_ACC(acc, t, R, C);
+    }
+    chain_f32_bf16(acc, t->x, t->ldx, t->w, t->k, t->next, t->next_stride, R, C);
     store_tile(t, acc, R, C);
 }
 
-INLINE __attribute__((T512BF)) void tile_bf16(const gemm_tile *t, const int R, const int C) {
-    const char *x = t->x, *w = t->w;
-    int64_t ldx = 2 * t->ldx, pairs = (t->k + 1) / 2;
-    __m512 acc[GEMM_ROWS][4];
-    LOAD_ACC(acc, t, R, C);
+INLINE __attribute__((T512BF)) void chain_bf16(__m512 (*acc)[4], const char *x, int64_t ldx, const char *w, int64_t n,
+                                               const char *next, int64_t stride, const int R, const int C) {
+    int64_t pairs = (n + 1) / 2;
+    ldx *= 2;
     for (int64_t p = 0; p < pairs; p++, w += GEMM_STEP) {
         __m512bh wv[4];
         PREFETCH_STEP(w);
+        _mm_prefetch(next, _MM_HINT_T1);
+        next += stride;
 #pragma GCC unroll 4
         for (int c = 0; c < C; c++) wv[c] = (__m512bh)_mm512_loadu_si512(w + 64 * c);
 #pragma GCC unroll 6
@@ -125,6 +147,16 @@ INLINE __attribute__((T512BF)) void tile_bf16(const gemm_tile *t, const int R, c
             for (int c = 0; c < C; c++) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], xv, wv[c]);
         }
     }
+}
+
+INLINE __attribute__((T512BF)) void tile_bf16(const gemm_tile *t, const int R, const int C) {
+    __m512 acc[GEMM_ROWS][4];
+    LOAD_ACC(acc, t, R, C);
+    if (t->more_k) {
+        chain_bf16(acc, t->more_x, t->more_ldx, t->more_w, t->more_k, t->next, 0, R, C);
+        SCALE_ACC(acc, t, R, C);
+    }
+    chain_bf16(acc, t->x, t->ldx, t->w, t->k, t->next, t->next_stride, R, C);
     store_tile(t, acc, R, C);
 }
 

@@ -35,35 +35,54 @@ static float row_logp(const stats *st, float z, float inv_t) {
     return (float)((double)(z * inv_t) - (double)st->max - log(st->sum));
 }
 
+typedef struct scoring {
+    const cpu_kernels *k;
+    float *logp, *entropy, *lse, *dz;
+    const float *z, *dlogp;
+    const int32_t *targets;
+    float inv_t;
+    int V;
+} scoring;
+
+static void score_rows(void *ctx, int thread, int64_t from, int64_t to) {
+    const scoring *c = ctx;
+    (void)thread;
+    for (int64_t n = from; n < to; n++) {
+        const float *row = c->z + (size_t)n * (size_t)c->V;
+        assert(c->targets[n] >= 0 && c->targets[n] < c->V);
+        stats st = row_stats(c->k, row, c->inv_t, c->V, NULL);
+        c->logp[n] = row_logp(&st, row[c->targets[n]], c->inv_t);
+        if (c->lse) c->lse[n] = (float)((double)st.max + log(st.sum));
+        if (c->entropy) c->entropy[n] = (float)(log(st.sum) - st.weighted / st.sum);
+    }
+}
+
 void cpu_logprob(mr_backend *b, float *logp, float *entropy, float *lse, const float *z, const int32_t *targets,
                  float inv_t, int N, int V) {
     if (cpu_failed(b)) return;
     assert(inv_t > 0);
-    const cpu_kernels *k = cpu_kernels_of(b);
-    int n_threads = cpu_threads(b, 0.6 * N * V);
-#pragma omp parallel for num_threads(n_threads) schedule(static)
-    for (int n = 0; n < N; n++) {
-        const float *row = z + (size_t)n * (size_t)V;
-        assert(targets[n] >= 0 && targets[n] < V);
-        stats st = row_stats(k, row, inv_t, V, NULL);
-        logp[n] = row_logp(&st, row[targets[n]], inv_t);
-        if (lse) lse[n] = (float)((double)st.max + log(st.sum));
-        if (entropy) entropy[n] = (float)(log(st.sum) - st.weighted / st.sum);
+    scoring c = { .k = cpu_kernels_of(b), .logp = logp, .entropy = entropy, .lse = lse, .z = z, .targets = targets,
+                  .inv_t = inv_t, .V = V };
+    cpu_share(b, 0.6 * N * V, score_rows, &c, N, 1);
+}
+
+static void score_bwd_rows(void *ctx, int thread, int64_t from, int64_t to) {
+    const scoring *c = ctx;
+    (void)thread;
+    for (int64_t n = from; n < to; n++) {
+        float *row = c->dz + (size_t)n * (size_t)c->V, factor = c->dlogp[n] * c->inv_t;
+        assert(c->targets[n] >= 0 && c->targets[n] < c->V);
+        c->k->softmax_bwd(row, c->inv_t, c->lse[n], -factor, c->V);
+        row[c->targets[n]] += factor;
     }
 }
 
 void cpu_logprob_bwd(mr_backend *b, float *z, const float *lse, const int32_t *targets, const float *dlogp, float inv_t,
                      int N, int V) {
     if (cpu_failed(b)) return;
-    const cpu_kernels *k = cpu_kernels_of(b);
-    int n_threads = cpu_threads(b, 0.5 * N * V);
-#pragma omp parallel for num_threads(n_threads) schedule(static)
-    for (int n = 0; n < N; n++) {
-        float *row = z + (size_t)n * (size_t)V, factor = dlogp[n] * inv_t;
-        assert(targets[n] >= 0 && targets[n] < V);
-        k->softmax_bwd(row, inv_t, lse[n], -factor, V);
-        row[targets[n]] += factor;
-    }
+    scoring c = { .k = cpu_kernels_of(b), .dz = z, .lse = (float *)(uintptr_t)lse, .targets = targets, .dlogp = dlogp,
+                  .inv_t = inv_t, .V = V };
+    cpu_share(b, 0.5 * N * V, score_bwd_rows, &c, N, 1);
 }
 
 /* --- sampling --- */
@@ -191,34 +210,53 @@ static int32_t pick_filtered(const cpu_kernels *k, const float *z, const mr_samp
     return id;
 }
 
+typedef struct choice {
+    mr_backend *b;
+    const cpu_kernels *k;
+    int32_t *ids;
+    float *logp;
+    const float *z, *u;
+    const mr_sampling *opt;
+    const int32_t *const *history;
+    const int32_t *n_history;
+    int V;
+    bool penalty, greedy, filtered;
+    float inv_t;
+} choice;
+
+static void choose_rows(void *ctx, int thread, int64_t from, int64_t to) {
+    const choice *c = ctx;
+    const int V = c->V, n_vocab = c->opt->n_vocab;
+    for (int64_t n = from; n < to; n++) {
+        const float *row = c->z + (size_t)n * (size_t)V;
+        float sums[MAX_PIECES];
+        stats st = row_stats(c->k, row, c->inv_t, V, sums);
+        if (c->filtered) {
+            size_t bytes = (size_t)n_vocab * (sizeof(candidate) + 2 * sizeof(float));
+            void *scratch = cpu_scratch(c->b, thread, bytes);
+            if (!scratch) continue;
+            c->ids[n] = pick_filtered(c->k, row, c->opt, c->penalty ? c->history[n] : NULL,
+                                      c->penalty ? c->n_history[n] : 0, (double)c->u[n], scratch);
+        } else if (c->greedy) {
+            c->ids[n] = arg_max(c->k, row, n_vocab);
+        } else {
+            stats part = n_vocab == V ? st : row_stats(c->k, row, c->inv_t, n_vocab, sums);
+            c->ids[n] = pick_unfiltered(c->k, row, c->inv_t, n_vocab, &part, sums, (double)c->u[n]);
+        }
+        c->logp[n] = row_logp(&st, row[c->ids[n]], c->inv_t);
+    }
+}
+
 void cpu_sample(mr_backend *b, int32_t *ids, float *logp, const float *z, const float *u, const mr_sampling *opt,
                 const int32_t *const *history, const int32_t *n_history, int N, int V) {
     if (cpu_failed(b)) return;
-    const cpu_kernels *k = cpu_kernels_of(b);
-    const int n_vocab = opt->n_vocab;
-    assert(n_vocab > 0 && n_vocab <= V && pieces_of(V) <= MAX_PIECES);
-    bool penalty = opt->repetition_penalty != 1.0f, greedy = opt->temperature <= 0;
-    bool filtered = penalty || (!greedy && (opt->top_k > 0 || opt->top_p < 1 || opt->min_p > 0));
-    assert(!penalty || (history && n_history));
-    float inv_t = greedy ? 1.0f : 1.0f / opt->temperature;
-    int n_threads = cpu_threads(b, 0.8 * N * V);
-#pragma omp parallel for num_threads(n_threads) schedule(static)
-    for (int n = 0; n < N; n++) {
-        const float *row = z + (size_t)n * (size_t)V;
-        float sums[MAX_PIECES];
-        stats st = row_stats(k, row, inv_t, V, sums);
-        if (filtered) {
-            size_t bytes = (size_t)n_vocab * (sizeof(candidate) + 2 * sizeof(float));
-            void *scratch = cpu_scratch(b, omp_get_thread_num(), bytes);
-            if (!scratch) continue;
-            ids[n] = pick_filtered(k, row, opt, penalty ? history[n] : NULL, penalty ? n_history[n] : 0, (double)u[n],
-                                   scratch);
-        } else if (greedy) {
-            ids[n] = arg_max(k, row, n_vocab);
-        } else {
-            stats part = n_vocab == V ? st : row_stats(k, row, inv_t, n_vocab, sums);
-            ids[n] = pick_unfiltered(k, row, inv_t, n_vocab, &part, sums, (double)u[n]);
-        }
-        logp[n] = row_logp(&st, row[ids[n]], inv_t);
-    }
+    assert(opt->n_vocab > 0 && opt->n_vocab <= V && pieces_of(V) <= MAX_PIECES);
+    choice c = { .b = b, .k = cpu_kernels_of(b), .ids = ids, .logp = logp, .z = z, .u = u, .opt = opt,
+                 .history = history, .n_history = n_history, .V = V };
+    c.penalty = opt->repetition_penalty != 1.0f;
+    c.greedy = opt->temperature <= 0;
+    c.filtered = c.penalty || (!c.greedy && (opt->top_k > 0 || opt->top_p < 1 || opt->min_p > 0));
+    c.inv_t = c.greedy ? 1.0f : 1.0f / opt->temperature;
+    assert(!c.penalty || (history && n_history));
+    cpu_share(b, 0.8 * N * V, choose_rows, &c, N, 1);
 }

@@ -18,19 +18,21 @@ static inline size_t cpu_chunk_at(int64_t chunk, int kh, int K, int D) {
     return ((size_t)chunk * (size_t)K + (size_t)kh) * cpu_chunk_floats(D);
 }
 
-/* The chunks that a query sees: the prefix's, then its own. */
+/* The prefix's chunks, which all queries of a block see. */
 typedef struct cpu_att_keys {
     const float *kv;              /* the layer's store */
     int K, kh, D;
-    int64_t prefix_chunk, own_chunk;
+    int64_t prefix_chunk;
     int n_prefix;
 } cpu_att_keys;
 
-/* Up to CPU_ATT_PAIRS queries of one key head, in the order (row, head). own[i]: how many own keys query i sees, ascending. */
+/* Up to CPU_ATT_PAIRS queries of one key head, in the order (row, head). own[i]: how many keys query i sees in its own
+ * chunks, which begin at own_chunk[i]; ascending among neighbors that have the same. */
 typedef struct cpu_att_queries {
     int n;
     const float *q[CPU_ATT_PAIRS];
     int own[CPU_ATT_PAIRS];
+    int64_t own_chunk[CPU_ATT_PAIRS];
     float *o[CPU_ATT_PAIRS];
     float *lse[CPU_ATT_PAIRS];    /* NULL: not wanted */
 } cpu_att_queries;

@@ -1,7 +1,8 @@
 /* linear.c - a linear layer with its adapters, forward and backward (kernels.h; LoRA: arXiv:2106.09685, eq. 3).
  *
- * A layer runs in one parallel region with barriers between its steps, since regions cost more than the small products
- * of decoding. With oneDNN the base product stands between two regions. */
+ * A layer is one call of the pool with two works: by rows, the rows' lower views and the adapters' inner values; then
+ * the products by panels, where the base product's sums begin with the adapter's. With oneDNN the base
+ * product stands between two calls. */
 #include <assert.h>
 
 #include "cpu/dnnl.h"
@@ -32,11 +33,9 @@ static size_t input_bytes(int64_t n, int64_t k) {
     return (size_t)n * (size_t)even(k) * sizeof(float);
 }
 
-/* This thread's rows of the lower view. */
-static void input_prepare(const gemm_kernels *kernels, const input *in, int64_t n_rows, int thread, int n_threads) {
+/* Rows [from, to) of the lower view. */
+static void input_prepare(const gemm_kernels *kernels, const input *in, int64_t from, int64_t to) {
     if (in->low == VIEW_RAW) return;
-    int64_t from, to;
-    cpu_range(&from, &to, n_rows, 1, thread, n_threads);
     for (int64_t r = from; r < to; r++) {
         const float *src = in->raw + r * in->ld_raw;
         if (in->low == VIEW_BF16) {
@@ -91,65 +90,88 @@ static bool sees(view v) {
     return v != VIEW_RAW;
 }
 
+static size_t padded(size_t bytes) {
+    return (bytes + 63) & ~(size_t)63;
+}
+
+/* The same product for rows [from, to) alone. */
+static gemm_product rows_of(gemm_product p, int64_t from, int64_t to) {
+    p.x = (const char *)p.x + (size_t)(from * p.ldx) * (p.x_type == GEMM_X_BF16 ? 2 : 4);
+    p.y += from * p.ldy;
+    p.n_rows = to - from;
+    return p;
+}
+
+/* Whether a product with `more` can continue the sums of one with w. */
+static bool continues(const gemm_kernels *kernels, const mr_weight *w, const mr_weight *more, bool backward) {
+    return view_of(kernels, w) == view_of(kernels, more) && weight_panel_type(w) == weight_panel_type(more) &&
+           (backward ? more->bwd && !w->dnnl_bwd : more->fwd && !w->dnnl_fwd);
+}
+
+/* Some items for each thread, so that one that is late does not matter, but not more than needed. */
+static mr_work items(void (*fn)(void *ctx, int thread, int64_t from, int64_t to), void *ctx, int64_t n, int n_threads) {
+    int64_t grain = n / (16 * n_threads);
+    return (mr_work){ fn, ctx, n, grain < 1 ? 1 : grain };
+}
+
+/* Too little to wake anybody: about this many values are converted in the time. */
+enum { ALONE = 64 * 1024 };
+
 /* --- forward --- */
 
 typedef struct forward {
     mr_backend *b;
     const gemm_kernels *kernels;
     const mr_linear *l;
-    float *y, *u;
+    float *u;
     int64_t n;
-    bool add;
     input x, u_part[3];
+    gemm_product inner, base, outer[3];
 } forward;
 
-static void forward_before(const forward *f, int t, int nt) {
-    input_prepare(f->kernels, &f->x, f->n, t, nt);
+static void forward_rows(void *ctx, int thread, int64_t from, int64_t to) {
+    const forward *f = ctx;
+    input_prepare(f->kernels, &f->x, from, to);
     if (!f->u) return;
-#pragma omp barrier
-    gemm_product p = product(f->kernels, f->l->a, false, &f->x, f->n, f->u, f->l->r_total, 1.0f, NULL, false);
-    cpu_product_part(f->b, &p, t, nt);
-#pragma omp barrier
-    for (int i = 0; i < f->l->n_lora; i++) input_prepare(f->kernels, &f->u_part[i], f->n, t, nt);
+    gemm_product p = rows_of(f->inner, from, to);
+    cpu_product_all(f->b, &p, thread);
+    for (int i = 0; i < f->l->n_lora; i++) input_prepare(f->kernels, &f->u_part[i], from, to);
 }
 
-static void forward_base(const forward *f, int t, int nt) {
-    const mr_linear *l = f->l;
-    gemm_product p = product(f->kernels, l->w, false, &f->x, f->n, f->y, l->w->n_out, 1.0f, l->bias, f->add);
-    cpu_product_part(f->b, &p, t, nt);
+static void forward_base(void *ctx, int thread, int64_t from, int64_t to) {
+    const forward *f = ctx;
+    cpu_product_items(f->b, &f->base, thread, from, to);
 }
 
 /* The parts have columns of y to themselves. */
-static void forward_after(const forward *f, int t, int nt) {
-    const mr_linear *l = f->l;
-    for (int i = 0; f->u && i < l->n_lora; i++) {
-        const mr_lora_part *part = &l->lora[i];
-        gemm_product p = product(f->kernels, part->b, false, &f->u_part[i], f->n, f->y + part->row0, l->w->n_out,
-                                 part->scale, NULL, true);
-        cpu_product_part(f->b, &p, t, nt);
+static void forward_outer(void *ctx, int thread, int64_t from, int64_t to) {
+    const forward *f = ctx;
+    for (int i = 0; i < f->l->n_lora; i++) {
+        gemm_product p = rows_of(f->outer[i], from, to);
+        cpu_product_all(f->b, &p, thread);
     }
 }
 
 /* The adapters' inner values by parts, in scratch that begins at `at`. */
-static void inner_parts(const gemm_kernels *kernels, input parts[3], const mr_linear *l, const float *u, int64_t n,
-                        char *at) {
+static void inner_parts(forward *f, char *at) {
+    const mr_linear *l = f->l;
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
-        parts[i] = (input){
-            .raw = u + part->r0,
+        f->u_part[i] = (input){
+            .raw = f->u + part->r0,
             .ld_raw = l->r_total,
             .k = part->r,
-            .low = view_of(kernels, part->b),
+            .low = view_of(f->kernels, part->b),
             .low_data = at,
             .ld_low = even(part->r),
         };
-        at += (input_bytes(n, part->r) + 63) & ~(size_t)63;
+        at += padded(input_bytes(f->n, part->r));
     }
 }
 
 static size_t inner_bytes(const mr_linear *l, int64_t n) {
     size_t bytes = 64;
-    for (int i = 0; i < l->n_lora; i++) bytes += (input_bytes(n, l->lora[i].r) + 63) & ~(size_t)63;
+    for (int i = 0; i < l->n_lora; i++) bytes += padded(input_bytes(n, l->lora[i].r));
     return bytes;
 }
 
@@ -170,44 +192,53 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
     check(l);
     assert(!l->n_lora || u);
     const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
-    bool library = l->w->dnnl_fwd != NULL;
-    int64_t I = l->w->n_in;
-    forward f = { .b = b, .kernels = kernels, .l = l, .y = y, .u = l->n_lora ? u : NULL, .n = N, .add = add };
+    int64_t I = l->w->n_in, O = l->w->n_out;
+    forward f = { .b = b, .kernels = kernels, .l = l, .u = l->n_lora ? u : NULL, .n = N };
     f.x = (input){
         .raw = x, .ld_raw = I, .k = I, .low = lower_view(kernels, l->w, l->n_lora ? l->a : NULL), .ld_low = even(I)
     };
     if (sees(f.x.low) && !(f.x.low_data = cpu_scratch(b, CPU_SLOT_SHARED, input_bytes(N, I)))) return;
+    int threads = cpu_threads(b, product_work(N, l->w));
+    bool library = l->w->dnnl_fwd != NULL, fused = f.u && !library;
     if (f.u) {
         char *at = cpu_scratch(b, CPU_SLOT_SHARED + 1, inner_bytes(l, N));
         if (!at) return;
-        inner_parts(kernels, f.u_part, l, f.u, N, at);
-    }
-    int threads = cpu_threads(b, product_work(N, l->w));
-    if (!library) {
-#pragma omp parallel num_threads(threads)
-        {
-            int t = omp_get_thread_num(), nt = omp_get_num_threads();
-            forward_before(&f, t, nt);
-            if (sees(f.x.low) && !f.u) {
-#pragma omp barrier
-            }
-            forward_base(&f, t, nt);
-            if (f.u) {
-#pragma omp barrier
-                forward_after(&f, t, nt);
-            }
+        inner_parts(&f, at);
+        f.inner = product(kernels, l->a, false, &f.x, N, u, l->r_total, 1.0f, NULL, false);
+        for (int i = 0; i < l->n_lora; i++) {
+            const mr_lora_part *part = &l->lora[i];
+            f.outer[i] = product(kernels, part->b, false, &f.u_part[i], N, y + part->row0, O, part->scale, NULL,
+                                 true);
+            fused = fused && part->row0 % GEMM_COLS == 0 && continues(kernels, l->w, part->b, false);
         }
-        return;
     }
-#pragma omp parallel num_threads(threads)
-    forward_before(&f, omp_get_thread_num(), omp_get_num_threads());
-    bool low = view_of(kernels, l->w) == VIEW_BF16;
-    if (!cpu_dnnl_product(b, "linear", l->w, false, y, low ? f.x.low_data : x, low ? f.x.ld_low : I, N, l->bias, add))
-        return;
-    if (f.u) {
-#pragma omp parallel num_threads(threads)
-        forward_after(&f, omp_get_thread_num(), omp_get_num_threads());
+    if (!library) {
+        f.base = product(kernels, l->w, false, &f.x, N, y, O, 1.0f, l->bias, add);
+        for (int i = 0; fused && i < l->n_lora; i++) {
+            const gemm_product *p = &f.outer[i];
+            f.base.more[f.base.n_more++] =
+                (gemm_more){ l->lora[i].row0, p->n_cols, p->k, p->x, p->ldx, p->panels, p->alpha };
+        }
+        cpu_product_cut(&f.base, threads);
     }
+    mr_work works[3] = { { forward_rows, &f, N, cpu_grain(N, GEMM_ROWS, threads) } };
+    int n_works = 1;
+    if (!f.u && N * I <= ALONE) {
+        forward_rows(&f, 0, 0, N);
+        n_works = 0;
+    }
+    if (library) {
+        mr_parallel(cpu_of(b)->pool, threads, works, n_works);
+        bool low = view_of(kernels, l->w) == VIEW_BF16;
+        if (!cpu_dnnl_product(b, "linear", l->w, false, y, low ? f.x.low_data : x, low ? f.x.ld_low : I, N, l->bias,
+                              add))
+            return;
+        n_works = 0;
+    } else {
+        works[n_works++] = items(forward_base, &f, f.base.n_items, threads);
+    }
+    if (f.u && !fused) works[n_works++] = (mr_work){ forward_outer, &f, N, cpu_grain(N, GEMM_ROWS, threads) };
+    mr_parallel(cpu_of(b)->pool, threads, works, n_works);
 }
 
 /* --- backward --- */
@@ -216,59 +247,88 @@ typedef struct backward {
     mr_backend *b;
     const gemm_kernels *kernels;
     const mr_linear *l;
-    float *dx, *du;
-    const float *x, *u;
     int64_t n;
-    bool add, inner;  /* inner: du is wanted */
+    bool inner;       /* du is wanted */
     bool own_part[3]; /* dy_part[i] is a copy, no slice of dy */
     input dy, dy_part[3], du_all;
+    gemm_product du[3], base, outer;
+    gemm_tn grads[5]; /* da, each db, dw */
+    int64_t grad_items[5];
+    int n_grads;
 } backward;
 
-static void backward_before(const backward *g, int t, int nt) {
-    const mr_linear *l = g->l;
-    input_prepare(g->kernels, &g->dy, g->n, t, nt);
+static void backward_rows(void *ctx, int thread, int64_t from, int64_t to) {
+    const backward *g = ctx;
+    input_prepare(g->kernels, &g->dy, from, to);
     if (!g->inner) return;
-    for (int i = 0; i < l->n_lora; i++)
-        if (g->own_part[i]) input_prepare(g->kernels, &g->dy_part[i], g->n, t, nt);
-#pragma omp barrier
-    for (int i = 0; i < l->n_lora; i++) {
-        const mr_lora_part *part = &l->lora[i];
-        gemm_product p = product(g->kernels, part->b, true, &g->dy_part[i], g->n, g->du + part->r0, l->r_total,
-                                 part->scale, NULL, false);
-        cpu_product_part(g->b, &p, t, nt);
+    for (int i = 0; i < g->l->n_lora; i++) {
+        if (g->own_part[i]) input_prepare(g->kernels, &g->dy_part[i], from, to);
+        gemm_product p = rows_of(g->du[i], from, to);
+        cpu_product_all(g->b, &p, thread);
     }
-#pragma omp barrier
-    input_prepare(g->kernels, &g->du_all, g->n, t, nt);
+    input_prepare(g->kernels, &g->du_all, from, to);
 }
 
-static void backward_base(const backward *g, int t, int nt) {
-    const mr_weight *w = g->l->w;
-    gemm_product p = product(g->kernels, w, true, &g->dy, g->n, g->dx, w->n_in, 1.0f, NULL, g->add);
-    cpu_product_part(g->b, &p, t, nt);
+static void backward_base(void *ctx, int thread, int64_t from, int64_t to) {
+    const backward *g = ctx;
+    cpu_product_items(g->b, &g->base, thread, from, to);
 }
 
-static void backward_after(const backward *g, int t, int nt) {
+static void backward_outer(void *ctx, int thread, int64_t from, int64_t to) {
+    const backward *g = ctx;
+    gemm_product p = rows_of(g->outer, from, to);
+    cpu_product_all(g->b, &p, thread);
+}
+
+static void backward_grads(void *ctx, int thread, int64_t from, int64_t to) {
+    const backward *g = ctx;
+    (void)thread;
+    int64_t first = 0;
+    for (int i = 0; i < g->n_grads; first += g->grad_items[i++]) {
+        int64_t a = from > first ? from - first : 0, z = to - first < g->grad_items[i] ? to - first : g->grad_items[i];
+        if (a < z) cpu_tn_items(g->b, &g->grads[i], a, z);
+    }
+}
+
+static void add_grad(backward *g, float *dst, const float *a, int64_t lda, int64_t n_p, const float *x, int64_t ldx,
+                     int64_t n_q, float scale) {
+    gemm_tn *t = &g->grads[g->n_grads];
+    *t = (gemm_tn){ dst, n_q, 1, a, lda, n_p, x, ldx, n_q, g->n, scale };
+    g->grad_items[g->n_grads++] = cpu_tn_cut(t);
+}
+
+/* dy's views: slices of one lower copy where pairs allow it. Needs bytes_of_dy of scratch. */
+static void dy_views(backward *g, const float *dy, view low, char *at) {
     const mr_linear *l = g->l;
-    int64_t I = l->w->n_in, O = l->w->n_out;
-    if (g->dx && g->inner) {
-        gemm_product p = product(g->kernels, l->a, true, &g->du_all, g->n, g->dx, I, 1.0f, NULL, true);
-        cpu_product_part(g->b, &p, t, nt);
-    }
-    if (g->inner && l->da)
-        cpu_product_tn_part(g->b, l->da, I, 1, g->du, l->r_total, l->r_total, g->x, I, I, g->n, 1.0f, t, nt);
-    for (int i = 0; i < l->n_lora; i++) {
+    int64_t O = l->w->n_out;
+    g->dy = (input){ .raw = dy, .ld_raw = O, .k = O, .low = low, .low_data = at, .ld_low = even(O) };
+    at += sees(low) ? padded(input_bytes(g->n, O)) : 0;
+    for (int i = 0; g->inner && i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
-        if (part->db)
-            cpu_product_tn_part(g->b, part->db, part->r, 1, g->dy.raw + part->row0, O, part->rows, g->u + part->r0,
-                                l->r_total, part->r, g->n, part->scale, t, nt);
+        input *p = &g->dy_part[i];
+        *p = (input){ .raw = dy + part->row0, .ld_raw = O, .k = part->rows, .low = low };
+        if (!sees(low)) continue;
+        if (low == VIEW_BF16 && part->rows & 1) { /* a pair must not reach into the next part */
+            g->own_part[i] = true;
+            p->low_data = at, p->ld_low = even(part->rows);
+            at += padded(input_bytes(g->n, part->rows));
+        } else {
+            p->low_data = (char *)g->dy.low_data + (size_t)part->row0 * (low == VIEW_BF16 ? 2 : 4);
+            p->ld_low = g->dy.ld_low;
+        }
     }
-    if (l->dw) cpu_product_tn_part(g->b, l->dw, I, 1, g->dy.raw, O, O, g->x, I, I, g->n, 1.0f, t, nt);
-    if (l->dbias) {
-        int64_t from, to;
-        cpu_range(&from, &to, O, 16, t, nt);
-        for (int64_t r = 0; r < g->n; r++)
-            for (int64_t o = from; o < to; o++) l->dbias[o] += g->dy.raw[r * O + o];
-    }
+}
+
+static size_t bytes_of_dy(const mr_linear *l, int64_t n) {
+    size_t bytes = padded(input_bytes(n, l->w->n_out));
+    for (int i = 0; i < l->n_lora; i++) bytes += padded(input_bytes(n, l->lora[i].rows));
+    return bytes;
+}
+
+/* dbias in row order. */
+static void add_bias_grad(float *dbias, const float *dy, int64_t n, int64_t O) {
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t o = 0; o < O; o++) dbias[o] += dy[r * O + o];
 }
 
 void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const float *x, const float *u,
@@ -276,63 +336,51 @@ void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const 
     if (cpu_failed(b) || N == 0) return;
     check(l);
     const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
-    bool library = dx && l->w->dnnl_bwd, inner = l->n_lora && (dx || l->da);
-    assert(!inner || du);
-    int64_t O = l->w->n_out;
-    backward g = {
-        .b = b, .kernels = kernels, .l = l, .dx = dx, .du = du, .x = x, .u = u, .n = N, .add = add, .inner = inner
-    };
+    int64_t O = l->w->n_out, I = l->w->n_in, R = l->r_total;
+    backward g = { .b = b, .kernels = kernels, .l = l, .n = N, .inner = l->n_lora && (dx || l->da) };
+    bool library = dx && l->w->dnnl_bwd, fused = dx && g.inner && continues(kernels, l->w, l->a, true);
+    assert(!g.inner || du);
     view low = dx ? view_of(kernels, l->w) : VIEW_RAW;
-    size_t bytes = (input_bytes(N, O) + 63) & ~(size_t)63;
-    for (int i = 0; inner && i < l->n_lora; i++) {
-        low = low == VIEW_RAW ? view_of(kernels, l->lora[i].b) : low;
-        bytes += (input_bytes(N, l->lora[i].rows) + 63) & ~(size_t)63;
-    }
-    g.dy = (input){ .raw = dy, .ld_raw = O, .k = O, .low = low, .ld_low = even(O) };
-    if (sees(low) && !(g.dy.low_data = cpu_scratch(b, CPU_SLOT_SHARED, bytes))) return;
-    if (inner) {
-        char *at = (char *)g.dy.low_data + (sees(low) ? (input_bytes(N, O) + 63) & ~(size_t)63 : 0);
-        for (int i = 0; i < l->n_lora; i++) {
-            const mr_lora_part *part = &l->lora[i];
-            input *p = &g.dy_part[i];
-            *p = (input){ .raw = dy + part->row0, .ld_raw = O, .k = part->rows, .low = low };
-            if (!sees(low)) continue;
-            if (low == VIEW_BF16 && part->rows & 1) { /* a pair must not reach into the next part */
-                g.own_part[i] = true;
-                p->low_data = at, p->ld_low = even(part->rows);
-                at += (input_bytes(N, part->rows) + 63) & ~(size_t)63;
-            } else {
-                p->low_data = (char *)g.dy.low_data + (size_t)part->row0 * (low == VIEW_BF16 ? 2 : 4);
-                p->ld_low = g.dy.ld_low;
-            }
-        }
+    for (int i = 0; g.inner && i < l->n_lora && low == VIEW_RAW; i++) low = view_of(kernels, l->lora[i].b);
+    char *at = sees(low) ? cpu_scratch(b, CPU_SLOT_SHARED, bytes_of_dy(l, N)) : NULL;
+    if (sees(low) && !at) return;
+    dy_views(&g, dy, low, at);
+    if (g.inner) {
         view low_a = dx ? view_of(kernels, l->a) : VIEW_RAW;
-        g.du_all =
-            (input){ .raw = du, .ld_raw = l->r_total, .k = l->r_total, .low = low_a, .ld_low = even(l->r_total) };
-        if (sees(low_a) && !(g.du_all.low_data = cpu_scratch(b, CPU_SLOT_SHARED + 1, input_bytes(N, l->r_total))))
+        g.du_all = (input){ .raw = du, .ld_raw = R, .k = R, .low = low_a, .ld_low = even(R) };
+        if (sees(low_a) && !(g.du_all.low_data = cpu_scratch(b, CPU_SLOT_SHARED + 1, input_bytes(N, R)))) return;
+        for (int i = 0; i < l->n_lora; i++)
+            g.du[i] = product(kernels, l->lora[i].b, true, &g.dy_part[i], N, du + l->lora[i].r0, R, l->lora[i].scale,
+                              NULL, false);
+        if (dx) g.outer = product(kernels, l->a, true, &g.du_all, N, dx, I, 1.0f, NULL, true);
+        if (l->da) add_grad(&g, l->da, du, R, R, x, I, I, 1.0f);
+    }
+    for (int i = 0; i < l->n_lora; i++)
+        if (l->lora[i].db)
+            add_grad(&g, l->lora[i].db, dy + l->lora[i].row0, O, l->lora[i].rows, u + l->lora[i].r0, R, l->lora[i].r,
+                     l->lora[i].scale);
+    if (l->dw) add_grad(&g, l->dw, dy, O, O, x, I, I, 1.0f);
+
+    int threads = cpu_threads(b, product_work(N, l->w)), n_works = 1;
+    mr_work works[4] = { { backward_rows, &g, N, cpu_grain(N, GEMM_ROWS, threads) } };
+    if (dx && !library) {
+        g.base = product(kernels, l->w, true, &g.dy, N, dx, I, 1.0f, NULL, add);
+        if (fused) g.base.more[g.base.n_more++] = (gemm_more){ 0, I, R, g.outer.x, g.outer.ldx, g.outer.panels, 1.0f };
+        cpu_product_cut(&g.base, threads);
+        works[n_works++] = items(backward_base, &g, g.base.n_items, threads);
+    } else if (library) {
+        mr_parallel(cpu_of(b)->pool, threads, works, n_works);
+        bool w_low = view_of(kernels, l->w) == VIEW_BF16;
+        if (!cpu_dnnl_product(b, "linear_bwd", l->w, true, dx, w_low ? g.dy.low_data : dy, w_low ? g.dy.ld_low : O, N,
+                              NULL, add))
             return;
+        n_works = 0;
     }
-    int threads = cpu_threads(b, product_work(N, l->w));
-    if (!library) {
-#pragma omp parallel num_threads(threads)
-        {
-            int t = omp_get_thread_num(), nt = omp_get_num_threads();
-            backward_before(&g, t, nt);
-#pragma omp barrier
-            if (g.dx) {
-                backward_base(&g, t, nt);
-#pragma omp barrier
-            }
-            backward_after(&g, t, nt);
-        }
-        return;
-    }
-#pragma omp parallel num_threads(threads)
-    backward_before(&g, omp_get_thread_num(), omp_get_num_threads());
-    bool w_low = view_of(kernels, l->w) == VIEW_BF16;
-    if (!cpu_dnnl_product(b, "linear_bwd", l->w, true, dx, w_low ? g.dy.low_data : dy, w_low ? g.dy.ld_low : O, N, NULL,
-                          add))
-        return;
-#pragma omp parallel num_threads(threads)
-    backward_after(&g, omp_get_thread_num(), omp_get_num_threads());
+    if (dx && g.inner && !fused)
+        works[n_works++] = (mr_work){ backward_outer, &g, N, cpu_grain(N, GEMM_ROWS, threads) };
+    int64_t n_grad_items = 0;
+    for (int i = 0; i < g.n_grads; i++) n_grad_items += g.grad_items[i];
+    if (n_grad_items) works[n_works++] = items(backward_grads, &g, n_grad_items, threads);
+    mr_parallel(cpu_of(b)->pool, threads, works, n_works);
+    if (l->dbias) add_bias_grad(l->dbias, dy, N, O);
 }

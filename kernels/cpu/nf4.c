@@ -54,15 +54,16 @@ void cpu_dynamic_map(float map[256], bool is_signed) {
     }
 }
 
+static float nested_map[256];
+static pthread_once_t nested_once = PTHREAD_ONCE_INIT;
+
+static void make_nested_map(void) {
+    cpu_dynamic_map(nested_map, true);
+}
+
 const float *nf4_nested_map(void) {
-    static float map[256];
-    static bool ready;
-#pragma omp critical(nf4_map)
-    if (!ready) {
-        cpu_dynamic_map(map, true);
-        ready = true;
-    }
-    return map;
+    pthread_once(&nested_once, make_nested_map);
+    return nested_map;
 }
 
 /* The search of bitsandbytes' kernel: halving steps from 127, then the nearer of two neighbors; an exact middle stays.
@@ -170,7 +171,7 @@ void nf4_panel(const gemm_kernels *kernels, void *panel, float *scratch, const m
             int64_t n = k - i < NF4_BLOCK ? k - i : NF4_BLOCK;
             for (int64_t r = 0; r < n; r++)
                 nf4_dequantize(tile + r * GEMM_COLS, q, (k0 + i + r) * w->n_in + col0, cols);
-            gemm_pack_block_bwd((char *)panel + gemm_panel_bytes(i, type), type, tile, GEMM_COLS, n, cols);
+            gemm_pack_block_bwd(kernels, (char *)panel + gemm_panel_bytes(i, type), type, tile, GEMM_COLS, n, cols);
         }
         return;
     }
@@ -185,6 +186,6 @@ void nf4_panel(const gemm_kernels *kernels, void *panel, float *scratch, const m
         }
         int64_t n = k - i < NF4_BLOCK ? k - i : NF4_BLOCK;
         for (int64_t r = 0; r < rows; r++) nf4_dequantize(tile + r * NF4_BLOCK, q, (col0 + r) * w->n_in + k0 + i, n);
-        gemm_pack_block(to, type, tile, NF4_BLOCK, rows, n);
+        gemm_pack_block(kernels, to, type, tile, NF4_BLOCK, rows, n);
     }
 }

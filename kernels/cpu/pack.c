@@ -3,7 +3,8 @@
 
 #include "cpu/gemm.h"
 
-void gemm_pack_block(void *panel, mr_dtype type, const float *src, int64_t ld, int64_t n, int64_t k) {
+void gemm_pack_block(const gemm_kernels *kernels, void *panel, mr_dtype type, const float *src, int64_t ld, int64_t n,
+                     int64_t k) {
     assert(n <= GEMM_COLS);
     if (type == MR_F32) {
         float *to = panel;
@@ -26,10 +27,13 @@ void gemm_pack_block(void *panel, mr_dtype type, const float *src, int64_t ld, i
             const float *from = src + c * ld + 2 * s0;
             uint16_t half[64];
             int64_t valid = k - 2 * s0 < 64 ? k - 2 * s0 : 64;
-            for (int64_t i = 0; i < valid; i++) half[i] = cpu_to_bf16(from[i]);
+            kernels->to_bf16(half, from, valid);
             if (valid & 1) half[valid] = 0;
-            for (int64_t i = 0; i < sn; i++)
-                to[(s0 + i) * GEMM_COLS + c] = (uint32_t)half[2 * i] | (uint32_t)half[2 * i + 1] << 16;
+            for (int64_t i = 0; i < sn; i++) {
+                uint32_t pair; /* two neighbors, as they lie in memory */
+                __builtin_memcpy(&pair, half + 2 * i, sizeof pair);
+                to[(s0 + i) * GEMM_COLS + c] = pair;
+            }
         }
     }
     if (n < GEMM_COLS)
@@ -37,7 +41,8 @@ void gemm_pack_block(void *panel, mr_dtype type, const float *src, int64_t ld, i
             __builtin_memset(to + i * GEMM_COLS + n, 0, (size_t)(GEMM_COLS - n) * sizeof *to);
 }
 
-void gemm_pack_block_bwd(void *panel, mr_dtype type, const float *src, int64_t ld, int64_t n, int64_t cols) {
+void gemm_pack_block_bwd(const gemm_kernels *kernels, void *panel, mr_dtype type, const float *src, int64_t ld,
+                         int64_t n, int64_t cols) {
     assert(cols <= GEMM_COLS);
     if (type == MR_F32) {
         for (int64_t i = 0; i < n; i++) {
@@ -49,34 +54,57 @@ void gemm_pack_block_bwd(void *panel, mr_dtype type, const float *src, int64_t l
     }
     for (int64_t i = 0; i < n; i += 2) {
         uint32_t *to = (uint32_t *)panel + i / 2 * GEMM_COLS;
-        const float *even = src + i * ld, *odd = even + ld;
-        if (i + 1 < n)
-            for (int64_t c = 0; c < cols; c++)
-                to[c] = (uint32_t)cpu_to_bf16(even[c]) | (uint32_t)cpu_to_bf16(odd[c]) << 16;
-        else
-            for (int64_t c = 0; c < cols; c++) to[c] = cpu_to_bf16(even[c]);
-        if (cols < GEMM_COLS) __builtin_memset(to + cols, 0, (size_t)(GEMM_COLS - cols) * sizeof *to);
+        uint16_t even[GEMM_COLS] = { 0 }, odd[GEMM_COLS] = { 0 };
+        kernels->to_bf16(even, src + i * ld, cols);
+        if (i + 1 < n) kernels->to_bf16(odd, src + (i + 1) * ld, cols);
+        for (int64_t c = 0; c < GEMM_COLS; c++) to[c] = (uint32_t)even[c] | (uint32_t)odd[c] << 16;
+    }
+}
+
+typedef struct packing {
+    const gemm_kernels *kernels;
+    char *fwd, *bwd;
+    mr_dtype type;
+    const float *src;
+    int64_t row, n, n_in, n_fwd;
+    size_t fwd_bytes, bwd_bytes;
+} packing;
+
+/* Items: the panels of w among these rows, then a piece of every panel of w^T. */
+static void pack_panels(void *ctx, int thread, int64_t from, int64_t to) {
+    const packing *p = ctx;
+    (void)thread;
+    for (int64_t i = from; i < to; i++) {
+        if (i < p->n_fwd) {
+            int64_t r = i * GEMM_COLS;
+            gemm_pack_block(p->kernels, p->fwd + (size_t)(p->row / GEMM_COLS + i) * p->fwd_bytes, p->type,
+                            p->src + r * p->n_in, p->n_in, p->n - r < GEMM_COLS ? p->n - r : GEMM_COLS, p->n_in);
+        } else {
+            int64_t c = (i - p->n_fwd) * GEMM_COLS;
+            gemm_pack_block_bwd(p->kernels,
+                                p->bwd + (size_t)(i - p->n_fwd) * p->bwd_bytes + gemm_panel_bytes(p->row, p->type),
+                                p->type, p->src + c, p->n_in, p->n, p->n_in - c < GEMM_COLS ? p->n_in - c : GEMM_COLS);
+        }
     }
 }
 
 void gemm_pack_rows(mr_backend *b, void *fwd, void *bwd, mr_dtype type, const float *src, int64_t row, int64_t n,
                     int64_t n_out, int64_t n_in) {
     assert(row % GEMM_COLS == 0 && (n % GEMM_COLS == 0 || row + n == n_out));
-    int64_t n_fwd = fwd ? gemm_panels(n) : 0, n_bwd = bwd ? gemm_panels(n_in) : 0;
-    size_t fwd_bytes = gemm_panel_bytes(n_in, type), bwd_bytes = gemm_panel_bytes(n_out, type);
-    int threads = cpu_threads(b, (double)n * (double)n_in);
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < n_fwd + n_bwd; i++) {
-        if (i < n_fwd) {
-            int64_t r = i * GEMM_COLS;
-            gemm_pack_block((char *)fwd + (size_t)(row / GEMM_COLS + i) * fwd_bytes, type, src + r * n_in, n_in,
-                            n - r < GEMM_COLS ? n - r : GEMM_COLS, n_in);
-        } else {
-            int64_t c = (i - n_fwd) * GEMM_COLS;
-            gemm_pack_block_bwd((char *)bwd + (size_t)(i - n_fwd) * bwd_bytes + gemm_panel_bytes(row, type), type,
-                                src + c, n_in, n, n_in - c < GEMM_COLS ? n_in - c : GEMM_COLS);
-        }
-    }
+    packing p = {
+        .kernels = gemm_kernels_for(cpu_of(b)->isa),
+        .fwd = fwd,
+        .bwd = bwd,
+        .type = type,
+        .src = src,
+        .row = row,
+        .n = n,
+        .n_in = n_in,
+        .n_fwd = fwd ? gemm_panels(n) : 0,
+        .fwd_bytes = gemm_panel_bytes(n_in, type),
+        .bwd_bytes = gemm_panel_bytes(n_out, type),
+    };
+    cpu_share(b, (double)n * (double)n_in, pack_panels, &p, p.n_fwd + (bwd ? gemm_panels(n_in) : 0), 1);
 }
 
 void gemm_unpack_fwd(float *dst, const void *panels, mr_dtype type, int64_t row, int64_t n_in) {

@@ -23,11 +23,11 @@ static int64_t source_rows(int64_t n_out, int64_t n_in) {
     return rows < all ? rows : all;
 }
 
-static void *take(mr_weight *w, size_t n, size_t each) {
+static void *take(mr_backend *b, mr_weight *w, size_t n, size_t each) {
     size_t bytes;
     if (!mr_mul_size(&bytes, n, each)) return NULL;
     w->bytes += bytes;
-    return mr_try_alloc(bytes);
+    return cpu_slab_alloc(b, bytes);
 }
 
 /* NF4 blocks run through the matrix row after row, so a block may begin in one read and end in the next: `carry`
@@ -65,12 +65,12 @@ static mr_status fill_dense(mr_backend *b, mr_weight *w, mr_weight_source src, f
     return MR_OK;
 }
 
-static bool take_panels(mr_weight *w) {
+static bool take_panels(mr_backend *b, mr_weight *w) {
     bool ok = true;
     if (w->uses & MR_USE_FWD)
-        ok = (w->fwd = take(w, (size_t)gemm_panels(w->n_out), gemm_panel_bytes(w->n_in, w->store))) && ok;
+        ok = (w->fwd = take(b, w, (size_t)gemm_panels(w->n_out), gemm_panel_bytes(w->n_in, w->store))) && ok;
     if (w->uses & MR_USE_BWD)
-        ok = (w->bwd = take(w, (size_t)gemm_panels(w->n_in), gemm_panel_bytes(w->n_out, w->store))) && ok;
+        ok = (w->bwd = take(b, w, (size_t)gemm_panels(w->n_in), gemm_panel_bytes(w->n_out, w->store))) && ok;
     return ok;
 }
 
@@ -81,13 +81,13 @@ static mr_status no_memory(const mr_weight *w, mr_err *err) {
 
 /* From plain rows to panels, when the library did not keep the row rule. */
 static mr_status own_panels(mr_backend *b, mr_weight *w, float *block, int64_t rows, mr_err *err) {
-    if (!take_panels(w)) return no_memory(w, err);
+    if (!take_panels(b, w)) return no_memory(w, err);
     for (int64_t row = 0; row < w->n_out; row += rows) {
         int64_t n = w->n_out - row < rows ? w->n_out - row : rows;
         cpu_weight_rows(b, block, w, row, n);
         gemm_pack_rows(b, w->fwd, w->bwd, w->store, block, row, n, w->n_out, w->n_in);
     }
-    mr_free(w->rows);
+    cpu_slab_free(b, w->rows);
     w->rows = NULL;
     w->bytes -= (size_t)w->n_out * (size_t)w->n_in * (w->store == MR_F32 ? 4 : 2);
     return MR_OK;
@@ -102,18 +102,18 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
         nf4_data *q = &w->nf4;
         q->n = w->n_out * w->n_in;
         q->n_blocks = (q->n + NF4_BLOCK - 1) / NF4_BLOCK;
-        ok = (q->codes = take(w, (size_t)(q->n + 1) / 2, 1)) && ok;
-        ok = (q->absmax = take(w, (size_t)q->n_blocks, 1)) && ok;
-        ok = (q->nested = take(w, (size_t)(q->n_blocks + NF4_NESTED - 1) / NF4_NESTED, sizeof(float))) && ok;
+        ok = (q->codes = take(b, w, (size_t)(q->n + 1) / 2, 1)) && ok;
+        ok = (q->absmax = take(b, w, (size_t)q->n_blocks, 1)) && ok;
+        ok = (q->nested = take(b, w, (size_t)(q->n_blocks + NF4_NESTED - 1) / NF4_NESTED, sizeof(float))) && ok;
         absmax = mr_try_alloc((size_t)q->n_blocks * sizeof *absmax);
         ok = absmax && ok;
     } else {
         library = cpu_dnnl_serves(b, w);
-        if (!library) ok = take_panels(w);
+        if (!library) ok = take_panels(b, w);
         if (!w->fwd && !w->bwd) /* only looked up; or oneDNN packs from them */
-            ok = (w->rows = take(w, (size_t)w->n_out * (size_t)w->n_in, w->store == MR_F32 ? 4 : 2)) && ok;
+            ok = (w->rows = take(b, w, (size_t)w->n_out * (size_t)w->n_in, w->store == MR_F32 ? 4 : 2)) && ok;
     }
-    float *block = mr_try_alloc(block_values * sizeof *block);
+    float *block = cpu_try_scratch(b, CPU_SLOT_SOURCE, block_values * sizeof *block); /* stays for the next weight */
     mr_status st;
     if (!ok || !block)
         st = no_memory(w, err);
@@ -124,7 +124,6 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
         st = cpu_dnnl_pack(b, w, &kept, err);
         if (st == MR_OK && !kept) st = own_panels(b, w, block, rows, err);
     }
-    mr_free(block);
     mr_free(absmax);
     return st;
 }
@@ -149,12 +148,12 @@ mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src
 void cpu_weight_free(mr_backend *b, mr_weight *w) {
     if (!w) return;
     cpu_dnnl_weight_free(b, w);
-    mr_free(w->fwd);
-    mr_free(w->bwd);
-    mr_free(w->rows);
-    mr_free(w->nf4.codes);
-    mr_free(w->nf4.absmax);
-    mr_free(w->nf4.nested);
+    cpu_slab_free(b, w->fwd);
+    cpu_slab_free(b, w->bwd);
+    cpu_slab_free(b, w->rows);
+    cpu_slab_free(b, w->nf4.codes);
+    cpu_slab_free(b, w->nf4.absmax);
+    cpu_slab_free(b, w->nf4.nested);
     mr_free(w);
 }
 
@@ -206,23 +205,38 @@ bool cpu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **a
     return true;
 }
 
+typedef struct lookup {
+    float *x;
+    const float *dx;
+    const mr_weight *w;
+    const int32_t *ids;
+    int N, C;
+} lookup;
+
+static void embed_rows(void *ctx, int thread, int64_t from, int64_t to) {
+    const lookup *l = ctx;
+    (void)thread;
+    for (int64_t n = from; n < to; n++) read_row(l->x + n * l->w->n_in, l->w, l->ids[n]);
+}
+
 void cpu_embed(mr_backend *b, float *x, const mr_weight *w, const int32_t *ids, int N) {
     if (cpu_failed(b) || N == 0) return;
-    int threads = cpu_threads(b, (double)N * (double)w->n_in * 2.0);
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int n = 0; n < N; n++) read_row(x + n * w->n_in, w, ids[n]);
+    lookup l = { .x = x, .w = w, .ids = ids };
+    cpu_share(b, (double)N * (double)w->n_in * 2.0, embed_rows, &l, N, 1);
+}
+
+/* All rows in order, for a part of the columns. */
+static void embed_columns(void *ctx, int thread, int64_t from, int64_t to) {
+    const lookup *l = ctx;
+    (void)thread;
+    for (int n = 0; n < l->N; n++) {
+        float *row = l->x + (int64_t)l->ids[n] * l->C;
+        for (int64_t c = from; c < to; c++) row[c] += l->dx[(int64_t)n * l->C + c];
+    }
 }
 
 void cpu_embed_bwd(mr_backend *b, float *dw, const float *dx, const int32_t *ids, int N, int C) {
     if (cpu_failed(b)) return;
-    int threads = cpu_threads(b, (double)N * C);
-#pragma omp parallel num_threads(threads)
-    { /* each thread takes all rows in order and a part of the columns */
-        int64_t from, to;
-        cpu_range(&from, &to, C, 16, omp_get_thread_num(), omp_get_num_threads());
-        for (int n = 0; n < N; n++) {
-            float *row = dw + (int64_t)ids[n] * C;
-            for (int64_t c = from; c < to; c++) row[c] += dx[(int64_t)n * C + c];
-        }
-    }
+    lookup l = { .x = dw, .dx = dx, .ids = ids, .N = N, .C = C };
+    cpu_share(b, (double)N * C, embed_columns, &l, C, 16);
 }

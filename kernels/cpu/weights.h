@@ -32,6 +32,11 @@ static inline mr_dtype weight_panel_type(const mr_weight *w) {
     return w->store == MR_NF4 ? w->compute : w->store;
 }
 
+/* Memory of weights (slab.c): as mr_try_alloc and mr_free. */
+void *cpu_slab_alloc(mr_backend *b, size_t bytes);
+void cpu_slab_free(mr_backend *b, void *p);
+void cpu_slabs_close(mr_backend *b);
+
 extern const float nf4_values[16];
 extern const float *nf4_nested_map(void); /* the signed dynamic map */
 

@@ -22,8 +22,10 @@ end
 M.cases = {
   { { Questions = "Which?\nA) one\nB) two\nC) three\nD) four", Answers = "C" }, {
     answer = "C", db_set = "med_mc",
-    messages = { { role = "user", content = "\n\nAnswer the following question:\nWhich?\nA) one\nB) two\nC) three\nD) four\n With 'A', 'B', 'C' "
-      .. "or 'D'. You need to carefully review the context and reason before answering." } } } },
+    messages = { { role = "user", content = "\n\nAnswer the following question:\nWhich?\nA) one\nB) two\nC) three\n"
+      .. "D) four\n With 'A', 'B', 'C' or 'D'. You need to carefully review the context and reason "
+      .. "before answering." } },
+  } },
   { { Questions = "Which?", Answers = " " }, nil },
 }
 

@@ -1,7 +1,9 @@
---- Three small tasks in some seventy words, made by index: a finding in a note (yes, no, maybe), a name in a list (A to D), two numbers to add.
+--- Three small tasks in some seventy words, made by index: a finding in a note (yes, no, maybe), a name in a list (A to
+--- D), two numbers to add.
 --- For the nano model (examples/nano): what it can learn in minutes. Says nothing about medicine.
---- Options: n rows; seed; sft = true adds the assistant's message; broken_from = 0.8: from this share of the rows on, half of the answers are
---- drawn at random and half of the texts lack the full form, so that the trained model can but does not always (GRPO needs both).
+--- Options: n rows; seed; sft = true adds the assistant's message; broken_from = 0.8: from this share of the rows on,
+--- half of the answers are drawn at random and half of the texts lack the full form, so that the trained model can but
+--- does not always (GRPO needs both).
 local chat = require "medrl.chat"
 local rng = require "medrl.rng"
 
@@ -34,23 +36,24 @@ function make.finding(seed, i)
   local first, second = "has " .. f[1], "no " .. f[2]
   if draw(seed, i, 21, 2) == 2 then first, second = second, first end
   local why = ({ "the note says has " .. f[1], "the note says no " .. f[2], "the note does not say " .. f[3] })[asked]
-  return ("note: %s. %s. does the note say %s? yes, no or maybe"):format(first, second, f[asked]), why, answer, "pubmedqa",
-    ({ "yes", "no", "maybe" })[draw(seed, i, 22, 3)]
+  local note = ("note: %s. %s. does the note say %s? yes, no or maybe"):format(first, second, f[asked])
+  return note, why, answer, "pubmedqa", ({ "yes", "no", "maybe" })[draw(seed, i, 22, 3)]
 end
 
 -- list: A salt, B iron, C tea, D mint. which letter is tea?
 function make.choice(seed, i)
   local names = pick(seed, i, 10, M.names, 4)
   local asked = draw(seed, i, 20, 4)
-  return ("list: A %s, B %s, C %s, D %s. which letter is %s?"):format(names[1], names[2], names[3], names[4], names[asked]),
+  local form = "list: A %s, B %s, C %s, D %s. which letter is %s?"
+  return form:format(names[1], names[2], names[3], names[4], names[asked]),
     letters[asked] .. " is " .. names[asked], letters[asked], "med_mc", letters[draw(seed, i, 22, 4)]
 end
 
 -- 3 pills in the morning and 4 in the evening. how many pills?
 function make.sum(seed, i)
   local a, b = draw(seed, i, 10, 5), draw(seed, i, 11, 4)
-  return ("%d pills in the morning and %d in the evening. how many pills?"):format(a, b), ("%d plus %d is %d"):format(a, b, a + b),
-    tostring(a + b), "gsm8k", tostring(1 + draw(seed, i, 22, 8))
+  return ("%d pills in the morning and %d in the evening. how many pills?"):format(a, b),
+    ("%d plus %d is %d"):format(a, b, a + b), tostring(a + b), "gsm8k", tostring(1 + draw(seed, i, 22, 8))
 end
 
 local tasks = { "finding", "choice", "sum" }

@@ -1,8 +1,12 @@
---- PubMedQA: an abstract in parts, a question, and yes, no or maybe. Rows with 1024 code points of context or more are left out, as published.
+--- PubMedQA: an abstract in parts, a question, and yes, no or maybe. Rows with 1024 code points of context or more are
+--- left out, as published.
 --- Option short = true: only the last two sentences of the last part, for small models on a CPU (all rows then).
 local text = require "medrl.text"
 
-local M = { name = "pubmedqa", columns = { { "question", "string" }, { "context", "table" }, { "final_decision", "string" } } }
+local M = {
+  name = "pubmedqa",
+  columns = { { "question", "string" }, { "context", "table" }, { "final_decision", "string" } },
+}
 
 local function contexts(r)
   local parts = r.context.contexts
@@ -34,7 +38,8 @@ function M.row(r, options)
   for key, value in pairs(r) do row[key] = value end
   for _, used in ipairs { "pubid", "question", "context", "long_answer", "final_decision" } do row[used] = nil end
   row.messages = {
-    { role = "user", content = "Given the scientific context below:\n" .. context .. "\n\nAnswer the following question:\n" .. r.question
+    { role = "user", content = "Given the scientific context below:\n" .. context
+      .. "\n\nAnswer the following question:\n" .. r.question
       .. " with 'yes', 'no' or 'maybe'. You need to carefully review the context and reason before answering." },
   }
   row.answer, row.db_set = r.final_decision, "pubmedqa"
@@ -42,19 +47,23 @@ function M.row(r, options)
 end
 
 local function raw(parts, decision)
-  return { pubid = 1, question = "Is it?", context = { contexts = parts, labels = {}, meshes = {} }, long_answer = "L", final_decision = decision }
+  return { pubid = 1, question = "Is it?", context = { contexts = parts, labels = {}, meshes = {} }, long_answer = "L",
+           final_decision = decision }
 end
 M.cases = {
   { raw({ "One.", "Two." }, "yes"), {
     answer = "yes", db_set = "pubmedqa",
-    messages = { { content = "Given the scientific context below:\nOne.\nTwo.\n\nAnswer the following question:\nIs it? with 'yes', 'no' or "
-      .. "'maybe'. You need to carefully review the context and reason before answering." } } } },
+    messages = { { content = "Given the scientific context below:\nOne.\nTwo.\n\nAnswer the following question:\n"
+      .. "Is it? with 'yes', 'no' or 'maybe'. You need to carefully review the context and reason "
+      .. "before answering." } },
+  } },
   { raw({ ("x"):rep(1023) }, "no"), { answer = "no" } },
   { raw({ ("x"):rep(1024) }, "no"), nil },
   { raw({ ("é"):rep(1023) }, "no"), { answer = "no" } }, -- code points, not bytes
   { raw({ "First. Part.", "A is 1.5 g. B is two! Is C three? It is." }, "maybe"), {
-    messages = { { content = "Given the scientific context below:\nIs C three? It is.\n\nAnswer the following question:\nIs it? with 'yes', 'no' "
-      .. "or 'maybe'. You need to carefully review the context and reason before answering." } } }, options = { short = true } },
+    messages = { { content = "Given the scientific context below:\nIs C three? It is.\n\n"
+      .. "Answer the following question:\nIs it? with 'yes', 'no' or 'maybe'. You need to carefully review the context "
+      .. "and reason before answering." } } }, options = { short = true } },
 }
 
 return M

@@ -1,6 +1,8 @@
---- Data sets: where rows come from and how they are mixed. Everything here is a plan until the run asks for rows: a recipe is evaluated first,
---- then overrides are applied, and only then are files opened. Access is by index, so order is a function of seed and position.
---- Mixing equals Hugging Face `datasets` 5.2 number for number (concatenate_datasets, interleave_datasets, shuffle, train_test_split).
+--- Data sets: where rows come from and how they are mixed. Everything here is a plan until the run asks for rows: a
+--- recipe is evaluated first, then overrides are applied, and only then are files opened. Access is by index, so order
+--- is a function of seed and position.
+--- Mixing equals Hugging Face `datasets` 5.2 number for number (concatenate_datasets, interleave_datasets, shuffle,
+--- train_test_split).
 local files = require "medrl.files"
 local host = require "medrl.host"
 local json = require "medrl.json"
@@ -32,7 +34,8 @@ local function whole(x, low)
   return type(x) == "number" and x >= low and x == math.floor(x)
 end
 
---- Rows of lua/datasets/<name>.lua. options are the module's own (`short = true`), and `split` picks from data.files.<name> when that is a table.
+--- Rows of lua/datasets/<name>.lua. options are the module's own (`short = true`), and `split` picks from
+--- data.files.<name> when that is a table.
 function M.get(name, options)
   check(type(name) == "string" and name ~= "", "data.get: the name is a %s, want a string", type(name))
   check(options == nil or type(options) == "table", "data.get: the options are a %s, want a table", type(options))
@@ -60,12 +63,13 @@ end
 
 local strategies = { first_exhausted = true, all_exhausted = true, all_exhausted_without_replacement = true }
 
---- data.interleave { a, b, probabilities = { 0.7, 0.3 }, seed = 42, stopping_strategy = "first_exhausted" }; without probabilities in turn.
+--- data.interleave { a, b, probabilities = { 0.7, 0.3 }, seed = 42, stopping_strategy = "first_exhausted" }; without
+--- probabilities in turn.
 function M.interleave(list)
   check_sets(list, "data.interleave")
   local p, strategy = list.probabilities, list.stopping_strategy or "first_exhausted"
-  check(strategies[strategy], "data.interleave: unknown stopping_strategy \"%s\", want first_exhausted, all_exhausted or "
-    .. "all_exhausted_without_replacement", tostring(strategy))
+  check(strategies[strategy], "data.interleave: unknown stopping_strategy \"%s\", want first_exhausted, "
+    .. "all_exhausted or all_exhausted_without_replacement", tostring(strategy))
   if p ~= nil then
     check(type(p) == "table" and #p == #list, "data.interleave: want %d probabilities", #list)
     local sum = 0
@@ -110,7 +114,8 @@ function Set:rename(old, new)
   check(type(old) == "string" and type(new) == "string", "rename: want the old and the new name")
   return plan("rename", { from = self, old = old, new = new })
 end
---- { train = ..., test = ... }: test gets ceil(test_size * n) rows of a permutation, train the following floor((1 - test_size) * n).
+--- { train = ..., test = ... }: test gets ceil(test_size * n) rows of a permutation, train the following floor((1 -
+--- test_size) * n).
 function Set:split(options)
   local f, seed = options and options.test_size, options and options.seed
   check(type(f) == "number" and f > 0 and f < 1, "split: test_size has to lie between 0 and 1")
@@ -136,7 +141,8 @@ function M.describe(set)
   if op == "list" then return ("list of %d rows"):format(#set.rows) end
   if op == "concatenate" then return "concatenate(" .. all(set.list) .. ")" end
   if op == "interleave" then
-    local p = set.probabilities and (", probabilities=%s, seed=%d"):format(json.encode(set.probabilities), set.seed) or ""
+    local p = set.probabilities
+    p = p and (", probabilities=%s, seed=%d"):format(json.encode(p), set.seed) or ""
     return ("interleave(%s%s, %s)"):format(all(set.list), p, set.strategy)
   end
   local from = M.describe(set.from)
@@ -164,12 +170,16 @@ end
 local function bad_column(module, raw)
   for _, column in ipairs(module.columns or {}) do
     local name, want = column[1], column[2]
-    if type(raw[name]) ~= want then return ('field "%s" is %s, want a %s'):format(name, type_with_article(raw[name]), want) end
+    if type(raw[name]) ~= want then
+      return ('field "%s" is %s, want a %s'):format(name, type_with_article(raw[name]), want)
+    end
   end
 end
 
 local function check_row(row, place, at)
-  if type(row) ~= "table" then error(("%s: row() returned a %s for %s, want a table or nil"):format(place, type(row), at), 0) end
+  if type(row) ~= "table" then
+    error(("%s: row() returned a %s for %s, want a table or nil"):format(place, type(row), at), 0)
+  end
   if type(row.messages) ~= "table" or #row.messages == 0 then
     error(("%s: row() returned no messages for %s; want a list of { role = , content = }"):format(place, at), 0)
   end
@@ -187,7 +197,9 @@ local function source_path(set, ctx)
   local path = ctx.files[set.name]
   local split = set.options.split or "train"
   if type(path) == "table" then
-    if path[split] == nil then error(("%s: data.files.%s has no entry \"%s\""):format(ctx.place, set.name, split), 0) end
+    if path[split] == nil then
+      error(("%s%s: data.files.%s has no entry \"%s\""):format(host.recipe_fault, ctx.place, set.name, split), 0)
+    end
     path = path[split]
   end
   return path
@@ -202,11 +214,15 @@ function open.get(set, ctx)
   end
   local module_name = name:find("[./]") and name or "datasets." .. name
   local ok, module = pcall(require, module_name)
-  if not ok then error(("%s: data.get \"%s\": %s"):format(ctx.place, name, tostring(module)), 0) end
+  if not ok then
+    error(("%s%s: data.get \"%s\": %s"):format(host.recipe_fault, ctx.place, name, tostring(module)), 0)
+  end
   local place = host.place(module_name)
-  if type(module) ~= "table" or type(module.row) ~= "function" then error(place .. ": want a table with a function row(r)", 0) end
+  if type(module) ~= "table" or type(module.row) ~= "function" then
+    error(host.recipe_fault .. place .. ": want a table with a function row(r)", 0)
+  end
   if module.name ~= nil and module.name ~= place:match("([^/]+)%.lua$") then
-    error(("%s: M.name is \"%s\", want the file's name"):format(place, tostring(module.name)), 0)
+    error(("%s%s: M.name is \"%s\", want the file's name"):format(host.recipe_fault, place, tostring(module.name)), 0)
   end
   local raw_rows, shown
   if module.load and path == nil then
@@ -218,8 +234,9 @@ function open.get(set, ctx)
     shown = "made by " .. place
   else
     if type(path) ~= "string" or path == "" then
-      error(("%s: no file for data set \"%s\": put the file there with data.files.%s = \"PATH\" (or --set data.files.%s=PATH; "
-        .. "\"none\" leaves the set out)"):format(ctx.place, name, name, name), 0)
+      error(("%s%s: no file for data set \"%s\": put the file there with data.files.%s = \"PATH\" (or "
+        .. "--set data.files.%s=PATH; \"none\" leaves the set out)")
+        :format(host.recipe_fault, ctx.place, name, name, name), 0)
     end
     local opened, rows = pcall(files.open, path)
     if not opened then error(("data set \"%s\": %s; set data.files.%s"):format(name, tostring(rows), name), 0) end
@@ -266,11 +283,12 @@ function open.get(set, ctx)
     end
   end
   if skipped > 0.05 * raw_rows.n then
-    error(("%s; %d of %d rows were skipped like this, at most 5 %% may be: this is not the file that \"%s\" reads"):format(
-      first_skip, skipped, raw_rows.n, name), 0)
+    error(("%s; %d of %d rows were skipped like this, at most 5 %% may be: this is not the file that \"%s\" reads")
+      :format(first_skip, skipped, raw_rows.n, name), 0)
   end
   if skipped > 0 then log.warn(("%s: %d rows skipped; the first: %s"):format(name, skipped, first_skip)) end
-  ctx.report[#ctx.report + 1] = ("%s: %d rows %s, %d filtered, %d skipped"):format(name, n_kept, shown, filtered, skipped)
+  ctx.report[#ctx.report + 1] =
+    ("%s: %d rows %s, %d filtered, %d skipped"):format(name, n_kept, shown, filtered, skipped)
   return { n = n_kept, get = function(i) return make(places[i], raw_rows.get(places[i])) end }
 end
 
@@ -459,7 +477,9 @@ function open.map(set, ctx)
     n = view.n,
     get = function(i)
       local row = call(f, get(i), i, "map")
-      if type(row) ~= "table" then error(("%s: map returned a %s for row %d, want a row"):format(host.where(f), type(row), i), 0) end
+      if type(row) ~= "table" then
+        error(("%s: map returned a %s for row %d, want a row"):format(host.where(f), type(row), i), 0)
+      end
       return row
     end,
   }

@@ -1,7 +1,8 @@
 ---@meta
 --- Annotations for editors (LuaLS): what `require "medrl.…"` gives to recipes, data sets and rewards.
---- Scripts have Lua's own assert, error, ipairs, next, pairs, pcall, print (to the log), rawequal, rawget, rawset, require, select, setmetatable,
---- getmetatable, tonumber, tostring, type, unpack, xpcall and the libraries string, table, math (without random) and bit.
+--- Scripts have Lua's own assert, error, ipairs, next, pairs, pcall, print (to the log), rawequal, rawget, rawset,
+--- require, select, setmetatable, getmetatable, tonumber, tostring, type, unpack, xpcall and the libraries string,
+--- table, math (without random) and bit.
 
 ---@class medrl.Message
 ---@field role "system"|"user"|"assistant"
@@ -16,6 +17,7 @@
 ---@class medrl.Info
 ---@field n_tokens integer
 ---@field truncated boolean the completion hit max_completion_length
+---@field prompt string the prompt as the model saw it, with its template
 ---@field step integer
 ---@field options table the reward's own options, with the recipe's values
 
@@ -34,6 +36,10 @@
 ---@field row fun(raw: table, options: table): medrl.Row?
 ---@field cases table[]? { raw, row [, options = {}] }
 
+---@class medrl.Split
+---@field test_size number
+---@field seed integer
+
 ---@class medrl.Set
 ---@field shuffle fun(self: medrl.Set, seed: integer): medrl.Set
 ---@field take fun(self: medrl.Set, n: integer): medrl.Set
@@ -42,7 +48,7 @@
 ---@field filter fun(self: medrl.Set, f: fun(row: medrl.Row): boolean): medrl.Set
 ---@field map fun(self: medrl.Set, f: fun(row: medrl.Row): medrl.Row): medrl.Set
 ---@field rename fun(self: medrl.Set, old: string, new: string): medrl.Set
----@field split fun(self: medrl.Set, options: { test_size: number, seed: integer }): { train: medrl.Set, test: medrl.Set }
+---@field split fun(self: medrl.Set, options: medrl.Split): { train: medrl.Set, test: medrl.Set }
 
 ---@class medrl.data
 ---@field get fun(name: string, options: table?): medrl.Set

@@ -1,7 +1,8 @@
 --- Whether the answer is right.
 ---   gsm8k   2.0 exactly the gold answer; 1.0 the gold answer is among what was said; 0.0 otherwise
 ---   others  2.0 the gold answer but for case; 0.0 otherwise
---- The published code asks for containment first, so that 2.0 is never reached on gsm8k: rewards/correctness_published.lua.
+--- The published code asks for containment first, so that 2.0 is never reached on gsm8k:
+--- rewards/correctness_published.lua.
 local template = require "datasets.template"
 local text = require "medrl.text"
 

@@ -1,5 +1,5 @@
---- Correctness in the published order: on gsm8k containment is asked first and gives 1.0, so the 2.0 for equality is never reached. For
---- comparing runs with the published recipe; rewards/correctness.lua is what its text describes.
+--- Correctness in the published order: on gsm8k containment is asked first and gives 1.0, so the 2.0 for equality is
+--- never reached. For comparing runs with the published recipe; rewards/correctness.lua is what its text describes.
 local template = require "datasets.template"
 local text = require "medrl.text"
 

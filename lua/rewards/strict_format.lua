@@ -1,4 +1,5 @@
---- 0.5 when the text is exactly the two blocks, each tag on its own line, one newline at the end (one more is forgiven).
+--- 0.5 when the text is exactly the two blocks, each tag on its own line, one newline at the end (one more is
+--- forgiven).
 --- As published, "." stops at a newline: reasoning of several lines scores 0. Option dotall lifts that.
 local re = require "medrl.re"
 

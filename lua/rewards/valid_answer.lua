@@ -1,5 +1,6 @@
---- 0.5 when the answer is of the right kind, whatever it says: digits for gsm8k; a text with yes, no or maybe in it for pubmedqa; one with a, b, c
---- or d in it for multiple choice. As published, containment is enough: "unknown" passes through "no", and "Aspirin" through "a".
+--- 0.5 when the answer is of the right kind, whatever it says: digits for gsm8k; a text with yes, no or maybe in it for
+--- pubmedqa; one with a, b, c or d in it for multiple choice. As published, containment is enough: "unknown" passes
+--- through "no", and "Aspirin" through "a".
 local template = require "datasets.template"
 local text = require "medrl.text"
 

@@ -20,7 +20,8 @@ end
 M.cases = {
   { "<reasoning>\nstep one\n</reasoning>\n<answer>\n42\n</answer>\n", {}, 0.5 },
   { "<reasoning>\nstep one\n</reasoning>\n<answer>\n42\n</answer>\n\n", {}, 0.498 },
-  { "<reasoning>\nstep one\n</reasoning>\n<answer>\n42\n</answer>", {}, 0.446 }, -- no newline at the end: the tail is the whole text
+  -- no newline at the end: the tail is the whole text
+  { "<reasoning>\nstep one\n</reasoning>\n<answer>\n42\n</answer>", {}, 0.446 },
   { "<reasoning>step</reasoning><answer>42</answer>", {}, 0.0 },
   { "<reasoning>\nstep\n</reasoning>\n", {}, 0.25 },
   { "", {}, 0.0 },

@@ -174,6 +174,11 @@ char *mr_path_join(const char *a, const char *b) {
     return mr_asprintf("%s%s%s", a, a[strlen(a) - 1] == '/' ? "" : "/", b);
 }
 
+bool mr_ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && memcmp(text + n - m, end, m) == 0;
+}
+
 const char *mr_path_name(const char *path) {
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;

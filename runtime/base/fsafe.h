@@ -1,7 +1,8 @@
 /* fsafe.h - files that are whole or absent, and never lose what was there before.
  *
- * Writing a file means: temporary name in the same folder, write all (short writes and EINTR are continued), fsync, rename over
- * the old one, fsync the folder. A failed fsync is final. A folder is committed the same way (mr_dir_commit).
+ * Writing a file means: temporary name in the same folder, write all (short writes and EINTR are continued), fsync,
+ * rename over the old one, fsync the folder. A failed fsync is final. A folder is committed the same way
+ * (mr_dir_commit).
  * Errors: MR_EIO with path and reason; MR_ENOTFOUND when it is not there; the old file is intact then. */
 #ifndef MR_FSAFE_H
 #define MR_FSAFE_H
@@ -17,26 +18,32 @@ typedef struct mr_map {
     size_t len;
 } mr_map;
 mr_status mr_map_open(mr_map *m, const char *path, mr_err *err);
-void mr_map_drop(const mr_map *m, size_t from, size_t len); /* tells the kernel that these bytes are not needed in memory now */
+/* tells the kernel that these bytes are not needed in memory now */
+void mr_map_drop(const mr_map *m, size_t from, size_t len);
 void mr_map_close(mr_map *m);
 
-mr_status mr_file_write(const char *path, const void *data, size_t len, mr_err *err); /* as described above, mode 0644 */
+/* as described above, mode 0644 */
+mr_status mr_file_write(const char *path, const void *data, size_t len, mr_err *err);
 mr_status mr_write_all(int fd, const void *data, size_t len, const char *path, mr_err *err);
 
 bool mr_path_exists(const char *path);
 bool mr_path_is_dir(const char *path);
-char *mr_path_join(const char *a, const char *b);       /* owned, free with mr_free; b when it is absolute */
-const char *mr_path_name(const char *path);             /* the last component, borrowed from path */
-char *mr_path_dir(const char *path);                    /* what is before it, "." when nothing; owned */
-mr_status mr_mkdirs(const char *path, mr_err *err);     /* with parents; existing folders are fine */
-mr_status mr_remove_tree(const char *path, mr_err *err); /* a folder and all in it; symbolic links are removed, not followed; absent is fine */
-mr_status mr_dir_commit(const char *tmp, const char *final, mr_err *err); /* fsync files and folder, rename, fsync parent */
+char *mr_path_join(const char *a, const char *b); /* owned, free with mr_free; b when it is absolute */
+bool mr_ends_with(const char *text, const char *end);
+const char *mr_path_name(const char *path);         /* the last component, borrowed from path */
+char *mr_path_dir(const char *path);                /* what is before it, "." when nothing; owned */
+mr_status mr_mkdirs(const char *path, mr_err *err); /* with parents; existing folders are fine */
+/* a folder and all in it; symbolic links are removed, not followed; absent is fine */
+mr_status mr_remove_tree(const char *path, mr_err *err);
+/* fsync files and folder, rename, fsync parent */
+mr_status mr_dir_commit(const char *tmp, const char *final, mr_err *err);
 
 /* An advisory lock that dies with the process: names its owner's pid in the message when it is held. */
 mr_status mr_lock_take(int *fd, const char *path, mr_err *err);
 void mr_lock_release(int fd);
 
-/* The folder of medrl's own files: $MEDRL_HOME, else beside the program (build tree, installation). Borrowed until exit. */
+/* The folder of medrl's own files: $MEDRL_HOME, else beside the program (build tree, installation). Borrowed until
+ * exit. */
 const char *mr_home_dir(void);
 /* $XDG_CACHE_HOME/medrl or ~/.cache/medrl. Borrowed until exit. */
 const char *mr_cache_dir(void);

@@ -10,7 +10,7 @@
 
 #include "base/fsafe.h"
 
-static char home_path[PATH_MAX], cache_path[PATH_MAX];
+static char *home_path, *cache_path; /* found once, kept until exit */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static bool has_lua(const char *dir) {
@@ -23,39 +23,35 @@ static bool has_lua(const char *dir) {
 static void find_home(void) {
     const char *set = getenv("MEDRL_HOME");
     if (set && *set) {
-        strncpy(home_path, set, sizeof home_path - 1);
+        home_path = mr_strdup(set);
         return;
     }
-    char exe[PATH_MAX];
+    char exe[PATH_MAX], *prefix = NULL, *slash;
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
     exe[n > 0 ? n : 0] = '\0';
-    char *prefix = NULL;
-    for (char *slash;
-         (slash = strrchr(exe, '/'));) { /* build/medrl finds the source tree; /opt/bin/medrl finds /opt/share/medrl */
+    /* build/medrl finds the source tree; /opt/bin/medrl finds /opt/share/medrl */
+    while (!home_path && (slash = strrchr(exe, '/'))) {
         *slash = '\0';
         char *share = mr_path_join(exe, "share/medrl");
         const char *hit = has_lua(exe) ? exe : has_lua(share) ? share : NULL;
         if (hit)
-            strncpy(home_path, hit, sizeof home_path - 1);
+            home_path = mr_strdup(hit);
         else if (!prefix && strcmp(mr_path_name(exe), "bin") != 0)
             prefix = mr_strdup(share);
         mr_free(share);
-        if (hit) break;
     }
 #ifdef MEDRL_SOURCE_DIR
-    if (!home_path[0] && has_lua(MEDRL_SOURCE_DIR)) strncpy(home_path, MEDRL_SOURCE_DIR, sizeof home_path - 1);
+    if (!home_path && has_lua(MEDRL_SOURCE_DIR)) home_path = mr_strdup(MEDRL_SOURCE_DIR);
 #endif
-    if (!home_path[0]) strncpy(home_path, prefix ? prefix : "/usr/share/medrl", sizeof home_path - 1);
+    if (!home_path) home_path = mr_strdup(prefix ? prefix : "/usr/share/medrl");
     mr_free(prefix);
 }
 
 static void find_cache(void) {
     const char *xdg = getenv("XDG_CACHE_HOME"), *user = getenv("HOME");
-    char *path = xdg && xdg[0] == '/' ? mr_path_join(xdg, "medrl") /* the XDG text: a relative one is ignored */
+    cache_path = xdg && xdg[0] == '/' ? mr_path_join(xdg, "medrl") /* the XDG text: a relative one is ignored */
                  : user && *user      ? mr_path_join(user, ".cache/medrl")
                                       : mr_strdup("/tmp/medrl-cache");
-    strncpy(cache_path, path, sizeof cache_path - 1);
-    mr_free(path);
 }
 
 static void find_both(void) {

@@ -9,6 +9,7 @@
 
 #include "base/fsafe.h"
 #include "base/rng.h"
+#include "base/utf8.h"
 
 enum { MAX_DEPTH = 64, MAX_NUMBER = 62 }; /* cJSON copies a number into 64 bytes and cuts the rest without a word */
 
@@ -40,19 +41,11 @@ static void skip_space(scanner *s) {
     }
 }
 
-/* Length of the well-formed UTF-8 sequence at p (Unicode, table 3-7), 0 when there is none. */
+/* Length of the well-formed UTF-8 sequence at p, 0 when there is none. */
 static size_t utf8_len(const unsigned char *p, size_t left) {
-    if (left == 0) return 0;
-    unsigned char c = p[0];
-    if (c < 0x80) return 1;
-    size_t n = c >= 0xc2 && c <= 0xdf ? 2 : c >= 0xe0 && c <= 0xef ? 3 : c >= 0xf0 && c <= 0xf4 ? 4 : 0;
-    if (n == 0 || left < n) return 0;
-    unsigned char low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
-    unsigned char high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
-    if (p[1] < low || p[1] > high) return 0;
-    for (size_t i = 2; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80) return 0;
-    return n;
+    uint32_t cp;
+    int n = left ? mr_utf8_next(&cp, p, left) : 0;
+    return n > 0 ? (size_t)n : 0;
 }
 
 static bool hex4(const scanner *s, size_t at, unsigned *out) {
@@ -69,29 +62,6 @@ static bool hex4(const scanner *s, size_t at, unsigned *out) {
     }
     *out = v;
     return true;
-}
-
-static size_t put_utf8(char *out, unsigned cp) {
-    if (cp < 0x80) {
-        out[0] = (char)cp;
-        return 1;
-    }
-    if (cp < 0x800) {
-        out[0] = (char)(0xc0 | cp >> 6);
-        out[1] = (char)(0x80 | (cp & 0x3f));
-        return 2;
-    }
-    if (cp < 0x10000) {
-        out[0] = (char)(0xe0 | cp >> 12);
-        out[1] = (char)(0x80 | (cp >> 6 & 0x3f));
-        out[2] = (char)(0x80 | (cp & 0x3f));
-        return 3;
-    }
-    out[0] = (char)(0xf0 | cp >> 18);
-    out[1] = (char)(0x80 | (cp >> 12 & 0x3f));
-    out[2] = (char)(0x80 | (cp >> 6 & 0x3f));
-    out[3] = (char)(0x80 | (cp & 0x3f));
-    return 4;
 }
 
 /* The escape at s->at (on the backslash). *cp is its character. */
@@ -160,7 +130,7 @@ static mr_status scan_string(scanner *s, key *name) {
                 continue;
             }
             MR_TRY(scan_escape(&again, &cp));
-            n += put_utf8(out + n, cp);
+            n += (size_t)mr_utf8_put(out + n, cp);
         }
         name->bytes = out;
         name->len = n;
@@ -200,9 +170,8 @@ static mr_status scan_number(scanner *s) {
     copy[n] = '\0';
     double x = strtod(copy, NULL);
     if (!isfinite(x)) return bad(s, start, "a number beyond the range of a double");
-    if (whole &&
-        fabs(x) >= 0x1p53) { /* 10^30 as Python writes its float is exact and common in tokenizer_config.json */
-        char exact[MAX_NUMBER + 16];
+    if (whole && fabs(x) >= 0x1p53) { /* 10^30, which is common in tokenizer_config.json, is exact */
+        char exact[400];              /* 309 digits at most */
         snprintf(exact, sizeof exact, "%.0f", x);
         if (strcmp(exact, copy) != 0)
             return bad(s, start, "an integer above 2^53, which a double would round; write it as a string");
@@ -477,13 +446,13 @@ void mr_json_put_number(mr_str *s, double x) {
         mr_str_puts(s, "null");
         return;
     }
-    if (x == floor(x) && fabs(x) <= 0x1p53) { /* not -0: its sign matters to nobody here, but it must read back */
-        mr_str_printf(s, signbit(x) && x == 0 ? "-0" : "%.0f", x);
+    if (x == floor(x) && fabs(x) <= 0x1p53) {
+        mr_str_printf(s, "%.0f", x);
         return;
     }
-    char text[32];
-    int from =
-        fabs(x) < 0x1p-1022 ? 1 : 15; /* a subnormal has fewer than 15 sure digits, so its short form is searched */
+    char text[64];
+    /* a subnormal has fewer than 15 sure digits, so its short form is searched */
+    int from = fabs(x) < 0x1p-1022 ? 1 : 15;
     for (int digits = from; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, x);
         if (strtod(text, NULL) == x) break;

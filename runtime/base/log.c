@@ -59,7 +59,7 @@ static void line(mr_log_level level, const char *fmt, va_list args) {
     pthread_mutex_lock(&lock);
     if (live) mr_str_puts(&s, "\r\x1b[K");
     if (color) mr_str_puts(&s, level == MR_LOG_ERROR ? "\x1b[31m" : "\x1b[33m");
-    if (loud) mr_str_puts(&s, "medrl: ");
+    if (loud) mr_str_puts(&s, level == MR_LOG_ERROR ? "medrl: " : "warning: ");
     if (color) mr_str_puts(&s, "\x1b[0m");
     char *text = NULL;
     if (vasprintf(&text, fmt, args) < 0) text = NULL;
@@ -94,8 +94,7 @@ void mr_debug(const char *fmt, ...) {
     LINE_OF(MR_LOG_DEBUG);
 }
 
-/* The longest start of text that fits in `columns` cells, one cell a character; wide characters only shorten it less.
- */
+/* The longest start of text of at most `columns` characters, which are taken for one cell each. */
 static size_t fit(const char *text, int columns) {
     size_t at = 0;
     int cells = 0;

@@ -1,8 +1,9 @@
 /* log.h - lines for the person who watches: to stderr, never to stdout (which is for results).
  *
- * One line a call, "medrl: " in front of warnings and errors only. When stderr is a terminal the caller may keep one live
- * status line at the bottom (mr_log_status); a log line removes it, prints, and draws it again. When stderr is no
- * terminal, or TERM is "dumb", the status line is dropped, and colors are off; NO_COLOR turns colors off too.
+ * One line a call, "medrl: " in front of errors, of which a program that fails prints one; "warning: " in front of
+ * warnings. When stderr is a terminal the caller may keep one live status line at the bottom (mr_log_status); a log
+ * line removes it, prints, and draws it again. When stderr is no terminal, or TERM is "dumb", the status line is
+ * dropped, and colors are off; NO_COLOR turns colors off too.
  * Threads: each call writes once with write(2); the status line belongs to the main thread. */
 #ifndef MR_LOG_H
 #define MR_LOG_H

@@ -1,8 +1,8 @@
 /* proc.h - child processes: this program again, with one socket and nothing else.
  *
- * posix_spawn of /proc/self/exe, never fork (a CUDA context may exist). The child gets an empty environment but the entries given,
- * fd 0 and 1 on /dev/null, fd 2 as the parent's, fd 3 = one end of a socketpair, all else closed, and dies with its parent
- * (PR_SET_PDEATHSIG, set by the child itself with mr_proc_child_setup). */
+ * posix_spawn of /proc/self/exe, never fork (a CUDA context may exist). The child gets an empty environment but the
+ * entries given, fd 0 and 1 on /dev/null, fd 2 as the parent's, fd 3 = one end of a socketpair, all else closed, and
+ * dies with its parent (PR_SET_PDEATHSIG, set by the child itself with mr_proc_child_setup). */
 #ifndef MR_PROC_H
 #define MR_PROC_H
 
@@ -27,7 +27,7 @@ void mr_proc_describe(char *buf, size_t len, int wait_status);
 /* In the child, first thing: die with the parent (checks that the parent is still there), no core files. */
 void mr_proc_child_setup(void);
 
-double mr_now_s(void);      /* monotonic seconds */
-double mr_wall_s(void);     /* seconds since 1970 */
+double mr_now_s(void);  /* monotonic seconds */
+double mr_wall_s(void); /* seconds since 1970 */
 
 #endif

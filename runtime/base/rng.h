@@ -3,8 +3,8 @@
  *
  * Source:  Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", Philox4x32-10 (Random123 constants);
  *          numpy's default_rng = PCG64 seeded by SeedSequence, and torch.randperm = MT19937 (spec/datasets.md, 8.4).
- * Everything that samples in training uses mr_philox with the key (seed) and the counter (position, sample, prompt, step):
- * nothing is stored in a checkpoint, and no result depends on batch, order or thread.
+ * Everything that samples in training uses mr_philox with the key (seed) and the counter (position, sample, prompt,
+ * step): nothing is stored in a checkpoint, and no result depends on batch, order or thread.
  * Threads: no hidden state. */
 #ifndef MR_RNG_H
 #define MR_RNG_H
@@ -19,9 +19,9 @@ void mr_philox(uint32_t out[4], const uint32_t counter[4], uint64_t key);
 float mr_uniform(uint64_t seed, uint32_t step, uint32_t prompt, uint32_t sample, uint32_t position);
 
 /* A named stream of numbers for initialization: element i of stream `stream` (an FNV-1a hash of a name, say). */
-float mr_uniform_at(uint64_t seed, uint64_t stream, uint64_t i);       /* [0, 1) */
-float mr_normal_at(uint64_t seed, uint64_t stream, uint64_t i);        /* mean 0, deviation 1 (Box-Muller) */
-uint64_t mr_hash64(const void *bytes, size_t len);                     /* FNV-1a, for stream names and hash tables */
+float mr_uniform_at(uint64_t seed, uint64_t stream, uint64_t i); /* [0, 1) */
+float mr_normal_at(uint64_t seed, uint64_t stream, uint64_t i);  /* mean 0, deviation 1 (Box-Muller) */
+uint64_t mr_hash64(const void *bytes, size_t len);               /* FNV-1a, for stream names and hash tables */
 
 /* numpy.random.default_rng(seed). */
 typedef struct mr_pcg64 {
@@ -32,10 +32,11 @@ typedef struct mr_pcg64 {
 void mr_pcg64_init(mr_pcg64 *r, uint64_t seed);
 uint64_t mr_pcg64_next64(mr_pcg64 *r);
 uint32_t mr_pcg64_next32(mr_pcg64 *r);
-double mr_pcg64_double(mr_pcg64 *r);                               /* [0, 1) with 53 bits */
-void mr_pcg64_permutation(mr_pcg64 *r, int64_t *out, int64_t n);   /* Generator.permutation(n) */
+double mr_pcg64_double(mr_pcg64 *r);                             /* [0, 1) with 53 bits */
+void mr_pcg64_permutation(mr_pcg64 *r, int64_t *out, int64_t n); /* Generator.permutation(n) */
 
-/* torch.Generator().manual_seed(seed) and torch.randperm(n): calls after each other continue the generator, as epochs do. */
+/* torch.Generator().manual_seed(seed) and torch.randperm(n): calls after each other continue the generator, as epochs
+ * do. */
 typedef struct mr_mt19937 {
     uint32_t state[624];
     int index;

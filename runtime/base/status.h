@@ -44,17 +44,18 @@ mr_status mr_vfail(mr_err *err, mr_status st, const char *fmt, va_list args);
 /* Puts a place in front of the message that a callee left: "PREFIX: old message". Returns st. */
 mr_status mr_wrap(mr_err *err, mr_status st, const char *fmt, ...) MR_PRINTF(3, 4);
 
-/* As mr_fail, with ": strerror(errno)" behind it; chooses MR_ENOTFOUND for ENOENT, MR_ENOMEM for ENOMEM, MR_EIO otherwise. */
+/* As mr_fail, with ": strerror(errno)" behind it; chooses MR_ENOTFOUND for ENOENT, MR_ENOMEM for ENOMEM, MR_EIO
+ * otherwise. */
 mr_status mr_fail_errno(mr_err *err, const char *fmt, ...) MR_PRINTF(2, 3);
 
 /* The process exit code that design.md, section 8 gives to a status (MR_ESIGNAL: 130). */
 int mr_exit_code(mr_status st);
 
 /* Propagates a failure: `MR_TRY(f(x, err));` */
-#define MR_TRY(call)                                                                                                  \
-    do {                                                                                                              \
-        mr_status mr_try_st_ = (call);                                                                                \
-        if (mr_try_st_ != MR_OK) return mr_try_st_;                                                                   \
+#define MR_TRY(call)                                                                                                   \
+    do {                                                                                                               \
+        mr_status mr_try_st_ = (call);                                                                                 \
+        if (mr_try_st_ != MR_OK) return mr_try_st_;                                                                    \
     } while (0)
 
 #endif

@@ -28,7 +28,7 @@ static mr_status open_data(looking *l, mr_err *err) {
     MR_TRY(mr_check_overrides(l->overrides, err));
     mr_pool_opts po = { .on_cpu = !l->gpu, .overrides = l->overrides };
     MR_TRY(mr_pool_open(&l->pool, l->recipe, &po, err));
-    MR_TRY(mr_settings_parse(&l->settings, mr_pool_recipe(l->pool), mr_pool_recipe_path(l->pool), err));
+    MR_TRY(mr_parts_settings(&l->settings, mr_pool_recipe(l->pool), mr_pool_recipe_path(l->pool), err));
     MR_TRY(mr_model_resolve(&l->parts.path, l->settings.model.name, err));
     MR_TRY(mr_tokenizer_open(&l->parts.tokenizer, l->parts.path, err));
     MR_TRY(mr_parts_chat(&l->parts.chat, l->parts.tokenizer, l->parts.path, err));

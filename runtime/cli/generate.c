@@ -33,9 +33,12 @@ static mr_status read_stdin(char **text, mr_err *err) {
     mr_str s = { 0 };
     char buf[4096];
     size_t n;
-    while ((n = fread(buf, 1, sizeof buf, stdin)) > 0 && s.len <= MOST) mr_str_add(&s, buf, n);
+    if (isatty(STDIN_FILENO)) mr_info("type the prompt; Ctrl-D at the start of a line ends it");
+    while (!feof(stdin) && (n = fread(buf, 1, sizeof buf, stdin)) > 0 && s.len <= MOST) mr_str_add(&s, buf, n);
     mr_status st = MR_OK;
-    if (s.len > MOST)
+    if (s.len == 0)
+        st = mr_fail(err, MR_EINVAL, "generate: no prompt; write it behind the model, or send it to stdin");
+    else if (s.len > MOST)
         st = mr_fail(err, MR_EINVAL, "stdin: the prompt has more than %d bytes", MOST);
     else if (s.len && memchr(s.data, '\0', s.len))
         st = mr_fail(err, MR_EDATA, "stdin: the prompt holds a zero byte, want text");

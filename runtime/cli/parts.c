@@ -1,6 +1,7 @@
 /* parts.c - see parts.h. */
 #include "cli/parts.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/fsafe.h"
@@ -178,6 +179,13 @@ static mr_status open_all(mr_parts *p, const char *what, const mr_parts_opts *o,
         mr_free(p->adapter);
         p->adapter = child_if(o->adapter, "adapter", "adapter_config.json");
         if (!p->adapter) p->adapter = mr_strdup(o->adapter);
+        char *peft = mr_path_join(p->adapter, "adapter_config.json");
+        bool found = mr_path_exists(peft);
+        mr_free(peft);
+        if (!found)
+            return mr_fail(err, MR_ENOTFOUND,
+                           "%s: holds no adapter_config.json, want a PEFT adapter's folder or that of a finished run",
+                           o->adapter);
     }
     read_frame(p);
     mr_err why;
@@ -214,6 +222,35 @@ void mr_parts_close(mr_parts *p) {
     mr_free(p->shots);
     cJSON_Delete(p->run);
     *p = (mr_parts){ 0 };
+}
+
+/* Tables key by key, all else in place of what was there. */
+static void merge(cJSON *into, const cJSON *from) {
+    for (const cJSON *v = from->child; v; v = v->next) {
+        cJSON *have = cJSON_GetObjectItemCaseSensitive(into, v->string);
+        if (cJSON_IsObject(have) && cJSON_IsObject(v) && !cJSON_GetObjectItemCaseSensitive(v, "dataset"))
+            merge(have, v);
+        else if (have)
+            cJSON_ReplaceItemInObjectCaseSensitive(into, v->string, cJSON_Duplicate(v, true));
+        else
+            cJSON_AddItemToObject(into, v->string, cJSON_Duplicate(v, true));
+    }
+}
+
+mr_status mr_parts_settings(mr_settings *s, const cJSON *recipe, const char *place, mr_err *err) {
+    MR_TRY(mr_settings_parse(s, recipe, place, err));
+    const cJSON *on_cpu = cJSON_GetObjectItemCaseSensitive(recipe, "on_cpu");
+    if (!cJSON_IsObject(on_cpu)) return MR_OK;
+    cJSON *both = cJSON_Duplicate(recipe, true);
+    mr_settings other;
+    cJSON_DeleteItemFromObjectCaseSensitive(both, "on_cpu");
+    merge(both, on_cpu);
+    char where[512];
+    snprintf(where, sizeof where, "%.480s (with its on_cpu)", place);
+    mr_status st = mr_settings_parse(&other, both, where, err);
+    cJSON_Delete(both);
+    mr_settings_clear(st == MR_OK ? &other : s);
+    return st;
 }
 
 mr_status mr_check_overrides(const char *const *overrides, mr_err *err) {

@@ -10,6 +10,7 @@
 
 #include "model/model.h"
 #include "rl/rollout.h"
+#include "rl/settings.h"
 #include "text/chat.h"
 
 typedef struct mr_parts_opts {
@@ -47,6 +48,9 @@ mr_status mr_parts_chat(mr_chat_family *out, const mr_tokenizer *t, const char *
 /* "auto" is bf16 where the device has it. */
 mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, mr_err *err);
 
+/* mr_settings_parse, and the same for the recipe with its on_cpu table where that is not in use: a mistake in it shows
+ * on every machine. */
+mr_status mr_parts_settings(mr_settings *s, const cJSON *recipe, const char *place, mr_err *err);
 /* Every --set has a name and a value; NULL is fine. */
 mr_status mr_check_overrides(const char *const *overrides, mr_err *err);
 /* config.json of a run folder; NULL when the folder holds none of ours. */

@@ -2,6 +2,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/fsafe.h"
 #include "base/json.h"
@@ -21,10 +22,19 @@ static mr_status train(const mr_session_opts *so, bool json, mr_err *err) {
     } else if (st == MR_OK) {
         mr_str text = { 0 };
         mr_run_summary(s.run, &text);
-        if (text.len) printf("%s%s", text.data, text.data[text.len - 1] == '\n' ? "" : "\n");
+        for (char *line = text.data, *next; line && *line; line = next) {
+            next = line + strcspn(line, "\n");
+            if (*next) *next++ = '\0';
+            mr_str wrapped = { 0 };
+            mr_progress_wrap(&wrapped, line, 9, isatty(STDOUT_FILENO) ? mr_log_columns() : 0);
+            printf("%s\n", wrapped.data ? wrapped.data : "");
+            mr_str_clear(&wrapped);
+        }
         mr_str_clear(&text);
-        printf("%s\nin %.0f s, at most %.2f GB of memory; talk to it: medrl chat %s\n", s.result,
-               mr_now_s() - s.start_s, (double)mr_rss_peak_bytes() / 1e9, mr_run_dir(s.run));
+        double peak = (double)mr_rss_peak_bytes();
+        printf("result   %s, in %.0f s with at most %.*f %s of memory\n\ntalk to it: medrl chat %s\n", s.result,
+               mr_now_s() - s.start_s, peak < 1e9 ? 0 : 2, peak / (peak < 1e9 ? 1e6 : 1e9), peak < 1e9 ? "MB" : "GB",
+               mr_run_dir(s.run));
     }
     mr_session_close(&s);
     return st;

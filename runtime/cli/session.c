@@ -40,10 +40,25 @@ static mr_status on_sample(void *self, const mr_sample *sample, int n_rewards, c
     return s->inner.sample ? s->inner.sample(s->inner.self, sample, n_rewards, names, err) : MR_OK;
 }
 
+/* Every text that ran is in the run folder, those of a reload too. */
+static mr_status record_new_scripts(mr_session *s, mr_err *err) {
+    int n;
+    const mr_script_text *texts = mr_pool_scripts(s->pool, &n);
+    mr_status st = MR_OK;
+    for (int i = 0; i < n && st == MR_OK; i++) {
+        char *path = mr_asprintf("%s/scripts/%s.lua", mr_run_dir(s->run), texts[i].sha256);
+        if (!mr_path_exists(path))
+            st = mr_run_script(s->run, texts[i].name, texts[i].text, texts[i].len, texts[i].sha256, err);
+        mr_free(path);
+    }
+    return st;
+}
+
 static mr_status on_event(void *self, int64_t step, const char *kind, const char *text, const cJSON *detail,
                           mr_err *err) {
     mr_session *s = self;
-    return s->inner.event ? s->inner.event(s->inner.self, step, kind, text, detail, err) : MR_OK;
+    if (s->inner.event) MR_TRY(s->inner.event(s->inner.self, step, kind, text, detail, err));
+    return strcmp(kind, "reload") == 0 ? record_new_scripts(s, err) : MR_OK;
 }
 
 static void on_progress(void *self, int64_t step, int64_t max_steps, const char *phase, int done, int total) {
@@ -211,6 +226,17 @@ static void count(char *buf, size_t size, double x) {
         snprintf(buf, size, "%.0fk", x / 1e3);
 }
 
+/* A line of the banner; on a narrow terminal its rest stands below its text. */
+static void say(const char *fmt, ...) MR_PRINTF(1, 2);
+static void say(const char *fmt, ...) {
+    char text[2048];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    mr_progress_say(text, 9);
+}
+
 static void banner(const mr_session *s) {
     const mr_settings *set = &s->settings;
     const mr_model_opts *mo = mr_model_options(s->parts.model);
@@ -224,23 +250,23 @@ static void banner(const mr_session *s) {
     if (!mo->full) snprintf(lora, sizeof lora, "LoRA r=%d, alpha=%g", set->lora.r, (double)set->lora.lora_alpha);
     mr_info("recipe   %s", mr_pool_recipe_path(s->pool));
     mr_info("device   %s", s->parts.backend->device);
-    mr_info("model    %s, %s parameters in %s, products in %s; %s: %s trained", set->model.name, total,
-            mr_dtype_name(mo->store), mr_dtype_name(mo->compute), lora, trained);
     mr_str names = { 0 };
+    say("model    %s, %s parameters in %s, products in %s; %s: %s trained", set->model.name, total,
+        mr_dtype_name(mo->store), mr_dtype_name(mo->compute), lora, trained);
     for (int i = 0; i < set->n_rewards; i++) mr_str_printf(&names, "%s%s", i ? ", " : "", set->rewards[i]);
     if (set->method == MR_METHOD_SFT)
         mr_info("data     %lld rows; supervised, %d sequences a step", (long long)s->rows.n_rows,
                 set->train.prompts_per_step);
     else
-        mr_info("data     %lld rows; %d prompts x %d completions a step; rewards %s", (long long)s->rows.n_rows,
-                set->train.prompts_per_step, set->train.loss.num_generations, names.data ? names.data : "none");
+        say("data     %lld rows; %d prompts x %d completions a step; rewards %s", (long long)s->rows.n_rows,
+            set->train.prompts_per_step, set->train.loss.num_generations, names.data ? names.data : "none");
     mr_str_clear(&names);
     mr_str memory = { 0 };
     mr_trainer_describe(s->trainer, &memory);
     bool first = true;
     for (char *line = memory.data; line && *line; first = false) {
         size_t len = strcspn(line, "\n");
-        mr_info("%s%.*s", first ? "memory   " : "         ", (int)len, line);
+        say("%s%.*s", first ? "memory   " : "         ", (int)len, line);
         line += len + (line[len] == '\n');
     }
     mr_str_clear(&memory);
@@ -250,13 +276,11 @@ static void banner(const mr_session *s) {
 }
 
 static mr_status load_checkpoint(mr_session *s, mr_err *err) {
-    char *checkpoint;
+    const char *checkpoint = s->checkpoint;
     int64_t metrics, samples, events;
-    mr_status st = mr_checkpoint_find(&checkpoint, s->opts.resume, err);
-    if (st == MR_OK) st = mr_trainer_load(s->trainer, checkpoint, &metrics, &samples, &events, err);
+    mr_status st = mr_trainer_load(s->trainer, checkpoint, &metrics, &samples, &events, err);
     if (st == MR_OK) st = mr_run_cut(s->run, metrics, samples, events, err);
     if (st == MR_OK) mr_info("resumes  %s", checkpoint);
-    mr_free(checkpoint);
     return st;
 }
 
@@ -264,23 +288,25 @@ static mr_status open_all(mr_session *s, mr_err *err) {
     const mr_session_opts *o = &s->opts;
     char hex[65] = "";
     MR_TRY(mr_check_overrides(o->overrides, err));
-    if (o->resume) { /* before any work: is there something to continue? */
-        char *checkpoint;
-        MR_TRY(mr_checkpoint_find(&checkpoint, o->resume, err));
-        mr_free(checkpoint);
-    }
+    /* before any work: is there something to continue? */
+    if (o->resume) MR_TRY(mr_checkpoint_find(&s->checkpoint, o->resume, err));
     MR_TRY(mr_parts_backend(&s->parts.backend, o->device, o->n_threads, err));
     const cJSON *run = cJSON_GetObjectItemCaseSensitive(s->config, "run"); /* a run keeps its settings */
     const cJSON *was = cJSON_GetObjectItemCaseSensitive(run, "on_cpu");
     bool on_cpu = was ? cJSON_IsTrue(was) : s->parts.backend->kind == MR_CPU;
     mr_pool_opts po = { .on_cpu = on_cpu, .overrides = o->overrides };
     MR_TRY(mr_pool_open(&s->pool, o->recipe, &po, err));
-    MR_TRY(mr_settings_parse(&s->settings, mr_pool_recipe(s->pool), mr_pool_recipe_path(s->pool), err));
+    MR_TRY(mr_parts_settings(&s->settings, mr_pool_recipe(s->pool), mr_pool_recipe_path(s->pool), err));
     MR_TRY(mr_pool_rows(s->pool, "train", &s->rows, err));
     if (s->rows.n_rows == 0)
         return mr_fail(err, MR_EDATA,
                        "%s: data.train has no rows, want at least one; `medrl data %s` says what was dropped",
                        mr_pool_recipe_path(s->pool), o->recipe);
+    if (s->rows.n_rows < s->settings.train.prompts_per_step)
+        return mr_fail(err, MR_EINVAL,
+                       "%s: data.train has %lld row%s, a step takes %d; add rows or lower %s.prompts_per_step",
+                       mr_pool_recipe_path(s->pool), (long long)s->rows.n_rows, s->rows.n_rows == 1 ? "" : "s",
+                       s->settings.train.prompts_per_step, s->settings.method == MR_METHOD_SFT ? "sft" : "grpo");
     MR_TRY(open_model(s, err));
     if (!s->settings.model.from_config || o->resume) MR_TRY(fingerprint(hex, s->parts.path, err));
     if (s->config) MR_TRY(compare(s, hex, err));
@@ -329,6 +355,7 @@ void mr_session_close(mr_session *s) {
     mr_settings_clear(&s->settings);
     mr_parts_close(&s->parts);
     cJSON_Delete(s->config);
+    mr_free(s->checkpoint);
     mr_free(s->last);
     mr_free(s->result);
     *s = (mr_session){ 0 };

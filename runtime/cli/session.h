@@ -38,6 +38,7 @@ typedef struct mr_session {
     double rewards[3];
     int64_t n_steps; /* done by this process */
     double start_s;
+    char *checkpoint; /* that the run goes on from, NULL for a new one */
     char *result; /* folder of the adapter or the model, after training */
 } mr_session;
 

@@ -1,9 +1,8 @@
 /* gguf.c - the GGUF container, versions 2 and 3: metadata, tensor list, and the names of Hugging Face for both.
  *
  * Source: spec/formats.md 7.2 (layout, value types), spec/models.md 1.3 (row order of q and k) and 1.5 (names). Every
- * length is
- * checked against the bytes that are left before it is used, and against fixed caps, so that a damaged file costs one
- * line. */
+ * length is checked against the bytes that are left before it is used, and against fixed caps, so that a damaged file
+ * costs one line. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,8 +69,8 @@ static mr_status take_string(cursor *c, const char **s, size_t *len, size_t max,
 }
 
 static mr_status take_name(cursor *c, mr_arena *arena, const char **name, size_t max, const char *field) {
-    const char *s;
-    size_t len;
+    const char *s = NULL;
+    size_t len = 0;
     const size_t at = c->at;
     MR_TRY(take_string(c, &s, &len, max, field));
     if (len == 0 || memchr(s, 0, len))
@@ -195,11 +194,6 @@ static void hf_name(char *out, size_t out_len, const char *name) {
             snprintf(out, out_len, "model.layers.%.*s.%s%s", (int)digits, name + 4, layer_names[i].hf, dot);
 }
 
-static bool ends_with(const char *s, const char *end) {
-    const size_t n = strlen(s), m = strlen(end);
-    return n >= m && !strcmp(s + n - m, end);
-}
-
 /* The converter of arch llama permutes the rows of q and k within each head (models.md 1.3); marks them. */
 static mr_status mark_permuted(mr_tensors *t, mr_err *err) {
     const char *arch;
@@ -208,10 +202,10 @@ static mr_status mark_permuted(mr_tensors *t, mr_err *err) {
         return MR_OK;
     for (int i = 0; i < t->n_entries; i++) {
         mr_tensor_entry *e = &t->entries[i];
-        const bool q =
-            ends_with(e->info.name, "self_attn.q_proj.weight") || ends_with(e->info.name, "self_attn.q_proj.bias");
-        const bool k =
-            ends_with(e->info.name, "self_attn.k_proj.weight") || ends_with(e->info.name, "self_attn.k_proj.bias");
+        const bool q = mr_ends_with(e->info.name, "self_attn.q_proj.weight") ||
+                       mr_ends_with(e->info.name, "self_attn.q_proj.bias");
+        const bool k = mr_ends_with(e->info.name, "self_attn.k_proj.weight") ||
+                       mr_ends_with(e->info.name, "self_attn.k_proj.bias");
         if (!q && !k) continue;
         double heads;
         if (!(k && mr_gguf_get_number(t, "llama.attention.head_count_kv", &heads)) &&
@@ -239,7 +233,7 @@ static mr_status mark_permuted(mr_tensors *t, mr_err *err) {
 static mr_status read_tensor(mr_tensors *t, cursor *c, size_t alignment, uint64_t *offset, mr_err *err) {
     mr_tensor_entry *e = &t->entries[t->n_entries];
     memset(e, 0, sizeof *e);
-    const char *name;
+    const char *name = NULL;
     uint32_t n_dims, type;
     MR_TRY(take_name(c, &t->arena, &name, max_name_bytes, "tensor name"));
     char field[128], hf[192];

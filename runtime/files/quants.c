@@ -1,10 +1,8 @@
 /* quants.c - the stored number types and how a row of each becomes f32: plain numbers and ggml's blocks.
  *
  * Source: spec/formats.md 7.2 (block layouts of gguf 0.19.0, quants.py). Products and sums are done in f32, one
- * rounding each, in
- * the order d * q, then + m: the values are equal to the reference's. Loops have constant lengths and no branches, so
- * that
- * the compiler vectorizes them. */
+ * rounding each, in the order d * q, then + m: the values are equal to the reference's. Loops have constant lengths and
+ * no branches, so that the compiler vectorizes them. */
 #include <string.h>
 
 #include "files/tensors_impl.h"

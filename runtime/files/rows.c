@@ -1,8 +1,7 @@
 /* rows.c - JSONL, JSON arrays and CSV as indexed rows.
  *
  * Source: RFC 8259 and RFC 4180 (CSV), with the caps of a hostile file: a row has at most 16 MiB. Opening finds where
- * each row
- * starts and, for CSV, that each has as many fields as the header; a row is parsed when it is asked for. */
+ * each row starts and, for CSV, that each has as many fields as the header; a row is parsed when it is asked for. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -12,10 +11,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/fsafe.h"
 #include "base/json.h"
+#include "base/utf8.h"
 #include "files/rows.h"
 
-enum { max_row_bytes = 16 << 20, max_columns = 4096 };
+enum { max_row_bytes = 16 << 20, max_columns = 4096, max_stream_bytes = 1 << 30 };
 
 typedef enum format { JSONL, JSON_ARRAY, CSV } format;
 
@@ -215,28 +216,16 @@ static mr_status scan_record(const mr_rows *r, size_t *at, int64_t *line, int *n
     return st;
 }
 
-/* Whether bytes are UTF-8 (RFC 3629: no overlong forms, no surrogates) without NUL; the first bad one in *bad. */
+/* Whether bytes are UTF-8 without NUL; the first bad one in *bad. */
 static bool is_text(const char *s, size_t len, size_t *bad) {
-    const unsigned char *p = (const unsigned char *)s;
+    uint32_t cp;
     for (size_t i = 0; i < len;) {
-        const unsigned char c = p[i];
-        const int more = c < 0x80                ? 0
-                         : c >= 0xc2 && c < 0xe0 ? 1
-                         : c >= 0xe0 && c < 0xf0 ? 2
-                         : c >= 0xf0 && c < 0xf5 ? 3
-                                                 : -1;
-        bool good = c != 0 && more >= 0 && (size_t)more < len - i;
-        for (int k = 1; good && k <= more; k++) good = (p[i + (size_t)k] & 0xc0) == 0x80;
-        if (good && more >= 2) {
-            const unsigned char d = p[i + 1];
-            good = !(c == 0xe0 && d < 0xa0) && !(c == 0xed && d >= 0xa0) && !(c == 0xf0 && d < 0x90) &&
-                   !(c == 0xf4 && d >= 0x90);
-        }
-        if (!good) {
+        const int n = s[i] ? mr_utf8_next(&cp, (const uint8_t *)s + i, len - i) : -1;
+        if (n <= 0) {
             *bad = i;
             return false;
         }
-        i += 1 + (size_t)more;
+        i += (size_t)n;
     }
     return true;
 }
@@ -319,11 +308,6 @@ static mr_status take_field(void *ctx, int index, const mr_str *text, int64_t li
 
 /* ---- open ---- */
 
-static bool has_suffix(const char *name, const char *suffix) {
-    const size_t n = strlen(name), m = strlen(suffix);
-    return n > m && !strcmp(name + n - m, suffix);
-}
-
 static mr_status refuse_foreign(const mr_rows *r, mr_err *err) {
     static const struct {
         const char *magic, *what;
@@ -345,19 +329,19 @@ static mr_status refuse_foreign(const mr_rows *r, mr_err *err) {
 static mr_status index_rows(mr_rows *r, mr_err *err) {
     MR_TRY(refuse_foreign(r, err));
     size_t at = r->len >= 3 && !memcmp(r->data, "\xef\xbb\xbf", 3) ? 3 : 0;
-    if (has_suffix(r->name, ".csv") || has_suffix(r->name, ".tsv")) {
+    if (mr_ends_with(r->name, ".csv") || mr_ends_with(r->name, ".tsv")) {
         r->format = CSV;
-        r->separator = has_suffix(r->name, ".tsv") ? '\t' : ',';
+        r->separator = mr_ends_with(r->name, ".tsv") ? '\t' : ',';
         return index_csv(r, at, err);
     }
-    if (has_suffix(r->name, ".json")) {
+    if (mr_ends_with(r->name, ".json")) {
         int64_t line = 1;
         const size_t first = skip_space(r, at, &line);
         if (first < r->len && r->data[first] == '[') {
             r->format = JSON_ARRAY;
             return index_array(r, at, err);
         }
-    } else if (!has_suffix(r->name, ".jsonl") && !has_suffix(r->name, ".ndjson")) {
+    } else if (!mr_ends_with(r->name, ".jsonl") && !mr_ends_with(r->name, ".ndjson")) {
         return mr_fail(err, MR_EINVAL,
                        "%s: unknown kind of data, want a name that ends in .jsonl, .ndjson, .json, .csv or .tsv; "
                        "rename or convert it",
@@ -380,6 +364,11 @@ static mr_status read_stream(mr_rows *r, int fd, mr_err *err) {
             return st;
         }
         if (n == 0) break;
+        if (s.len + (size_t)n > max_stream_bytes) { /* it is held in memory, which a pipe without end would fill */
+            mr_str_clear(&s);
+            return mr_fail(err, MR_EDATA, "%s: a stream of more than %d bytes; save it as a file", r->name,
+                           max_stream_bytes);
+        }
         mr_str_add(&s, buffer, (size_t)n);
     }
     r->len = s.len;

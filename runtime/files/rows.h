@@ -1,8 +1,9 @@
 /* rows.h - data rows from JSONL and CSV files, one JSON object a row.
  *
- * The file is mapped and indexed once by line (record) starts; row i is parsed when asked for, so memory grows with the number of rows
- * and not with their size. CSV (RFC 4180): the first record names the columns, quoted fields may hold commas, quotes and newlines; every
- * value is a string. A UTF-8 byte order mark is skipped, empty lines are skipped, CRLF is fine, the last line needs no newline.
+ * The file is mapped and indexed once by line (record) starts; row i is parsed when asked for, so memory grows with the
+ * number of rows and not with their size. CSV (RFC 4180): the first record names the columns, quoted fields may hold
+ * commas, quotes and newlines; every value is a string. A UTF-8 byte order mark is skipped, empty lines are skipped,
+ * CRLF is fine, the last line needs no newline.
  * Errors: MR_EDATA `FILE:LINE: what; what to do`. Ownership: rows are owned by the caller, free with cJSON_Delete. */
 #ifndef MR_ROWS_H
 #define MR_ROWS_H
@@ -15,7 +16,8 @@ typedef struct mr_rows mr_rows;
 
 /* By extension: .jsonl, .ndjson, .json (an array of objects or one object a line), .csv, .tsv. */
 mr_status mr_rows_open(mr_rows **out, const char *path, mr_err *err);
-/* The same over an open descriptor (a worker gets one from its parent); name is for messages and the format. fd is not closed. */
+/* The same over an open descriptor (a worker gets one from its parent); name is for messages and the format. fd is not
+ * closed. */
 mr_status mr_rows_open_fd(mr_rows **out, int fd, const char *name, mr_err *err);
 void mr_rows_close(mr_rows *r);
 int64_t mr_rows_count(const mr_rows *r);

@@ -1,8 +1,7 @@
 /* safetensors.c - reading and writing the safetensors container.
  *
  * Source: spec/formats.md 7.1. Reading keeps every rule of the library's own validation (sizes, order, no holes, no
- * overlap,
- * data to the last byte) and refuses duplicate keys besides, which the library lets pass. */
+ * overlap, data to the last byte) and refuses duplicate keys besides, which the library lets pass. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>

@@ -86,9 +86,7 @@ static mr_status open_maps(mr_tensors *t, char **paths, int n, mr_err *err) {
 static mr_status open_one(mr_tensors *t, const char *path, mr_err *err) {
     char *paths[1] = { (char *)(uintptr_t)path };
     MR_TRY(open_maps(t, paths, 1, err));
-    const size_t len = strlen(path);
-    t->is_gguf =
-        (t->maps[0].len >= 4 && !memcmp(t->maps[0].data, "GGUF", 4)) || (len > 5 && !strcmp(path + len - 5, ".gguf"));
+    t->is_gguf = (t->maps[0].len >= 4 && !memcmp(t->maps[0].data, "GGUF", 4)) || mr_ends_with(path, ".gguf");
     MR_TRY(t->is_gguf ? mr_gguf_read_header(t, err) : mr_safetensors_read_header(t, 0, err));
     return mr_tensors_index(t, err);
 }

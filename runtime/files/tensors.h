@@ -1,11 +1,14 @@
-/* tensors.h - named tensors in files, whatever the container: a folder with safetensors (one file or shards), or a GGUF file.
+/* tensors.h - named tensors in files, whatever the container: a folder with safetensors (one file or shards), or a
+ * GGUF file.
  *
- * Files are mapped; values are read as f32 rows, dequantized where needed, so nobody above this layer knows a block format. Names are those of
- * Hugging Face ("model.layers.0.self_attn.q_proj.weight"); for a GGUF of arch llama the rows of q and k come back in Hugging Face's order.
- * Source: spec/formats.md 7.1 (safetensors: all rules of the library, duplicates refused) and 7.2 (GGUF v2/v3: F32 F16 BF16 Q4_0 Q4_1 Q5_0
- *         Q5_1 Q8_0 Q4_K Q5_K Q6_K), spec/models.md 1.3 and 1.5.
+ * Files are mapped; values are read as f32 rows, dequantized where needed, so nobody above this layer knows a block
+ * format. Names are those of Hugging Face ("model.layers.0.self_attn.q_proj.weight"); for a GGUF of arch llama the rows
+ * of q and k come back in Hugging Face's order.
+ * Source: spec/formats.md 7.1 (safetensors: all rules of the library, duplicates refused) and 7.2 (GGUF v2/v3: F32
+ *         F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K), spec/models.md 1.3 and 1.5.
  * Errors: MR_EDATA `FILE: byte N (FIELD): what is wrong; what to do`; MR_ENOTFOUND.
- * Ownership: the handle owns mappings and names; everything returned is borrowed until close. Threads: reads may run in parallel. */
+ * Ownership: the handle owns mappings and names; everything returned is borrowed until close.
+ * Threads: reads may run in parallel. */
 #ifndef MR_TENSORS_H
 #define MR_TENSORS_H
 
@@ -17,10 +20,10 @@ typedef struct mr_tensors mr_tensors;
 
 typedef struct mr_tensor_info {
     const char *name;
-    const char *type;  /* as the file says: "F32", "BF16", "Q4_1" ... */
+    const char *type; /* as the file says: "F32", "BF16", "Q4_1" ... */
     int n_dims;
-    int64_t dims[4];   /* slowest first: [out, in] */
-    const void *data;  /* the raw bytes in the mapping */
+    int64_t dims[4];  /* slowest first: [out, in] */
+    const void *data; /* the raw bytes in the mapping */
     size_t bytes;
 } mr_tensor_info;
 
@@ -31,7 +34,8 @@ int mr_tensors_count(const mr_tensors *t);
 const mr_tensor_info *mr_tensors_at(const mr_tensors *t, int index);
 const mr_tensor_info *mr_tensors_find(const mr_tensors *t, const char *name); /* NULL when absent */
 /* Rows [row, row+n) of a tensor seen as [dims[0], rest] (a vector: one row), as f32. */
-mr_status mr_tensors_read(const mr_tensors *t, const mr_tensor_info *info, float *dst, int64_t row, int64_t n, mr_err *err);
+mr_status mr_tensors_read(const mr_tensors *t, const mr_tensor_info *info, float *dst, int64_t row, int64_t n,
+                          mr_err *err);
 /* Tells the kernel that the tensor's pages may leave memory. */
 void mr_tensors_drop(const mr_tensors *t, const mr_tensor_info *info);
 /* SHA-256 over the file(s), for the run's record. */
@@ -41,7 +45,7 @@ const char *mr_tensors_path(const mr_tensors *t);
 /* GGUF metadata: NULL-safe; a safetensors handle has none. */
 bool mr_tensors_is_gguf(const mr_tensors *t);
 bool mr_gguf_get_string(const mr_tensors *t, const char *key, const char **s, size_t *len);
-bool mr_gguf_get_number(const mr_tensors *t, const char *key, double *x);  /* any integer, float or bool */
+bool mr_gguf_get_number(const mr_tensors *t, const char *key, double *x); /* any integer, float or bool */
 int64_t mr_gguf_array_count(const mr_tensors *t, const char *key);        /* -1: no such array */
 bool mr_gguf_array_string(const mr_tensors *t, const char *key, int64_t i, const char **s, size_t *len);
 bool mr_gguf_array_number(const mr_tensors *t, const char *key, int64_t i, double *x);
@@ -54,10 +58,11 @@ typedef struct mr_tensor_out {
     const void *data;
 } mr_tensor_out;
 /* Atomic (fsafe.h). metadata: string values only, or NULL; {"format":"pt"} is always written. */
-mr_status mr_safetensors_write(const char *path, const mr_tensor_out *tensors, int n, const cJSON *metadata, mr_err *err);
+mr_status mr_safetensors_write(const char *path, const mr_tensor_out *tensors, int n, const cJSON *metadata,
+                               mr_err *err);
 
 float mr_bf16_to_f32(uint16_t x);
-uint16_t mr_f32_to_bf16(float x);  /* round to nearest even, NaN kept quiet */
+uint16_t mr_f32_to_bf16(float x); /* round to nearest even, NaN kept quiet */
 float mr_f16_to_f32(uint16_t x);
 uint16_t mr_f32_to_f16(float x);
 

@@ -9,8 +9,7 @@
 #include "files/tensors.h"
 
 /* How a stored type reads: blocks of `block` elements in `bytes` bytes. decode writes n elements (whole blocks); NULL
- * when
- * medrl knows the size of the type only. */
+ * when medrl knows the size of the type only. */
 typedef struct mr_value_type {
     const char *name;
     int gguf_id; /* -1: not a GGUF type */

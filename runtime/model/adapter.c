@@ -145,7 +145,8 @@ static mr_status read_config(mr_lora_opts *out, const cJSON *root, const char *d
     MR_TRY(check_keys(root, place, err));
     MR_TRY(mr_json_get_int(&r, root, "r", 1, 4096, place, err));
     MR_TRY(mr_json_get_number(&alpha, root, "lora_alpha", place, err));
-    if (!(alpha > 0)) return mr_fail(err, MR_EDATA, "%s: lora_alpha is %g, want above 0", place, alpha);
+    if (!(alpha > 0 && alpha <= 65536))
+        return mr_fail(err, MR_EDATA, "%s: lora_alpha is %g, want above 0, at most 65536", place, alpha);
     MR_TRY(mr_json_opt_bool(&out->use_rslora, root, "use_rslora", false, place, err));
     out->r = (int)r;
     out->lora_alpha = (float)alpha;

@@ -181,6 +181,10 @@ static mr_status read_json(mr_config *c, const cJSON *root, const char *place, m
     MR_TRY(opt_int(&c->head_dim, root, "head_dim", qwen3 ? 128 : c->hidden_size / c->num_attention_heads, 1, 4096,
                    place, err));
     MR_TRY(opt_float(&c->rms_norm_eps, root, "rms_norm_eps", 1e-6, place, err));
+    MR_TRY(opt_float(&c->initializer_range, root, "initializer_range", 0.02, place, err));
+    if (!(c->initializer_range > 0.0f && c->initializer_range < 1.0f))
+        return mr_fail(err, MR_EDATA, "%s: initializer_range is %g, want a number between 0 and 1", place,
+                       (double)c->initializer_range);
     MR_TRY(opt_bool(&c->tie_word_embeddings, root, "tie_word_embeddings", false, place, err));
     MR_TRY(opt_bool(&c->attention_bias, root, "attention_bias", qwen2, place, err));
     MR_TRY(opt_bool(&c->mlp_bias, root, "mlp_bias", false, place, err));

@@ -24,10 +24,6 @@ static float *take_f(carver *k, int64_t n) {
     return take(k, (size_t)n * sizeof(float));
 }
 
-static int64_t round_slots(int64_t n) {
-    return (n + MR_KV_CHUNK - 1) / MR_KV_CHUNK * MR_KV_CHUNK;
-}
-
 /* Everything about sizes that laying out needs; from a model, or only from what it would be. */
 typedef struct shape {
     const mr_config *c;
@@ -149,8 +145,8 @@ static mr_decoder_opts with_defaults(const mr_decoder_opts *o, const mr_config *
         int64_t fit = ((int64_t)64 << 20) / ((int64_t)sizeof(float) * c->vocab_size);
         x.head_rows = fit < 64 ? 64 : fit > 512 ? 512 : (int)fit;
     }
-    x.rollout_slots = round_slots(x.rollout_slots);
-    x.train_slots = round_slots(x.train_slots);
+    x.rollout_slots = mr_kv_round(x.rollout_slots);
+    x.train_slots = mr_kv_round(x.train_slots);
     return x;
 }
 
@@ -223,6 +219,14 @@ void mr_decoder_close(mr_decoder *d) {
 
 size_t mr_decoder_bytes(const mr_decoder *d) {
     return d->bytes;
+}
+
+mr_model *mr_decoder_model(const mr_decoder *d) {
+    return d->m;
+}
+
+const mr_decoder_opts *mr_decoder_options(const mr_decoder *d) {
+    return &d->opts;
 }
 
 void mr_decoder_phase(mr_decoder *d, mr_phase phase) {

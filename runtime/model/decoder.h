@@ -1,10 +1,12 @@
 /* decoder.h - the forward and backward pass over packed rows; the one forward that samples and trains.
  *
- * Rows: the tokens of all sequences one after another, no padding. Spans say who sees whom (kernels.h). A group of GRPO is
- * [prompt | completion 1 | ... | completion G]: the prompt's rows once, each completion with the prompt as its prefix; positions continue from the prompt.
- * Phases share one block of memory: rollout (keys and values of all sequences, small row buffers) and training (activations of one pack). Keys and values
- * of the rollout are valid until mr_decoder_phase says otherwise.
- * Head: logits exist for at most opts.head_rows rows at a time; the backward pass computes them again, but for rows that the last call had.
+ * Rows: the tokens of all sequences one after another, no padding. Spans say who sees whom (kernels.h). A group of GRPO
+ * is [prompt | completion 1 | ... | completion G]: the prompt's rows once, each completion with the prompt as its
+ * prefix; positions continue from the prompt.
+ * Phases share one block of memory: rollout (keys and values of all sequences, small row buffers) and training
+ * (activations of one pack). Keys and values of the rollout are valid until mr_decoder_phase says otherwise.
+ * Head: logits exist for at most opts.head_rows rows at a time; the backward pass computes them again, but for rows
+ * that the last call had.
  * Row rule: every value of a row is the same bit for bit in both phases, for any packing.
  * Errors: device failures surface in mr_backend's sync. Threads: one. */
 #ifndef MR_DECODER_H
@@ -15,7 +17,8 @@
 typedef struct mr_decoder mr_decoder;
 
 typedef struct mr_decoder_opts {
-    int rollout_rows;            /* most rows of one forward while sampling (prefill is cut into pieces of this size by the caller) */
+    /* most rows of one forward while sampling (prefill is cut into pieces of this size by the caller) */
+    int rollout_rows;
     int64_t rollout_slots;       /* KV slots while sampling, rounded up to MR_KV_CHUNK */
     int train_rows;              /* most rows of one training pack; 0: never trains */
     int64_t train_slots;         /* KV slots of one training pack: each span starts at a multiple of MR_KV_CHUNK */
@@ -33,21 +36,28 @@ typedef struct mr_pack {
     int n_spans;
 } mr_pack;
 
+/* KV slots that a span of n tokens takes. */
+static inline int64_t mr_kv_round(int64_t n) {
+    return (n + MR_KV_CHUNK - 1) / MR_KV_CHUNK * MR_KV_CHUNK;
+}
+
 mr_status mr_decoder_open(mr_decoder **out, mr_model *m, const mr_decoder_opts *opts, mr_err *err);
 void mr_decoder_close(mr_decoder *d);
 size_t mr_decoder_bytes(const mr_decoder *d);
+mr_model *mr_decoder_model(const mr_decoder *d);
+const mr_decoder_opts *mr_decoder_options(const mr_decoder *d); /* as given, slots rounded up; borrowed until close */
 /* What mr_decoder_open would take, for the plan. */
 size_t mr_decoder_plan(const mr_config *c, const mr_model_opts *m, const mr_decoder_opts *opts);
 
 /* Begins a phase: the other phase's memory is gone. */
 void mr_decoder_phase(mr_decoder *d, mr_phase phase);
 
-/* Runs the layers over a pack (in the present phase); the final, normed rows stay in the decoder until the next forward. In MR_PHASE_TRAIN
- * the activations are kept for mr_decoder_backward. */
+/* Runs the layers over a pack (in the present phase); the final, normed rows stay in the decoder until the next
+ * forward. In MR_PHASE_TRAIN the activations are kept for mr_decoder_backward. */
 void mr_decoder_forward(mr_decoder *d, const mr_pack *p);
 
-/* For n rows of the last forward: logp[i] and entropy[i] (may be NULL) of targets[i] under logits * inv_t at rows[i]. Host arrays.
- * The log-probability of token t comes from the row of token t-1. */
+/* For n rows of the last forward: logp[i] and entropy[i] (may be NULL) of targets[i] under logits * inv_t at rows[i].
+ * Host arrays. The log-probability of token t comes from the row of token t-1. */
 void mr_decoder_logprobs(mr_decoder *d, float *logp, float *entropy, const int32_t *rows, const int32_t *targets, int n,
                          float inv_t);
 /* Logits of n rows to host memory [n, V]. */
@@ -55,9 +65,9 @@ void mr_decoder_logits(mr_decoder *d, float *logits, const int32_t *rows, int n)
 /* Picks a token for each of n rows: kernels.h `sample`. u[n] in [0,1). history as there, may be NULL. */
 void mr_decoder_sample(mr_decoder *d, int32_t *ids, float *logp, const int32_t *rows, const float *u,
                        const mr_sampling *opt, const int32_t *const *history, const int32_t *n_history, int n);
-/* Accumulates the gradients of sum_i dlogp[i] * logp[i] (rows and targets as in mr_decoder_logprobs; rows ascending; the pack is that of the
- * last forward) into the model's params. */
-void mr_decoder_backward(mr_decoder *d, const mr_pack *p, const int32_t *rows, const int32_t *targets, const float *dlogp,
-                         int n, float inv_t);
+/* Accumulates the gradients of sum_i dlogp[i] * logp[i] (rows and targets as in mr_decoder_logprobs; rows ascending;
+ * the pack is that of the last forward) into the model's params. */
+void mr_decoder_backward(mr_decoder *d, const mr_pack *p, const int32_t *rows, const int32_t *targets,
+                         const float *dlogp, int n, float inv_t);
 
 #endif

@@ -1,8 +1,8 @@
 /* decoder_bwd.c - the backward pass of decoder.h.
  *
  * It walks the layers from the last to the first with one residual gradient dx. What the forward pass did not keep
- * (outputs of norms and of silu; with gradient checkpointing the whole layer) is computed again by the same operations, so
- * the two settings give the same bits. */
+ * (outputs of norms and of silu; with gradient checkpointing the whole layer) is computed again by the same operations,
+ * so the two settings give the same bits. */
 #include <assert.h>
 #include <string.h>
 

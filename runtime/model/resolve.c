@@ -1,7 +1,7 @@
 /* resolve.c - from a model's name in a recipe to a path that opens (model.h).
  *
- * Order: a folder or file from the working folder; the model that medrl fetches itself; a folder or file from medrl's own
- * folder; the Hugging Face cache (spec/formats.md 7.4), which is only read. */
+ * Order: a folder or file from the working folder; the model that medrl fetches itself; a folder or file from medrl's
+ * own folder; the Hugging Face cache (spec/formats.md 7.4), which is only read. */
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>

@@ -19,11 +19,12 @@ typedef struct stack {
     int64_t rows[3], cols;
 } stack;
 
-/* transformers' from_config: every linear and embedding is normal(0, 0.02); a row is a function of name and place. */
+/* transformers' from_config: every linear and embedding is normal(0, initializer_range); a row is a function of name
+ * and place. */
 static void draw_rows(const stack *s, int part, float *dst, int64_t row, int64_t n) {
     uint64_t stream = mr_hash64(s->name[part], strlen(s->name[part]));
     for (int64_t i = 0; i < n * s->cols; i++)
-        dst[i] = 0.02f * mr_normal_at(s->m->opts.seed, stream, (uint64_t)(row * s->cols + i));
+        dst[i] = s->m->config.initializer_range * mr_normal_at(s->m->opts.seed, stream, (uint64_t)(row * s->cols + i));
 }
 
 static mr_status stack_rows(void *self, float *dst, int64_t row, int64_t n, mr_err *err) {
@@ -224,6 +225,35 @@ static mr_status check_layer_tensor(const mr_model *m, const mr_tensors *t, cons
                    mr_tensors_path(t), name, m->config.model_type);
 }
 
+/* Sizes that come from the configuration are compared with the file's before anything is allocated from them. */
+static mr_status check_tables(const mr_model *m, const mr_tensors *t, mr_err *err) {
+    const mr_config *c = &m->config;
+    const mr_tensor_info *info;
+    MR_TRY(find(&info, t, "model.embed_tokens.weight", c->vocab_size, c->hidden_size, err));
+    if (!c->tie_word_embeddings) MR_TRY(find(&info, t, "lm_head.weight", c->vocab_size, c->hidden_size, err));
+    return find(&info, t, "model.norm.weight", c->hidden_size, 0, err);
+}
+
+static mr_status check_layer(const mr_model *m, const mr_tensors *t, int layer, mr_err *err) {
+    static const char *const norms[] = { "input_layernorm.weight", "post_attention_layernorm.weight",
+                                         "self_attn.q_norm.weight", "self_attn.k_norm.weight" };
+    const mr_config *c = &m->config;
+    for (int i = 0; i < (c->qk_norm ? 4 : 2); i++) {
+        const mr_tensor_info *info;
+        char name[NAME_MAX_LEN];
+        snprintf(name, sizeof name, "model.layers.%d.%s", layer, norms[i]);
+        MR_TRY(find(&info, t, name, i < 2 ? c->hidden_size : c->head_dim, 0, err));
+    }
+    for (int p = 0; p < MR_N_PROJ; p++) {
+        const mr_tensor_info *info;
+        char path[NAME_MAX_LEN - 8], name[NAME_MAX_LEN];
+        mr_proj_path(path, sizeof path, layer, p);
+        snprintf(name, sizeof name, "%s.weight", path);
+        MR_TRY(find(&info, t, name, mr_proj_rows(c, p), mr_proj_cols(c, p), err));
+    }
+    return MR_OK;
+}
+
 mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err) {
     const mr_config *c = &m->config;
     bool qwen2 = strcmp(c->model_type, "qwen2") == 0;
@@ -231,7 +261,9 @@ mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err) {
         const char *name = mr_tensors_at(t, i)->name;
         if (strncmp(name, "model.layers.", strlen("model.layers.")) == 0) MR_TRY(check_layer_tensor(m, t, name, err));
     }
-    for (int l = 0; l < c->num_hidden_layers; l++)
+    MR_TRY(check_tables(m, t, err));
+    for (int l = 0; l < c->num_hidden_layers; l++) {
+        MR_TRY(check_layer(m, t, l, err));
         for (int g = 0; g < MR_N_GROUPS; g++) {
             bool *has = &m->layers[l].has_bias[g];
             if (!t) {
@@ -240,13 +272,14 @@ mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err) {
                                          : c->mlp_bias;
                 continue;
             }
-            for (int p = 0; p < mr_groups[g].n;
-                 p++) { /* one part with a bias: the others must have theirs (load_vector says so) */
+            /* one part with a bias: the others must have theirs (load_vector says so) */
+            for (int p = 0; p < mr_groups[g].n; p++) {
                 char path[NAME_MAX_LEN - 8], bias[NAME_MAX_LEN];
                 mr_proj_path(path, sizeof path, l, mr_groups[g].first + p);
                 snprintf(bias, sizeof bias, "%s.bias", path);
                 if (mr_tensors_find(t, bias)) *has = true;
             }
         }
+    }
     return MR_OK;
 }

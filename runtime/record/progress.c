@@ -82,10 +82,52 @@ static void last_line(mr_str *out, const char *prompt) {
     }
 }
 
+/* White space in runs becomes one blank, so that a line shows as much of the text as it can. */
+static void one_line(mr_str *out, const char *text) {
+    bool blank = false;
+    for (; *text; text++) {
+        if (strchr(" \t\r\n", *text)) {
+            blank = out->len > 0;
+            continue;
+        }
+        if (blank) mr_str_puts(out, " ");
+        blank = false;
+        mr_str_add(out, text, 1);
+    }
+}
+
+/* ---- lines as wide as the terminal ---- */
+
+void mr_progress_wrap(mr_str *out, const char *line, int indent, int columns) {
+    if (columns <= indent + 20) { /* no terminal, or one where wrapping helps nobody */
+        mr_str_puts(out, line);
+        return;
+    }
+    for (int room = columns;; room = columns - indent) {
+        size_t at = 0, blank = 0;
+        for (int used = 0; line[at]; at++) {
+            if (line[at] == ' ' && at > 0 && line[at - 1] != ' ') blank = at;
+            if (((unsigned char)line[at] & 0xc0) != 0x80 && used++ == room) break;
+        }
+        const size_t end = !line[at] || blank == 0 ? at : blank;
+        mr_str_add(out, line, end);
+        line += end + strspn(line + end, " ");
+        if (!*line) return;
+        mr_str_printf(out, "\n%*s", indent, "");
+    }
+}
+
+void mr_progress_say(const char *line, int indent) {
+    mr_str s = { 0 };
+    mr_progress_wrap(&s, line, indent, mr_log_is_terminal() ? mr_log_columns() : 0);
+    mr_info("%s", s.data ? s.data : "");
+    mr_str_clear(&s);
+}
+
 /* ---- the step's sample ---- */
 
 static void clear_shown(mr_shown_sample *s) {
-    mr_free(s->prompt_text);
+    mr_free(s->question);
     mr_free(s->text);
     mr_str_clear(&s->scores);
     memset(s, 0, sizeof *s);
@@ -94,7 +136,13 @@ static void clear_shown(mr_shown_sample *s) {
 void mr_progress_sample(mr_run *r, const mr_sample *s, int n_rewards, const char *const *names) {
     clear_shown(&r->shown);
     if (!r->opts.progress || r->opts.sample_steps <= 0) return;
-    r->shown.prompt_text = mr_strdup(s->prompt_text ? s->prompt_text : "");
+    mr_str question = { 0 };
+    if (s->question)
+        one_line(&question, s->question);
+    else
+        last_line(&question, s->prompt_text ? s->prompt_text : "");
+    r->shown.question = mr_strdup(question.data ? question.data : "");
+    mr_str_clear(&question);
     r->shown.text = mr_strdup(s->text ? s->text : "");
     for (int i = 0; i < n_rewards; i++) {
         mr_str_printf(&r->shown.scores, "%s%s ", i ? "  " : "", names[i]);
@@ -112,9 +160,8 @@ static void show_sample(const mr_run *r) {
     if (!s->text) return;
     const char *dim = mr_log_has_color() ? "\x1b[2m" : "", *plain = *dim ? "\x1b[0m" : "";
     const int columns = mr_log_is_terminal() ? mr_log_columns() : 120;
-    mr_str line = { 0 }, text = { 0 };
-    last_line(&text, s->prompt_text);
-    put_plain(&line, text.data ? text.data : "", text.len, columns - 14);
+    mr_str line = { 0 };
+    put_plain(&line, s->question, strlen(s->question), columns - 14);
     mr_info("  %sprompt%s      %s", dim, plain, line.data ? line.data : "");
     int n = 0;
     for (const char *p = s->text; n == 0 || *p; n++) {
@@ -129,9 +176,10 @@ static void show_sample(const mr_run *r) {
         mr_info("  %s%-10s%s  %s", dim, label, plain, line.len ? line.data : "");
         p += len + (p[len] == '\n');
     }
-    mr_info("  %srewards%s     %s", dim, plain, s->scores.data ? s->scores.data : "none");
+    line.len = 0;
+    mr_str_printf(&line, "  rewards     %s", s->scores.data ? s->scores.data : "none");
+    mr_progress_say(line.data, 14);
     mr_str_clear(&line);
-    mr_str_clear(&text);
 }
 
 /* ---- the step line ---- */
@@ -203,7 +251,7 @@ void mr_progress_step(mr_run *r, int64_t step, int64_t max_steps, const mr_metri
     if (step % every == 0 || step == max_steps || step == 1) {
         mr_str line = { 0 };
         put_step_line(&line, r, step, max_steps, m, n);
-        mr_info("%s", line.data);
+        mr_progress_say(line.data, 10);
         mr_str_clear(&line);
     }
     if (r->opts.sample_steps > 0 && (step % r->opts.sample_steps == 0 || step == 1)) show_sample(r);

@@ -14,7 +14,7 @@ typedef struct mr_record_file {
 
 /* One completion of the step that is under way, kept to be shown. */
 typedef struct mr_shown_sample {
-    char *prompt_text, *text;
+    char *question, *text;
     mr_str scores; /* "xmlcount 0.5  correctness -" */
 } mr_shown_sample;
 

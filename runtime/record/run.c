@@ -134,6 +134,14 @@ static mr_status sync_file(const mr_record_file *f, mr_err *err) {
     return MR_EIO;
 }
 
+/* Whether the file that is written to is no longer the one of that name: a folder that was removed or renamed takes
+ * every line in silence. */
+static bool is_gone(const mr_record_file *f) {
+    struct stat open_one, named;
+    if (fstat(f->fd, &open_one) || stat(f->path, &named)) return true;
+    return open_one.st_ino != named.st_ino || open_one.st_dev != named.st_dev;
+}
+
 static void put_key(mr_str *s, const char *key) {
     mr_str_puts(s, s->len > 1 ? ", " : "");
     mr_json_put_string(s, key, strlen(key));
@@ -162,6 +170,13 @@ static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_m
     put_number(&s, "step", (double)step);
     for (int i = 0; i < n; i++) put_number(&s, m[i].name, m[i].value);
     mr_str_puts(&s, "}");
+    if (is_gone(&r->metrics)) {
+        mr_str_clear(&s);
+        return mr_fail(err, MR_EIO,
+                       "%s: was moved or removed while the run wrote to it; what is recorded would be lost, so the run "
+                       "ends here: put the folder back",
+                       r->metrics.path);
+    }
     r->step = step;
     MR_TRY(put_line(&r->metrics, &s, err));
     mr_progress_step(r, step, max_steps, m, n);

@@ -16,8 +16,7 @@ static const double LOG_TINY = -18.420680743952367; /* ln 1e-8 */
 
 /* --- advantages --- */
 
-/* Mean and n-1 deviation over the entries that are not NaN; n = 0: mean NaN, n < 2: deviation NaN. */
-static void moments(double *mean, double *std, const float *x, int stride, int n) {
+void mr_grpo_moments(double *mean, double *std, const float *x, int stride, int n) {
     double sum = 0, sq = 0;
     int m = 0;
     for (int i = 0; i < n; i++) {
@@ -80,7 +79,7 @@ static void normalized_sum(float *r, const float *rewards, const float *weights,
                 float x = rewards[(size_t)b * (size_t)n_funcs + (size_t)f];
                 if (isnan(x)) continue;
                 valid++;
-                moments(&mean, &std, rewards + (size_t)g * (size_t)n_funcs + f, n_funcs, group);
+                mr_grpo_moments(&mean, &std, rewards + (size_t)g * (size_t)n_funcs + f, n_funcs, group);
                 if (!isnan(std)) sum += (double)weights[f] * (((double)x - mean) / (std + STD_EPS));
             }
             r[b] = valid ? (float)sum : NAN;
@@ -96,10 +95,10 @@ mr_status mr_grpo_advantages(float *adv, float *reward, float *std, const float 
     else
         weighted_sum(reward, rewards, weights, n_rows, n_funcs);
     double mean_all, std_all;
-    moments(&mean_all, &std_all, reward, 1, n_rows);
+    mr_grpo_moments(&mean_all, &std_all, reward, 1, n_rows);
     for (int g = 0; g < n_rows; g += group) {
         double mean, sd;
-        moments(&mean, &sd, reward + g, 1, group);
+        mr_grpo_moments(&mean, &sd, reward + g, 1, group);
         if (opts->normalize_then_sum)
             mean = mean_all, sd = std_all;
         else if (opts->scale_rewards == MR_SCALE_BATCH)

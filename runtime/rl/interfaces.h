@@ -1,7 +1,8 @@
 /* interfaces.h - how the trainer sees data, rewards and the record: three small tables of functions.
  *
- * script/ implements the row source and the scorer, record/ the observer; tests implement all three in C, so the loop runs without Lua and without files.
- * Ownership is said at each function. Threads: all calls come from the trainer's thread. */
+ * script/ implements the row source and the scorer, record/ the observer; tests implement all three in C, so the loop
+ * runs without Lua and without files. Ownership is said at each function. Threads: all calls come from the trainer's
+ * thread. */
 #ifndef MR_INTERFACES_H
 #define MR_INTERFACES_H
 
@@ -11,71 +12,76 @@
 
 /* One row of the training data, as the trainer needs it. */
 typedef struct mr_row {
-    mr_message *messages;  /* the prompt; for sft the last message is the assistant's and is what is learned */
+    mr_message *messages; /* the prompt; for sft the last message is the assistant's and is what is learned */
     int n_messages;
-    char *json;            /* the whole row (messages left out, "answer" and all columns in) as compact JSON; handed to the scorer unread */
-    char *source;          /* which data set it is from ("gsm8k"), for metrics by set; "" when unknown */
-    mr_arena arena;        /* owns all of the above */
+    /* the whole row (messages left out, "answer" and all columns in) as compact JSON; handed to the scorer unread */
+    char *json;
+    char *source;   /* which data set it is from ("gsm8k"), for metrics by set; "" when unknown */
+    mr_arena arena; /* owns all of the above */
 } mr_row;
 void mr_row_clear(mr_row *r);
 
 typedef struct mr_row_source {
     void *self;
     int64_t n_rows;
-    /* Fills a zeroed row; the same index always gives the same row within a version of the scripts. MR_EDATA names data set, file and line. */
+    /* Fills a zeroed row; the same index always gives the same row within a version of the scripts. MR_EDATA names data
+     * set, file and line. */
     mr_status (*get)(void *self, int64_t index, mr_row *out, mr_err *err);
 } mr_row_source;
 
 /* One completion to score. Borrowed for the call to submit. */
 typedef struct mr_score_job {
-    int64_t id;             /* the caller's; 0 .. n-1 within a batch */
-    const char *text;       /* the completion, decoded without special tokens */
+    int64_t id;       /* the caller's; 0 .. n-1 within a batch */
+    const char *text; /* the completion, decoded without special tokens */
     size_t len;
-    const char *row_json;   /* mr_row.json */
+    const char *row_json; /* mr_row.json */
+    const char *prompt;   /* rendered, as in mr_sample; NULL is "" */
     int n_tokens;
-    bool truncated;         /* hit max_completion_length */
+    bool truncated; /* hit max_completion_length */
     int64_t step;
 } mr_score_job;
 
 /* What became of one reward for one completion. */
 typedef enum mr_score_kind { MR_SCORED, MR_ABSTAINED, MR_FAULT } mr_score_kind;
 typedef struct mr_score {
-    double value;           /* finite when MR_SCORED; the declared minimum (or 0) for MR_FAULT caused by the script */
+    double value; /* finite when MR_SCORED; the declared minimum (or 0) for MR_FAULT caused by the script */
     mr_score_kind kind;
 } mr_score;
 
 typedef struct mr_fault {
     int64_t id;
     int reward;
-    char text[512];         /* "lua/rewards/x.lua:12: attempt to index nil (sample 3)" */
+    char text[512]; /* "lua/rewards/x.lua:12: attempt to index nil (sample 3)" */
 } mr_fault;
 
 typedef struct mr_scorer {
     void *self;
     int n_rewards;
-    const char *const *names;   /* in the recipe's order */
-    const float *weights;       /* reward_weights */
+    const char *const *names; /* in the recipe's order */
+    const float *weights;     /* reward_weights */
     /* Starts scoring; returns at once. A reward that fails costs its sample and never fails the call. */
     mr_status (*submit)(void *self, const mr_score_job *job, mr_err *err);
-    /* Waits for every job submitted since the last collect and writes scores[id * n_rewards + reward]; n_jobs = how many were submitted (ids 0..n-1).
-     * faults: up to max_faults are described, n_faults counts all. */
-    mr_status (*collect)(void *self, mr_score *scores, int n_jobs, mr_fault *faults, int max_faults, int *n_faults, mr_err *err);
-    /* Called between steps: a changed script is checked and taken over, or refused with one line. note: what happened, for the events; may be
-     * left empty. NULL when the scorer cannot reload. */
+    /* Waits for every job submitted since the last collect and writes scores[id * n_rewards + reward]; n_jobs = how
+     * many were submitted (ids 0..n-1). faults: up to max_faults are described, n_faults counts all. */
+    mr_status (*collect)(void *self, mr_score *scores, int n_jobs, mr_fault *faults, int max_faults, int *n_faults,
+                         mr_err *err);
+    /* Called between steps: a changed script is checked and taken over, or refused with one line. note: what happened,
+     * for the events; may be left empty. NULL when the scorer cannot reload. */
     mr_status (*between_steps)(void *self, int64_t step, mr_str *note, mr_err *err);
 } mr_scorer;
 
 /* One completion as it is recorded. Borrowed for the call. */
 typedef struct mr_sample {
     int64_t step;
-    int prompt, sample;          /* place in the step */
-    int64_t row;                 /* index in the source */
+    int prompt, sample; /* place in the step */
+    int64_t row;        /* index in the source */
     const char *source;
-    const char *prompt_text;     /* rendered */
+    const char *prompt_text; /* rendered */
+    const char *question;    /* the last message of the user, for people; NULL when there is none */
     const char *text;
     const char *row_json;
-    const mr_score *scores;      /* [n_rewards] */
-    double reward;               /* weighted sum; NaN when every reward abstained */
+    const mr_score *scores; /* [n_rewards] */
+    double reward;          /* weighted sum; NaN when every reward abstained */
     float advantage;
     int n_tokens;
     bool truncated;
@@ -83,7 +89,7 @@ typedef struct mr_sample {
 
 typedef struct mr_metric {
     char name[64];
-    double value;                /* NaN is written as null */
+    double value; /* NaN is written as null */
 } mr_metric;
 
 /* What the trainer tells as it goes. Every function may be NULL. A failure stops the run with a checkpoint. */
@@ -92,11 +98,13 @@ typedef struct mr_observer {
     /* One call after each step, metrics in the order of rl/metrics.h. */
     mr_status (*step)(void *self, int64_t step, int64_t max_steps, const mr_metric *m, int n, mr_err *err);
     mr_status (*sample)(void *self, const mr_sample *s, int n_rewards, const char *const *names, mr_err *err);
-    /* kind: "start", "reload", "fault", "checkpoint", "warning", "stop"; detail: a JSON object, borrowed, may be NULL. */
+    /* kind: "start", "reload", "fault", "checkpoint", "warning", "stop"; detail: a JSON object, borrowed, may be
+     * NULL. */
     mr_status (*event)(void *self, int64_t step, const char *kind, const char *text, const cJSON *detail, mr_err *err);
     /* Where the trainer is within a step: "rollout", "score", "train"; done of total. For the progress line. */
     void (*progress)(void *self, int64_t step, int64_t max_steps, const char *phase, int done, int total);
-    /* Makes all that was recorded durable and returns the length in bytes of metrics and samples, for the checkpoint. */
+    /* Makes all that was recorded durable and returns the length in bytes of metrics and samples, for the
+     * checkpoint. */
     mr_status (*flush)(void *self, int64_t *metrics_bytes, int64_t *samples_bytes, int64_t *events_bytes, mr_err *err);
 } mr_observer;
 

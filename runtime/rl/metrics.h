@@ -1,6 +1,7 @@
 /* metrics.h - the names of all metrics, in the order in which they are written. They stand here and nowhere else.
  *
- * The first group is TRL's (spec/grpo.md 3.7), so that existing dashboards work; rewards/<name>/mean and /std come once for each reward. The second is medrl's own. */
+ * The first group is TRL's (spec/grpo.md 3.7), so that existing dashboards work; rewards/<name>/mean and /std come once
+ * for each reward. The second is medrl's own. */
 #ifndef MR_METRICS_H
 #define MR_METRICS_H
 
@@ -30,14 +31,14 @@
 #define MR_M_STEP_TIME "step_time"
 #define MR_M_EPOCH "epoch"
 
-#define MR_M_IS_RATIO "sampling/is_ratio"            /* mean of exp(logp - logp_sampled): 1 exactly */
+#define MR_M_IS_RATIO "sampling/is_ratio"               /* mean of exp(logp - logp_sampled): 1 exactly */
 #define MR_M_IS_DIFF_MAX "sampling/logp_difference_max" /* largest |logp - logp_sampled|: 0 exactly */
-#define MR_M_FAULTS "rewards/faults"                 /* calls that failed in this step */
-#define MR_M_SOURCE_FMT "data/%s/reward"             /* mean reward of the step's rows of one data set */
+#define MR_M_FAULTS "rewards/faults"                    /* calls that failed in this step */
+#define MR_M_SOURCE_FMT "data/%s/reward"                /* mean reward of the step's rows of one data set */
 #define MR_M_TIME_ROLLOUT "time/rollout_s"
-#define MR_M_TIME_SCORE "time/score_s"               /* waited for scores after the last token */
+#define MR_M_TIME_SCORE "time/score_s" /* waited for scores after the last token */
 #define MR_M_TIME_TRAIN "time/train_s"
-#define MR_M_TOKENS_PER_S "time/tokens_per_s"        /* generated tokens over rollout time */
+#define MR_M_TOKENS_PER_S "time/tokens_per_s" /* generated tokens over rollout time */
 
 /* Metrics that depend on the clock; everything else of metrics.jsonl is a function of the run's inputs. */
 #define MR_M_IS_CLOCK(name) (!strncmp(name, "time/", 5) || !strcmp(name, MR_M_STEP_TIME))

@@ -132,7 +132,8 @@ void mr_optimizer_step(mr_optimizer *o, float lr, float grad_scale) {
                        .eps = o->opts.eps,
                        .weight_decay = p->decay ? o->opts.weight_decay : 0,
                        .step = o->step,
-                       .grad_scale = grad_scale };
+                       .grad_scale = grad_scale,
+                       .decay_last = o->opts.kind == MR_ADAMW_8BIT };
         if (s->is_8bit)
             o->b->adamw_8bit(o->b, p->value, s->c1, s->c2, s->absmax1, s->absmax2, p->grad, s->n, &a);
         else
@@ -188,10 +189,16 @@ static mr_status find_part(const mr_tensor_info **out, const mr_tensors *t, cons
 }
 
 static mr_status load_from(mr_optimizer *o, const mr_tensors *t, const char *path, mr_err *err) {
-    const mr_tensor_info *info;
+    const mr_tensor_info *info = NULL;
     int n_want = 1;
+    int64_t step;
+    MR_TRY(find_part(&info, t, "step", "I64", 1, 8, path, err));
+    memcpy(&step, info->data, sizeof step);
+    if (step < 0 || step > (int64_t)1 << 53)
+        return mr_fail(err, MR_EDATA, "%s: tensor \"step\" is %lld, want 0 to 2^53; the file is damaged", path,
+                       (long long)step);
     /* All are checked before the first is taken, so a wrong file leaves the states as they were. */
-    for (int upload = 0; upload < 2; upload++)
+    for (int upload = 0; upload < 2; upload++) {
         for (int i = 0; i < o->n; i++) {
             part p[MAX_PARTS];
             int k = parts_of(p, &o->states[i]);
@@ -203,13 +210,10 @@ static mr_status load_from(mr_optimizer *o, const mr_tensors *t, const char *pat
                 if (upload) o->b->upload(o->b, p[j].data, info->data, p[j].bytes);
             }
         }
-    MR_TRY(find_part(&info, t, "step", "I64", 1, 8, path, err));
-    int64_t step;
-    memcpy(&step, info->data, sizeof step);
-    if (step < 0) return mr_fail(err, MR_EDATA, "%s: tensor \"step\" is %lld, want 0 or more", path, (long long)step);
-    if (mr_tensors_count(t) != n_want)
-        return mr_fail(err, MR_EDATA, "%s: holds %d tensors, want %d; the checkpoint was made with other settings",
-                       path, mr_tensors_count(t), n_want);
+        if (mr_tensors_count(t) != n_want)
+            return mr_fail(err, MR_EDATA, "%s: holds %d tensors, want %d; the checkpoint was made with other settings",
+                           path, mr_tensors_count(t), n_want);
+    }
     o->step = step;
     return o->b->sync(o->b, err);
 }

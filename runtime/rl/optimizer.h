@@ -1,8 +1,8 @@
 /* optimizer.h - AdamW over a model's list of params: states, clipping, the step, and the file that a checkpoint keeps.
  *
  * optim "adamw_8bit": tensors of 4096 and more elements have 8-bit states in blocks of 256, as bitsandbytes; smaller
- * ones and the embedding f32 (spec/optimizer.md 6.1). optim "adamw_torch": f32 states throughout (6.2). The f32 step
- * is kernels.h `adamw` in both cases.
+ * ones and the embedding f32, which decay after the update as well (spec/optimizer.md 6.1). optim "adamw_torch": f32
+ * states throughout, decay before the update (6.2).
  * Ownership: borrows the backend and the params (name, value, grad) until close. Threads: one. */
 #ifndef MR_OPTIMIZER_H
 #define MR_OPTIMIZER_H

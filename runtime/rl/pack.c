@@ -6,13 +6,9 @@
 
 #include "base/memory.h"
 
-static int64_t chunks(int64_t n) {
-    return (n + MR_KV_CHUNK - 1) / MR_KV_CHUNK * MR_KV_CHUNK;
-}
-
 int64_t mr_group_slots(const mr_train_group *g) {
-    int64_t n = chunks(g->n_prompt);
-    for (int i = 0; i < g->n_completions; i++) n += chunks(g->n_ids[i] - 1);
+    int64_t n = mr_kv_round(g->n_prompt);
+    for (int i = 0; i < g->n_completions; i++) n += mr_kv_round(g->n_ids[i] - 1);
     return n;
 }
 
@@ -84,7 +80,7 @@ bool mr_packer_add(mr_packer *p, const mr_train_group *g) {
     int32_t prompt_row = p->pack.n_rows, prompt_slot = (int32_t)p->n_slots, token = g->first_token;
     p->spans[p->pack.n_spans++] = (mr_span){ .row0 = prompt_row, .n_rows = g->n_prompt, .slot0 = prompt_slot };
     put_rows(p, g->prompt, g->n_prompt, 0, p->n_slots);
-    p->n_slots += chunks(g->n_prompt);
+    p->n_slots += mr_kv_round(g->n_prompt);
     for (int i = 0; i < g->n_completions; i++) {
         put_target(p, prompt_row + g->n_prompt - 1, g->ids[i][0], token);
         token += g->n_ids[i];
@@ -103,7 +99,7 @@ bool mr_packer_add(mr_packer *p, const mr_train_group *g) {
                                                      .prefix_row0 = prompt_row };
         put_rows(p, g->ids[i], n, g->n_prompt, p->n_slots);
         for (int t = 0; t < n; t++) put_target(p, row + t, g->ids[i][t + 1], token + t + 1);
-        p->n_slots += chunks(n);
+        p->n_slots += mr_kv_round(n);
         token += g->n_ids[i];
     }
     return true;

@@ -4,12 +4,15 @@
 #include "rl/rollout.h"
 #include "rl/trainer_impl.h"
 
-enum { CENSUS_ROWS = 512, ROUND = 32, CPU_PACK_ROWS = 512, CUDA_PACK_ROWS = 4096, PREFILL_ROWS = 512 };
+enum {
+    CENSUS_ROWS = 512,
+    ROUND = 32,
+    CPU_PACK_ROWS = 512,
+    CUDA_PACK_ROWS = 4096,
+    PREFILL_ROWS = 512,
+    MOST_STEP_TOKENS = 1 << 26 /* their ids, log-probabilities and masks take 2 GB */
+};
 static const size_t KV_BUDGET_CPU = (size_t)1 << 30;
-
-static int64_t chunks(int64_t n) {
-    return (n + MR_KV_CHUNK - 1) / MR_KV_CHUNK * MR_KV_CHUNK;
-}
 
 static int at_most(int64_t x, int64_t limit) {
     return (int)(x < limit ? x : limit);
@@ -35,9 +38,9 @@ static mr_status census(mr_trainer *t, int limit, mr_err *err) {
         MR_TRY(mr_trainer_stopped(t, err));
     }
     bool sample = n > read;
-    t->max_prompt = at_most(sample ? chunks(longest + longest / 4 + ROUND) : longest, limit);
+    t->max_prompt = at_most(sample ? mr_kv_round(longest + longest / 4 + ROUND) : longest, limit);
     if (t->set->method == MR_METHOD_SFT)
-        t->max_completion = at_most(sample ? chunks(target + target / 4 + ROUND) : target, t->max_completion);
+        t->max_completion = at_most(sample ? mr_kv_round(target + target / 4 + ROUND) : target, t->max_completion);
     return MR_OK;
 }
 
@@ -59,6 +62,12 @@ mr_status mr_trainer_plan(mr_trainer *t, mr_err *err) {
                        "grpo.max_completion_length is %d, but model.max_seq_length (or the model) ends at %d; leave "
                        "room for the prompt",
                        t->max_completion, length);
+    const int64_t tokens = (int64_t)t->prompts * t->group * t->max_completion;
+    if (!sft && tokens > MOST_STEP_TOKENS)
+        return mr_fail(err, MR_EINVAL,
+                       "grpo.prompts_per_step * num_generations * max_completion_length is %lld tokens a step, need at "
+                       "most %d; lower one of them",
+                       (long long)tokens, MOST_STEP_TOKENS);
     MR_TRY(census(t,
                   s->train.max_prompt_length > 0 ? at_most(s->train.max_prompt_length, length - t->max_completion)
                                                  : length - t->max_completion,
@@ -66,14 +75,14 @@ mr_status mr_trainer_plan(mr_trainer *t, mr_err *err) {
 
     /* One whole group has to fit in a pack; small groups share packs, since few rows use a matrix product badly. */
     int64_t rows = t->max_prompt + (int64_t)t->group * (t->max_completion - 1);
-    int64_t slots = chunks(t->max_prompt) + t->group * chunks(t->max_completion);
+    int64_t slots = mr_kv_round(t->max_prompt) + t->group * mr_kv_round(t->max_completion);
     int64_t want = t->b->kind == MR_CUDA ? CUDA_PACK_ROWS : CPU_PACK_ROWS, all = rows * t->prompts;
     int64_t pack = want < all ? want : all;
     if (pack < rows) pack = rows;
     mr_decoder_opts *o = &t->room;
     *o = (mr_decoder_opts){ .train_rows = (int)pack, .gradient_checkpointing = s->train.gradient_checkpointing };
     /* Short spans waste the rest of their chunk: room for a pack of spans that are half empty. */
-    int64_t train_slots = chunks(2 * pack);
+    int64_t train_slots = mr_kv_round(2 * pack);
     o->train_slots = train_slots > slots ? train_slots : slots;
     if (!sft) {
         int64_t cell = mr_rollout_slots(1, t->max_prompt, t->group, t->max_completion), groups = t->prompts;

@@ -11,7 +11,6 @@
 
 #include "base/proc.h"
 #include "base/rng.h"
-#include "model/room.h"
 
 typedef struct seq {
     mr_completion *c;
@@ -50,12 +49,8 @@ typedef struct job {
     int32_t *n_history;
 } job;
 
-static int64_t chunks(int64_t n) {
-    return (n + MR_KV_CHUNK - 1) / MR_KV_CHUNK * MR_KV_CHUNK;
-}
-
 int64_t mr_rollout_slots(int n_prompts, int n_prompt_tokens, int n_samples, int max_new_tokens) {
-    return n_prompts * (chunks(n_prompt_tokens) + n_samples * chunks(max_new_tokens));
+    return n_prompts * (mr_kv_round(n_prompt_tokens) + n_samples * mr_kv_round(max_new_tokens));
 }
 
 void mr_rollout_clear(mr_rollout *r) {
@@ -80,8 +75,9 @@ static void admit(job *j) {
         j->cell_used[cell] = true;
         g->cell = cell;
         g->n_live = g->p->n_samples;
-        int64_t own = prompt_slot(j, g) + chunks(g->p->n_ids);
-        for (int s = 0; s < g->p->n_samples; s++) j->seqs[g->first + s].slot0 = own + s * chunks(j->o->max_new_tokens);
+        int64_t own = prompt_slot(j, g) + mr_kv_round(g->p->n_ids);
+        for (int s = 0; s < g->p->n_samples; s++)
+            j->seqs[g->first + s].slot0 = own + s * mr_kv_round(j->o->max_new_tokens);
     }
 }
 
@@ -244,7 +240,7 @@ mr_status mr_rollout_run(mr_rollout *out, mr_decoder *d, const mr_rollout_prompt
     for (int i = 0; i < n_prompts; i++) {
         int64_t need = mr_rollout_slots(1, prompts[i].n_ids, prompts[i].n_samples, opts->max_new_tokens);
         if (need > cell) cell = need;
-        if (need > chunks(room->rollout_slots))
+        if (need > mr_kv_round(room->rollout_slots))
             return mr_fail(
                 err, MR_ENOMEM,
                 "rollout: prompt %d with %d tokens and %d completions of %d takes %lld KV slots, there are %lld; "
@@ -256,7 +252,7 @@ mr_status mr_rollout_run(mr_rollout *out, mr_decoder *d, const mr_rollout_prompt
     mr_rollout_opts o = *opts;
     int vocab = mr_model_config(m)->vocab_size;
     if (o.sampling.n_vocab <= 0 || o.sampling.n_vocab > vocab) o.sampling.n_vocab = vocab;
-    int64_t n_cells = n_prompts ? chunks(room->rollout_slots) / cell : 0;
+    int64_t n_cells = n_prompts ? mr_kv_round(room->rollout_slots) / cell : 0;
     if (n_cells > n_prompts) n_cells = n_prompts;
 
     mr_arena work = { 0 };

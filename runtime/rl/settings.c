@@ -400,9 +400,9 @@ static int64_t batch_number(const cJSON *section, const char *key, int def) {
     return cJSON_IsNumber(v) ? (int64_t)v->valuedouble : def;
 }
 
-/* Completions a step to prompts a step (spec/grpo.md 3.1): rows = batch * accumulation are split into groups of G.
- * TRL refuses a remainder; Unsloth
- * raises a batch that holds no whole group to one group, which is what the seed's 1 x 1 with 6 generations means. */
+/* Completions a step to prompts a step (spec/grpo.md 3.1): rows = batch * accumulation are split into groups of G. TRL
+ * refuses a remainder; Unsloth raises a batch that holds no whole group to one group, which is what the seed's 1 x 1
+ * with 6 generations means. */
 static mr_status batch_of(mr_settings *s, const cJSON *section, const char *place, mr_err *err) {
     if (s->train.prompts_per_step > 0) return MR_OK;
     const int64_t group = s->method == MR_METHOD_SFT ? 1 : s->train.loss.num_generations;

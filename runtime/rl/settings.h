@@ -1,11 +1,12 @@
 /* settings.h - every field of a recipe that is plain data: one table of name, type, default, range and meaning.
  *
- * The names are those of TRL (GRPOConfig, SFTConfig), PEFT (LoraConfig) and transformers. Unknown names are errors with a suggestion
- * ("unknown key "lora.rnak"; did you mean "lora.r"?"). The same table prints docs/recipes.md and `medrl help recipe`.
- * Defaults: TRL 1.16's (spec/grpo.md 3.8), optim excepted: adamw_8bit.
- * "batch": a step is grpo.prompts_per_step prompts x grpo.num_generations completions. per_device_train_batch_size and
- * gradient_accumulation_steps are understood as TRL counts them (completions) and give prompts_per_step; the seed's 1 x 1 with 6 generations means
- * one prompt (spec/grpo.md 3.1). Micro-batches are the program's business and change no result. */
+ * The names are those of TRL (GRPOConfig, SFTConfig), PEFT (LoraConfig) and transformers. Unknown names are errors with
+ * a suggestion ("unknown key "lora.rnak"; did you mean "lora.r"?"). The same table prints docs/recipes.md and `medrl
+ * help recipe`.
+ * Defaults: TRL 1.16's (spec/grpo.md 3.8), optim excepted: adamw_8bit. "batch": a step is grpo.prompts_per_step prompts
+ * x grpo.num_generations completions. per_device_train_batch_size and gradient_accumulation_steps are understood as TRL
+ * counts them (completions) and give prompts_per_step; the seed's 1 x 1 with 6 generations means one prompt
+ * (spec/grpo.md 3.1). Micro-batches are the program's business and change no result. */
 #ifndef MR_SETTINGS_H
 #define MR_SETTINGS_H
 
@@ -16,59 +17,65 @@
 
 typedef enum mr_method { MR_METHOD_GRPO, MR_METHOD_SFT } mr_method;
 typedef enum mr_optim { MR_ADAMW_8BIT, MR_ADAMW } mr_optim; /* "adamw_8bit"; "adamw_torch" (also "adamw_torch_fused") */
-typedef enum mr_scheduler { MR_SCHED_LINEAR, MR_SCHED_COSINE, MR_SCHED_CONSTANT, MR_SCHED_CONSTANT_WITH_WARMUP } mr_scheduler;
+typedef enum mr_scheduler {
+    MR_SCHED_LINEAR,
+    MR_SCHED_COSINE,
+    MR_SCHED_CONSTANT,
+    MR_SCHED_CONSTANT_WITH_WARMUP
+} mr_scheduler;
 
 typedef struct mr_settings {
     mr_method method;
     struct {
-        char *name;              /* what mr_model_resolve takes */
+        char *name; /* what mr_model_resolve takes */
         int max_seq_length;
         bool load_in_4bit;
-        char *dtype;             /* "auto" (bf16 where the device has it, else f32), "bfloat16", "float32" */
-        bool from_config;        /* random weights: train from scratch */
-        char *adapter;           /* PEFT folder to start from, "" for none */
+        char *dtype;      /* "auto" (bf16 where the device has it, else f32), "bfloat16", "float32" */
+        bool from_config; /* random weights: train from scratch */
+        char *adapter;    /* PEFT folder to start from, "" for none */
     } model;
     struct {
-        int r;                   /* 0: full fine-tuning */
+        int r; /* 0: full fine-tuning */
         float lora_alpha;
-        float lora_dropout;      /* must be 0: dropout would make sampling and training differ */
+        float lora_dropout; /* must be 0: dropout would make sampling and training differ */
         bool use_rslora;
-        bool targets[7];         /* target_modules, in the order of model.h */
+        bool targets[7]; /* target_modules, in the order of model.h */
     } lora;
-    struct {                     /* section "grpo" or "sft": the fields of the trainer */
+    struct { /* section "grpo" or "sft": the fields of the trainer */
         float learning_rate, adam_beta1, adam_beta2, adam_epsilon, weight_decay, max_grad_norm;
         double warmup_ratio;
         int warmup_steps;
         mr_scheduler lr_scheduler_type;
         mr_optim optim;
-        int prompts_per_step;    /* sft: sequences a step */
+        int prompts_per_step; /* sft: sequences a step */
         int max_prompt_length, max_completion_length;
-        int max_steps;           /* -1: from num_train_epochs */
+        int max_steps; /* -1: from num_train_epochs */
         double num_train_epochs;
-        int save_steps, save_total_limit, logging_steps, sample_steps;  /* sample_steps: a sample is printed every so many steps; 0 never */
+        /* sample_steps: a sample is printed every so many steps; 0 never */
+        int save_steps, save_total_limit, logging_steps, sample_steps;
         uint64_t seed;
         bool shuffle_dataset, gradient_checkpointing;
         float temperature, top_p, min_p, repetition_penalty;
         int top_k;
-        float logp_temperature;  /* default: temperature (spec/grpo.md 3.11) */
+        float logp_temperature; /* default: temperature (spec/grpo.md 3.11) */
         bool mask_truncated_completions;
-        mr_grpo_opts loss;       /* num_generations, loss_type, beta, epsilon ... */
+        mr_grpo_opts loss; /* num_generations, loss_type, beta, epsilon ... */
         int num_iterations;
     } train;
-    float *reward_weights;       /* [n_rewards] */
-    char **rewards;              /* names, in order */
+    float *reward_weights; /* [n_rewards] */
+    char **rewards;        /* names, in order */
     int n_rewards;
     char *output_dir;
-    cJSON *data;                 /* section "data" as it came; scripts read it, the trainer does not */
-    mr_arena arena;              /* owns the strings */
+    cJSON *data;    /* section "data" as it came; scripts read it, the trainer does not */
+    mr_arena arena; /* owns the strings */
 } mr_settings;
 
-/* recipe: the resolved table as JSON (on_cpu already merged). place: the recipe's file, for messages. s is filled from zero; clear with
- * mr_settings_clear. MR_EINVAL `PLACE: KEY ...`. */
+/* recipe: the resolved table as JSON (on_cpu already merged). place: the recipe's file, for messages. s is filled from
+ * zero; clear with mr_settings_clear. MR_EINVAL `PLACE: KEY ...`. */
 mr_status mr_settings_parse(mr_settings *s, const cJSON *recipe, const char *place, mr_err *err);
 void mr_settings_clear(mr_settings *s);
-/* "grpo.max_steps=20": sets the field in the tree before it is parsed; the value is JSON when it reads as JSON, a string otherwise. Unknown
- * keys are found by mr_settings_parse; keys under "data" are free. */
+/* "grpo.max_steps=20": sets the field in the tree before it is parsed; the value is JSON when it reads as JSON, a
+ * string otherwise. Unknown keys are found by mr_settings_parse; keys under "data" are free. */
 mr_status mr_settings_override(cJSON *recipe, const char *assignment, mr_err *err);
 /* Writes the table as Markdown (docs/recipes.md). */
 void mr_settings_describe(mr_str *out);

@@ -1,8 +1,7 @@
 /* settings_table.c - every field of a recipe, the foreign names that get a reason, and the page that is made of both.
  *
- * Defaults: TRL 1.16, transformers 5.23 and PEFT 0.21 (spec/grpo.md 3.8; tests/golden/grpo_config_defaults.json),
- * with the
- * differences that the meaning of a field names. */
+ * Defaults: TRL 1.16, transformers 5.23 and PEFT 0.21 (spec/grpo.md 3.8; tests/golden/grpo_config_defaults.json), with
+ * the differences that the meaning of a field names. */
 #include <stdio.h>
 
 #include "rl/settings_impl.h"
@@ -259,13 +258,15 @@ void mr_settings_describe(mr_str *out) {
     for (int section = 0; section < MR_N_SECTIONS; section++) {
         mr_str_printf(out, "\n## %s\n\n| key | default | values | meaning |\n|---|---|---|---|\n", titles[section]);
         if (section == IN_TOP)
-            mr_str_puts(out,
-                        "| `data` | required | table | `train` and `eval`: rows, see docs on data sets; all other keys "
-                        "are the recipe's own |\n"
-                        "| `rewards` | required for grpo | list of names | files in `rewards/`; or `{ name = \"x\", "
-                        "weight = 0.5 }` |\n"
-                        "| `reward_weights` | all 1 | list of numbers | one for each reward; as in TRL, it may stand in the section grpo as well |\n"
-                        "| `on_cpu` | none | table | settings that replace those above when the run is on a CPU |\n");
+            mr_str_puts(
+                out,
+                "| `data` | required | table | `train` and `eval`: rows, see docs on data sets; all other keys "
+                "are the recipe's own |\n"
+                "| `rewards` | required for grpo | list of names | files in `rewards/`; or `{ name = \"x\", "
+                "weight = 0.5 }` |\n"
+                "| `reward_weights` | all 1 | list of numbers | one for each reward; as in TRL, it may stand in the "
+                "section grpo as well |\n"
+                "| `on_cpu` | none | table | settings that replace those above when the run is on a CPU |\n");
         for (int i = 0; i < mr_n_fields; i++) {
             const mr_field *f = &mr_fields[i];
             if (f->section != section) continue;

@@ -16,10 +16,14 @@
 
 enum { MAX_FAULTS = 8, DEAD_STEPS = 20 };
 
+/* What is averaged over the updates of a step, as TRL averages over micro-steps (spec/grpo.md 3.7). */
+enum { M_LOSS, M_NORM, M_KL, M_ENTROPY, M_REGION, M_LOW, M_LOW_MIN, M_HIGH, M_HIGH_MAX, N_MEANS };
+
 typedef struct work {
     mr_trainer *t;
     int n_rows, n_tok, n_rewards;
     mr_rollout roll;
+    const char **prompt_texts; /* [P] rendered */
     mr_status submit_status;
     mr_err submit_err;
     char **texts;     /* [B] */
@@ -36,7 +40,7 @@ typedef struct work {
     double is_sum, is_max;
     int64_t is_n;
     mr_grpo_stats stats;
-    double loss, norm, lr;
+    double mean[N_MEANS], lr;
     double rollout_s, score_s, train_s;
 } work;
 
@@ -57,12 +61,27 @@ static void finished(void *self, const mr_completion *c) {
                          .text = w->texts[row],
                          .len = text.len,
                          .row_json = t->batch[c->prompt].row.json,
+                         .prompt = w->prompt_texts[c->prompt],
                          .n_tokens = c->n,
                          .truncated = c->truncated,
                          .step = t->step + 1 };
     if (w->submit_status == MR_OK)
         w->submit_status = t->parts.scorer.submit(t->parts.scorer.self, &job, &w->submit_err);
     mr_str_clear(&text);
+}
+
+static mr_status render_prompts(work *w, mr_err *err) {
+    mr_trainer *t = w->t;
+    w->prompt_texts = take(w, (size_t)t->prompts, sizeof *w->prompt_texts);
+    for (int p = 0; p < t->prompts; p++) {
+        const mr_row *row = &t->batch[p].row;
+        mr_str text = { 0 };
+        mr_status st = mr_chat_render(&text, t->parts.chat, row->messages, row->n_messages, true, -1, NULL, err);
+        if (st == MR_OK) w->prompt_texts[p] = mr_arena_strdup(&t->scratch, text.data ? text.data : "", text.len);
+        mr_str_clear(&text);
+        MR_TRY(st);
+    }
+    return MR_OK;
 }
 
 static bool tick(void *self, int done, int total) {
@@ -76,6 +95,7 @@ static mr_status sample(work *w, mr_err *err) {
     const mr_settings *s = t->set;
     int n_stops, vocab = mr_model_config(t->parts.model)->vocab_size, count = mr_tokenizer_count(t->parts.tokenizer);
     mr_rollout_prompt *prompts = take(w, (size_t)t->prompts, sizeof *prompts);
+    MR_TRY(render_prompts(w, err));
     for (int p = 0; p < t->prompts; p++)
         prompts[p] = (mr_rollout_prompt){
             .ids = t->batch[p].ids.data, .n_ids = t->batch[p].ids.n, .rng_prompt = (uint32_t)p, .n_samples = t->group
@@ -114,7 +134,8 @@ static mr_status score(work *w, mr_err *err) {
     MR_TRY(t->parts.scorer.collect(t->parts.scorer.self, w->scores, w->n_rows, faults, MAX_FAULTS, &w->n_faults, err));
     w->score_s = mr_now_s() - t0;
     for (int i = 0; i < w->n_faults && i < MAX_FAULTS; i++)
-        if (faults[i].text[0]) MR_TRY(mr_trainer_event(t, "fault", faults[i].text, err));
+        if (faults[i].text[0] && t->parts.observer.event) /* of the step that is under way */
+            MR_TRY(t->parts.observer.event(t->parts.observer.self, t->step + 1, "fault", faults[i].text, NULL, err));
     for (int i = 0; i < w->n_rows * w->n_rewards; i++) {
         mr_score *s = &w->scores[i];
         if (s->kind != MR_ABSTAINED && !isfinite((float)s->value)) { /* 1e300 is not finite as f32 either */
@@ -296,10 +317,18 @@ static double mean_of(double sum, int n) {
     return n ? sum / n : (double)NAN;
 }
 
+static double entropy_mean(const work *w) {
+    double sum = 0;
+    int n = 0;
+    for (int i = 0; i < w->n_tok; i++)
+        if (w->in_entropy[i] && w->mask[i]) add_mean(&sum, &n, (double)w->entropy[i]);
+    return mean_of(sum, n);
+}
+
 static mr_status train(work *w, mr_err *err) {
     mr_trainer *t = w->t;
-    int updates = t->set->train.num_iterations > 1 ? t->set->train.num_iterations : 1, n[8] = { 0 };
-    double t0 = mr_now_s(), sum[8] = { 0 }, low_min = (double)NAN, high_max = (double)NAN;
+    int updates = t->set->train.num_iterations > 1 ? t->set->train.num_iterations : 1, n[N_MEANS] = { 0 };
+    double t0 = mr_now_s(), sum[N_MEANS] = { 0 };
     bool moved = false;
     w->same_temperature =
         t->set->train.temperature > 0
@@ -320,41 +349,26 @@ static mr_status train(work *w, mr_err *err) {
         MR_TRY(mr_trainer_update(t, &norm, &w->lr, &done, err));
         moved = moved || done;
         const mr_grpo_stats *s = &w->stats;
-        add_mean(&sum[0], &n[0], s->loss);
-        add_mean(&sum[1], &n[1], norm);
-        add_mean(&sum[2], &n[2], s->kl);
-        add_mean(&sum[3], &n[3], s->clip_region_mean);
-        add_mean(&sum[4], &n[4], s->clip_low_mean);
-        add_mean(&sum[5], &n[5], s->clip_high_mean);
-        low_min = fmin(low_min, s->clip_low_min); /* fmin and fmax pass over NaN */
-        high_max = fmax(high_max, s->clip_high_max);
+        const double x[N_MEANS] = {
+            [M_LOSS] = s->loss,
+            [M_NORM] = norm,
+            [M_KL] = s->kl,
+            [M_ENTROPY] = entropy_mean(w),
+            [M_REGION] = s->clip_region_mean,
+            [M_LOW] = s->clip_low_mean,
+            [M_LOW_MIN] = s->clip_low_min,
+            [M_HIGH] = s->clip_high_mean,
+            [M_HIGH_MAX] = s->clip_high_max,
+        };
+        for (int i = 0; i < N_MEANS; i++) add_mean(&sum[i], &n[i], x[i]);
     }
-    w->loss = mean_of(sum[0], n[0]);
-    w->norm = mean_of(sum[1], n[1]);
-    w->stats.kl = mean_of(sum[2], n[2]);
-    w->stats.clip_region_mean = mean_of(sum[3], n[3]);
-    w->stats.clip_low_mean = mean_of(sum[4], n[4]);
-    w->stats.clip_high_mean = mean_of(sum[5], n[5]);
-    w->stats.clip_low_min = low_min;
-    w->stats.clip_high_max = high_max;
+    for (int i = 0; i < N_MEANS; i++) w->mean[i] = mean_of(sum[i], n[i]);
     if (moved) t->updates++;
     w->train_s = mr_now_s() - t0;
     return MR_OK;
 }
 
 /* --- metrics, in the order of rl/metrics.h --- */
-
-/* nanmean and nanstd (n-1) of every stride-th value. */
-static void moments(double *mean, double *std, const float *x, int stride, int n) {
-    double sum = 0, sq = 0;
-    int m = 0;
-    for (int i = 0; i < n; i++)
-        if (!isnan(x[i * stride])) sum += (double)x[i * stride], m++;
-    *mean = mean_of(sum, m);
-    for (int i = 0; i < n; i++)
-        if (!isnan(x[i * stride])) sq += ((double)x[i * stride] - *mean) * ((double)x[i * stride] - *mean);
-    *std = m > 1 ? sqrt(sq / (m - 1)) : (double)NAN;
-}
 
 static void length_metrics(work *w) {
     mr_trainer *t = w->t;
@@ -384,11 +398,11 @@ static double reward_metrics(work *w) {
     double mean, std;
     int zero = 0;
     for (int f = 0; f < w->n_rewards; f++) {
-        moments(&mean, &std, w->rewards + f, w->n_rewards, w->n_rows);
+        mr_grpo_moments(&mean, &std, w->rewards + f, w->n_rewards, w->n_rows);
         mr_trainer_metric_fmt(t, MR_M_REWARD_MEAN_FMT, t->parts.scorer.names[f], mean);
         mr_trainer_metric_fmt(t, MR_M_REWARD_STD_FMT, t->parts.scorer.names[f], std);
     }
-    moments(&mean, &std, w->reward, 1, w->n_rows);
+    mr_grpo_moments(&mean, &std, w->reward, 1, w->n_rows);
     for (int b = 0; b < w->n_rows; b++) zero += fabs((double)w->std[b]) <= 1e-8; /* torch.isclose; a NaN is not close */
     mr_trainer_metric(t, MR_M_REWARD, mean);
     mr_trainer_metric(t, MR_M_REWARD_STD, std);
@@ -398,7 +412,8 @@ static double reward_metrics(work *w) {
 
 static void source_metrics(work *w) {
     mr_trainer *t = w->t;
-    for (int p = 0; p < t->prompts; p++) {
+    /* room for what follows: a mixture of very many sets must not push it out */
+    for (int p = 0; p < t->prompts && t->n_metrics < MR_MAX_METRICS - 8; p++) {
         const char *name = t->batch[p].row.source;
         bool seen = !name || !*name;
         for (int q = 0; q < p && !seen; q++) seen = t->batch[q].row.source && !strcmp(t->batch[q].row.source, name);
@@ -413,30 +428,22 @@ static void source_metrics(work *w) {
     }
 }
 
-static double entropy_mean(const work *w) {
-    double sum = 0;
-    int n = 0;
-    for (int i = 0; i < w->n_tok; i++)
-        if (w->in_entropy[i] && w->mask[i]) add_mean(&sum, &n, (double)w->entropy[i]);
-    return mean_of(sum, n);
-}
-
 static double all_metrics(work *w) {
     mr_trainer *t = w->t;
     bool compared = w->is_n > 0;
-    mr_trainer_metric(t, MR_M_LOSS, w->loss);
-    mr_trainer_metric(t, MR_M_GRAD_NORM, w->norm);
+    mr_trainer_metric(t, MR_M_LOSS, w->mean[M_LOSS]);
+    mr_trainer_metric(t, MR_M_GRAD_NORM, w->mean[M_NORM]);
     mr_trainer_metric(t, MR_M_LEARNING_RATE, w->lr);
     mr_trainer_metric(t, MR_M_NUM_TOKENS, t->num_tokens);
     length_metrics(w);
     double zero = reward_metrics(w);
-    if (t->loss.beta != 0) mr_trainer_metric(t, MR_M_KL, w->stats.kl);
-    mr_trainer_metric(t, MR_M_ENTROPY, entropy_mean(w));
-    mr_trainer_metric(t, MR_M_CLIP_REGION, w->stats.clip_region_mean);
-    mr_trainer_metric(t, MR_M_CLIP_LOW, w->stats.clip_low_mean);
-    mr_trainer_metric(t, MR_M_CLIP_LOW_MIN, w->stats.clip_low_min);
-    mr_trainer_metric(t, MR_M_CLIP_HIGH, w->stats.clip_high_mean);
-    mr_trainer_metric(t, MR_M_CLIP_HIGH_MAX, w->stats.clip_high_max);
+    if (t->loss.beta != 0) mr_trainer_metric(t, MR_M_KL, w->mean[M_KL]);
+    mr_trainer_metric(t, MR_M_ENTROPY, w->mean[M_ENTROPY]);
+    mr_trainer_metric(t, MR_M_CLIP_REGION, w->mean[M_REGION]);
+    mr_trainer_metric(t, MR_M_CLIP_LOW, w->mean[M_LOW]);
+    mr_trainer_metric(t, MR_M_CLIP_LOW_MIN, w->mean[M_LOW_MIN]);
+    mr_trainer_metric(t, MR_M_CLIP_HIGH, w->mean[M_HIGH]);
+    mr_trainer_metric(t, MR_M_CLIP_HIGH_MAX, w->mean[M_HIGH_MAX]);
     mr_trainer_metric(t, MR_M_STEP_TIME, mr_now_s() - t->t_step);
     mr_trainer_metric(t, MR_M_EPOCH, mr_trainer_epoch(t, t->step));
     mr_trainer_metric(t, MR_M_IS_RATIO, compared ? w->is_sum / (double)w->is_n : (double)NAN);
@@ -455,9 +462,11 @@ static mr_status record_samples(work *w, mr_err *err) {
     mr_trainer *t = w->t;
     const mr_observer *o = &t->parts.observer;
     for (int p = 0; p < t->prompts && o->sample; p++) {
-        mr_str prompt = { 0 };
         const mr_row *row = &t->batch[p].row;
-        mr_status st = mr_chat_render(&prompt, t->parts.chat, row->messages, row->n_messages, true, -1, NULL, err);
+        const char *question = NULL;
+        for (int i = 0; i < row->n_messages; i++)
+            if (!strcmp(row->messages[i].role, "user")) question = row->messages[i].content;
+        mr_status st = MR_OK;
         for (int g = 0; g < t->group && st == MR_OK; g++) {
             int b = p * t->group + g;
             mr_sample s = { .step = t->step,
@@ -465,7 +474,8 @@ static mr_status record_samples(work *w, mr_err *err) {
                             .sample = g,
                             .row = t->batch[p].index,
                             .source = row->source ? row->source : "",
-                            .prompt_text = prompt.data ? prompt.data : "",
+                            .prompt_text = w->prompt_texts[p],
+                            .question = question,
                             .text = w->texts[b],
                             .row_json = row->json,
                             .scores = w->scores + (size_t)b * (size_t)w->n_rewards,
@@ -475,7 +485,6 @@ static mr_status record_samples(work *w, mr_err *err) {
                             .truncated = w->roll.items[b].truncated };
             st = o->sample(o->self, &s, w->n_rewards, t->parts.scorer.names, err);
         }
-        mr_str_clear(&prompt);
         MR_TRY(st);
     }
     return MR_OK;

@@ -200,7 +200,7 @@ static void hash_settings(mr_trainer *t) {
     mr_str_printf(&x, "%d|%s|%d|%s|%d|%d|%a|%d|", (int)s->method, s->model.name ? s->model.name : "",
                   s->model.load_in_4bit, s->model.dtype ? s->model.dtype : "", s->model.max_seq_length, s->lora.r,
                   (double)s->lora.lora_alpha, s->lora.use_rslora);
-    for (int i = 0; i < 7; i++) mr_str_printf(&x, "%d", s->lora.targets[i]);
+    for (int i = 0; i < MR_N_PROJ; i++) mr_str_printf(&x, "%d", s->lora.targets[i]);
     mr_str_printf(&x, "|%a|%a|%a|%a|%a|%a|%a|%d|%d|%d|%d|%d|%d|", (double)s->train.learning_rate,
                   (double)s->train.adam_beta1, (double)s->train.adam_beta2, (double)s->train.adam_epsilon,
                   (double)s->train.weight_decay, (double)s->train.max_grad_norm, s->train.warmup_ratio,
@@ -549,6 +549,14 @@ static mr_status steps(mr_trainer *t, mr_err *err) {
     return MR_OK;
 }
 
+static mr_status tell_cuts(mr_trainer *t, mr_err *err) {
+    if (!t->n_cut) return MR_OK;
+    char text[160];
+    snprintf(text, sizeof text, "%lld prompts were longer than %d tokens; their last tokens were kept",
+             (long long)t->n_cut, t->max_prompt);
+    return mr_trainer_event(t, "warning", text, err);
+}
+
 mr_status mr_trainer_run(mr_trainer *t, mr_err *err) {
     char text[1100];
     snprintf(text, sizeof text, "%s at step %lld", t->step ? "resumed" : "started", (long long)t->step);
@@ -560,7 +568,8 @@ mr_status mr_trainer_run(mr_trainer *t, mr_err *err) {
         snprintf(text, sizeof text, "%s", err ? err->msg : "failed");
     /* Whatever ended the run, the last whole step is kept; a failure to do so never hides the first one. */
     mr_err second;
-    mr_status told = mr_trainer_event(t, "stop", text, st == MR_OK ? err : &second);
+    mr_status told = tell_cuts(t, st == MR_OK ? err : &second);
+    if (told == MR_OK) told = mr_trainer_event(t, "stop", text, st == MR_OK ? err : &second);
     bool nothing = t->saved_step == t->step || t->half_done || (st != MR_OK && !t->step);
     mr_status saved = nothing ? MR_OK : mr_trainer_checkpoint(t, st == MR_OK ? err : &second);
     if (st != MR_OK) {

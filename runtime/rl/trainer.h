@@ -28,9 +28,9 @@ typedef struct mr_trainer_parts {
     mr_tokenizer *tokenizer;
     mr_chat_family chat;
     mr_row_source rows;
-    mr_scorer scorer;       /* unused by sft */
+    mr_scorer scorer; /* unused by sft */
     mr_observer observer;
-    const char *run_dir;    /* checkpoints go to RUN_DIR/checkpoint-N; NULL: none are written */
+    const char *run_dir; /* checkpoints go to RUN_DIR/checkpoint-N; NULL: none are written */
     const char *base_model_name;
 } mr_trainer_parts;
 
@@ -49,7 +49,7 @@ int64_t mr_trainer_max_steps(const mr_trainer *t);
 mr_status mr_trainer_step(mr_trainer *t, mr_err *err); /* one step */
 mr_status mr_trainer_run(mr_trainer *t, mr_err *err);  /* to max_steps; checkpoints every save_steps and at the end */
 mr_status mr_trainer_checkpoint(mr_trainer *t, mr_err *err);
-void mr_trainer_stop(mr_trainer *t);                   /* async-signal-safe */
+void mr_trainer_stop(mr_trainer *t); /* async-signal-safe */
 /* The memory by part as lines for people. */
 void mr_trainer_describe(const mr_trainer *t, mr_str *out);
 

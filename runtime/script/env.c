@@ -173,6 +173,11 @@ void mr_env_require(lua_State *L, const char *name) {
     if (lua_pcall(L, 1, 1, 0) != 0) {
         lua_pushnil(L);
         lua_setfield(L, -3, name);
+        /* What has no place of its own (memory, error objects) gets the file's, not that of who asked for it. */
+        if (lua_type(L, -1) != LUA_TSTRING)
+            lua_pushfstring(L, "%s: the error object is a %s, want a string", place, luaL_typename(L, -1));
+        else if (!strstr(lua_tostring(L, -1), ".lua"))
+            lua_pushfstring(L, "%s: %s", place, lua_tostring(L, -1));
         lua_error(L);
     }
     if (lua_isnil(L, -1)) {
@@ -214,7 +219,9 @@ static int env_where(lua_State *L) {
 }
 
 static int lib_host(lua_State *L) {
-    lua_createtable(L, 0, 2);
+    lua_createtable(L, 0, 3);
+    lua_pushliteral(L, MR_RECIPE_FAULT);
+    lua_setfield(L, -2, "recipe_fault");
     lua_pushcfunction(L, env_place);
     lua_setfield(L, -2, "place");
     lua_pushcfunction(L, env_where);

@@ -26,8 +26,12 @@ mr_status mr_peer_load(mr_pool *p, mr_version *v, mr_peer *peer, bool cases, mr_
     for (int i = 0; i < p->n_overrides; i++) mr_put_bytes(&s, p->overrides[i], strlen(p->overrides[i]));
     mr_status st = mr_peer_call(p, v, peer, MR_WIRE_LOAD, &s, slow_limit(p), reply, err);
     mr_str_clear(&s);
-    if (st == MR_EAGAIN)
-        st = mr_wrap(err, MR_EINVAL, "%s: loading the scripts", v->texts.n ? v->texts.list[0]->pub.name : "recipe");
+    if (st == MR_EAGAIN) { /* the text that was asked for last is the one that did not come to an end */
+        char why[sizeof err->msg];
+        snprintf(why, sizeof why, "%s", err ? err->msg : "");
+        st = mr_fail(err, MR_EINVAL, "%s: loading the file: %.500s; look for a loop that does not end",
+                     v->texts.newest ? v->texts.newest->pub.name : p->display, why);
+    }
     return st;
 }
 
@@ -40,11 +44,14 @@ static mr_status read_loaded(mr_version *v, const mr_frame *reply, const char *p
     uint32_t n = mr_take_u32(&t);
     if (t.bad || n > 256) return mr_fail(err, MR_EINVAL, "%s: %u rewards, want at most 256", place, n);
     v->names = mr_alloc((n + 1) * sizeof *v->names);
+    v->places = mr_alloc((n + 1) * sizeof *v->places);
     v->lows = mr_alloc((n + 1) * sizeof *v->lows);
     for (uint32_t i = 0; i < n; i++) {
-        char name[64];
+        char name[64], file[160];
         mr_take_string(&t, name, sizeof name);
+        mr_take_string(&t, file, sizeof file);
         v->names[i] = mr_strdup(name);
+        v->places[i] = mr_strdup(file);
         v->lows[i] = mr_take_f64(&t);
         v->n_rewards = (int)i + 1;
     }
@@ -79,19 +86,29 @@ void mr_version_close(mr_version *v) {
     mr_free(v->peers);
     mr_texts_close(&v->texts);
     cJSON_Delete(v->recipe);
-    for (int i = 0; i < v->n_rewards; i++) mr_free(v->names[i]);
+    for (int i = 0; i < v->n_rewards; i++) {
+        mr_free(v->names[i]);
+        mr_free(v->places[i]);
+    }
     mr_free(v->names);
+    mr_free(v->places);
     mr_free(v->lows);
     mr_free(v);
 }
 
-static mr_status read_weights(mr_pool *p, mr_err *err) {
-    int n = p->v->n_rewards;
-    p->weights = mr_alloc((size_t)(n + 1) * sizeof *p->weights);
-    for (int i = 0; i < n; i++) p->weights[i] = 1.0f;
-    const cJSON *w = cJSON_GetObjectItemCaseSensitive(p->v->recipe, "reward_weights");
-    const cJSON *grpo = cJSON_GetObjectItemCaseSensitive(p->v->recipe, "grpo");
-    if (!w && grpo) w = cJSON_GetObjectItemCaseSensitive(grpo, "reward_weights");
+/* Weights of a recipe's rewards: beside their names, or as TRL's list; mr_settings_parse refuses both at once. */
+mr_status mr_pool_weights(const mr_pool *p, const cJSON *recipe, int n, float *weights, mr_err *err) {
+    const cJSON *entry = cJSON_GetObjectItemCaseSensitive(recipe, "rewards");
+    entry = entry ? entry->child : NULL;
+    for (int i = 0; i < n; i++, entry = entry ? entry->next : NULL) {
+        const cJSON *own = cJSON_IsObject(entry) ? cJSON_GetObjectItemCaseSensitive(entry, "weight") : NULL;
+        if (own && !(cJSON_IsNumber(own) && isfinite(own->valuedouble)))
+            return mr_fail(err, MR_EINVAL, "%s: rewards[%d]: weight is %s, want a number", p->display, i + 1,
+                           mr_json_type_name(own));
+        weights[i] = own ? (float)own->valuedouble : 1.0f;
+    }
+    const cJSON *w = cJSON_GetObjectItemCaseSensitive(recipe, "reward_weights");
+    if (!w) w = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(recipe, "grpo"), "reward_weights");
     if (!w) return MR_OK;
     if (!cJSON_IsArray(w) || cJSON_GetArraySize(w) != n)
         return mr_fail(err, MR_EINVAL, "%s: reward_weights is %s of %d, want a list of %d numbers, one a reward",
@@ -101,7 +118,7 @@ static mr_status read_weights(mr_pool *p, mr_err *err) {
         if (!cJSON_IsNumber(x) || !isfinite(x->valuedouble))
             return mr_fail(err, MR_EINVAL, "%s: reward_weights[%d] is %s, want a number", p->display, i + 1,
                            mr_json_type_name(x));
-        p->weights[i] = (float)x->valuedouble;
+        weights[i] = (float)x->valuedouble;
     }
     return MR_OK;
 }
@@ -124,7 +141,9 @@ mr_status mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_opts *op
     if (st == MR_OK) {
         mr_free(p->display);
         p->display = mr_text_display_name(p->v->texts.main_path);
-        st = read_weights(p, err);
+        int n = p->v->n_rewards;
+        p->weights = mr_alloc((size_t)(n + 1) * sizeof *p->weights);
+        st = mr_pool_weights(p, p->v->recipe, n, p->weights, err);
     }
     if (st != MR_OK) {
         mr_pool_close(p);

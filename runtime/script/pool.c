@@ -222,6 +222,7 @@ static void put_job(mr_str *s, const mr_pool_job *job) {
     mr_put_u32(s, (uint32_t)job->in.n_tokens);
     mr_put_u8(s, job->in.truncated);
     mr_put_bytes(s, job->in.text, job->in.len);
+    mr_put_bytes(s, job->in.prompt, strlen(job->in.prompt));
     mr_put_bytes(s, job->in.row_json, strlen(job->in.row_json));
 }
 
@@ -304,7 +305,7 @@ static mr_status replace(mr_pool *p, mr_peer *peer, bool late, mr_err *err) {
             job->single = 0; /* only a suspect yet */
         } else {
             char text[256];
-            snprintf(text, sizeof text, "reward \"%s\": %s", p->v->names[job->single], how);
+            snprintf(text, sizeof text, "%s: %s", p->v->places[job->single], how);
             job->scores[job->single] = (mr_score){ p->v->lows[job->single], MR_FAULT };
             add_fault(p, job, job->single, text);
             job->single++;
@@ -381,6 +382,8 @@ static mr_status scorer_submit(void *self, const mr_score_job *in, mr_err *err) 
     job->in = *in;
     job->in.len = cut(in->text, in->len, MR_WIRE_TEXT_MAX);
     job->in.text = mr_arena_strdup(&p->arena, in->text, job->in.len);
+    const char *prompt = in->prompt ? in->prompt : "";
+    job->in.prompt = mr_arena_strdup(&p->arena, prompt, cut(prompt, strlen(prompt), MR_WIRE_TEXT_MAX));
     job->in.row_json = mr_arena_strdup(&p->arena, in->row_json, strlen(in->row_json));
     job->single = -1;
     job->scores = mr_arena_alloc(&p->arena, (size_t)(p->v->n_rewards + 1) * sizeof *job->scores);

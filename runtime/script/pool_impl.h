@@ -31,7 +31,8 @@ typedef struct mr_version {
     mr_peer *peers;
     int n_peers;
     cJSON *recipe;
-    char **names; /* rewards */
+    char **names;  /* rewards */
+    char **places; /* their files, for messages */
     double *lows;
     int n_rewards;
 } mr_version;
@@ -80,6 +81,7 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f);
 /* open.c */
 mr_status mr_version_open(mr_pool *p, mr_version **out, mr_err *err);
 void mr_version_close(mr_version *v);
+mr_status mr_pool_weights(const mr_pool *p, const cJSON *recipe, int n, float *weights, mr_err *err);
 mr_status mr_peer_load(mr_pool *p, mr_version *v, mr_peer *peer, bool cases, mr_frame *reply, mr_err *err);
 mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_t *n_rows, char **report, mr_err *err);
 

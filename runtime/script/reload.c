@@ -33,14 +33,16 @@ static mr_status fits(mr_pool *p, mr_version *v, mr_err *err) {
     return MR_OK;
 }
 
-/* "data" and "rewards" may differ; the rest was read at the start. */
+/* "data", "rewards" and their weights may differ; the rest was read at the start. */
 static bool settings_differ(const cJSON *a, const cJSON *b) {
-    static const char *const live[] = { "data", "rewards" };
+    static const char *const live[] = { "data", "rewards", "reward_weights" };
     cJSON *x = cJSON_Duplicate(a, true), *y = cJSON_Duplicate(b, true);
     for (size_t i = 0; i < sizeof live / sizeof live[0]; i++) {
         cJSON_DeleteItemFromObjectCaseSensitive(x, live[i]);
         cJSON_DeleteItemFromObjectCaseSensitive(y, live[i]);
     }
+    cJSON_DeleteItemFromObjectCaseSensitive(cJSON_GetObjectItemCaseSensitive(x, "grpo"), "reward_weights");
+    cJSON_DeleteItemFromObjectCaseSensitive(cJSON_GetObjectItemCaseSensitive(y, "grpo"), "reward_weights");
     bool differ = !cJSON_Compare(x, y, true);
     cJSON_Delete(x);
     cJSON_Delete(y);
@@ -66,12 +68,15 @@ mr_status mr_pool_between_steps(void *self, int64_t step, mr_str *note, mr_err *
     mr_err why = { .msg = "" };
     mr_status st = mr_version_open(p, &v, &why);
     if (st == MR_OK) st = fits(p, v, &why);
+    float *weights = mr_alloc((size_t)(p->v->n_rewards + 1) * sizeof *weights);
+    if (st == MR_OK) st = mr_pool_weights(p, v->recipe, v->n_rewards, weights, &why);
     if (st != MR_OK) {
         mr_version_close(v);
         p->refused = signature;
         mr_str_printf(note, "%s; the version in use stays (changed: %s)", why.msg, what.data);
     } else {
         bool settings = settings_differ(p->v->recipe, v->recipe);
+        memcpy(p->weights, weights, (size_t)v->n_rewards * sizeof *weights);
         /* The trainer holds pointers to the names and to the recipe that the run was planned with: those stay alive. */
         char **names = v->names;
         v->names = p->v->names;
@@ -87,6 +92,7 @@ mr_status mr_pool_between_steps(void *self, int64_t step, mr_str *note, mr_err *
             mr_str_printf(note, "; %s: settings other than data and rewards stay as they were until the next run",
                           p->display);
     }
+    mr_free(weights);
     mr_str_clear(&what);
     return MR_OK;
 }

@@ -128,7 +128,7 @@ static mr_status find_file(const mr_texts *t, const char *module, char **path, m
     return st;
 }
 
-mr_status mr_texts_get(mr_texts *t, const char *module, const mr_text **out, mr_err *err) {
+static mr_status get(mr_texts *t, const char *module, const mr_text **out, mr_err *err) {
     *out = NULL;
     for (int i = 0; i < t->n; i++) {
         if (strcmp(t->list[i]->module, module) == 0) {
@@ -154,6 +154,12 @@ mr_status mr_texts_get(mr_texts *t, const char *module, const mr_text **out, mr_
     t->list = mr_realloc(t->list, (size_t)(t->n + 1) * sizeof *t->list);
     t->list[t->n++] = x;
     *out = x;
+    return MR_OK;
+}
+
+mr_status mr_texts_get(mr_texts *t, const char *module, const mr_text **out, mr_err *err) {
+    MR_TRY(get(t, module, out, err));
+    if (strncmp(module, "medrl.", 6) != 0) t->newest = *out;
     return MR_OK;
 }
 

@@ -24,6 +24,7 @@ typedef struct mr_texts {
     int home_root;  /* which of them is MEDRL_HOME/lua */
     mr_text **list; /* in the order of first use; entries never move */
     int n;
+    const mr_text *newest; /* the last one of a user's that was handed out: what a worker hangs in, when it hangs */
 } mr_texts;
 
 /* Finds the main file; MR_ENOTFOUND says where it was looked for. t is filled from zero. */

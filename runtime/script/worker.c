@@ -33,12 +33,13 @@ static int place_handler(lua_State *L) {
         lua_replace(L, 1);
     }
     const char *message = lua_tostring(L, 1);
-    if (strstr(message, ".lua:")) return 1;
+    if (strstr(message, ".lua:") || message[0] == MR_RECIPE_FAULT[0]) return 1;
     for (int level = 1;; level++) {
         lua_Debug ar;
         if (!lua_getstack(L, level, &ar)) return 1;
         lua_getinfo(L, "Sl", &ar);
         if (ar.currentline <= 0) continue;
+        if (strncmp(ar.short_src, "lua/medrl/", 10) == 0) continue; /* nothing to mend there: the message says it all */
         lua_pushfstring(L, "%s:%d: %s", ar.short_src, ar.currentline, message);
         return 1;
     }
@@ -176,6 +177,7 @@ static int load_body(lua_State *L) {
         r->options_ref = luaL_ref(L, LUA_REGISTRYINDEX);
         w->n_rewards = i + 1;
         mr_put_bytes(&c->out, r->name, strlen(r->name));
+        mr_put_bytes(&c->out, r->place, strlen(r->place));
         mr_put_f64(&c->out, isfinite(r->low) ? r->low : 0.0);
         lua_pop(L, 1);
     }
@@ -216,6 +218,8 @@ static int row_body(lua_State *L) {
 typedef struct score_job {
     const char *text;
     size_t len;
+    const char *prompt;
+    size_t prompt_len;
     int n_tokens;
     bool truncated;
     int64_t step;
@@ -231,7 +235,9 @@ static int score_body(lua_State *L) {
     lua_pushvalue(L, -1);
     lua_pushlstring(L, job->text, job->len);
     lua_rawgeti(L, LUA_REGISTRYINDEX, mr_worker_of(L)->row_ref);
-    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, 5);
+    lua_pushlstring(L, job->prompt, job->prompt_len);
+    lua_setfield(L, -2, "prompt");
     lua_pushinteger(L, job->n_tokens);
     lua_setfield(L, -2, "n_tokens");
     lua_pushboolean(L, job->truncated);
@@ -310,6 +316,7 @@ static void score_frame(mr_worker *w, const char *data, size_t len) {
         job.n_tokens = (int)mr_take_u32(&t);
         job.truncated = mr_take_u8(&t) != 0;
         job.text = mr_take_bytes(&t, &job.len);
+        job.prompt = mr_take_bytes(&t, &job.prompt_len);
         size_t row_len;
         const char *row = mr_take_bytes(&t, &row_len);
         if (t.bad || only >= w->n_rewards) _exit(70);
@@ -380,8 +387,11 @@ static void run_rows(mr_worker *w, const mr_frame *f) {
     memcpy(copy, f->data, f->len);
     row_command c = { .in = { copy, copy + f->len, false }, .one = f->type == MR_WIRE_ROW };
     char message[1024];
-    if (!mr_worker_protected(w, row_body, &c, message, sizeof message))
-        reply_error(w, MR_EDATA, message);
+    if (!mr_worker_protected(w, row_body, &c, message, sizeof message)) {
+        char *mark = strstr(message, MR_RECIPE_FAULT); /* a script's own text may stand before it */
+        if (mark) memmove(mark, mark + 1, strlen(mark));
+        reply_error(w, mark ? MR_EINVAL : MR_EDATA, message);
+    }
     else if (!mr_wire_send(&w->wire, MR_WIRE_REPLY, c.out.data, c.out.len, -1))
         _exit(0);
     mr_str_clear(&c.out);

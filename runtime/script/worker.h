@@ -32,6 +32,9 @@ typedef struct mr_worker {
     int n_logged; /* LOG frames in this command */
 } mr_worker;
 
+/* Stands before messages of the data path that are the recipe's fault: MR_EINVAL, where the rest is MR_EDATA. */
+#define MR_RECIPE_FAULT "\1"
+
 /* The worker that owns the state (it is the allocator's user data). */
 mr_worker *mr_worker_of(lua_State *L);
 /* Runs f(L) with ud as its light userdata argument, protected, with a handler that puts FILE:LINE before messages that

@@ -12,8 +12,8 @@
 #define QWEN25_SYSTEM "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 #define SMOLLM2_SYSTEM "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
-/* Whether a template speaks to the model in its own words ("You are ...", "Please ..."), other than in the instructions for
- * tools, which begin "You are provided with function signatures". */
+/* Whether a template speaks to the model in its own words ("You are ...", "Please ..."), other than in the instructions
+ * for tools, which begin "You are provided with function signatures". */
 static bool has_default_system(const char *jinja) {
     for (const char *p = jinja; (p = strstr(p, "You are ")); p += 8)
         if (strncmp(p + 8, "provided with", 13) != 0) return true;

@@ -13,7 +13,7 @@ enum {
     SCAN_MOST = 32,        /* bytes up to which a piece is merged by scanning */
     CACHED_MOST = 128,     /* bytes of the longest piece worth keeping */
     CACHE_SLOTS = 1 << 15, /* half of them filled at most, then all are forgotten */
-    ENCODE_MOST = 1 << 30
+    ENCODE_MOST = 64 << 20 /* bytes; NFC needs up to 32 times as many */
 };
 
 void mr_ids_push(mr_ids *ids, int32_t id) {
@@ -241,6 +241,8 @@ mr_status mr_tokenizer_encode_spans(mr_tokenizer *t, mr_ids *ids, const char *te
                                     const mr_text_span *data, int n_data, mr_err *err) {
     int before = ids->n, span = 0;
     size_t done = 0;
+    if (len > ENCODE_MOST)
+        return mr_fail(err, MR_EDATA, "text of %zu bytes: longer than %d; cut it into smaller parts", len, ENCODE_MOST);
     mr_status st = MR_OK;
     for (size_t at = 0; at < len && st == MR_OK;) {
         if (!t->added_first[(uint8_t)text[at]]) {
@@ -267,8 +269,6 @@ mr_status mr_tokenizer_encode_spans(mr_tokenizer *t, mr_ids *ids, const char *te
 }
 
 mr_status mr_tokenizer_encode(mr_tokenizer *t, mr_ids *ids, const char *text, size_t len, bool special, mr_err *err) {
-    if (len > ENCODE_MOST)
-        return mr_fail(err, MR_EDATA, "text of %zu bytes: longer than %d, want smaller parts", len, ENCODE_MOST);
     if (!mr_utf8_valid(text, len)) {
         t->fixed.len = 0;
         mr_utf8_repair(&t->fixed, text, len);

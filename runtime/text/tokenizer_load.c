@@ -10,14 +10,16 @@
 #include "base/json.h"
 #include "text/vocab.h"
 
-enum { TOKENIZER_BYTES_MOST = 256 << 20, CONFIG_BYTES_MOST = 16 << 20 };
+/* The largest tokenizer.json in use has 33 MB (Gemma); a parsed tree takes some thirty times its text. */
+enum { TOKENIZER_BYTES_MOST = 64 << 20, CONFIG_BYTES_MOST = 4 << 20 };
 
 #define FAMILIES "medrl reads byte-level BPE tokenizers of the Qwen2, Qwen3, Llama 3, SmolLM2 and GPT-2 kind"
 
-static void add_stop(mr_tokenizer *t, int64_t id, bool in_front) {
-    if (id < 0 || id >= MR_VOCAB_MAX_IDS) return;
+/* Ids that no token can have (-1 for none, any nonsense of a file) are passed over. */
+static void add_stop(mr_tokenizer *t, double id, bool in_front) {
+    if (!(id >= 0 && id < MR_VOCAB_MAX_IDS)) return;
     for (int i = 0; i < t->stops.n; i++)
-        if (t->stops.data[i] == id) return;
+        if (t->stops.data[i] == (int32_t)id) return;
     mr_ids_push(&t->stops, (int32_t)id);
     if (!in_front) return;
     memmove(t->stops.data + 1, t->stops.data, (size_t)(t->stops.n - 1) * sizeof *t->stops.data);
@@ -300,7 +302,7 @@ static mr_status read_stop_ids(mr_tokenizer *t, const cJSON *config, const char 
     const cJSON *eos = cJSON_IsObject(config) ? cJSON_GetObjectItemCaseSensitive(config, "eos_token_id") : NULL, *item;
     if (is_null(eos)) return MR_OK;
     if (cJSON_IsNumber(eos)) {
-        add_stop(t, (int64_t)eos->valuedouble, false);
+        add_stop(t, eos->valuedouble, false);
         return MR_OK;
     }
     if (!cJSON_IsArray(eos))
@@ -308,7 +310,7 @@ static mr_status read_stop_ids(mr_tokenizer *t, const cJSON *config, const char 
     cJSON_ArrayForEach(item, eos) {
         if (!cJSON_IsNumber(item))
             return mr_fail(err, MR_EDATA, "%s: eos_token_id holds %s, want numbers", place, mr_json_type_name(item));
-        add_stop(t, (int64_t)item->valuedouble, false);
+        add_stop(t, item->valuedouble, false);
     }
     return MR_OK;
 }
@@ -457,14 +459,13 @@ static mr_status read_gguf(mr_tokenizer *t, const mr_tensors *file, const char *
     t->bos = (int32_t)gguf_id(file, "tokenizer.ggml.bos_token_id");
     t->eos = (int32_t)gguf_id(file, "tokenizer.ggml.eos_token_id");
     add_stop(t, t->eos, false);
-    add_stop(t, gguf_id(file, "tokenizer.ggml.eot_token_id"), false);
+    add_stop(t, (double)gguf_id(file, "tokenizer.ggml.eot_token_id"), false);
     add_turn_ends(t);
     return MR_OK;
 }
 
 mr_status mr_vocab_load(mr_tokenizer *t, const char *path, mr_err *err) {
-    size_t len = strlen(path);
-    if (len < 5 || strcmp(path + len - 5, ".gguf") != 0) return load_folder(t, path, err);
+    if (!mr_ends_with(path, ".gguf")) return load_folder(t, path, err);
     mr_tensors *file;
     MR_TRY(mr_tensors_open(&file, path, err));
     mr_status st = read_gguf(t, file, path, err);

@@ -11,6 +11,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include "base/utf8.h"
 #include "text/tokenizer.h"
 
 enum { MR_VOCAB_MAX_IDS = 1 << 22, MR_VOCAB_MAX_STEPS = 8 };
@@ -120,11 +121,7 @@ typedef struct mr_text_span {
 mr_status mr_tokenizer_encode_spans(mr_tokenizer *t, mr_ids *ids, const char *text, size_t len,
                                     const mr_text_span *data, int n_data, mr_err *err);
 
-/* unicode.c. mr_utf8_next: bytes of the character at p (its code point in *cp), or minus the number of bytes of an
- * ill-formed maximal subpart, or 0 when p[n] ends inside a character that is right so far. n >= 1. */
-int mr_utf8_next(uint32_t *cp, const uint8_t *p, size_t n);
-int mr_utf8_put(char out[4], uint32_t cp); /* bytes written, 1 to 4 */
-bool mr_utf8_valid(const char *text, size_t len);
+/* unicode.c */
 uint32_t mr_byte_symbol(uint8_t byte); /* GPT-2's code point for a byte */
 int mr_symbol_byte(uint32_t cp);       /* and back; -1 when cp stands for none */
 

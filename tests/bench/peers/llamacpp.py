@@ -1,12 +1,13 @@
-"""llama.cpp on the same model: prompt processing of 256 tokens and batched decoding of 1, 6 and 24 sequences behind
-it.
+"""llama.cpp on the same model: prompt processing of 256 tokens, and batched decoding of 1, 6 and 24 sequences that
+share a prompt of 128, at positions 128 to 224; what `medrl bench` measures.
 
   python llamacpp.py MODEL.gguf [--threads 2] [--repeats 5] -> one line of JSON
 
 Through the batch API of llama-cpp-python (pip install --no-binary llama-cpp-python llama-cpp-python): one
 llama_decode a step, logits of every sequence, no sampling. MODEL.gguf is first written as bf16 (norms f32) into the
 temporary folder by the package gguf, since bf16 is what medrl computes in. Decoding is measured with one shared
-cache (the prompt's cells belong to all sequences) and with one cache a sequence; the faster one counts.
+cache (the prompt's cells belong to all sequences) and with one cache a sequence; the faster one counts. A rate of
+decoding is n divided by the median time of a step.
 """
 import argparse
 import ctypes
@@ -22,7 +23,7 @@ import gguf
 import llama_cpp as lib
 import numpy
 
-PROMPT, STEPS = 256, 32
+PREFILL, PROMPT, STEPS = 256, 128, 96
 
 
 def bf16_copy(path):
@@ -63,7 +64,7 @@ class Run:
         self.model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
         params = lib.llama_context_default_params()
         params.n_seq_max = 24
-        params.n_ctx = PROMPT + 24 * (STEPS + 32) if unified else 24 * (PROMPT + STEPS + 32)
+        params.n_ctx = PREFILL + 24 * (STEPS + 32) if unified else 24 * PREFILL
         params.n_batch = params.n_ubatch = 512
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = unified
@@ -84,22 +85,24 @@ class Run:
             raise SystemExit("llama.cpp: llama_decode failed")
         lib.llama_synchronize(self.ctx)
 
-    def prefill(self):
+    def prefill(self, n):
         lib.llama_memory_clear(self.memory, True)
-        rows = [(random.randrange(17, 49152), i, 0, i == PROMPT - 1) for i in range(PROMPT)]
+        rows = [(random.randrange(17, 49152), i, 0, i == n - 1) for i in range(n)]
         begin = time.perf_counter()
         self.decode(rows)
-        return PROMPT / (time.perf_counter() - begin)
+        return n / (time.perf_counter() - begin)
 
     def steps(self, n):
-        self.prefill()
+        self.prefill(PROMPT)
         for seq in range(1, n):
             lib.llama_memory_seq_cp(self.memory, 0, seq, -1, -1)
-        for t in range(STEPS + 1):
-            if t == 1:  # the first step also carries out the copies of the prompt
-                begin = time.perf_counter()
-            self.decode([(random.randrange(17, 49152), PROMPT + t, seq, True) for seq in range(n)])
-        return n * STEPS / (time.perf_counter() - begin)
+        seconds = []
+        for t in range(STEPS):  # the first step also carries out the copies of the prompt; the median passes over it
+            rows = [(random.randrange(17, 49152), PROMPT + t, seq, True) for seq in range(n)]
+            begin = time.perf_counter()
+            self.decode(rows)
+            seconds.append(time.perf_counter() - begin)
+        return n / statistics.median(seconds)
 
     def close(self):
         lib.llama_batch_free(self.batch)
@@ -117,10 +120,10 @@ def main():
     result = {"peer": f"llama-cpp-python {lib.__version__} bf16", "threads": args.threads, "repeats": args.repeats}
     for unified in (True, False):
         run = Run(path, args.threads, unified)
-        run.prefill()  # warms up
-        found = {"prefill_256_tok_s": statistics.median(run.prefill() for _ in range(args.repeats))}
+        run.prefill(PREFILL)  # warms up
+        found = {"prefill_256_tok_s": statistics.median(run.prefill(PREFILL) for _ in range(args.repeats))}
         for n in (1, 6, 24):
-            found[f"decode_{n}_tok_s"] = statistics.median(run.steps(n) for _ in range(args.repeats))
+            found[f"decode_{n}_tok_s"] = run.steps(n)
         run.close()
         for key, value in found.items():
             result[key] = max(result.get(key, 0), round(value, 1))

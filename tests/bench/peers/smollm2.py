@@ -25,20 +25,19 @@ class Model:
         self.inv_freq = meta("rope.freq_base") ** (-torch.arange(0, self.d, 2).float() / self.d)
         raw = {t.name: t for t in reader.tensors}
 
-        def load(name, kind=dtype):
+        def load(name):
             t = raw[name + ".weight"]
-            return torch.from_numpy(gguf.dequantize(t.data, t.tensor_type).astype(numpy.float32)).to(kind)
+            return torch.from_numpy(gguf.dequantize(t.data, t.tensor_type).astype(numpy.float32)).to(dtype)
 
         def halves(w, heads):  # the converter interleaved the halves of each head for arch llama
             return w.view(heads, self.d // 2, 2, -1).transpose(1, 2).reshape(w.shape).contiguous()
 
-        self.embed, self.norm = load("token_embd"), load("output_norm", torch.float32)
+        self.embed, self.norm = load("token_embd"), load("output_norm")
         self.layers = []
         for i in range(self.n_layers):
             layer = {p: load(f"blk.{i}.{GGUF_NAME[p]}") for p in PROJ}
             layer["q"], layer["k"] = halves(layer["q"], self.n_heads), halves(layer["k"], self.n_kv)
-            layer["norm1"] = load(f"blk.{i}.attn_norm", torch.float32)
-            layer["norm2"] = load(f"blk.{i}.ffn_norm", torch.float32)
+            layer["norm1"], layer["norm2"] = load(f"blk.{i}.attn_norm"), load(f"blk.{i}.ffn_norm")
             self.layers.append(layer)
         self.lora, self.scale = None, 0.0
 
@@ -62,20 +61,15 @@ class Model:
                 for l, m in zip(self.layers, self.lora)
             ]
 
-    def rope(self, x, pos):
-        angle = pos.float()[:, None] * self.inv_freq
-        cos, sin = angle.cos()[:, None].to(x.dtype), angle.sin()[:, None].to(x.dtype)
+    def rope(self, x, cos, sin):
         a, b = x.chunk(2, -1)
         return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
-
-    def rmsnorm(self, x, w):
-        x32 = x.float()
-        normed = (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)).to(self.dtype)
-        return (normed.float() * w).to(self.dtype)
 
     def forward(self, ids, pos, attend, layers=None):
         """ids, pos [N] -> final normed rows [N, C]. attend(layer, q [N,H,d], k, v [N,K,d]) -> [N, H*d].
         layers: merged weights, or None for the own ones with the adapter at run time."""
+        angle = pos.float()[:, None] * self.inv_freq
+        cos, sin = angle.cos()[:, None].to(self.dtype), angle.sin()[:, None].to(self.dtype)
         x = self.embed[ids]
         for i, w in enumerate(layers or self.layers):
             def linear(x, p):
@@ -85,14 +79,14 @@ class Model:
                     y = y + F.linear(F.linear(x, a.to(self.dtype)), b.to(self.dtype)) * self.scale
                 return y
 
-            h = self.rmsnorm(x, w["norm1"])
-            q = self.rope(linear(h, "q").view(-1, self.n_heads, self.d), pos)
-            k = self.rope(linear(h, "k").view(-1, self.n_kv, self.d), pos)
+            h = F.rms_norm(x, x.shape[-1:], w["norm1"], self.eps)
+            q = self.rope(linear(h, "q").view(-1, self.n_heads, self.d), cos, sin)
+            k = self.rope(linear(h, "k").view(-1, self.n_kv, self.d), cos, sin)
             v = linear(h, "v").view(-1, self.n_kv, self.d)
             x = x + linear(attend(i, q, k, v), "o")
-            h = self.rmsnorm(x, w["norm2"])
+            h = F.rms_norm(x, x.shape[-1:], w["norm2"], self.eps)
             x = x + linear(F.silu(linear(h, "gate")) * linear(h, "up"), "down")
-        return self.rmsnorm(x, self.norm)
+        return F.rms_norm(x, x.shape[-1:], self.norm, self.eps)
 
     def logits(self, rows):
         return F.linear(rows, self.embed).float()
@@ -101,3 +95,9 @@ class Model:
 def attention(q, k, v, mask=None, causal=False):
     """q [B,H,T,d], k and v [B,K,S,d]: grouped heads, so that keys are not copied for each query head."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+
+
+def attention_one(q, k, v, mask):
+    """One query a sequence, q [B,H,d]: the query heads of a key head as its queries, which is six times as fast."""
+    q = q.view(q.shape[0], k.shape[1], -1, q.shape[-1])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(q.shape[0], -1)

@@ -310,7 +310,7 @@ static void log_goes_to_stderr(void) {
     close(old);
     close(fd);
     CHECK_INT(mr_file_read(&data, &len, path, 1000, NULL), MR_OK);
-    CHECK_STR(data, "medrl: x 1\ny\nmedrl: z\n");
+    CHECK_STR(data, "warning: x 1\ny\nmedrl: z\n");
     mr_free(data);
     mr_remove_tree(dir, NULL);
     mr_free(dir), mr_free(path);

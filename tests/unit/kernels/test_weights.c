@@ -165,6 +165,8 @@ static void memory_runs_out(void) {
         for (long n = 1;; n++) {
             matrix_source m = { values, I, 0, 0, -1 };
             mr_weight *w;
+            mr_backend_close(b); /* a new one has no scratch yet */
+            REQUIRE_OK(mr_backend_open(&b, MR_CPU, 0, 1, &err), err);
             mr_try_alloc_fail_at(n);
             mr_status st = b->weight_create(b, &w, (mr_weight_source){ &m, matrix_rows }, O, I, all_kinds[k].store,
                                             all_kinds[k].compute, MR_USE_FWD | MR_USE_BWD, &err);

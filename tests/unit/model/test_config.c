@@ -49,6 +49,10 @@ static void families(void) {
 #define BASE                                                                                                           \
     "\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"vocab_size\":100"
 
+#define SIZES(hidden, layers, heads, vocab)                                                                            \
+    "{\"model_type\":\"llama\",\"hidden_size\":" hidden ",\"intermediate_size\":96,\"num_hidden_layers\":" layers        \
+    ",\"num_attention_heads\":" heads ",\"vocab_size\":" vocab "}"
+
 /* The layout before transformers 5, and defaults. */
 static void old_layout(void) {
     char *dir = scratch();
@@ -107,6 +111,18 @@ static void refused(void) {
           "\"vocab_size\":100}",
           "hidden_size" },
         { "{\"model_type\":\"llama\",\"intermediate_size\":96}", "hidden_size" },
+        /* numbers that nothing may be divided by or allocated from */
+        { SIZES("0", "2", "4", "100"), "\"hidden_size\" is 0, want 1..131072" },
+        { SIZES("2147483648", "2", "4", "100"), "\"hidden_size\" is 2147483648" },
+        { SIZES("1e300", "2", "4", "100"), "hidden_size" },
+        { SIZES("66", "2", "4", "100"), "hidden_size 66 does not divide into 4 heads" },
+        { SIZES("64", "0", "4", "100"), "\"num_hidden_layers\" is 0" },
+        { SIZES("64", "1000000", "4", "100"), "\"num_hidden_layers\" is 1000000" },
+        { SIZES("64", "2", "0", "100"), "\"num_attention_heads\" is 0" },
+        { SIZES("64", "2", "4", "0"), "\"vocab_size\" is 0" },
+        { SIZES("64", "2", "4", "4294967297"), "\"vocab_size\" is 4294967297" },
+        { "{\"model_type\":\"llama\"," BASE ",\"num_key_value_heads\":0}", "num_key_value_heads" },
+        { "{\"model_type\":\"llama\"," BASE ",\"rope_theta\":1e300}", "rope_theta is inf" },
     };
     char *dir = scratch();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -137,6 +153,8 @@ static void wrong_weights(void) {
         { "\"qwen2\"", "\"qwen3\"", "self_attn.q_norm.weight\" is missing" },
         { "\"intermediate_size\": 48", "\"intermediate_size\": 64",
           "gate_proj.weight\" has shape [48,32], want [64,32]" },
+        { "\"intermediate_size\": 48", "\"intermediate_size\": 500000",
+          "gate_proj.weight\" has shape [48,32], want [500000,32]" },
     };
     mr_backend *b = tiny_backend(1);
     mr_err err;
@@ -146,6 +164,16 @@ static void wrong_weights(void) {
     REQUIRE_OK(mr_file_read(&weights, &n_weights, GOLDEN("tiny/tiny_qwen2/model.safetensors"), 1 << 20, &err), err);
     char *to = mr_path_join(dir, "model.safetensors");
     REQUIRE_OK(mr_file_write(to, weights, n_weights, &err), err);
+    put(dir, "config.json", config);
+    long n_open = 0; /* large allocations that reading both files takes: sizes are checked before the next one */
+    for (bool open = false; !open; n_open += !open) {
+        mr_tensors *t = NULL;
+        mr_config c;
+        mr_try_alloc_fail_at(n_open + 1);
+        open = mr_tensors_open(&t, dir, &err) == MR_OK && mr_config_load(&c, dir, t, &err) == MR_OK;
+        mr_try_alloc_fail_at(0);
+        mr_tensors_close(t);
+    }
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const char *hit = strstr(config, cases[i].from);
         REQUIRE(hit != NULL);
@@ -157,7 +185,9 @@ static void wrong_weights(void) {
         mr_str_clear(&s);
         mr_model *m = NULL;
         mr_model_opts o = tiny_opts(false);
+        mr_try_alloc_fail_at(n_open + 1);
         CHECK_INT(mr_model_open(&m, b, dir, &o, &err), MR_EDATA);
+        mr_try_alloc_fail_at(0);
         CHECK(m == NULL);
         CHECK_CONTAINS(err.msg, cases[i].part);
     }

@@ -388,6 +388,81 @@ static void lines_for_people(void) {
     mr_run_close(r);
 }
 
+static void lines_break_at_blanks(void) {
+    static const struct {
+        const char *line;
+        int indent, columns;
+        const char *want;
+    } cases[] = {
+        { "aaaa bbbb", 2, 0, "aaaa bbbb" },
+        { "aaaa bbbb", 2, 20, "aaaa bbbb" }, /* too narrow to help: as it is */
+        { "0123456789 0123456789 0123456789", 4, 25, "0123456789 0123456789\n    0123456789" },
+        { "0123456789 0123456789  0123456789 0123456789 0123", 4, 25,
+          "0123456789 0123456789\n    0123456789 0123456789\n    0123" },
+        { "012345678901234567890123456789", 4, 25, "0123456789012345678901234\n    56789" }, /* no blank to break at */
+        { "\u2581\u2582\u2583 0123456789012345678 \u2581\u2582", 4, 25, /* cells, not bytes */
+          "\u2581\u2582\u2583 0123456789012345678\n    \u2581\u2582" },
+        { "", 4, 25, "" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        mr_str s = { 0 };
+        mr_progress_wrap(&s, cases[i].line, cases[i].indent, cases[i].columns);
+        CHECK_STR(s.data ? s.data : "", cases[i].want);
+        mr_str_clear(&s);
+    }
+}
+
+static void show_question(mr_run *r) {
+    const mr_observer o = mr_run_observer(r);
+    mr_err err = { "" };
+    const mr_score score = { 1, MR_SCORED };
+    const char *const list[] = { "xmlcount" };
+    const mr_sample s = { .step = 1,
+                          .source = "s",
+                          .prompt_text = "<|im_start|>user\nA long way\nto the end<|im_end|>",
+                          .question = "\n\nAnswer the  following\tquestion:\nWhich?\x1b[2J",
+                          .text = "t",
+                          .row_json = "{}",
+                          .scores = &score };
+    const mr_metric m[] = { { MR_M_REWARD, 1 } };
+    REQUIRE_OK(o.sample(o.self, &s, 1, list, &err), err);
+    REQUIRE_OK(o.step(o.self, 1, 9, m, 1, &err), err);
+}
+
+/* What is shown of a prompt is how its question begins, in one line; the template's tail says nothing. */
+static void samples_show_the_question(void) {
+    mr_err err = { "" };
+    mr_run *r;
+    char *dir = mr_path_join(folder, "question");
+    const mr_run_opts opts = { .mode = MR_RUN_NEW, .progress = true, .logging_steps = 1, .sample_steps = 1 };
+    REQUIRE_OK(mr_run_open(&r, dir, &opts, &err), err);
+    CHECK_CONTAINS(captured(show_question, r), "  prompt      Answer the following question: Which??[2J\n");
+    mr_run_close(r);
+    mr_free(dir);
+}
+
+/* A folder that is removed or renamed under the run would take every line in silence. */
+static void a_folder_that_goes_ends_the_run(void) {
+    mr_err err = { "" };
+    mr_run *r;
+    char *dir = mr_path_join(folder, "gone"), *moved = mr_path_join(folder, "moved");
+    const mr_run_opts opts = { .mode = MR_RUN_NEW };
+    REQUIRE_OK(mr_run_open(&r, dir, &opts, &err), err);
+    const mr_observer o = mr_run_observer(r);
+    const mr_metric m[] = { { MR_M_REWARD, 1 } };
+    CHECK_INT(o.step(o.self, 1, 9, m, 1, &err), MR_OK);
+    REQUIRE(rename(dir, moved) == 0);
+    CHECK_INT(o.step(o.self, 2, 9, m, 1, &err), MR_EIO);
+    CHECK_CONTAINS(err.msg, "metrics.jsonl: was moved or removed while the run wrote to it");
+    REQUIRE(rename(moved, dir) == 0);
+    CHECK_INT(o.step(o.self, 2, 9, m, 1, &err), MR_OK);
+    REQUIRE(mr_remove_tree(dir, &err) == MR_OK);
+    CHECK_INT(o.step(o.self, 3, 9, m, 1, &err), MR_EIO);
+    mr_run_close(r);
+    mr_free(dir);
+    mr_free(moved);
+}
+
 static void clean_up(void) {
     mr_err err = { "" };
     CHECK_INT(mr_remove_tree(folder, &err), MR_OK);
@@ -397,4 +472,6 @@ TEST_MAIN({ "a_new_run_never_overwrites", a_new_run_never_overwrites }, { "lines
           { "resume_cuts", resume_cuts }, { "a_full_disk_leaves_whole_lines", a_full_disk_leaves_whole_lines },
           { "summary_tells_format_from_knowledge", summary_tells_format_from_knowledge },
           { "summary_of_sft_is_the_loss", summary_of_sft_is_the_loss }, { "lines_for_people", lines_for_people },
+          { "lines_break_at_blanks", lines_break_at_blanks }, { "samples_show_the_question", samples_show_the_question },
+          { "a_folder_that_goes_ends_the_run", a_folder_that_goes_ends_the_run },
           { "clean_up", clean_up })

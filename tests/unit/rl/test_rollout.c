@@ -3,7 +3,6 @@
 #include "rl/rollout.h"
 
 #include "base/rng.h"
-#include "model/room.h"
 #include "rl/pack.h"
 #include "rig.h"
 

@@ -716,6 +716,10 @@ static void open_refuses(void) {
     w.set.train.loss.entropy_coef = 0.1f;
     CHECK_INT(mr_trainer_open(&t, &w.parts, &err), MR_EINVAL);
     settings(&w.set, MR_METHOD_GRPO);
+    w.set.train.loss.num_generations = INT32_MAX; /* no size may wrap, and nothing of this is allocated */
+    CHECK_INT(mr_trainer_open(&t, &w.parts, &err), MR_EINVAL);
+    CHECK_CONTAINS(err.msg, "tokens a step, need at most");
+    settings(&w.set, MR_METHOD_GRPO);
     w.n_rows = 8; /* the source breaks at row 8: data errors stop the open with the source's own line */
     CHECK_INT(mr_trainer_open(&t, &w.parts, &err), MR_EDATA);
     CHECK_CONTAINS(err.msg, "row 8");
@@ -748,6 +752,7 @@ static void long_prompts_keep_their_end(void) {
     world_open(&w, NULL);
     REQUIRE_OK(mr_trainer_run(w.t, &err), err);
     CHECK_NEAR(metric(&w, 1, MR_M_NUM_TOKENS), 8 * 12 + 8 * metric(&w, 1, MR_M_LEN_MEAN), 1e-6);
+    CHECK(has_event(&w, "warning: 2 prompts were longer than 12 tokens")); /* all of the step's */
     world_close(&w);
     mr_log_set_level(MR_LOG_INFO);
 }

@@ -99,7 +99,7 @@ static void endless_scores_are_killed_and_found(void) {
     }
     CHECK_INT(f[0].id, 2);
     CHECK_INT(f[0].reward, 1);
-    CHECK_STR(f[0].text, "reward \"odd\": no answer within 0.2 s; the worker was killed (sample 2)");
+    CHECK_STR(f[0].text, "rewards/odd.lua: no answer within 0.2 s; the worker was killed (sample 2)");
     CHECK_INT(f[1].id, 4);
     CHECK_INT(f[2].id, 6);
     const char *again[] = { "one" };
@@ -155,8 +155,9 @@ static void a_dead_worker_is_replaced(void) {
 
 static void order_of_arrival_does_not_matter(void) {
     put_file("rewards/sum.lua",
-             "return { score = function(c, row, info) return #c + row.k + info.n_tokens / 1000 + info.step end }\n");
-    put_recipe("sum.lua", "\"sum\"", "  reward_weights = { 0.5 },");
+             "return { score = function(c, row, info) assert(info.prompt == 'p' .. row.k)\n"
+             "  return #c + row.k + info.n_tokens / 1000 + info.step end }\n");
+    put_recipe("sum.lua", "{ name = \"sum\", weight = 0.5 }", "");
     for (int n_workers = 1; n_workers <= 3; n_workers++) {
         mr_pool *p = open_pool("sum.lua", n_workers, 5);
         mr_scorer sc = mr_pool_scorer(p);
@@ -166,11 +167,18 @@ static void order_of_arrival_does_not_matter(void) {
         for (int batch = 0; batch < 2; batch++) {
             for (int k = 0; k < n; k++) {
                 int i = (k * 77) % n; /* submitted in another order than ids */
-                char row_json[32], text[256];
+                char row_json[32], text[256], prompt[32];
+                snprintf(prompt, sizeof prompt, "p%d", 1000 * i);
                 snprintf(row_json, sizeof row_json, "{\"k\":%d}", 1000 * i);
                 memset(text, 'a', sizeof text);
                 mr_score_job job = {
-                    .id = i, .text = text, .len = (size_t)i, .row_json = row_json, .n_tokens = i, .step = batch
+                    .id = i,
+                    .text = text,
+                    .len = (size_t)i,
+                    .row_json = row_json,
+                    .prompt = prompt,
+                    .n_tokens = i,
+                    .step = batch,
                 };
                 REQUIRE_OK(sc.submit(sc.self, &job, &err), err);
             }
@@ -275,7 +283,7 @@ static void a_saved_script_takes_over(void) {
         { "return { score = 3 }\n", "rewards/live.lua: score is a number, want a function" },
         { "local x = nil\nreturn x.y\n", "rewards/live.lua:2: attempt to index local 'x'" },
         { "\x1bLJ\x02", "rewards/live.lua: byte 0: this is bytecode" },
-        { "while true do end\n", "loading the scripts: no answer for" },
+        { "while true do end\n", "rewards/live.lua: loading the file: no answer for" },
     };
     for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
         if (i == 6) { /* loading may take five times a call's deadline: a pool with a short one */

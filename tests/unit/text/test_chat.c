@@ -112,7 +112,7 @@ static void ids_equal_the_reference(void) {
         const cJSON *c;
         int n_done = 0;
         cJSON_ArrayForEach(c, field(f, "cases")) {
-            mr_chat_family family;
+            mr_chat_family family = MR_CHAT_LLAMA3;
             REQUIRE(find_family(&family, string(c, "template")));
             mr_message m[MOST];
             mr_ids ids = { 0 };

@@ -495,6 +495,15 @@ static void ill_formed_text(void) {
     mr_utf8_stream_end(&u, &s);
     CHECK_STR(s.data, "x\xEF\xBF\xBDy\xEF\xBF\xBD");
     mr_str_clear(&s);
+    const size_t huge = (64 << 20) + 1;
+    char *text = malloc(huge); /* never looked at beyond its first error */
+    memset(text, 'a', huge);
+    mr_ids none = { 0 };
+    mr_err err = { "" };
+    CHECK_INT(mr_tokenizer_encode(t, &none, text, huge, false, &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, "text of 67108865 bytes: longer than 67108864");
+    CHECK_INT(none.n, 0);
+    free(text);
     mr_tokenizer_close(t);
     remove_dir(dir);
 }
@@ -658,6 +667,12 @@ static void stops_come_from_all_files(void) {
     CHECK_INT(stops[0], 151643);
     CHECK_INT(stops[1], 151645);
     CHECK_STR(mr_tokenizer_template(t), "new <|im_end|>");
+    mr_tokenizer_close(t);
+    /* ids that no token has are passed over, whatever their size */
+    put_file(dir, "generation_config.json", "{\"eos_token_id\":[1e300,-1,-1e300,4194304,151643]}");
+    REQUIRE_OK(mr_tokenizer_open(&t, dir, &err), err);
+    mr_tokenizer_stops(t, &n);
+    CHECK_INT(n, 2);
     mr_tokenizer_close(t);
     remove_dir(dir);
 
