@@ -2,8 +2,8 @@
  *
  * Scoring: jobs wait in `pending`, go out in frames of a few, and come back one by one in the order they were sent, so
  * that after a death the first unanswered job is the suspect. It is replayed alone, one reward at a time; only a reward
- * that dies or misses the deadline alone is guilty. All others go back to the queue. Which worker scores what never
- * changes a result. */
+ * that misses the deadline alone, or ends as many workers as there are, is guilty. All others go back to the queue.
+ * Which worker scores what never changes a result. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -280,6 +280,7 @@ static bool take_scored(mr_pool *p, mr_peer *peer, const mr_frame *f) {
     if (t.at != t.end) return false;
     memmove(peer->flight, peer->flight + 1, (size_t)--peer->n_flight * sizeof peer->flight[0]);
     peer->since = mr_now_s();
+    job->n_deaths = 0;
     if (job->single >= 0 && ++job->single < p->v->n_rewards)
         push_front(p, job);
     else
@@ -303,12 +304,15 @@ static mr_status replace(mr_pool *p, mr_peer *peer, bool late, mr_err *err) {
         mr_pool_job *job = peer->flight[0];
         if (job->single < 0) {
             job->single = 0; /* only a suspect yet */
+        } else if (!late && ++job->n_deaths < p->opts.n_workers) {
+            /* Once more: as many workers may have been ended from outside before one of them saw the job. */
         } else {
             char text[256];
             snprintf(text, sizeof text, "%s: %s", p->v->places[job->single], how);
             job->scores[job->single] = (mr_score){ p->v->lows[job->single], MR_FAULT };
             add_fault(p, job, job->single, text);
             job->single++;
+            job->n_deaths = 0;
         }
         if (job->single < p->v->n_rewards)
             push_front(p, job);

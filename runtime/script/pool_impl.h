@@ -12,6 +12,7 @@ enum { MR_FEED_JOBS = 16, MR_FEED_BYTES = 256 << 10 };
 typedef struct mr_pool_job {
     mr_score_job in;  /* texts in the pool's arena */
     int single;       /* -1: all rewards at once; otherwise the reward that runs next, alone */
+    int n_deaths;   /* workers that ended with this reward alone */
     mr_score *scores; /* [n_rewards] */
 } mr_pool_job;
 
