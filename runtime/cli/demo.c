@@ -10,9 +10,10 @@
 #include "cli/speak.h"
 
 static const char recipe_name[] = "lua/recipes/demo.lua";
-enum { SHOWN = 2 }; /* prompts answered before and after */
+enum { SHOWN = 3 }; /* prompts answered before and after */
 
-/* Greedy answers to the first rows; owned strings. */
+/* Sampled answers to the first rows, the same random numbers each time; owned strings. Greedy ones would hide how often
+ * the untrained model is careless. */
 static mr_status answer(mr_session *s, char *answers[SHOWN], mr_err *err) {
     mr_status st = MR_OK;
     for (int i = 0; st == MR_OK && i < SHOWN && i < s->rows.n_rows; i++) {
@@ -24,7 +25,7 @@ static mr_status answer(mr_session *s, char *answers[SHOWN], mr_err *err) {
             st = mr_chat_encode(s->parts.tokenizer, &ids, s->parts.chat, row.messages, row.n_messages, true, -1, NULL,
                                 err);
         mr_speak_opts so = {
-            .sampling = { .temperature = 0, .top_p = 1, .repetition_penalty = 1 },
+            .sampling = { .temperature = 1, .top_p = 1, .repetition_penalty = 1 },
             .max_new_tokens = s->settings.train.max_completion_length,
             .n_samples = 1,
         };
