@@ -9,7 +9,7 @@
 #include <cpuid.h>
 #endif
 
-#include "cpu/dnnl.h"
+#include "cpu/weights.h"
 #include "cpu/weights.h"
 
 /* --- failures and scratch --- */
@@ -107,15 +107,6 @@ static cpu_isa best_isa(void) {
     return __builtin_cpu_supports("avx512bf16") ? CPU_AVX512_BF16 : CPU_AVX512;
 #else
     return CPU_GENERIC;
-#endif
-}
-
-static bool machine_has_amx(void) {
-#if defined(__x86_64__)
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & 1u << 22; /* AMX-BF16: Intel SDM, CPUID leaf 7 */
-#else
-    return false;
 #endif
 }
 
@@ -229,13 +220,12 @@ mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int 
     pthread_mutex_init(&s->fail_lock, NULL);
     s->b.state = s;
     s->isa = isa;
-    s->has_amx = isa == CPU_AVX512_BF16 && machine_has_amx();
     s->n_threads = s->b.n_threads = n_threads;
     s->b.has_bf16 = isa == CPU_AVX512_BF16;
     char brand[64];
     machine_name(brand, sizeof brand);
-    snprintf(s->device, sizeof s->device, "%s, %s%s, %d thread%s", brand, isa_names[isa], s->has_amx ? " with amx" : "",
-             n_threads, n_threads == 1 ? "" : "s");
+    snprintf(s->device, sizeof s->device, "%s, %s, %d thread%s", brand, isa_names[isa], n_threads,
+             n_threads == 1 ? "" : "s");
     s->b.device = s->device;
     *out = &s->b;
     return MR_OK;
@@ -245,7 +235,6 @@ void mr_backend_close(mr_backend *b) {
     if (!b) return;
     assert(b->kind == MR_CPU);
     cpu_state *s = cpu_of(b);
-    cpu_dnnl_close(b);
     cpu_slabs_close(b);
     mr_threads_close(s->pool);
     pthread_mutex_destroy(&s->fail_lock);

@@ -25,7 +25,6 @@ enum { CPU_MAX_THREADS = MR_THREADS_MAX, CPU_SLOT_SHARED = CPU_MAX_THREADS, CPU_
 typedef struct cpu_state {
     mr_backend b;     /* first member: the table that callers see */
     cpu_isa isa;
-    bool has_amx;
     int n_threads;
     mr_threads *pool;
     char device[128];
@@ -35,7 +34,6 @@ typedef struct cpu_state {
     mr_status status;
     char message[512];
     struct cpu_slabs *slabs; /* memory of weights (slab.c); NULL before the first */
-    struct cpu_dnnl *dnnl; /* oneDNN, loaded when a weight first uses it; NULL before */
 } cpu_state;
 
 static inline cpu_state *cpu_of(const mr_backend *b) { return b->state; }

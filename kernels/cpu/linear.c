@@ -1,11 +1,10 @@
 /* linear.c - a linear layer with its adapters, forward and backward (kernels.h; LoRA: arXiv:2106.09685, eq. 3).
  *
  * A layer is one call of the pool with two works: by rows, the rows' lower views and the adapters' inner values; then
- * the products by panels, where the base product's sums begin with the adapter's. With oneDNN the base
- * product stands between two calls. */
+ * the products by panels, where the base product's sums begin with the adapter's. */
 #include <assert.h>
 
-#include "cpu/dnnl.h"
+#include "cpu/weights.h"
 
 /* How a weight's products read their rows: as they are, as bf16, or as f32 that was rounded to bf16 (no bf16
  * instruction). */
@@ -13,7 +12,7 @@ typedef enum view { VIEW_RAW, VIEW_BF16, VIEW_ROUNDED } view;
 
 static view view_of(const gemm_kernels *kernels, const mr_weight *w) {
     if (w->compute == MR_F32) return VIEW_RAW;
-    return kernels->bf16 || w->dnnl_fwd || w->dnnl_bwd ? VIEW_BF16 : VIEW_ROUNDED;
+    return kernels->bf16 ? VIEW_BF16 : VIEW_ROUNDED;
 }
 
 static int64_t even(int64_t n) {
@@ -105,7 +104,7 @@ static gemm_product rows_of(gemm_product p, int64_t from, int64_t to) {
 /* Whether a product with `more` can continue the sums of one with w. */
 static bool continues(const gemm_kernels *kernels, const mr_weight *w, const mr_weight *more, bool backward) {
     return view_of(kernels, w) == view_of(kernels, more) && weight_panel_type(w) == weight_panel_type(more) &&
-           (backward ? more->bwd && !w->dnnl_bwd : more->fwd && !w->dnnl_fwd);
+           (backward ? more->bwd : more->fwd);
 }
 
 /* Some items for each thread, so that one that is late does not matter, but not more than needed. */
@@ -199,7 +198,7 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
     };
     if (sees(f.x.low) && !(f.x.low_data = cpu_scratch(b, CPU_SLOT_SHARED, input_bytes(N, I)))) return;
     int threads = cpu_threads(b, product_work(N, l->w));
-    bool library = l->w->dnnl_fwd != NULL, fused = f.u && !library;
+    bool fused = f.u != NULL;
     if (f.u) {
         char *at = cpu_scratch(b, CPU_SLOT_SHARED + 1, inner_bytes(l, N));
         if (!at) return;
@@ -212,31 +211,20 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
             fused = fused && part->row0 % GEMM_COLS == 0 && continues(kernels, l->w, part->b, false);
         }
     }
-    if (!library) {
-        f.base = product(kernels, l->w, false, &f.x, N, y, O, 1.0f, l->bias, add);
-        for (int i = 0; fused && i < l->n_lora; i++) {
-            const gemm_product *p = &f.outer[i];
-            f.base.more[f.base.n_more++] =
-                (gemm_more){ l->lora[i].row0, p->n_cols, p->k, p->x, p->ldx, p->panels, p->alpha };
-        }
-        cpu_product_cut(&f.base, threads);
+    f.base = product(kernels, l->w, false, &f.x, N, y, O, 1.0f, l->bias, add);
+    for (int i = 0; fused && i < l->n_lora; i++) {
+        const gemm_product *p = &f.outer[i];
+        f.base.more[f.base.n_more++] =
+            (gemm_more){ l->lora[i].row0, p->n_cols, p->k, p->x, p->ldx, p->panels, p->alpha };
     }
+    cpu_product_cut(&f.base, threads);
     mr_work works[3] = { { forward_rows, &f, N, cpu_grain(N, GEMM_ROWS, threads) } };
     int n_works = 1;
     if (!f.u && N * I <= ALONE) {
         forward_rows(&f, 0, 0, N);
         n_works = 0;
     }
-    if (library) {
-        mr_parallel(cpu_of(b)->pool, threads, works, n_works);
-        bool low = view_of(kernels, l->w) == VIEW_BF16;
-        if (!cpu_dnnl_product(b, "linear", l->w, false, y, low ? f.x.low_data : x, low ? f.x.ld_low : I, N, l->bias,
-                              add))
-            return;
-        n_works = 0;
-    } else {
-        works[n_works++] = items(forward_base, &f, f.base.n_items, threads);
-    }
+    works[n_works++] = items(forward_base, &f, f.base.n_items, threads);
     if (f.u && !fused) works[n_works++] = (mr_work){ forward_outer, &f, N, cpu_grain(N, GEMM_ROWS, threads) };
     mr_parallel(cpu_of(b)->pool, threads, works, n_works);
 }
@@ -338,7 +326,7 @@ void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const 
     const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
     int64_t O = l->w->n_out, I = l->w->n_in, R = l->r_total;
     backward g = { .b = b, .kernels = kernels, .l = l, .n = N, .inner = l->n_lora && (dx || l->da) };
-    bool library = dx && l->w->dnnl_bwd, fused = dx && g.inner && continues(kernels, l->w, l->a, true);
+    bool fused = dx && g.inner && continues(kernels, l->w, l->a, true);
     assert(!g.inner || du);
     view low = dx ? view_of(kernels, l->w) : VIEW_RAW;
     for (int i = 0; g.inner && i < l->n_lora && low == VIEW_RAW; i++) low = view_of(kernels, l->lora[i].b);
@@ -363,18 +351,11 @@ void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const 
 
     int threads = cpu_threads(b, product_work(N, l->w)), n_works = 1;
     mr_work works[4] = { { backward_rows, &g, N, cpu_grain(N, GEMM_ROWS, threads) } };
-    if (dx && !library) {
+    if (dx) {
         g.base = product(kernels, l->w, true, &g.dy, N, dx, I, 1.0f, NULL, add);
         if (fused) g.base.more[g.base.n_more++] = (gemm_more){ 0, I, R, g.outer.x, g.outer.ldx, g.outer.panels, 1.0f };
         cpu_product_cut(&g.base, threads);
         works[n_works++] = items(backward_base, &g, g.base.n_items, threads);
-    } else if (library) {
-        mr_parallel(cpu_of(b)->pool, threads, works, n_works);
-        bool w_low = view_of(kernels, l->w) == VIEW_BF16;
-        if (!cpu_dnnl_product(b, "linear_bwd", l->w, true, dx, w_low ? g.dy.low_data : dy, w_low ? g.dy.ld_low : O, N,
-                              NULL, add))
-            return;
-        n_works = 0;
     }
     if (dx && g.inner && !fused)
         works[n_works++] = (mr_work){ backward_outer, &g, N, cpu_grain(N, GEMM_ROWS, threads) };

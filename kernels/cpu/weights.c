@@ -2,7 +2,6 @@
 #include <assert.h>
 #include <string.h>
 
-#include "cpu/dnnl.h"
 #include "cpu/weights.h"
 
 const char *mr_dtype_name(mr_dtype t) {
@@ -79,24 +78,10 @@ static mr_status no_memory(const mr_weight *w, mr_err *err) {
                    (long long)w->n_out, (long long)w->n_in, mr_dtype_name(w->store));
 }
 
-/* From plain rows to panels, when the library did not keep the row rule. */
-static mr_status own_panels(mr_backend *b, mr_weight *w, float *block, int64_t rows, mr_err *err) {
-    if (!take_panels(b, w)) return no_memory(w, err);
-    for (int64_t row = 0; row < w->n_out; row += rows) {
-        int64_t n = w->n_out - row < rows ? w->n_out - row : rows;
-        cpu_weight_rows(b, block, w, row, n);
-        gemm_pack_rows(b, w->fwd, w->bwd, w->store, block, row, n, w->n_out, w->n_in);
-    }
-    cpu_slab_free(b, w->rows);
-    w->rows = NULL;
-    w->bytes -= (size_t)w->n_out * (size_t)w->n_in * (w->store == MR_F32 ? 4 : 2);
-    return MR_OK;
-}
-
 static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_err *err) {
     int64_t rows = source_rows(w->n_out, w->n_in);
     size_t block_values = (size_t)rows * (size_t)w->n_in + NF4_BLOCK;
-    bool ok = true, nf4 = w->store == MR_NF4, library = false;
+    bool ok = true, nf4 = w->store == MR_NF4;
     float *absmax = NULL;
     if (nf4) {
         nf4_data *q = &w->nf4;
@@ -108,9 +93,8 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
         absmax = mr_try_alloc((size_t)q->n_blocks * sizeof *absmax);
         ok = absmax && ok;
     } else {
-        library = cpu_dnnl_serves(b, w);
-        if (!library) ok = take_panels(b, w);
-        if (!w->fwd && !w->bwd) /* only looked up; or oneDNN packs from them */
+        ok = take_panels(b, w);
+        if (!w->fwd && !w->bwd) /* only looked up */
             ok = (w->rows = take(b, w, (size_t)w->n_out * (size_t)w->n_in, w->store == MR_F32 ? 4 : 2)) && ok;
     }
     float *block = cpu_try_scratch(b, CPU_SLOT_SOURCE, block_values * sizeof *block); /* stays for the next weight */
@@ -119,11 +103,6 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
         st = no_memory(w, err);
     else
         st = nf4 ? fill_nf4(w, src, block, rows, absmax, err) : fill_dense(b, w, src, block, rows, err);
-    if (st == MR_OK && library) {
-        bool kept;
-        st = cpu_dnnl_pack(b, w, &kept, err);
-        if (st == MR_OK && !kept) st = own_panels(b, w, block, rows, err);
-    }
     mr_free(absmax);
     return st;
 }
@@ -147,7 +126,6 @@ mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src
 
 void cpu_weight_free(mr_backend *b, mr_weight *w) {
     if (!w) return;
-    cpu_dnnl_weight_free(b, w);
     cpu_slab_free(b, w->fwd);
     cpu_slab_free(b, w->bwd);
     cpu_slab_free(b, w->rows);
@@ -171,7 +149,6 @@ void cpu_weight_set(mr_backend *b, mr_weight *w, const float *values) {
         memcpy(w->rows, values, (size_t)(w->n_out * w->n_in) * sizeof *values);
     else if (w->rows)
         gemm_kernels_for(cpu_of(b)->isa)->to_bf16(w->rows, values, w->n_out * w->n_in);
-    if (w->dnnl_fwd || w->dnnl_bwd) cpu_dnnl_repack(b, w);
 }
 
 /* One row as f32: the values that products use. */

@@ -14,16 +14,13 @@ typedef struct nf4_data {
     int64_t n, n_blocks;
 } nf4_data;
 
-struct dnnl_weight;
-
 struct mr_weight {
     mr_dtype store, compute;
     int64_t n_out, n_in;
     unsigned uses;
     size_t bytes;
-    void *fwd, *bwd; /* panels of w and of w^T; NULL when that use was not asked for, or oneDNN serves it */
+    void *fwd, *bwd; /* panels of w and of w^T; NULL when that use was not asked for */
     void *rows;      /* row-major, for look-ups only, when there are no panels */
-    struct dnnl_weight *dnnl_fwd, *dnnl_bwd;
     nf4_data nf4; /* store NF4 */
 };
 

@@ -1,4 +1,4 @@
-/* gemm_bench.c - how fast the CPU backend multiplies, our own kernels beside oneDNN, in one run on one machine.
+/* gemm_bench.c - how fast the CPU backend multiplies, type by type, in one run on one machine.
  *
  *     build/tests/gemm_bench [THREADS]
  *
@@ -36,7 +36,7 @@ static void die(const mr_err *err) {
 }
 
 typedef struct engine {
-    const char *label, *variable;
+    const char *label;
     mr_dtype store, compute;
 } engine;
 
@@ -44,15 +44,15 @@ int main(int argc, char **argv) {
     static const int64_t shapes[][2] = { { 960, 576 }, { 576, 576 }, { 3072, 576 }, { 576, 1536 }, { 49152, 576 } };
     static const int rows[] = { 1, 6, 24, 96, 460, 1840 };
     static const engine engines[] = {
-        { "own bf16", "own", MR_BF16, MR_BF16 }, { "dnnl bf16", "dnnl", MR_BF16, MR_BF16 },
-        { "own f32", "own", MR_F32, MR_F32 },    { "dnnl f32", "dnnl", MR_F32, MR_F32 },
-        { "own nf4", "own", MR_NF4, MR_BF16 },
+        { "bf16", MR_BF16, MR_BF16 },
+        { "f32", MR_F32, MR_F32 },
+        { "nf4", MR_NF4, MR_BF16 },
     };
     enum { MOST = 1840, COPIES = 64 };
     mr_err err;
     mr_backend *b;
     if (mr_backend_open(&b, MR_CPU, 0, argc > 1 ? atoi(argv[1]) : 0, &err) != MR_OK) die(&err);
-    printf("%s\n%-9s %13s  %4s", b->device, "engine", "O x I", "");
+    printf("%s\n%-9s %13s  %4s", b->device, "weights", "O x I", "");
     for (size_t m = 0; m < sizeof rows / sizeof rows[0]; m++) printf("   M=%-4d GF/s  GB/s", rows[m]);
     printf("\n");
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
@@ -63,7 +63,6 @@ int main(int argc, char **argv) {
         for (int64_t i = 0; i < widest * most; i++) x[i] = noise();
         for (size_t e = 0; e < sizeof engines / sizeof engines[0]; e++) {
             mr_dtype compute = engines[e].compute == MR_BF16 && !b->has_bf16 ? MR_F32 : engines[e].compute;
-            setenv("MEDRL_CPU_GEMM", engines[e].variable, 1);
             int copies = (int)((96 << 20) / (O * I * 2) + 1);
             if (copies > COPIES) copies = COPIES;
             mr_weight *w[COPIES];

@@ -227,39 +227,6 @@ static void backward_equals_double_loops(void) {
     all_sizes(check_backward, true);
 }
 
-#if !defined(                                                                                                          \
-    __SANITIZE_ADDRESS__) /* gcc's LeakSanitizer crashes on thread-local data of a library that came with dlopen */
-/* The same through oneDNN where it is installed; without it our own kernels answer, and the test holds too. */
-static void library_equals_double_loops(void) {
-    static const weight_kind kinds[] = { { "f32", MR_F32, MR_F32 }, { "bf16", MR_BF16, MR_BF16 } };
-    static const int shapes[][3] = { { 1, 192, 128 }, { 5, 130, 160 }, { 2, 128, 131 } };
-    mr_err err;
-    setenv("MEDRL_CPU_GEMM", "dnnl", 1);
-    mr_backend *b;
-    REQUIRE_OK(mr_backend_open(&b, MR_CPU, 0, 2, &err), err);
-    for (int k = 0; k < 2; k++)
-        for (int i = 0; i < 3; i++) {
-            layer s = layer_new(b, shapes[i][1], shapes[i][2], &kinds[k], i, true, i != 1);
-            check_forward(b, &s, shapes[i][0], i & 1);
-            check_backward(b, &s, shapes[i][0], !(i & 1));
-            /* and again after new values */
-            float *w = noise_new(s.O * s.I, 1.0f);
-            b->weight_set(b, s.l.w, w);
-            b->weight_rows(b, s.w, s.l.w, 0, s.O);
-            CHECK_NEAR(s.w[5], to_bf16(w[5]), k == 0 ? 4e-3 : 0);
-            check_forward(b, &s, shapes[i][0], false);
-            mr_free(w);
-            layer_free(b, &s);
-        }
-    CHECK_INT(b->sync(b, &err), MR_OK);
-    mr_backend_close(b);
-    unsetenv("MEDRL_CPU_GEMM");
-}
-
-#else
-static void library_equals_double_loops(void) {}
-#endif
-
 /* y = x w^T with whole numbers that one can check by hand; the stacked adapters too. */
 static void by_hand(void) {
     mr_err err;
@@ -379,5 +346,4 @@ static void gradients_equal_finite_differences(void) {
 
 TEST_MAIN({ "by hand", by_hand }, { "forward equals double loops", forward_equals_double_loops },
           { "backward equals double loops", backward_equals_double_loops },
-          { "library equals double loops", library_equals_double_loops },
           { "gradients equal finite differences", gradients_equal_finite_differences })

@@ -89,27 +89,6 @@ static void six_hundred_rows(void) {
     mr_backend_close(b);
 }
 
-#if !defined(                                                                                                          \
-    __SANITIZE_ADDRESS__) /* gcc's LeakSanitizer crashes on thread-local data of a library that came with dlopen */
-/* oneDNN, or our own kernels where its probe fails: the rule holds either way. */
-static void the_library_too(void) {
-    static const weight_kind kinds[] = { { "f32", MR_F32, MR_F32 }, { "bf16", MR_BF16, MR_BF16 } };
-    mr_err err;
-    setenv("MEDRL_CPU_GEMM", "dnnl", 1);
-    for (int threads = 1; threads <= 2; threads++) {
-        mr_backend *b;
-        REQUIRE_OK(mr_backend_open(&b, MR_CPU, 0, threads, &err), err);
-        for (int k = 0; k < 2; k++) check_layer(b, 192, 128, &kinds[k], true, 100, threads == 2);
-        CHECK_INT(b->sync(b, &err), MR_OK);
-        mr_backend_close(b);
-    }
-    unsetenv("MEDRL_CPU_GEMM");
-}
-
-#else
-static void the_library_too(void) {}
-#endif
-
 /* Everything that linear and linear_bwd write, once with one thread and once with two (and three, more than this
  * machine may have). */
 static void threads_do_not_change_bits(void) {
@@ -189,6 +168,5 @@ static void damage_stays_in_its_row(void) {
 }
 
 TEST_MAIN({ "rows do not depend on their number", rows_do_not_depend_on_their_number },
-          { "six hundred rows", six_hundred_rows }, { "the library too", the_library_too },
-          { "threads do not change bits", threads_do_not_change_bits },
+          { "six hundred rows", six_hundred_rows }, { "threads do not change bits", threads_do_not_change_bits },
           { "damage stays in its row", damage_stays_in_its_row })
