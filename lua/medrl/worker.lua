@@ -172,7 +172,7 @@ local function shown_reward(name, entry)
 end
 
 local function open_rewards(entries, with_cases)
-  local rewards, names, taken = { n_cases = 0 }, json.array({}), {}
+  local rewards, names, taken = { cases = "" }, json.array({}), {}
   if type(entries) ~= "table" then fail("%s: rewards is a %s, want a list of names", place, type(entries)) end
   for i, entry in ipairs(entries) do
     local given = type(entry) == "table" and entry or { entry }
@@ -193,7 +193,7 @@ local function open_rewards(entries, with_cases)
     if with_cases then
       local passed, failures = reward_cases(module, file)
       if failures[1] then fail("%s", failures[1]) end
-      rewards.n_cases = rewards.n_cases + passed
+      rewards.cases = rewards.cases .. ("%s\t%d\n"):format(file, passed)
     end
     names[i] = shown_reward(name, entry)
     rewards[i] = {
@@ -276,9 +276,9 @@ local function dataset_cases(module, file)
   return passed, failures
 end
 
--- The cases of the data sets that the recipe reads; how many passed.
+-- The cases of the data sets that the recipe reads: "FILE<tab>how many passed" line by line, as of the rewards.
 local function check_sets(section)
-  local names, sorted, passed = {}, {}, 0
+  local names, sorted, passed = {}, {}, ""
   for _, split in ipairs { "train", "eval" } do
     if type(section) == "table" and data.is_set(section[split]) then add_names(section[split], names) end
   end
@@ -290,7 +290,7 @@ local function check_sets(section)
     if ok and type(module) == "table" and type(module.row) == "function" then
       local n, failures = dataset_cases(module, host.place(module_name))
       if failures[1] then fail("%s", failures[1]) end
-      passed = passed + n
+      passed = passed .. ("%s\t%d\n"):format(host.place(module_name), n)
     end
   end
   return passed
@@ -325,7 +325,7 @@ function M.open(spec)
   for _, assignment in ipairs(spec.overrides) do override(assignment) end
   check_data(recipe.data)
   local rewards, names = open_rewards(recipe.rewards == nil and {} or recipe.rewards, spec.cases)
-  if spec.cases then rewards.n_cases = rewards.n_cases + check_sets(recipe.data) end
+  if spec.cases then rewards.cases = rewards.cases .. check_sets(recipe.data) end
   local shown = {}
   for key, value in pairs(recipe) do shown[key] = value end
   if recipe.rewards ~= nil then shown.rewards = names end -- options stay with the scripts; the trainer knows names

@@ -55,7 +55,8 @@ static mr_status read_loaded(mr_version *v, const mr_frame *reply, const char *p
         v->lows[i] = mr_take_f64(&t);
         v->n_rewards = (int)i + 1;
     }
-    v->n_cases = (int)mr_take_u32(&t);
+    const char *cases = mr_take_bytes(&t, &len);
+    v->cases = mr_strndup(cases, len);
     return t.bad ? mr_fail(err, MR_EINTERNAL, "%s: a worker's answer was cut", place) : MR_OK;
 }
 
@@ -95,6 +96,7 @@ void mr_version_close(mr_version *v) {
     mr_free(v->names);
     mr_free(v->places);
     mr_free(v->lows);
+    mr_free(v->cases);
     mr_free(v);
 }
 

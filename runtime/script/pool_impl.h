@@ -36,7 +36,7 @@ typedef struct mr_version {
     char **places; /* their files, for messages */
     double *lows;
     int n_rewards;
-    int n_cases; /* that passed when it was loaded */
+    char *cases; /* that passed when it was loaded: lines "FILE<tab>NUMBER" */
 } mr_version;
 
 typedef struct mr_split {

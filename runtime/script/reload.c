@@ -290,12 +290,31 @@ cJSON *mr_pool_describe(void *self) {
     return detail;
 }
 
+/* How many cases passed of the changed files; a module that others require has none of its own: of all, then. */
+static int count_cases(const mr_version *v, const char *what) {
+    int of_all = 0, of_changed = 0;
+    bool known = true;
+    for (const char *at = what; *at && known;) {
+        size_t len = strcspn(at, ",");
+        known = false;
+        for (const char *line = v->cases; line && *line; line += strcspn(line, "\n") + 1) {
+            if (strncmp(line, at, len) != 0 || line[len] != '\t') continue;
+            known = true;
+            of_changed += atoi(line + len);
+        }
+        at += len + (at[len] ? 2 : 0);
+    }
+    for (const char *line = v->cases; line && *line; line += strcspn(line, "\n") + 1) of_all += atoi(strchr(line, '\t'));
+    return known ? of_changed : of_all;
+}
+
 static void tell(mr_pool *p, change *c, const char *what, mr_reload *out) {
     out->taken = true;
     out->rows = c->rows;
     mr_str_printf(&out->note, "%s: taken over (", what);
-    if (p->v->n_cases)
-        mr_str_printf(&out->note, "%d case%s passed", p->v->n_cases, p->v->n_cases == 1 ? "" : "s");
+    const int n_cases = count_cases(p->v, what);
+    if (n_cases)
+        mr_str_printf(&out->note, "%d case%s passed", n_cases, n_cases == 1 ? "" : "s");
     else
         mr_str_puts(&out->note, "no cases");
     if (c->batch.len) mr_str_printf(&out->note, "; last batch: %s", c->batch.data);
