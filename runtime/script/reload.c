@@ -221,10 +221,7 @@ static void hand_names(mr_pool *p, mr_version *v) {
         return;
     }
     p->old_names = mr_realloc(p->old_names, (size_t)(p->n_old_names + old->n_rewards + 1) * sizeof *p->old_names);
-    for (int i = 0; i < old->n_rewards; i++) {
-        p->old_names[p->n_old_names++] = old->names[i];
-        old->names[i] = NULL;
-    }
+    for (int i = 0; i < old->n_rewards; i++) p->old_names[p->n_old_names++] = old->names[i];
     p->old_names[p->n_old_names++] = (char *)old->names; /* and the array itself */
     old->names = NULL;
 }
@@ -290,21 +287,35 @@ cJSON *mr_pool_describe(void *self) {
     return detail;
 }
 
+/* One line "FILE<tab>NUMBER" of what a worker said, which is nothing to rely on; NULL: there is no further one. */
+static const char *next_case(const char **at, size_t *name_len, int *n) {
+    const char *line = *at, *tab = line ? strchr(line, '\t') : NULL;
+    if (!tab) return NULL;
+    const char *end = strchr(tab, '\n');
+    *name_len = (size_t)(tab - line);
+    *n = atoi(tab + 1);
+    if (*n < 0 || *n > 1000000) *n = 0;
+    *at = end ? end + 1 : NULL;
+    return line;
+}
+
 /* How many cases passed of the changed files; a module that others require has none of its own: of all, then. */
 static int count_cases(const mr_version *v, const char *what) {
-    int of_all = 0, of_changed = 0;
+    int of_all = 0, of_changed = 0, n;
     bool known = true;
+    size_t name_len;
+    const char *line, *rest;
     for (const char *at = what; *at && known;) {
-        size_t len = strcspn(at, ",");
+        const size_t len = strcspn(at, ",");
         known = false;
-        for (const char *line = v->cases; line && *line; line += strcspn(line, "\n") + 1) {
-            if (strncmp(line, at, len) != 0 || line[len] != '\t') continue;
+        for (rest = v->cases; (line = next_case(&rest, &name_len, &n));) {
+            if (name_len != len || memcmp(line, at, len) != 0) continue;
             known = true;
-            of_changed += atoi(line + len);
+            of_changed += n;
         }
         at += len + (at[len] ? 2 : 0);
     }
-    for (const char *line = v->cases; line && *line; line += strcspn(line, "\n") + 1) of_all += atoi(strchr(line, '\t'));
+    for (rest = v->cases; (line = next_case(&rest, &name_len, &n));) of_all += n;
     return known ? of_changed : of_all;
 }
 
