@@ -192,7 +192,12 @@ static void world_open_as(world *w, const char *run_dir, bool full, int threads)
                                    .tokenizer = w->tok,
                                    .chat = MR_CHAT_CHATML_PLAIN,
                                    .rows = { w, w->n_rows, get_row },
-                                   .scorer = { w, 2, reward_names, reward_weights, submit, collect, NULL },
+                                   .scorer = { .self = w,
+                                               .n_rewards = 2,
+                                               .names = reward_names,
+                                               .weights = reward_weights,
+                                               .submit = submit,
+                                               .collect = collect },
                                    .observer = { w, on_step, on_sample, on_event, on_progress, on_flush },
                                    .run_dir = run_dir,
                                    .base_model_name = "tiny_qwen2" };
@@ -322,6 +327,7 @@ static void metrics_are_complete(void) {
                                         MR_M_IS_RATIO,
                                         MR_M_IS_DIFF_MAX,
                                         MR_M_FAULTS,
+                                        MR_M_VERSION,
                                         "data/even/reward",
                                         "data/odd/reward",
                                         MR_M_TIME_ROLLOUT,
@@ -485,7 +491,8 @@ static void objectives(void) {
 static void supervised(void) {
     static const char *const want[] = { MR_M_LOSS,       MR_M_GRAD_NORM,  MR_M_LEARNING_RATE,
                                         MR_M_NUM_TOKENS, MR_M_ENTROPY,    MR_M_STEP_TIME,
-                                        MR_M_EPOCH,      MR_M_TIME_TRAIN, MR_M_TOKENS_PER_S };
+                                        MR_M_EPOCH,      MR_M_VERSION,    MR_M_TIME_TRAIN,
+                                        MR_M_TOKENS_PER_S };
     static world w;
     mr_err err;
     world_init(&w, MR_METHOD_SFT);
