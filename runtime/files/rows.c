@@ -584,6 +584,10 @@ int64_t mr_rows_count(const mr_rows *r) {
     return (int64_t)r->n_rows;
 }
 
+const char *mr_rows_name(const mr_rows *r) {
+    return r->name;
+}
+
 int64_t mr_rows_line(const mr_rows *r, int64_t index) {
     return index >= 0 && index < (int64_t)r->n_rows ? r->rows[index].line : 0;
 }

@@ -29,6 +29,7 @@ mr_status mr_rows_get(const mr_rows *r, int64_t index, cJSON **row, mr_err *err)
 mr_status mr_rows_text(const mr_rows *r, int64_t index, const char **text, size_t *len, mr_err *err);
 /* The error of a row that is another type than an object ("an array"), as mr_rows_get gives it. */
 mr_status mr_rows_no_object(const mr_rows *r, int64_t index, const char *type, mr_err *err);
+const char *mr_rows_name(const mr_rows *r);            /* as given to open; borrowed until close */
 int64_t mr_rows_line(const mr_rows *r, int64_t index); /* the 1-based line where row `index` starts */
 
 #endif

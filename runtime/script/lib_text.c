@@ -197,6 +197,12 @@ static int text_ulen(lua_State *L) {
     int n = 0;
     int32_t c;
     while (s < end) {
+        uint64_t eight;
+        if (end - s >= 8 && (memcpy(&eight, s, 8), eight & 0x8080808080808080u) == 0) { /* ASCII, as most text is */
+            s += 8;
+            n += 8;
+            continue;
+        }
         s += (unsigned char)*s < 0x80 ? 1 : next_char(s, end, &c);
         n++;
     }
