@@ -137,6 +137,22 @@ static int rows_line(lua_State *L) {
     return 1;
 }
 
+/* files.tick([now]): tells the parent, now and then, that a pass over many rows is under way. */
+static int files_tick(lua_State *L) {
+    static int n;
+    if (++n % TICK_ROWS == 0 || lua_toboolean(L, 1)) tick(L);
+    return 0;
+}
+
+/* files.key(text): eight bytes that texts share when they differ in white space only. */
+static int files_key(lua_State *L) {
+    size_t len;
+    const char *text = luaL_checklstring(L, 1, &len);
+    uint64_t key = mr_text_key(text, len);
+    lua_pushlstring(L, (const char *)&key, sizeof key);
+    return 1;
+}
+
 int mr_lib_files(lua_State *L) {
     static const luaL_Reg methods[] = {
         { "count", rows_count }, { "get", rows_get }, { "line", rows_line }, { NULL, NULL }
@@ -154,9 +170,11 @@ int mr_lib_files(lua_State *L) {
     lua_pushcfunction(L, tree_gc);
     lua_setfield(L, -2, "__gc");
     lua_pop(L, 1);
-    lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, files_open);
-    lua_setfield(L, -2, "open");
+    static const luaL_Reg f[] = {
+        { "open", files_open }, { "tick", files_tick }, { "key", files_key }, { NULL, NULL }
+    };
+    lua_createtable(L, 0, 3);
+    luaL_register(L, NULL, f);
     return 1;
 }
 

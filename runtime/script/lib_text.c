@@ -210,6 +210,27 @@ static int text_ulen(lua_State *L) {
     return 1;
 }
 
+/* FNV-1a over the text without outer white space, each run of inner white space one blank. */
+uint64_t mr_text_key(const char *s, size_t len) {
+    const char *end = s + len;
+    uint64_t h = 0xcbf29ce484222325u;
+    bool begun = false, gap = false;
+    while (s < end) {
+        int32_t c = (unsigned char)*s;
+        size_t n = c < 0x80 ? 1 : next_char(s, end, &c);
+        if (is_space(c)) {
+            gap = begun;
+        } else {
+            if (gap) h = (h ^ ' ') * 0x100000001b3u;
+            for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)s[i]) * 0x100000001b3u;
+            begun = true;
+            gap = false;
+        }
+        s += n;
+    }
+    return h;
+}
+
 /* is_digit(s): not empty, and digits only. */
 static int text_is_digit(lua_State *L) {
     size_t len;

@@ -66,6 +66,9 @@ int mr_lib_log(lua_State *L);
 int mr_lib_rng(lua_State *L);
 int mr_lib_files(lua_State *L);
 
+/* A number that two texts share when they are equal but for their white space (lib_text.c). */
+uint64_t mr_text_key(const char *text, size_t len);
+
 /* Sends a line to the parent's log; past a number of lines in one command they are dropped. */
 void mr_worker_log(mr_worker *w, int level, const char *line, size_t len);
 

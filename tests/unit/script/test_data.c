@@ -129,8 +129,8 @@ static void operations_by_hand(void) {
 
 static void mistakes_name_their_place(void) {
     check_set("a:filter(function(r) return r.no.such end)",
-              "error: filter of row 1: mix.lua:8: attempt to index field 'no' (a nil value)");
-    check_set("a:map(function() return 5 end)", "error: mix.lua:8: map returned a number for row 1, want a row");
+              "error: row 1 of a list: filter (mix.lua:8): mix.lua:8: attempt to index field 'no' (a nil value)");
+    check_set("a:map(function() return 5 end)", "error: row 1 of a list: map (mix.lua:8) returned a number, want a row or a table of columns");
     check_set("a:select { 5 }", "error: mix.lua: select: place 1 is 5, want 1 to 4");
     check_set("a:take(0)", "error: mix.lua: data.train has no rows: ");
     check_set("data.interleave { a, b:take(0) }", "error: mix.lua: interleave: list of 6 rows:take(0) has no rows");
@@ -229,7 +229,8 @@ static void few_skipped_rows_are_counted(void) {
     mr_str report = { 0 };
     mr_err err = { .msg = "" };
     REQUIRE_OK(mr_pool_data_report(p, "train", &report, &err), err);
-    CHECK_STR(report.data, "gsm8k: 38 rows from x.jsonl, 0 filtered, 2 skipped\n");
+    CHECK_STR(report.data, "gsm8k: 38 of 40 rows from x.jsonl, 0 filtered, 2 skipped\n"
+                           "  2 skipped: no gold answer behind \"####\" (first: x.jsonl:8)\n");
     mr_str_clear(&report);
     mr_row_source src;
     REQUIRE_OK(mr_pool_rows(p, "train", &src, &err), err);
