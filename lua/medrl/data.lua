@@ -255,11 +255,11 @@ local function add_report(ctx, line, entry, reasons)
     return a.what .. a.reason < b.what .. b.reason
   end)
   entry.reasons = list
-  ctx.sets[#ctx.sets + 1] = entry
-  ctx.report[#ctx.report + 1] = line
+  local lines = { line }
   for _, r in ipairs(list) do
-    ctx.report[#ctx.report + 1] = ("  %d %s: %s (first: %s)"):format(r.rows, r.what, r.reason, r.first)
+    lines[#lines + 1] = ("  %d %s: %s (first: %s)"):format(r.rows, r.what, r.reason, r.first)
   end
+  ctx.report[#ctx.report + 1] = { lines = table.concat(lines, "\n") .. "\n", entry = entry }
 end
 
 local function type_with_article(x)
@@ -716,18 +716,17 @@ function open.remove_columns(set, ctx)
   end)
 end
 
---- Opens a plan. ctx: place (for messages), files (data.files of the recipe), report (a list that gets lines),
---- sets (a list that gets the same as tables).
+--- Opens a plan. ctx: place (for messages), files (data.files of the recipe), report (a list that gets, for
+--- each source and each filter, { lines = for people, entry = for programs }).
 --- A plan that two splits share (the two parts of a split, say) is opened once.
 function M.open(set, ctx)
   local known = known_views[set]
   if not known then
-    local own = { place = ctx.place, files = ctx.files, report = {}, sets = {} }
+    local own = { place = ctx.place, files = ctx.files, report = {} }
     known = { view = open[set.op](set, own), own = own }
     known_views[set] = known
   end
-  for _, line in ipairs(known.own.report) do ctx.report[#ctx.report + 1] = line end
-  for _, entry in ipairs(known.own.sets) do ctx.sets[#ctx.sets + 1] = entry end
+  for _, part in ipairs(known.own.report) do ctx.report[#ctx.report + 1] = part end
   return known.view
 end
 

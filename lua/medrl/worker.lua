@@ -293,12 +293,24 @@ function M.rows(split)
   if type(paths) ~= "table" then
     recipe_fault("%s: data.files is a %s, want { name = \"PATH\" }", place, type(paths))
   end
-  local ctx = { place = place, files = paths, report = {}, sets = json.array({}) }
+  local ctx = { place = place, files = paths, report = {} }
   local view = data.open(set, ctx)
   if not view then recipe_fault("%s: data.%s: every data set in it is left out", place, split) end
-  if view.n == 0 then fail("%s: data.%s has no rows: %s", place, split, table.concat(ctx.report, "; ")) end
+  local lines, entries, seen = {}, json.array({}), {}
+  for _, part in ipairs(ctx.report) do -- a source that two sets of a mix share is told once
+    if not seen[part] then
+      seen[part] = true
+      lines[#lines + 1] = part.lines
+      entries[#entries + 1] = part.entry
+    end
+  end
+  local report = table.concat(lines)
+  if view.n == 0 then
+    local told = report:gsub("\n$", ""):gsub("\n *", "; ")
+    fail("%s: data.%s has no rows: %s", place, split, told)
+  end
   views[split] = view
-  return view.n, #ctx.report > 0 and table.concat(ctx.report, "\n") .. "\n" or "", json.encode(ctx.sets)
+  return view.n, report, json.encode(entries)
 end
 
 -- The shots for a row: one list for all, or by data set with "default" for the rest.

@@ -34,10 +34,8 @@ static mr_status open_data(mr_looking *l, mr_err *err) {
     MR_TRY(mr_pool_open(&l->pool, l->recipe, &po, err));
     MR_TRY(mr_parts_settings(&l->settings, mr_pool_recipe(l->pool), mr_pool_recipe_path(l->pool), err));
     mr_err why = { .msg = "" };
-    if (open_tokenizer(l, &why) != MR_OK) { /* data can be looked at before the model is there */
+    if (open_tokenizer(l, &why) != MR_OK) /* data can be looked at before the model is there */
         snprintf(l->no_tokens, sizeof l->no_tokens, "%s", why.msg);
-        mr_warn("tokens are not counted: %s", why.msg);
-    }
     MR_TRY(mr_pool_rows(l->pool, l->split, &l->rows, err));
     if (l->rows.n_rows == 0)
         return mr_fail(err, MR_EDATA, "%s: data.%s has no rows, want at least one", mr_pool_recipe_path(l->pool),

@@ -126,6 +126,38 @@ static const char *last_question(const mr_row *row) {
     return "";
 }
 
+/* Rows of a set often begin with the same words: of a question, what differs from the row's neighbor, in one line. */
+static char *telling_part(report *r, const mr_row *row, int64_t index) {
+    enum { SHOWN = 60 };
+    const char *text = last_question(row), *at = text;
+    mr_row_source rows;
+    mr_row other = { 0 };
+    mr_err err;
+    if (mr_pool_rows(r->l->pool, "eval", &rows, &err) == MR_OK && rows.n_rows > 1 &&
+        rows.get(rows.self, (index + 1) % rows.n_rows, &other, &err) == MR_OK) {
+        const char *with = last_question(&other);
+        while (*at && *at == *with) at++, with++;
+    }
+    mr_row_clear(&other);
+    if (!*at) at = text;
+    while (at > text && at[-1] != ' ' && at[-1] != '\n') at--;
+    mr_str s = { 0 };
+    mr_str_puts(&s, at > text ? "... " : "");
+    bool gap = false;
+    for (; *at && s.len < SHOWN; at++) {
+        if (*at == ' ' || *at == '\n' || *at == '\t' || *at == '\r') {
+            gap = true;
+            continue;
+        }
+        if (gap) mr_str_puts(&s, " ");
+        gap = false;
+        mr_str_add(&s, at, 1);
+    }
+    for (; ((unsigned char)*at & 0xc0) == 0x80; at++) mr_str_add(&s, at, 1); /* the rest of a character */
+    if (*at) mr_str_puts(&s, " ...");
+    return mr_str_steal(&s);
+}
+
 /* Where the two rows of a pair are from, and what they ask. */
 static void describe_pair(report *r, pair *p) {
     static const char *const splits[2] = { "train", "eval" };
@@ -138,7 +170,7 @@ static void describe_pair(report *r, pair *p) {
         if (mr_pool_rows(r->l->pool, splits[k], &rows, &err) == MR_OK &&
             rows.get(rows.self, index, &row, &err) == MR_OK) {
             *place = mr_strdup(row.place ? row.place : "");
-            if (k == 1) p->question = mr_strdup(last_question(&row));
+            if (k == 1) p->question = telling_part(r, &row, index);
         } else {
             *place = mr_strdup("");
         }
@@ -334,11 +366,8 @@ static void say_overlap(const report *r) {
     mr_str_clear(&text);
     for (int i = 0; i < r->n_pairs; i++) {
         const pair *p = &r->pairs[i];
-        const size_t len = strlen(p->question);
-        size_t from = len > 60 ? len - 60 : 0; /* the end: the beginning is often the same words in all rows */
-        while (((unsigned char)p->question[from] & 0xc0) == 0x80) from++;
-        sayf(r, "", "eval row %lld (%s) = train row %lld (%s): %s%s", (long long)p->eval + 1, p->eval_place,
-             (long long)p->train + 1, p->train_place, from ? "... " : "", p->question + from);
+        sayf(r, "", "eval row %lld (%s) = train row %lld (%s): %s", (long long)p->eval + 1, p->eval_place,
+             (long long)p->train + 1, p->train_place, p->question);
     }
 }
 
