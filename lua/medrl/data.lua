@@ -60,7 +60,7 @@ function M.from_list(rows)
 end
 
 local function check_sets(list, where)
-  check(type(list) == "table" and not is_set(list) and #list > 0, "%s: want a list of data sets", where)
+  if type(list) ~= "table" or is_set(list) or #list == 0 then error(where .. ": want a list of data sets", 3) end
   for i = 1, #list do
     if not is_set(list[i]) then error(("%s: entry %d is a %s, want a data set"):format(where, i, type(list[i])), 3) end
   end
@@ -136,7 +136,9 @@ end
 
 local function names_of(columns, what)
   if type(columns) == "string" then columns = { columns } end
-  check(type(columns) == "table" and #columns > 0, "%s: want the name of a column or a list of names", what)
+  if type(columns) ~= "table" or #columns == 0 then
+    error(what .. ": want the name of a column or a list of names", 3)
+  end
   for i = 1, #columns do
     if type(columns[i]) ~= "string" then error(("%s: entry %d is a %s, want a name"):format(what, i,
       type(columns[i])), 3) end

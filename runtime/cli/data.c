@@ -137,11 +137,28 @@ static void print_row(const mr_looking *l, int64_t index, const mr_row *row, con
     printf("%s\n%s%s\n\n", plain, prompt->data, shown < len ? " ..." : "");
 }
 
+static mr_status show_failed(const mr_looking *l, int64_t index, const char *why) {
+    if (!l->json) {
+        printf("--- row %lld of %lld cannot be made: %s\n\n", (long long)index + 1, (long long)l->rows.n_rows, why);
+        return MR_OK;
+    }
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "type", "row");
+    cJSON_AddNumberToObject(o, "row", (double)index + 1);
+    cJSON_AddStringToObject(o, "error", why);
+    mr_print_json(o);
+    cJSON_Delete(o);
+    return MR_OK;
+}
+
 static mr_status show_row(mr_looking *l, int64_t index, mr_err *err) {
     mr_row row = { 0 };
     mr_str prompt = { 0 };
     mr_ids ids = { 0 };
-    mr_status st = l->rows.get(l->rows.self, index, &row, err);
+    mr_err why = { .msg = "" };
+    mr_status st = l->rows.get(l->rows.self, index, &row, &why);
+    if (st == MR_EDATA) return show_failed(l, index, why.msg); /* the summary counts them and sets the exit code */
+    if (st != MR_OK) return mr_fail(err, st, "%s", why.msg);
     if (st == MR_OK && !l->no_tokens[0]) st = mr_data_encode(l, &row, &ids, err);
     if (st == MR_OK && !l->no_tokens[0])
         put_tokens(l, &prompt, &ids);
@@ -157,10 +174,9 @@ static mr_status show_row(mr_looking *l, int64_t index, mr_err *err) {
     return st;
 }
 
-/* --rows 3,17,20-25: places counted from 1, as they are printed. */
-static mr_status show_rows(mr_looking *l, mr_err *err) {
-    const char *at = l->rows_text;
-    do {
+/* --rows 3,17,20-25: places counted from 1, as they are printed. All are looked at before the first is shown. */
+static mr_status show_rows(mr_looking *l, bool show, mr_err *err) {
+    for (const char *at = l->rows_text;; at++) {
         char *end;
         const long long first = strtoll(at, &end, 10);
         long long last = first;
@@ -173,10 +189,10 @@ static mr_status show_rows(mr_looking *l, mr_err *err) {
         if (first < 1 || last > l->rows.n_rows)
             return mr_fail(err, MR_EINVAL, "data: --rows asks for row %lld, data.%s has 1 to %lld",
                            first < 1 ? first : last, l->split, (long long)l->rows.n_rows);
-        for (long long i = first; i <= last; i++) MR_TRY(show_row(l, i - 1, err));
-        at = *end ? end + 1 : end;
-    } while (*at);
-    return MR_OK;
+        for (long long i = first; show && i <= last; i++) MR_TRY(show_row(l, i - 1, err));
+        if (!*end) return MR_OK;
+        at = end;
+    }
 }
 
 mr_status mr_cmd_data(int argc, char **argv, mr_err *err) {
@@ -207,10 +223,12 @@ mr_status mr_cmd_data(int argc, char **argv, mr_err *err) {
         if (strcmp(l.split, "train") != 0 && strcmp(l.split, "eval") != 0)
             st = mr_fail(err, MR_EINVAL, "data: --split is \"%s\", want train or eval", l.split);
         if (st == MR_OK) st = open_data(&l, err);
-        if (st == MR_OK && l.rows_text)
-            st = show_rows(&l, err);
-        else
+        if (st == MR_OK && l.rows_text) {
+            st = show_rows(&l, false, err);
+            if (st == MR_OK) st = show_rows(&l, true, err);
+        } else {
             for (int64_t i = 0; st == MR_OK && i < l.n && i < l.rows.n_rows; i++) st = show_row(&l, i, err);
+        }
         if (st == MR_OK) st = mr_data_report(&l, err);
         mr_pool_close(l.pool);
         mr_settings_clear(&l.settings);

@@ -149,7 +149,7 @@ static char *telling_part(report *r, const mr_row *row, int64_t index) {
             gap = true;
             continue;
         }
-        if (gap) mr_str_puts(&s, " ");
+        if (gap && s.len && s.data[s.len - 1] != ' ') mr_str_puts(&s, " ");
         gap = false;
         mr_str_add(&s, at, 1);
     }
