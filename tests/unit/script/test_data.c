@@ -151,6 +151,17 @@ static void operations_by_hand(void) {
               "of 3 rows; 3 filtered: the function said no (first: row 1 of a list)");
 }
 
+/* test gets ceil(test_size * n) rows, train the rest, in the order of the permutation. */
+static void split_rounds_as_datasets_does(void) {
+    char *text = mr_asprintf("%sreturn { data = { system = '', train = b:shuffle(1):skip(2):take(4) } }\n", head);
+    put_file("mix.lua", text);
+    char *want = contents("mix.lua", "train");
+    CHECK_INT(strlen(want), 4 * 2 + 3);
+    check_set("b:split({ test_size = 0.25, seed = 1 }).train", want);
+    mr_free(want);
+    mr_free(text);
+}
+
 /* Nothing is called before a row is asked for, and only for that row; a filter alone looks at its own input. */
 static void operations_are_lazy(void) {
     check_set("a:map(function() error('called') end):take(1)",
@@ -365,6 +376,7 @@ static void shots_come_between(void) {
 }
 
 SCRIPT_TEST_MAIN({ "mixing_equals_datasets", mixing_equals_datasets }, { "operations_by_hand", operations_by_hand },
+                 { "split_rounds_as_datasets_does", split_rounds_as_datasets_does },
                  { "operations_are_lazy", operations_are_lazy },
                  { "mistakes_name_their_place", mistakes_name_their_place },
                  { "wrong_calls_are_refused", wrong_calls_are_refused },

@@ -264,6 +264,25 @@ static void reasons_are_counted(void) {
     mr_pool_close(p);
 }
 
+/* The parts of a split share their source: it is opened once and told once. */
+static void shared_sources_are_told_once(void) {
+    put_rows("x.jsonl", NULL, "\n");
+    put_module();
+    put_file("odd.lua", "local data = require 'medrl.data'\n"
+                        "local parts = data.get('odd'):split { test_size = 0.5, seed = 1 }\n"
+                        "return { data = { system = '', train = data.concatenate { parts.train, parts.test },\n"
+                        "  eval = parts.test, files = { odd = 'x.jsonl' } } }\n");
+    mr_pool *p = open_pool("odd.lua", 1, 5);
+    mr_str eval = { 0 };
+    mr_err err = { "" };
+    CHECK_STR(report_of(p), "odd: 30 of 30 rows from x.jsonl, 0 filtered, 0 skipped\n");
+    REQUIRE(unlink("x.jsonl") == 0); /* the second split needs no second look */
+    REQUIRE_OK(mr_pool_data_report(p, "eval", &eval, &err), err);
+    CHECK_STR(eval.data, "odd: 30 of 30 rows from x.jsonl, 0 filtered, 0 skipped\n");
+    mr_str_clear(&eval);
+    mr_pool_close(p);
+}
+
 static void survey_of_rows(void) {
     put_file("survey.lua",
              "local data = require 'medrl.data'\n"
@@ -419,5 +438,6 @@ static void rows_depend_on_seed_and_place_only(void) {
 SCRIPT_TEST_MAIN({ "odd_rows", odd_rows }, { "odd_files", odd_files },
                  { "rows_that_come_while_reading_are_not_seen", rows_that_come_while_reading_are_not_seen },
                  { "too_many_skipped", too_many_skipped }, { "reasons_are_counted", reasons_are_counted },
+                 { "shared_sources_are_told_once", shared_sources_are_told_once },
                  { "survey_of_rows", survey_of_rows }, { "json_keeps_its_values", json_keeps_its_values },
                  { "rows_depend_on_seed_and_place_only", rows_depend_on_seed_and_place_only })
