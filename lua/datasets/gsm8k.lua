@@ -12,7 +12,8 @@ end
 
 function M.row(r)
   local gold = M.gold(r.answer)
-  if not gold or gold == "" then return nil end -- an empty gold answer is contained in everything: no row
+  -- an empty gold answer is contained in everything: no row
+  if not gold or gold == "" then return nil, "no gold answer behind \"####\"" end
   local row = {}
   for key, value in pairs(r) do row[key] = value end
   row.question = nil

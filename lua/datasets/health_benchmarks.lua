@@ -10,7 +10,7 @@ function M.ask(question)
 end
 
 function M.row(r)
-  if text.strip(r.Answers) == "" then return nil end
+  if text.strip(r.Answers) == "" then return nil, "the answer is empty" end
   local row = {}
   for key, value in pairs(r) do row[key] = value end
   row.Questions, row.Answers = nil, nil

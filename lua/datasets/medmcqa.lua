@@ -10,7 +10,8 @@ local letters = { "A", "B", "C", "D" }
 
 function M.row(r)
   local letter = letters[r.cop]
-  if not letter or r.question == "" then return nil end
+  if not letter then return nil, "cop is not 1, 2, 3 or 4" end
+  if r.question == "" then return nil, "the question is empty" end
   local row = {}
   for key, value in pairs(r) do row[key] = value end
   for _, used in ipairs { "question", "opa", "opb", "opc", "opd", "cop", "exp" } do row[used] = nil end

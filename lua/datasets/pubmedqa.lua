@@ -27,7 +27,8 @@ end
 
 function M.keep(r, options)
   if options.short then return true end
-  return text.ulen(table.concat(contexts(r), "\n")) < 1024
+  if text.ulen(table.concat(contexts(r), "\n")) < 1024 then return true end
+  return false, "1024 characters of context or more"
 end
 
 function M.row(r, options)

@@ -12,17 +12,28 @@ local rng = require "medrl.rng"
 local M = {}
 
 local TAG = {} -- marks a plan; nothing else carries it
+local methods = {}
+-- What a plan may hold. Any other name is a mistake (a method that is not there), and nil would hide it.
+local fields = {}
+for _, name in ipairs { "_tag", "op", "from", "list", "name", "options", "rows", "f", "n", "places", "seed",
+  "probabilities", "strategy", "old", "new", "columns", "test_size", "part" } do fields[name] = true end
+
 local Set = {}
-Set.__index = Set
+function Set.__index(_, key)
+  local method = methods[key]
+  if method or fields[key] or type(key) ~= "string" then return method end
+  error(("a data set has no \"%s\"; it has map, filter, select, rename, remove_columns, take, skip, shuffle and split")
+    :format(key), 2)
+end
 
 local function is_set(x)
   return type(x) == "table" and rawget(x, "_tag") == TAG
 end
 M.is_set = is_set
 
-local function plan(op, fields)
-  fields._tag, fields.op = TAG, op
-  return setmetatable(fields, Set)
+local function plan(op, with)
+  with._tag, with.op = TAG, op
+  return setmetatable(with, Set)
 end
 
 local function check(ok, message, ...)
@@ -49,7 +60,7 @@ function M.from_list(rows)
 end
 
 local function check_sets(list, where)
-  check(type(list) == "table" and not is_set(list) and #list > 0, "%s: want a list of data sets", where)
+  if type(list) ~= "table" or is_set(list) or #list == 0 then error(where .. ": want a list of data sets", 3) end
   for i = 1, #list do
     if not is_set(list[i]) then error(("%s: entry %d is a %s, want a data set"):format(where, i, type(list[i])), 3) end
   end
@@ -63,11 +74,26 @@ end
 
 local strategies = { first_exhausted = true, all_exhausted = true, all_exhausted_without_replacement = true }
 
---- data.interleave { a, b, probabilities = { 0.7, 0.3 }, seed = 42, stopping_strategy = "first_exhausted" }; without
---- probabilities in turn.
-function M.interleave(list)
+local interleave_options = { probabilities = true, seed = true, stopping_strategy = true }
+
+--- data.interleave({ a, b }, { probabilities = { 0.7, 0.3 }, seed = 42, stopping_strategy = "first_exhausted" });
+--- without probabilities in turn. The options may also stand in the list itself.
+function M.interleave(list, options)
   check_sets(list, "data.interleave")
-  local p, strategy = list.probabilities, list.stopping_strategy or "first_exhausted"
+  check(options == nil or type(options) == "table" and not is_set(options),
+    "data.interleave: the options are a %s, want a table behind the list of data sets",
+    is_set(options) and "data set" or type(options))
+  local given, unknown = {}, {}
+  for _, from in ipairs { list, options } do
+    for key, value in pairs(from) do
+      if interleave_options[key] then given[key] = value
+      elseif type(key) ~= "number" or from ~= list then unknown[#unknown + 1] = tostring(key) end
+    end
+  end
+  table.sort(unknown)
+  check(not unknown[1], "data.interleave: unknown option \"%s\", want probabilities, seed or stopping_strategy",
+    unknown[1])
+  local p, strategy = given.probabilities, given.stopping_strategy or "first_exhausted"
   check(strategies[strategy], "data.interleave: unknown stopping_strategy \"%s\", want first_exhausted, "
     .. "all_exhausted or all_exhausted_without_replacement", tostring(strategy))
   if p ~= nil then
@@ -78,53 +104,84 @@ function M.interleave(list)
       sum = sum + p[i]
     end
     check(math.abs(sum - 1) < 1e-6, "data.interleave: the probabilities sum to %g, want 1", sum)
-    check(whole(list.seed, 0), "data.interleave: with probabilities a seed is needed")
+    check(whole(given.seed, 0), "data.interleave: with probabilities a seed is needed")
   end
-  return plan("interleave", { list = list, probabilities = p, seed = list.seed, strategy = strategy })
+  return plan("interleave", { list = list, probabilities = p, seed = given.seed, strategy = strategy })
 end
 
-function Set:shuffle(seed)
+function methods:shuffle(seed)
+  if type(seed) == "table" then seed = seed.seed end
   check(whole(seed, 0), "shuffle: the seed is not a whole number from 0 on")
   return plan("shuffle", { from = self, seed = seed })
 end
-function Set:take(n)
+function methods:take(n)
   check(whole(n, 0), "take: want a number of rows")
   return plan("take", { from = self, n = n })
 end
-function Set:skip(n)
+function methods:skip(n)
   check(whole(n, 0), "skip: want a number of rows")
   return plan("skip", { from = self, n = n })
 end
---- Rows at these places, counted from 1.
-function Set:select(places)
-  check(type(places) == "table", "select: want a list of places")
+--- Rows at these places, counted from 1 (as everything in Lua; Hugging Face's select counts from 0).
+function methods:select(places)
+  check(type(places) == "table" and not is_set(places), "select: want a list of places, counted from 1")
   return plan("select", { from = self, places = places })
 end
---- Keeps the rows for which f(row) is true. All rows are looked at once, when the set is opened.
-function Set:filter(f)
+--- Keeps the rows for which f(row, place) is true; `return false, "why"` counts the row under that reason. All rows
+--- are looked at once, one after the other, when the set is opened.
+function methods:filter(f)
   check(type(f) == "function", "filter: want a function")
   return plan("filter", { from = self, f = f })
 end
---- f(row) gives the row to use instead.
-function Set:map(f)
-  check(type(f) == "function", "map: want a function")
-  return plan("map", { from = self, f = f })
+
+local function names_of(columns, what)
+  if type(columns) == "string" then columns = { columns } end
+  if type(columns) ~= "table" or #columns == 0 then
+    error(what .. ": want the name of a column or a list of names", 3)
+  end
+  for i = 1, #columns do
+    if type(columns[i]) ~= "string" then error(("%s: entry %d is a %s, want a name"):format(what, i,
+      type(columns[i])), 3) end
+  end
+  return columns
 end
-function Set:rename(old, new)
+
+--- f(row, place) gives columns that are put over the row's own (as Hugging Face's map), or the row itself, changed.
+--- options.remove_columns: columns that go before.
+function methods:map(f, options)
+  check(type(f) == "function", "map: want a function")
+  check(options == nil or type(options) == "table", "map: the options are a %s, want { remove_columns = ... }",
+    type(options))
+  local columns = options and options.remove_columns
+  for key in pairs(options or {}) do
+    check(key == "remove_columns", "map: unknown option \"%s\", want remove_columns", tostring(key))
+  end
+  return plan("map", { from = self, f = f, columns = columns and names_of(columns, "map: remove_columns") })
+end
+function methods:rename(old, new)
   check(type(old) == "string" and type(new) == "string", "rename: want the old and the new name")
   return plan("rename", { from = self, old = old, new = new })
 end
+function methods:remove_columns(columns)
+  return plan("remove_columns", { from = self, columns = names_of(columns, "remove_columns") })
+end
 --- { train = ..., test = ... }: test gets ceil(test_size * n) rows of a permutation, train the following floor((1 -
---- test_size) * n).
-function Set:split(options)
-  local f, seed = options and options.test_size, options and options.seed
-  check(type(f) == "number" and f > 0 and f < 1, "split: test_size has to lie between 0 and 1")
+--- test_size) * n). A whole test_size is a number of rows.
+function methods:split(options)
+  check(type(options) == "table", "split: want { test_size = 0.1, seed = 42 }")
+  local f, seed = options.test_size, options.seed
+  check(type(f) == "number" and f > 0 and (f < 1 or whole(f, 1)),
+    "split: test_size has to lie between 0 and 1, or to be a number of rows")
   check(whole(seed, 0), "split: the seed is not a whole number from 0 on")
   return {
     train = plan("split", { from = self, test_size = f, seed = seed, part = "train" }),
     test = plan("split", { from = self, test_size = f, seed = seed, part = "test" }),
   }
 end
+
+-- The names that these have in Hugging Face datasets.
+methods.rename_column, methods.train_test_split = methods.rename, methods.split
+M.concatenate_datasets, M.interleave_datasets = M.concatenate, M.interleave
 
 --- What a plan is, for the record.
 function M.describe(set)
@@ -150,15 +207,61 @@ function M.describe(set)
   if op == "take" or op == "skip" then return ("%s:%s(%d)"):format(from, op, set.n) end
   if op == "select" then return ("%s:select(%d places)"):format(from, #set.places) end
   if op == "rename" then return ("%s:rename(%s, %s)"):format(from, set.old, set.new) end
+  if op == "remove_columns" then return ("%s:remove_columns(%s)"):format(from, table.concat(set.columns, ", ")) end
   if op == "split" then return ("%s:split(%g, %d).%s"):format(from, set.test_size, set.seed, set.part) end
   return ("%s:%s(%s)"):format(from, op, host.where(set.f))
 end
 
--- Opening. A view is { n = number of rows, get = function(i) }, i from 1; nil is a set that was left out with "none".
+-- Opening. A view is { n = number of rows, get = function(i), at = function(i) }, i from 1; get gives the row, made
+-- anew each time, at says where it is from ("train.jsonl:17"). nil is a set that was left out with "none".
 
 local function sub_view(view, places)
-  local get = view.get
-  return { n = #places, get = function(i) return get(places[i]) end }
+  local get, at = view.get, view.at
+  return { n = #places, get = function(i) return get(places[i]) end, at = function(i) return at(places[i]) end }
+end
+
+-- Counts of rows that are dropped, by reason; past MAX_REASONS different ones they are counted together.
+local MAX_REASONS, MAX_REASON = 20, 160
+
+local function new_reasons()
+  return { list = {}, by_text = {} }
+end
+
+local function count_reason(reasons, what, reason, at)
+  local known = reasons.by_text[what .. reason]
+  if not known then
+    if #reasons.list >= MAX_REASONS then reason = "for other reasons" end
+    known = reasons.by_text[what .. reason]
+    if not known then
+      known = { what = what, reason = reason, rows = 0, first = at }
+      reasons.by_text[what .. reason] = known
+      reasons.list[#reasons.list + 1] = known
+    end
+  end
+  known.rows = known.rows + 1
+end
+
+-- The second value that a function returned beside false or nil.
+local function reason_text(given, default)
+  if given == nil then return default end
+  given = tostring(given):gsub("%c", " ")
+  return #given > MAX_REASON and given:sub(1, MAX_REASON):gsub("[\128-\255]*$", "") .. "..." or given
+end
+
+-- An entry of the report: lines for people, the same as a table for programs.
+local function add_report(ctx, line, entry, reasons)
+  local list = json.array({})
+  for i, r in ipairs(reasons and reasons.list or {}) do list[i] = r end
+  table.sort(list, function(a, b)
+    if a.rows ~= b.rows then return a.rows > b.rows end
+    return a.what .. a.reason < b.what .. b.reason
+  end)
+  entry.reasons = list
+  local lines = { line }
+  for _, r in ipairs(list) do
+    lines[#lines + 1] = ("  %d %s: %s (first: %s)"):format(r.rows, r.what, r.reason, r.first)
+  end
+  ctx.report[#ctx.report + 1] = { lines = table.concat(lines, "\n") .. "\n", entry = entry }
 end
 
 local function type_with_article(x)
@@ -176,22 +279,23 @@ local function bad_column(module, raw)
   end
 end
 
-local function check_row(row, place, at)
+local function check_row(row, place, at, i)
   if type(row) ~= "table" then
-    error(("%s: row() returned a %s for %s, want a table or nil"):format(place, type(row), at), 0)
+    error(("%s: row() returned a %s for %s, want a table or nil"):format(place, type(row), at(i)), 0)
   end
   if type(row.messages) ~= "table" or #row.messages == 0 then
-    error(("%s: row() returned no messages for %s; want a list of { role = , content = }"):format(place, at), 0)
+    error(("%s: row() returned no messages for %s; want a list of { role = , content = }"):format(place, at(i)), 0)
   end
-  for i, m in ipairs(row.messages) do
+  for k, m in ipairs(row.messages) do
     if type(m) ~= "table" or type(m.role) ~= "string" or type(m.content) ~= "string" then
-      error(("%s: message %d of %s has no role or content"):format(place, i, at), 0)
+      error(("%s: message %d of %s has no role or content"):format(place, k, at(i)), 0)
     end
   end
   return row
 end
 
 local open = {}
+local known_views = {} -- by plan
 
 local function source_path(set, ctx)
   local path = ctx.files[set.name]
@@ -209,7 +313,7 @@ function open.get(set, ctx)
   local name = set.name
   local path = source_path(set, ctx)
   if path == "none" then
-    ctx.report[#ctx.report + 1] = name .. ": left out"
+    add_report(ctx, name .. ": left out", { kind = "source", name = name, left_out = true })
     return nil
   end
   local module_name = name:find("[./]") and name or "datasets." .. name
@@ -249,37 +353,50 @@ function open.get(set, ctx)
   end
 
   local options, row_of, keep = set.options, module.row, module.keep
+  local at, get_raw = raw_rows.at, raw_rows.get
   local function make(i, raw)
-    local good, row = pcall(row_of, raw, options)
-    if not good then error(("%s: %s"):format(raw_rows.at(i), tostring(row)), 0) end
-    if row == nil then return nil end
-    check_row(row, place, raw_rows.at(i))
+    local good, row, why = pcall(row_of, raw, options)
+    if not good then error(("%s: row() (%s): %s"):format(at(i), host.where(row_of), tostring(row)), 0) end
+    if row == nil then return nil, why end
+    check_row(row, place, at, i)
     if row.source == nil then row.source = name end
     return row
   end
 
   -- One pass decides which rows there are; they are made again when they are asked for.
   local places, n_kept, filtered, skipped, first_skip = {}, 0, 0, 0, nil
+  local reasons = new_reasons()
+  local function skip(i, why)
+    skipped = skipped + 1
+    first_skip = first_skip or ("%s: %s"):format(at(i), why)
+    count_reason(reasons, "skipped", why, at(i))
+  end
   for i = 1, raw_rows.n do
-    local raw = raw_rows.get(i)
+    files.tick()
+    local raw = get_raw(i)
     local why = type(raw) ~= "table" and "the row is no object" or bad_column(module, raw)
-    local kept = true
-    if not why and keep then
-      local good, answer = pcall(keep, raw, options)
-      if not good then error(("%s: %s"):format(raw_rows.at(i), tostring(answer)), 0) end
-      kept = answer
-    end
     if why then
-      skipped = skipped + 1
-      first_skip = first_skip or ("%s: %s"):format(raw_rows.at(i), why)
-    elseif not kept then
-      filtered = filtered + 1
-    elseif make(i, raw) == nil then
-      skipped = skipped + 1
-      first_skip = first_skip or ("%s: row() of %s returned nil"):format(raw_rows.at(i), place)
+      skip(i, why)
     else
-      n_kept = n_kept + 1
-      places[n_kept] = i
+      local kept, reason = true, nil
+      if keep then
+        local good
+        good, kept, reason = pcall(keep, raw, options)
+        if not good then error(("%s: keep() (%s): %s"):format(at(i), host.where(keep), tostring(kept)), 0) end
+      end
+      if not kept then
+        filtered = filtered + 1
+        count_reason(reasons, "filtered", reason_text(reason, "keep() said no"), at(i))
+      else
+        local row
+        row, reason = make(i, raw)
+        if row == nil then
+          skip(i, reason_text(reason, ("row() of %s returned nil"):format(place)))
+        else
+          n_kept = n_kept + 1
+          places[n_kept] = i
+        end
+      end
     end
   end
   if skipped > 0.05 * raw_rows.n then
@@ -287,20 +404,35 @@ function open.get(set, ctx)
       :format(first_skip, skipped, raw_rows.n, name), 0)
   end
   if skipped > 0 then log.warn(("%s: %d rows skipped; the first: %s"):format(name, skipped, first_skip)) end
-  ctx.report[#ctx.report + 1] =
-    ("%s: %d rows %s, %d filtered, %d skipped"):format(name, n_kept, shown, filtered, skipped)
-  return { n = n_kept, get = function(i) return make(places[i], raw_rows.get(places[i])) end }
+  add_report(ctx, ("%s: %d of %d rows %s, %d filtered, %d skipped"):format(name, n_kept, raw_rows.n, shown, filtered,
+    skipped), { kind = "source", name = name, from = shown, rows = raw_rows.n, kept = n_kept, filtered = filtered,
+    skipped = skipped }, reasons)
+  return {
+    n = n_kept,
+    get = function(i)
+      local row, why = make(places[i], get_raw(places[i]))
+      if row == nil then -- it was a row in the pass: row() depends on something else than its arguments
+        error(("%s: row() (%s) returned nil (%s) for a row that it made before; it must depend on the row alone")
+          :format(at(places[i]), host.where(row_of), reason_text(why, "no reason")), 0)
+      end
+      return row
+    end,
+    at = function(i) return at(places[i]) end,
+  }
 end
 
 function open.list(set)
   local rows = set.rows
+  local function copy_of(value) -- a row may be changed by map; the recipe's list may not
+    if type(value) ~= "table" then return value end
+    local copy = json.is_array(value) and #value == 0 and json.array({}) or {}
+    for k, v in pairs(value) do copy[k] = copy_of(v) end
+    return copy
+  end
   return {
     n = #rows,
-    get = function(i)
-      local copy = {} -- a row may be changed by map; the recipe's list may not
-      for k, v in pairs(rows[i]) do copy[k] = v end
-      return copy
-    end,
+    get = function(i) return copy_of(rows[i]) end,
+    at = function(i) return ("row %d of a list"):format(i) end,
   }
 end
 
@@ -324,19 +456,30 @@ function open.concatenate(set, ctx)
     starts[i] = n
     n = n + view.n
   end
+  local function find(i)
+    local v = #views
+    while starts[v] >= i do v = v - 1 end
+    return views[v], i - starts[v]
+  end
   return {
     n = n,
     get = function(i)
-      local v = #views
-      while starts[v] >= i do v = v - 1 end
-      return views[v].get(i - starts[v])
+      local view, k = find(i)
+      return view.get(k)
+    end,
+    at = function(i)
+      local view, k = find(i)
+      return view.at(k)
     end,
   }
 end
 
--- The order of an interleaving: which source and which of its rows, for each place.
+-- The order of an interleaving: for each place which source and which of its rows, as row * SOURCES + source. One
+-- number a place: eight bytes.
+local SOURCES, MAX_PLACES = 1024, 2 ^ 25
+
 local function in_turn(lengths, strategy)
-  local source, row, n = {}, {}, 0
+  local order, n = {}, 0
   local shortest, longest = math.huge, 0
   for _, len in ipairs(lengths) do
     shortest, longest = math.min(shortest, len), math.max(longest, len)
@@ -345,15 +488,15 @@ local function in_turn(lengths, strategy)
     for s, len in ipairs(lengths) do
       if round <= len or strategy == "all_exhausted" then
         n = n + 1
-        source[n], row[n] = s, (round - 1) % len + 1
+        order[n] = ((round - 1) % len + 1) * SOURCES + s
       end
     end
   end
-  return source, row, n
+  return order, n
 end
 
-local function by_probability(lengths, p, seed, strategy)
-  local source, row, n = {}, {}, 0
+local function by_probability(lengths, p, seed, strategy, where)
+  local order, n = {}, 0
   local cdf, sum, last = {}, 0, 0
   for s = 1, #p do
     sum = sum + p[s]
@@ -379,7 +522,12 @@ local function by_probability(lengths, p, seed, strategy)
     if not (done[s] and strategy == "all_exhausted_without_replacement") then
       local at = (pos[s] or 0) + 1
       n = n + 1
-      source[n], row[n] = s, at
+      if n > MAX_PLACES then
+        error(("%s: interleave: after %d rows not every set is through (%s); raise the least probability"):format(where,
+          n - 1, strategy), 0)
+      end
+      if n % 65536 == 0 then files.tick(true) end
+      order[n] = at * SOURCES + s
       pos[s] = at % lengths[s]
       if at == lengths[s] and not done[s] then
         done[s] = true
@@ -387,7 +535,7 @@ local function by_probability(lengths, p, seed, strategy)
       end
     end
   end
-  return source, row, n
+  return order, n
 end
 
 function open.interleave(set, ctx)
@@ -406,10 +554,26 @@ function open.interleave(set, ctx)
     for k = 1, #p do sum = sum + p[k] end
     if sum <= 0 then error(ctx.place .. ": interleave: no data set with a probability above 0 is left", 0) end
   end
-  local source, row, n
-  if p then source, row, n = by_probability(lengths, p, set.seed, set.strategy)
-  else source, row, n = in_turn(lengths, set.strategy) end
-  return { n = n, get = function(i) return views[source[i]].get(row[i]) end }
+  if #views >= SOURCES then error(("%s: interleave: %d data sets, at most %d can be"):format(ctx.place, #views,
+    SOURCES - 1), 0) end
+  local order, n
+  if p then order, n = by_probability(lengths, p, set.seed, set.strategy, ctx.place)
+  else order, n = in_turn(lengths, set.strategy) end
+  local function find(i)
+    local s = order[i] % SOURCES
+    return views[s], (order[i] - s) / SOURCES
+  end
+  return {
+    n = n,
+    get = function(i)
+      local view, k = find(i)
+      return view.get(k)
+    end,
+    at = function(i)
+      local view, k = find(i)
+      return view.at(k)
+    end,
+  }
 end
 
 function open.shuffle(set, ctx)
@@ -419,14 +583,18 @@ end
 
 function open.take(set, ctx)
   local view = M.open(set.from, ctx)
-  return view and { n = math.min(set.n, view.n), get = view.get }
+  return view and { n = math.min(set.n, view.n), get = view.get, at = view.at }
 end
 
 function open.skip(set, ctx)
   local view = M.open(set.from, ctx)
   if not view then return nil end
-  local get, n = view.get, set.n
-  return { n = math.max(0, view.n - n), get = function(i) return get(i + n) end }
+  local get, at, n = view.get, view.at, set.n
+  return {
+    n = math.max(0, view.n - n),
+    get = function(i) return get(i + n) end,
+    at = function(i) return at(i + n) end,
+  }
 end
 
 function open.select(set, ctx)
@@ -443,8 +611,12 @@ end
 function open.split(set, ctx)
   local view = M.open(set.from, ctx)
   if not view then return nil end
-  local n_test = math.ceil(set.test_size * view.n)
-  local n_train = math.floor((1 - set.test_size) * view.n)
+  local f = set.test_size
+  local n_test = math.ceil(f < 1 and f * view.n or f)
+  local n_train = f < 1 and math.floor((1 - f) * view.n) or view.n - n_test
+  if n_train < 0 then
+    error(("%s: split: test_size is %d rows of %d"):format(ctx.place, f, view.n), 0)
+  end
   local order, places = rng.pcg64(set.seed):permutation(view.n), {}
   local first, n = 0, n_test
   if set.part == "train" then first, n = n_test, n_train end
@@ -452,56 +624,112 @@ function open.split(set, ctx)
   return sub_view(view, places)
 end
 
-local function call(f, row, i, what)
-  local ok, result = pcall(f, row)
-  if not ok then error(("%s of row %d: %s"):format(what, i, tostring(result)), 0) end
-  return result
+-- f(row, i) with the row's place and the function's in front of its error.
+local function call(f, row, i, at, what)
+  local ok, result, reason = pcall(f, row, i)
+  if not ok then error(("%s: %s (%s): %s"):format(at(i), what, host.where(f), tostring(result)), 0) end
+  return result, reason
 end
 
 function open.filter(set, ctx)
   local view = M.open(set.from, ctx)
   if not view then return nil end
-  local places = {}
+  local f, get, at = set.f, view.get, view.at
+  local places, n, reasons = {}, 0, new_reasons()
   for i = 1, view.n do
-    if call(set.f, view.get(i), i, "filter") then places[#places + 1] = i end
+    files.tick()
+    local kept, reason = call(f, get(i), i, at, "filter")
+    if kept then
+      n = n + 1
+      places[n] = i
+    else
+      count_reason(reasons, "filtered", reason_text(reason, "the function said no"), at(i))
+    end
   end
-  ctx.report[#ctx.report + 1] = ("%s kept %d of %d rows"):format(M.describe(set), #places, view.n)
+  add_report(ctx, ("%s kept %d of %d rows"):format(M.describe(set), n, view.n), { kind = "filter",
+    name = M.describe(set), from = host.where(f), rows = view.n, kept = n, filtered = view.n - n, skipped = 0 },
+    reasons)
   return sub_view(view, places)
+end
+
+-- A view that changes each row as it is asked for.
+local function changed_view(view, change)
+  local get, at = view.get, view.at
+  return { n = view.n, get = function(i) return change(get(i), i, at) end, at = at }
 end
 
 function open.map(set, ctx)
   local view = M.open(set.from, ctx)
   if not view then return nil end
-  local get, f = view.get, set.f
-  return {
-    n = view.n,
-    get = function(i)
-      local row = call(f, get(i), i, "map")
-      if type(row) ~= "table" then
-        error(("%s: map returned a %s for row %d, want a row"):format(host.where(f), type(row), i), 0)
-      end
-      return row
-    end,
-  }
+  local f, columns = set.f, set.columns or {}
+  return changed_view(view, function(row, i, at)
+    local new = call(f, row, i, at, "map")
+    if type(new) ~= "table" then
+      error(("%s: map (%s) returned a %s, want a row or a table of columns"):format(at(i), host.where(f), type(new)), 0)
+    end
+    for _, name in ipairs(columns) do row[name] = nil end
+    if new ~= row then
+      for key, value in pairs(new) do row[key] = value end
+    end
+    return row
+  end)
+end
+
+-- A name that none of the first rows has is a slip of the pen, most likely. (A null in the file is no column either, so
+-- a single row says nothing.)
+local function watch(what, name)
+  local seen, found = 0, false
+  return function(present)
+    if found or seen > 200 then return end
+    found = present
+    seen = seen + 1
+    if seen == 200 and not found then log.warn(("%s: none of 200 rows has a column \"%s\""):format(what, name)) end
+  end
 end
 
 function open.rename(set, ctx)
   local view = M.open(set.from, ctx)
   if not view then return nil end
-  local get, old, new = view.get, set.old, set.new
-  return {
-    n = view.n,
-    get = function(i)
-      local row = get(i)
-      row[new], row[old] = row[old], nil
-      return row
-    end,
-  }
+  local old, new = set.old, set.new
+  local note = watch("rename", old)
+  return changed_view(view, function(row, i, at)
+    local value = row[old]
+    note(value ~= nil)
+    if value == nil or old == new then return row end
+    if row[new] ~= nil then
+      error(("%s: rename: the row has a column \"%s\" already; remove it first (remove_columns)"):format(at(i), new), 0)
+    end
+    row[new], row[old] = value, nil
+    return row
+  end)
 end
 
---- Opens a plan. ctx: place (for messages), files (data.files of the recipe), report (a list that gets lines).
+function open.remove_columns(set, ctx)
+  local view = M.open(set.from, ctx)
+  if not view then return nil end
+  local columns, notes = set.columns, {}
+  for k, name in ipairs(columns) do notes[k] = watch("remove_columns", name) end
+  return changed_view(view, function(row)
+    for k, name in ipairs(columns) do
+      notes[k](row[name] ~= nil)
+      row[name] = nil
+    end
+    return row
+  end)
+end
+
+--- Opens a plan. ctx: place (for messages), files (data.files of the recipe), report (a list that gets, for
+--- each source and each filter, { lines = for people, entry = for programs }).
+--- A plan that two splits share (the two parts of a split, say) is opened once.
 function M.open(set, ctx)
-  return open[set.op](set, ctx)
+  local known = known_views[set]
+  if not known then
+    local own = { place = ctx.place, files = ctx.files, report = {} }
+    known = { view = open[set.op](set, own), own = own }
+    known_views[set] = known
+  end
+  for _, part in ipairs(known.own.report) do ctx.report[#ctx.report + 1] = part end
+  return known.view
 end
 
 return M

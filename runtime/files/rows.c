@@ -1,13 +1,17 @@
 /* rows.c - JSONL, JSON arrays and CSV as indexed rows.
  *
  * Source: RFC 8259 and RFC 4180 (CSV), with the caps of a hostile file: a row has at most 16 MiB. Opening finds where
- * each row starts and, for CSV, that each has as many fields as the header; a row is parsed when it is asked for. */
+ * each row starts and, for CSV, that each has as many fields as the header; a row is parsed when it is asked for.
+ *
+ * Files are read through a window of 1 MiB that slides and not mapped: a mapped file counts as memory of the worker
+ * (which has a limit), and one that becomes shorter under a mapping ends the process. A scan works on the bytes in the
+ * window; when it meets their end before the end of the file, the window moves up to the row that was begun (and grows
+ * when the row is longer) and that row is scanned again. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,7 +20,13 @@
 #include "base/utf8.h"
 #include "files/rows.h"
 
-enum { max_row_bytes = 16 << 20, max_columns = 4096, max_stream_bytes = 1 << 30 };
+enum {
+    max_row_bytes = 16 << 20,
+    max_columns = 4096,
+    max_stream_bytes = 1 << 30,
+    window_bytes = 1 << 20,
+    ahead_bytes = 256 << 10 /* what is read at once when rows are asked for in their order */
+};
 
 typedef enum format { JSONL, JSON_ARRAY, CSV } format;
 
@@ -25,14 +35,26 @@ typedef struct place {
     int64_t line;
 } place;
 
+/* Bytes of the file that are in memory: of the last rows that were asked for. */
+typedef struct cache {
+    char *bytes;
+    size_t base, len, cap; /* base: where bytes[0] stands in the file */
+    int64_t last;          /* the row that was asked for last */
+} cache;
+
 struct mr_rows {
     char *name;
     format format;
-    char separator; /* of a CSV file */
-    const char *data;
+    char separator;   /* of a CSV file */
+    const char *data; /* what is scanned: the window, a stream, or one row */
     size_t len;
-    void *mapping; /* NULL: none */
-    char *owned;   /* read from something that cannot be mapped */
+    bool whole;  /* nothing comes behind data + len */
+    size_t base; /* where data[0] stands in the file */
+    size_t size; /* of the file, when it was opened: rows that are added later are not seen */
+    int fd;      /* our own; -1: a stream, which is in memory */
+    char *owned; /* the window's or the stream's bytes */
+    size_t cap;
+    cache *cache;
     place *rows;
     size_t n_rows, cap_rows;
     char **columns; /* CSV */
@@ -41,6 +63,62 @@ struct mr_rows {
 
 static bool is_space(char c) {
     return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+/* ---- bytes ---- */
+
+/* Reads [at, at + len) of the file; *got is less than len at its end only. */
+static mr_status read_at(const mr_rows *r, char *to, size_t at, size_t len, size_t *got, mr_err *err) {
+    *got = 0;
+    while (*got < len) {
+        const ssize_t n = pread(r->fd, to + *got, len - *got, (off_t)(at + *got));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return mr_fail_errno(err, "%s", r->name);
+        if (n == 0) break;
+        *got += (size_t)n;
+    }
+    return MR_OK;
+}
+
+static mr_status became_shorter(const mr_rows *r, int64_t line, mr_err *err) {
+    return mr_fail(err, MR_EDATA,
+                   "%s:%" PRId64 ": the file has become shorter since it was opened; start again when nothing writes "
+                   "to it",
+                   r->name, line);
+}
+
+/* Moves the window up to *at, which becomes 0, and fills it; it grows when it holds nothing else. */
+static mr_status slide(mr_rows *r, size_t *at, int64_t line, mr_err *err) {
+    const size_t kept = r->len - *at;
+    if (kept == r->cap) {
+        const size_t cap = r->cap ? 2 * r->cap : window_bytes;
+        char *bytes = mr_try_alloc(cap);
+        if (!bytes) return mr_fail(err, MR_ENOMEM, "%s:%" PRId64 ": no memory for %zu bytes", r->name, line, cap);
+        if (kept) memcpy(bytes, r->data + *at, kept);
+        mr_free(r->owned);
+        r->owned = bytes;
+        r->cap = cap;
+    } else {
+        memmove(r->owned, r->data + *at, kept);
+    }
+    r->data = r->owned;
+    r->base += *at;
+    *at = 0;
+    size_t want = r->cap - kept, got;
+    if (want > r->size - r->base - kept) want = r->size - r->base - kept;
+    MR_TRY(read_at(r, r->owned + kept, r->base + kept, want, &got, err));
+    r->len = kept + got;
+    if (got < want) return became_shorter(r, line, err);
+    r->whole = r->base + r->len == r->size;
+    return MR_OK;
+}
+
+/* Slides for a row that begins at *at and has no end in the window yet. */
+static mr_status slide_row(mr_rows *r, size_t *at, int64_t line, mr_err *err) {
+    if (r->len - *at > max_row_bytes)
+        return mr_fail(err, MR_EDATA, "%s:%" PRId64 ": the row has more than %d bytes; split or shorten it, or close "
+                       "what it opens", r->name, line, max_row_bytes);
+    return slide(r, at, line, err);
 }
 
 static mr_status add_row(mr_rows *r, size_t at, size_t len, int64_t line, mr_err *err) {
@@ -58,23 +136,43 @@ static mr_status add_row(mr_rows *r, size_t at, size_t len, int64_t line, mr_err
         r->rows = rows;
         r->cap_rows = cap;
     }
-    r->rows[r->n_rows++] = (place){ at, len, line };
+    r->rows[r->n_rows++] = (place){ r->base + at, len, line };
     return MR_OK;
 }
 
 /* ---- JSON ---- */
 
+/* A line that is longer than any row: how long, without holding it. */
+static mr_status too_long(mr_rows *r, size_t at, int64_t line, mr_err *err) {
+    size_t from = r->base + at, len = r->len - at, got;
+    for (bool found = false; !found && from + len < r->size; len += got) {
+        MR_TRY(read_at(r, r->owned, from + len, r->cap, &got, err));
+        if (got == 0) break;
+        const char *newline = memchr(r->owned, '\n', got);
+        found = newline != NULL;
+        if (newline) got = (size_t)(newline - r->owned);
+    }
+    return add_row(r, at, len, line, err);
+}
+
 static mr_status index_lines(mr_rows *r, size_t at, mr_err *err) {
-    for (int64_t line = 1; at < r->len; line++) {
-        const char *newline = memchr(r->data + at, '\n', r->len - at);
+    for (int64_t line = 1;; line++) {
+        const char *newline;
+        size_t seen = 0; /* bytes of this line that have no newline */
+        while (!(newline = memchr(r->data + at + seen, '\n', r->len - at - seen)) && !r->whole) {
+            seen = r->len - at;
+            if (seen > max_row_bytes) return too_long(r, at, line, err);
+            MR_TRY(slide(r, &at, line, err));
+        }
+        if (at >= r->len) return MR_OK;
         const size_t end = newline ? (size_t)(newline - r->data) : r->len;
         size_t from = at, to = end;
         while (from < to && is_space(r->data[from])) from++;
         while (to > from && is_space(r->data[to - 1])) to--;
         if (from < to) MR_TRY(add_row(r, from, to - from, line, err));
+        if (!newline) return MR_OK;
         at = end + 1;
     }
-    return MR_OK;
 }
 
 /* The byte behind one array element that starts at `at`: only brackets and strings are looked at, the strict parser
@@ -110,16 +208,29 @@ static size_t skip_space(const mr_rows *r, size_t at, int64_t *line) {
     return at;
 }
 
+/* The same over the whole file. */
+static mr_status skip_all_space(mr_rows *r, size_t *at, int64_t *line, mr_err *err) {
+    for (;;) {
+        *at = skip_space(r, *at, line);
+        if (*at < r->len || r->whole) return MR_OK;
+        MR_TRY(slide(r, at, *line, err));
+    }
+}
+
 static mr_status index_array(mr_rows *r, size_t at, mr_err *err) {
     int64_t line = 1;
-    at = skip_space(r, at, &line);
+    MR_TRY(skip_all_space(r, &at, &line, err));
     const int64_t opened = line;
-    at = skip_space(r, at + 1, &line); /* behind '[' */
-    bool want_element = false;         /* a comma came before */
+    at++; /* behind '[' */
+    MR_TRY(skip_all_space(r, &at, &line, err));
+    bool want_element = false; /* a comma came before */
     while (at < r->len && (r->data[at] != ']' || want_element)) {
-        const size_t from = at;
+        size_t from = at;
         const int64_t from_line = line;
-        at = element_end(r, at, &line);
+        while ((at = element_end(r, from, &line)) >= r->len && !r->whole) {
+            line = from_line;
+            MR_TRY(slide_row(r, &from, line, err));
+        }
         size_t to = at;
         while (to > from && is_space(r->data[to - 1])) to--;
         if (at < r->len && from == to)
@@ -132,13 +243,17 @@ static mr_status index_array(mr_rows *r, size_t at, mr_err *err) {
             return mr_fail(err, MR_EDATA,
                            "%s:%" PRId64 ": a \"}\" that nothing opened, want \",\" or \"]\"; mend the file", r->name,
                            line);
-        if (want_element) at = skip_space(r, at + 1, &line);
+        if (want_element) {
+            at++;
+            MR_TRY(skip_all_space(r, &at, &line, err));
+        }
     }
     if (at >= r->len)
         return mr_fail(err, MR_EDATA,
                        "%s:%" PRId64 ": the array that opens here is not closed; the file is cut: fetch it again",
                        r->name, opened);
-    at = skip_space(r, at + 1, &line);
+    at++;
+    MR_TRY(skip_all_space(r, &at, &line, err));
     if (at < r->len)
         return mr_fail(err, MR_EDATA, "%s:%" PRId64 ": text behind the array, want the end of the file; remove it",
                        r->name, line);
@@ -158,6 +273,10 @@ static mr_status scan_field(const mr_rows *r, size_t *at, int64_t *line, mr_str 
             while (i < r->len && r->data[i] != '"') {
                 if (r->data[i] == '\n') (*line)++;
                 i++;
+            }
+            if (i == r->len && !r->whole) { /* the caller slides and begins anew */
+                *at = i;
+                return MR_OK;
             }
             if (i == r->len)
                 return mr_fail(
@@ -258,38 +377,58 @@ static bool blank_line(const mr_rows *r, size_t at) {
     return r->data[at] == '\n' || (r->data[at] == '\r' && (at + 1 == r->len || r->data[at + 1] == '\n'));
 }
 
+/* Finds the end of the record at *at, which moves when the window does; *end is behind its line end. */
+static mr_status whole_record(mr_rows *r, size_t *at, size_t *end, int64_t *line, int *n, mr_err *err) {
+    for (;;) {
+        int64_t l = *line;
+        *end = *at;
+        MR_TRY(scan_record(r, end, &l, n, NULL, NULL, err));
+        if (*end < r->len || r->whole) {
+            *line = l;
+            return MR_OK;
+        }
+        MR_TRY(slide_row(r, at, *line, err));
+    }
+}
+
+/* Skips blank lines; at least two bytes are in the window then, or the file ends before. */
+static mr_status skip_blank(mr_rows *r, size_t *at, int64_t *line, mr_err *err) {
+    for (;;) {
+        if (r->len - *at < 2 && !r->whole) MR_TRY(slide(r, at, *line, err));
+        if (*at >= r->len || !blank_line(r, *at)) return MR_OK;
+        *at += r->data[*at] == '\r' && *at + 1 < r->len ? 2 : 1;
+        (*line)++;
+    }
+}
+
 static mr_status index_csv(mr_rows *r, size_t at, mr_err *err) {
     int64_t line = 1;
+    size_t end;
     int n;
-    while (at < r->len && blank_line(r, at)) {
-        at += r->data[at] == '\r' ? 2 : 1;
-        line++;
-    }
+    MR_TRY(skip_blank(r, &at, &line, err));
     if (at >= r->len)
         return mr_fail(err, MR_EDATA, "%s:1: the file is empty, want a line with the names of the columns; add one",
                        r->name);
     const int64_t header = line;
+    MR_TRY(whole_record(r, &at, &end, &line, &n, err));
+    line = header;
     MR_TRY(scan_record(r, &at, &line, &n, take_column, r, err));
     if (r->n_columns == 1 && r->separator == ',' && strchr(r->columns[0], ';'))
         return mr_fail(err, MR_EDATA,
                        "%s:%" PRId64 ": the columns are separated by semicolons, want commas; export it with commas",
                        r->name, header);
-    while (at < r->len) {
-        const size_t from = at;
+    for (;;) {
+        MR_TRY(skip_blank(r, &at, &line, err));
+        if (at >= r->len) return MR_OK;
         const int64_t from_line = line;
-        if (blank_line(r, at)) {
-            at += r->data[at] == '\r' ? 2 : 1;
-            line++;
-            continue;
-        }
-        MR_TRY(scan_record(r, &at, &line, &n, NULL, NULL, err));
+        MR_TRY(whole_record(r, &at, &end, &line, &n, err));
         if (n != r->n_columns)
             return mr_fail(err, MR_EDATA,
                            "%s:%" PRId64 ": %d fields, want %d as in the header; quote fields that hold a separator",
                            r->name, from_line, n, r->n_columns);
-        MR_TRY(add_row(r, from, at - from, from_line, err));
+        MR_TRY(add_row(r, at, end - at, from_line, err));
+        at = end;
     }
-    return MR_OK;
 }
 
 typedef struct csv_row {
@@ -327,8 +466,10 @@ static mr_status refuse_foreign(const mr_rows *r, mr_err *err) {
 }
 
 static mr_status index_rows(mr_rows *r, mr_err *err) {
+    size_t at = 0;
+    if (!r->whole) MR_TRY(slide(r, &at, 1, err));
     MR_TRY(refuse_foreign(r, err));
-    size_t at = r->len >= 3 && !memcmp(r->data, "\xef\xbb\xbf", 3) ? 3 : 0;
+    at = r->len >= 3 && !memcmp(r->data, "\xef\xbb\xbf", 3) ? 3 : 0;
     if (mr_ends_with(r->name, ".csv") || mr_ends_with(r->name, ".tsv")) {
         r->format = CSV;
         r->separator = mr_ends_with(r->name, ".tsv") ? '\t' : ',';
@@ -371,9 +512,10 @@ static mr_status read_stream(mr_rows *r, int fd, mr_err *err) {
         }
         mr_str_add(&s, buffer, (size_t)n);
     }
-    r->len = s.len;
+    r->len = r->size = s.len;
     r->owned = mr_str_steal(&s);
     r->data = r->owned;
+    r->whole = true;
     return MR_OK;
 }
 
@@ -383,21 +525,31 @@ static mr_status load(mr_rows *r, int fd, mr_err *err) {
     if (S_ISDIR(info.st_mode)) return mr_fail(err, MR_EINVAL, "%s: is a folder, want a file of rows", r->name);
     if (!S_ISREG(info.st_mode)) return read_stream(r, fd, err);
     r->data = "";
-    if (info.st_size == 0) return MR_OK;
-    void *p = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (p == MAP_FAILED) return mr_fail_errno(err, "%s", r->name);
-    r->mapping = p;
-    r->data = p;
-    r->len = (size_t)info.st_size;
-    return MR_OK;
+    r->size = (size_t)info.st_size;
+    r->whole = r->size == 0;
+    r->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    return r->fd < 0 ? mr_fail_errno(err, "%s", r->name) : MR_OK;
+}
+
+/* The window has done its work. A stream stays. */
+static void drop_window(mr_rows *r) {
+    if (r->fd < 0) return;
+    mr_free(r->owned);
+    r->owned = NULL;
+    r->data = "";
+    r->len = r->cap = 0;
 }
 
 mr_status mr_rows_open_fd(mr_rows **out, int fd, const char *name, mr_err *err) {
     *out = NULL;
     mr_rows *r = mr_alloc(sizeof *r);
     r->name = mr_strdup(name);
+    r->fd = -1;
+    r->cache = mr_alloc(sizeof *r->cache);
+    r->cache->last = -2;
     mr_status st = load(r, fd, err);
     if (st == MR_OK) st = index_rows(r, err);
+    drop_window(r);
     if (st != MR_OK) {
         mr_rows_close(r);
         return st;
@@ -417,7 +569,9 @@ mr_status mr_rows_open(mr_rows **out, const char *path, mr_err *err) {
 
 void mr_rows_close(mr_rows *r) {
     if (!r) return;
-    if (r->mapping) munmap(r->mapping, r->len);
+    if (r->fd >= 0) close(r->fd);
+    mr_free(r->cache->bytes);
+    mr_free(r->cache);
     for (int i = 0; i < r->n_columns; i++) mr_free(r->columns[i]);
     mr_free(r->columns);
     mr_free(r->owned);
@@ -430,21 +584,81 @@ int64_t mr_rows_count(const mr_rows *r) {
     return (int64_t)r->n_rows;
 }
 
+const char *mr_rows_name(const mr_rows *r) {
+    return r->name;
+}
+
 int64_t mr_rows_line(const mr_rows *r, int64_t index) {
     return index >= 0 && index < (int64_t)r->n_rows ? r->rows[index].line : 0;
 }
 
+/* Bytes of a row, borrowed until the next call. The file is read ahead when rows come in their order. */
+static mr_status row_bytes(const mr_rows *r, int64_t index, const char **bytes, mr_err *err) {
+    const place *p = &r->rows[index];
+    cache *c = r->cache;
+    if (r->fd < 0) {
+        *bytes = r->data + p->at;
+        return MR_OK;
+    }
+    const bool in_order = index == c->last + 1;
+    c->last = index;
+    if (p->at < c->base || p->at + p->len > c->base + c->len) {
+        size_t want = in_order && p->len < ahead_bytes ? ahead_bytes : p->len;
+        if (want > r->size - p->at) want = r->size - p->at;
+        if (want > c->cap || c->cap > 4 * ahead_bytes) { /* what one long row needed is given back */
+            mr_free(c->bytes);
+            c->cap = c->len = 0;
+            c->bytes = mr_try_alloc(want > ahead_bytes ? want : ahead_bytes);
+            if (!c->bytes)
+                return mr_fail(err, MR_ENOMEM, "%s:%" PRId64 ": no memory for a row of %zu bytes", r->name, p->line,
+                               p->len);
+            c->cap = want > ahead_bytes ? want : ahead_bytes;
+        }
+        c->base = p->at;
+        c->len = 0;
+        MR_TRY(read_at(r, c->bytes, p->at, want, &c->len, err));
+        if (c->len < p->len) return became_shorter(r, p->line, err);
+    }
+    *bytes = c->bytes + (p->at - c->base);
+    return MR_OK;
+}
+
+static mr_status check_index(const mr_rows *r, int64_t index, mr_err *err) {
+    if (index >= 0 && index < (int64_t)r->n_rows) return MR_OK;
+    return mr_fail(err, MR_EINVAL, "%s: row %" PRId64 " was asked for, it has %zu rows", r->name, index, r->n_rows);
+}
+
+mr_status mr_rows_text(const mr_rows *r, int64_t index, const char **text, size_t *len, mr_err *err) {
+    *text = NULL;
+    *len = 0;
+    MR_TRY(check_index(r, index, err));
+    if (r->format == CSV) return MR_OK;
+    MR_TRY(row_bytes(r, index, text, err));
+    *len = r->rows[index].len;
+    return MR_OK;
+}
+
+mr_status mr_rows_no_object(const mr_rows *r, int64_t index, const char *type, mr_err *err) {
+    return mr_fail(err, MR_EDATA, "%.480s:%" PRId64 ": the row is %s, want an object; mend the line", r->name,
+                   mr_rows_line(r, index), type);
+}
+
 mr_status mr_rows_get(const mr_rows *r, int64_t index, cJSON **row, mr_err *err) {
     *row = NULL;
-    if (index < 0 || index >= (int64_t)r->n_rows)
-        return mr_fail(err, MR_EINVAL, "%s: row %" PRId64 " was asked for, it has %zu rows", r->name, index, r->n_rows);
+    MR_TRY(check_index(r, index, err));
     const place *p = &r->rows[index];
+    const char *bytes;
+    MR_TRY(row_bytes(r, index, &bytes, err));
     if (r->format == CSV) {
-        csv_row c = { r, cJSON_CreateObject() };
-        size_t at = p->at;
+        mr_rows one = *r; /* as if this record were the file */
+        one.data = bytes;
+        one.len = p->len;
+        one.whole = true;
+        csv_row c = { &one, cJSON_CreateObject() };
+        size_t at = 0;
         int64_t line = p->line;
         int n;
-        mr_status st = c.object ? scan_record(r, &at, &line, &n, take_field, &c, err)
+        mr_status st = c.object ? scan_record(&one, &at, &line, &n, take_field, &c, err)
                                 : mr_fail(err, MR_ENOMEM, "%s: no memory for a row", r->name);
         if (st != MR_OK) {
             cJSON_Delete(c.object);
@@ -456,10 +670,9 @@ mr_status mr_rows_get(const mr_rows *r, int64_t index, cJSON **row, mr_err *err)
     char where[512];
     snprintf(where, sizeof where, "%.480s:%" PRId64, r->name, p->line);
     cJSON *item = NULL;
-    MR_TRY(mr_json_parse(&item, r->data + p->at, p->len, where, err));
+    MR_TRY(mr_json_parse(&item, bytes, p->len, where, err));
     if (!cJSON_IsObject(item)) {
-        mr_status st =
-            mr_fail(err, MR_EDATA, "%s: the row is %s, want an object; mend the line", where, mr_json_type_name(item));
+        mr_status st = mr_rows_no_object(r, index, mr_json_type_name(item), err);
         cJSON_Delete(item);
         return st;
     }

@@ -17,6 +17,7 @@ typedef struct mr_row {
     /* the whole row (messages left out, "answer" and all columns in) as compact JSON; handed to the scorer unread */
     char *json;
     char *source;   /* which data set it is from ("gsm8k"), for metrics by set; "" when unknown */
+    char *place;    /* for messages: "train.jsonl:17"; NULL or "" when unknown */
     mr_arena arena; /* owns all of the above */
 } mr_row;
 void mr_row_clear(mr_row *r);

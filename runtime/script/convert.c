@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/utf8.h"
 #include "script/worker.h"
 
 static const char array_key; /* registry: the metatable of arrays */
@@ -18,15 +19,12 @@ static const char encoder_name[] = "medrl.encoder";
 typedef struct encoder {
     mr_str out;
     mr_arena keys;
-    cJSON *tree; /* for decoding */
 } encoder;
 
 static int encoder_gc(lua_State *L) {
     encoder *e = lua_touserdata(L, 1);
     mr_str_clear(&e->out);
     mr_arena_clear(&e->keys);
-    cJSON_Delete(e->tree);
-    e->tree = NULL;
     return 0;
 }
 
@@ -85,14 +83,145 @@ void mr_lua_push_json(lua_State *L, const cJSON *item, bool keep_null) {
     }
 }
 
+/* The same from text that mr_json_check has passed, without a tree in between: it is what opening a large data set
+ * spends its time on. The text is trusted here, so nothing is checked twice. Values wait on the stack until a table's
+ * size is known (up to AT_ONCE of them: 64 levels of that fit LuaJIT's 8000 slots). */
+enum { AT_ONCE = 48 };
+
+static const char *next_token(const char *p) {
+    while (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r') p++;
+    return p;
+}
+
+static unsigned hex4(const char *p) {
+    unsigned v = 0;
+    for (int i = 0; i < 4; i++) v = v << 4 | (unsigned)(p[i] <= '9' ? p[i] - '0' : (p[i] | 0x20) - 'a' + 10);
+    return v;
+}
+
+/* The string at p (on its quote); gives what is behind it. */
+static const char *push_string(lua_State *L, const char *p, const char *end) {
+    const char *from = ++p, *quote = memchr(p, '"', (size_t)(end - p));
+    const char *slash = memchr(p, '\\', (size_t)(quote - p));
+    if (!slash) {
+        lua_pushlstring(L, from, (size_t)(quote - from));
+        return quote + 1;
+    }
+    luaL_Buffer b;
+    luaL_buffinit(L, &b);
+    for (p = slash; *p != '"';) {
+        luaL_addlstring(&b, from, (size_t)(p - from));
+        static const char names[] = "bfnrt", bytes[] = "\b\f\n\r\t";
+        const char *simple = strchr(names, p[1]);
+        if (p[1] == 'u') {
+            unsigned cp = hex4(p + 2);
+            p += 6;
+            if (cp >= 0xd800 && cp <= 0xdbff) {
+                cp = 0x10000 + ((cp - 0xd800) << 10) + (hex4(p + 2) - 0xdc00);
+                p += 6;
+            }
+            char utf8[4];
+            int n = mr_utf8_put(utf8, cp);
+            luaL_addlstring(&b, utf8, (size_t)n);
+        } else {
+            luaL_addchar(&b, simple ? bytes[simple - names] : p[1]);
+            p += 2;
+        }
+        for (from = p; *p != '"' && *p != '\\';) p++;
+    }
+    luaL_addlstring(&b, from, (size_t)(p - from));
+    luaL_pushresult(&b);
+    return p + 1;
+}
+
+static const char *push_number(lua_State *L, const char *p, const char *end) {
+    char copy[64]; /* the check admits 62 characters */
+    size_t n = 0;
+    while (p + n < end && n < sizeof copy - 1 && (strchr("+-.eE", p[n]) ? p[n] != '\0' : p[n] >= '0' && p[n] <= '9')) {
+        copy[n] = p[n];
+        n++;
+    }
+    copy[n] = '\0';
+    lua_pushnumber(L, strtod(copy, NULL));
+    return p + n;
+}
+
+static const char *push_text(lua_State *L, const char *p, const char *end, bool keep_null);
+
+static const char *push_array(lua_State *L, const char *p, const char *end) {
+    int waiting = 0, stored = 0, table = 0;
+    luaL_checkstack(L, AT_ONCE + 20, "JSON is nested too deep");
+    for (p = next_token(p + 1); *p != ']';) {
+        p = next_token(push_text(L, p, end, true)); /* a null in a list keeps its place */
+        if (table)
+            lua_rawseti(L, table, ++stored);
+        else
+            waiting++;
+        if (*p == ',') p = next_token(p + 1);
+        if (table || (*p != ']' && waiting < AT_ONCE)) continue;
+        table = lua_gettop(L) - waiting + 1;
+        lua_createtable(L, waiting, 0);
+        lua_insert(L, table);
+        stored = waiting;
+        for (; waiting > 0; waiting--) lua_rawseti(L, table, waiting);
+    }
+    if (!table) lua_createtable(L, 0, 0);
+    lua_pushlightuserdata(L, (void *)&array_key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    lua_setmetatable(L, -2);
+    return p + 1;
+}
+
+static const char *push_object(lua_State *L, const char *p, const char *end, bool keep_null) {
+    int waiting = 0, table = 0;
+    luaL_checkstack(L, 2 * AT_ONCE + 20, "JSON is nested too deep");
+    for (p = next_token(p + 1); *p != '}';) {
+        p = next_token(push_string(L, p, end));
+        p = next_token(p + 1); /* the colon */
+        if (*p == 'n' && !keep_null) {
+            lua_pop(L, 1);
+            p = next_token(p + 4);
+        } else {
+            p = next_token(push_text(L, p, end, keep_null));
+            if (table)
+                lua_rawset(L, table);
+            else
+                waiting++;
+        }
+        if (*p == ',') p = next_token(p + 1);
+        if (table || (*p != '}' && waiting < AT_ONCE)) continue;
+        table = lua_gettop(L) - 2 * waiting + 1;
+        lua_createtable(L, 0, waiting);
+        lua_insert(L, table);
+        for (; waiting > 0; waiting--) lua_rawset(L, table);
+    }
+    if (!table) lua_createtable(L, 0, 0);
+    return p + 1;
+}
+
+static const char *push_text(lua_State *L, const char *p, const char *end, bool keep_null) {
+    switch (*p) {
+    case '{': return push_object(L, p, end, keep_null);
+    case '[': return push_array(L, p, end);
+    case '"': return push_string(L, p, end);
+    case 't': lua_pushboolean(L, 1); return p + 4;
+    case 'f': lua_pushboolean(L, 0); return p + 5;
+    case 'n': lua_pushlightuserdata(L, NULL); return p + 4; /* json.null */
+    default: return push_number(L, p, end);
+    }
+}
+
+void mr_lua_push_checked(lua_State *L, const char *text, size_t len, bool keep_null) {
+    luaL_checkstack(L, 24, "JSON");
+    const char *p = text, *end = text + len;
+    while (p < end && (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r')) p++;
+    push_text(L, p, end, keep_null);
+}
+
 void mr_lua_decode(lua_State *L, const char *text, size_t len, const char *place, bool keep_null) {
-    encoder *e = push_encoder(L);
     mr_err err;
-    if (mr_json_parse(&e->tree, text, len, place, &err) != MR_OK) luaL_error(L, "%s", err.msg);
-    mr_lua_push_json(L, e->tree, keep_null);
-    cJSON_Delete(e->tree);
-    e->tree = NULL;
-    lua_remove(L, -2);
+    if (mr_json_check(text, len, place, &err) != MR_OK) luaL_error(L, "%s", err.msg);
+    mr_lua_push_checked(L, text, len, keep_null);
 }
 
 /* --- Lua to JSON --- */

@@ -1,9 +1,11 @@
 /* lib_host.c - what scripts reach outside of Lua: rows of files that the parent opened (medrl.files), numbers that are
  * functions of what they are for (medrl.rng), lines for the log (medrl.log). */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "base/log.h"
 #include "base/rng.h"
 #include "files/rows.h"
@@ -70,20 +72,49 @@ static int64_t check_index(lua_State *L, const rows *r) {
     return (int64_t)i - 1;
 }
 
+static const char *type_of(char first) {
+    switch (first) {
+    case '[': return "an array";
+    case '"': return "a string";
+    case 't':
+    case 'f': return "a boolean";
+    case 'n': return "null";
+    default: return "a number";
+    }
+}
+
+/* Pushes a row of JSON text straight from the file's bytes. */
+static mr_status push_row(lua_State *L, const mr_rows *r, int64_t i, const char *text, size_t len, mr_err *err) {
+    if (mr_json_check(text, len, "", NULL) != MR_OK) { /* once more, with the place in the message */
+        char place[512];
+        snprintf(place, sizeof place, "%.480s:%lld", mr_rows_name(r), (long long)mr_rows_line(r, i));
+        return mr_json_check(text, len, place, err);
+    }
+    if (text[0] != '{') return mr_rows_no_object(r, i, type_of(text[0]), err);
+    mr_lua_push_checked(L, text, len, false);
+    return MR_OK;
+}
+
+static void tick(lua_State *L) {
+    mr_wire_send(&mr_worker_of(L)->wire, MR_WIRE_TICK, NULL, 0, -1);
+}
+
 /* rows:get(i): row i (from 1) as a table; JSON nulls are absent. */
 static int rows_get(lua_State *L) {
     rows *r = check_rows(L);
     int64_t i = check_index(L, r);
-    if (++r->n_read % TICK_ROWS == 0) {
-        mr_worker *w = mr_worker_of(L);
-        mr_wire_send(&w->wire, MR_WIRE_TICK, NULL, 0, -1);
-    }
+    if (++r->n_read % TICK_ROWS == 0) tick(L);
+    mr_err err;
+    const char *text;
+    size_t len;
+    mr_status st = mr_rows_text(r->rows, i, &text, &len, &err);
+    if (st == MR_OK && text) st = push_row(L, r->rows, i, text, len, &err);
+    if (st == MR_OK && text) return 1;
     cJSON **held = lua_newuserdata(L, sizeof *held); /* keeps the tree when a push raises */
     *held = NULL;
     luaL_getmetatable(L, "medrl.tree");
     lua_setmetatable(L, -2);
-    mr_err err;
-    if (mr_rows_get(r->rows, i, held, &err) != MR_OK) {
+    if (st != MR_OK || mr_rows_get(r->rows, i, held, &err) != MR_OK) {
         lua_pushstring(L, err.msg);
         return lua_error(L);
     }
@@ -106,6 +137,22 @@ static int rows_line(lua_State *L) {
     return 1;
 }
 
+/* files.tick([now]): tells the parent, now and then, that a pass over many rows is under way. */
+static int files_tick(lua_State *L) {
+    static int n;
+    if (++n % TICK_ROWS == 0 || lua_toboolean(L, 1)) tick(L);
+    return 0;
+}
+
+/* files.key(text): eight bytes that texts share when they differ in white space only. */
+static int files_key(lua_State *L) {
+    size_t len;
+    const char *text = luaL_checklstring(L, 1, &len);
+    uint64_t key = mr_text_key(text, len);
+    lua_pushlstring(L, (const char *)&key, sizeof key);
+    return 1;
+}
+
 int mr_lib_files(lua_State *L) {
     static const luaL_Reg methods[] = {
         { "count", rows_count }, { "get", rows_get }, { "line", rows_line }, { NULL, NULL }
@@ -123,9 +170,11 @@ int mr_lib_files(lua_State *L) {
     lua_pushcfunction(L, tree_gc);
     lua_setfield(L, -2, "__gc");
     lua_pop(L, 1);
-    lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, files_open);
-    lua_setfield(L, -2, "open");
+    static const luaL_Reg f[] = {
+        { "open", files_open }, { "tick", files_tick }, { "key", files_key }, { NULL, NULL }
+    };
+    lua_createtable(L, 0, 3);
+    luaL_register(L, NULL, f);
     return 1;
 }
 

@@ -197,11 +197,38 @@ static int text_ulen(lua_State *L) {
     int n = 0;
     int32_t c;
     while (s < end) {
+        uint64_t eight;
+        if (end - s >= 8 && (memcpy(&eight, s, 8), eight & 0x8080808080808080u) == 0) { /* ASCII, as most text is */
+            s += 8;
+            n += 8;
+            continue;
+        }
         s += (unsigned char)*s < 0x80 ? 1 : next_char(s, end, &c);
         n++;
     }
     lua_pushinteger(L, n);
     return 1;
+}
+
+/* FNV-1a over the text without outer white space, each run of inner white space one blank. */
+uint64_t mr_text_key(const char *s, size_t len) {
+    const char *end = s + len;
+    uint64_t h = 0xcbf29ce484222325u;
+    bool begun = false, gap = false;
+    while (s < end) {
+        int32_t c = (unsigned char)*s;
+        size_t n = c < 0x80 ? 1 : next_char(s, end, &c);
+        if (is_space(c)) {
+            gap = begun;
+        } else {
+            if (gap) h = (h ^ ' ') * 0x100000001b3u;
+            for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)s[i]) * 0x100000001b3u;
+            begun = true;
+            gap = false;
+        }
+        s += n;
+    }
+    return h;
 }
 
 /* is_digit(s): not empty, and digits only. */

@@ -167,6 +167,7 @@ void mr_pool_close(mr_pool *p) {
     for (int i = 0; i < p->n_splits; i++) {
         mr_free(p->splits[i]->name);
         mr_free(p->splits[i]->report);
+        mr_free(p->splits[i]->counts);
         mr_free(p->splits[i]);
     }
     for (int i = 0; i < p->n_overrides; i++) mr_free(p->overrides[i]);
@@ -213,7 +214,8 @@ const mr_script_text *mr_pool_scripts(const mr_pool *p, int *n) {
 
 /* --- rows --- */
 
-mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_t *n_rows, char **report, mr_err *err) {
+mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_t *n_rows, mr_split *split,
+                             mr_err *err) {
     mr_str s = { 0 };
     mr_put_bytes(&s, name, strlen(name));
     mr_frame reply;
@@ -223,11 +225,11 @@ mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_
     MR_TRY(st);
     mr_take t = mr_take_frame(&reply);
     *n_rows = mr_take_i64(&t);
-    size_t len;
-    const char *text = mr_take_bytes(&t, &len);
-    if (report) {
-        mr_free(*report);
-        *report = mr_strndup(text, len);
+    size_t len, n_counts;
+    const char *text = mr_take_bytes(&t, &len), *counts = mr_take_bytes(&t, &n_counts);
+    if (split) {
+        split->report = mr_strndup(text, len);
+        split->counts = mr_strndup(counts, n_counts);
     }
     return t.bad || *n_rows < 0 ? mr_fail(err, MR_EINTERNAL, "%s: data.%s: a worker's answer was cut", p->display, name)
                                 : MR_OK;
@@ -250,9 +252,9 @@ static mr_status revive_data(mr_pool *p, mr_err *err) {
 
 static mr_status fill_row(mr_row *out, const mr_frame *reply, const char *place, mr_err *err) {
     mr_take t = mr_take_frame(reply);
-    size_t n_messages, n_row, n_source;
+    size_t n_messages, n_row, n_source, n_from;
     const char *messages = mr_take_bytes(&t, &n_messages), *row = mr_take_bytes(&t, &n_row),
-               *source = mr_take_bytes(&t, &n_source);
+               *source = mr_take_bytes(&t, &n_source), *from = mr_take_bytes(&t, &n_from);
     if (t.bad) return mr_fail(err, MR_EINTERNAL, "%s: a worker's answer was cut", place);
     cJSON *tree;
     MR_TRY(mr_json_parse(&tree, messages, n_messages, place, err));
@@ -271,6 +273,7 @@ static mr_status fill_row(mr_row *out, const mr_frame *reply, const char *place,
     cJSON_Delete(tree);
     out->json = mr_arena_strdup(&out->arena, row, n_row);
     out->source = mr_arena_strdup(&out->arena, source, n_source);
+    out->place = mr_arena_strdup(&out->arena, from, n_from);
     return st;
 }
 
@@ -306,11 +309,16 @@ mr_status mr_pool_rows(mr_pool *p, const char *split, mr_row_source *out, mr_err
         if (p->n_splits == (int)(sizeof p->splits / sizeof p->splits[0]))
             return mr_fail(err, MR_EINVAL, "%s: too many splits", p->display);
         MR_TRY(revive_data(p, err));
-        int64_t n = 0;
-        char *report = NULL;
-        MR_TRY(mr_peer_open_split(p, p->v, split, &n, &report, err));
+        mr_split opened = { .pool = p };
+        mr_status st = mr_peer_open_split(p, p->v, split, &opened.n_rows, &opened, err);
+        if (st != MR_OK) {
+            mr_free(opened.report);
+            mr_free(opened.counts);
+            return st;
+        }
+        opened.name = mr_strdup(split);
         s = mr_alloc(sizeof *s);
-        *s = (mr_split){ .name = mr_strdup(split), .n_rows = n, .report = report, .pool = p };
+        *s = opened;
         p->splits[p->n_splits++] = s;
     }
     *out = (mr_row_source){ .self = s, .n_rows = s->n_rows, .get = source_get };
@@ -324,4 +332,97 @@ mr_status mr_pool_data_report(mr_pool *p, const char *split, mr_str *out, mr_err
         if (strcmp(p->splits[i]->name, split) == 0) mr_str_puts(out, p->splits[i]->report);
     }
     return MR_OK;
+}
+
+mr_status mr_pool_data_counts(mr_pool *p, const char *split, cJSON **out, mr_err *err) {
+    mr_row_source rows;
+    *out = NULL;
+    MR_TRY(mr_pool_rows(p, split, &rows, err));
+    if (!rows.self) return mr_fail(err, MR_EINTERNAL, "data.%s is not open", split);
+    const char *counts = ((mr_split *)rows.self)->counts;
+    return mr_json_parse(out, counts, strlen(counts), split, err);
+}
+
+/* Adds the counts of one block to those of the blocks before. Answers of a source beyond so many different ones are
+ * counted together: free text is not to be searched through again and again. */
+enum { MAX_ANSWERS = 200 };
+
+static void add_answers(cJSON *sum, const cJSON *block) {
+    for (const cJSON *source = block->child; source; source = source->next) {
+        cJSON *to = cJSON_GetObjectItemCaseSensitive(sum, source->string);
+        if (!to) to = cJSON_AddObjectToObject(sum, source->string);
+        for (const cJSON *answer = source->child; answer; answer = answer->next) {
+            const char *name = answer->string;
+            cJSON *n = cJSON_GetObjectItemCaseSensitive(to, name);
+            if (!n && cJSON_GetArraySize(to) >= MAX_ANSWERS) {
+                name = MR_OTHER_ANSWERS;
+                n = cJSON_GetObjectItemCaseSensitive(to, name);
+            }
+            if (n)
+                cJSON_SetNumberValue(n, n->valuedouble + answer->valuedouble);
+            else
+                cJSON_AddNumberToObject(to, name, answer->valuedouble);
+        }
+    }
+}
+
+static mr_status take_block(mr_survey *s, int64_t from, int64_t n, const mr_frame *reply, const char *place,
+                            mr_err *err) {
+    mr_take t = mr_take_frame(reply);
+    size_t n_keys, n_found;
+    const char *keys = mr_take_bytes(&t, &n_keys), *found = mr_take_bytes(&t, &n_found);
+    if (t.bad || n_keys != (size_t)n * sizeof *s->keys)
+        return mr_fail(err, MR_EINTERNAL, "%s: a worker's answer was cut", place);
+    memcpy(s->keys + from, keys, n_keys);
+    cJSON *tree;
+    const char *text;
+    double failed = 0;
+    MR_TRY(mr_json_parse(&tree, found, n_found, place, err));
+    mr_status st = mr_json_get_number(&failed, tree, "failed", place, err);
+    if (st == MR_OK) st = mr_json_opt_string(&text, tree, "first_failure", "", place, err);
+    if (st == MR_OK) {
+        if (s->n_failed == 0) snprintf(s->first_failure, sizeof s->first_failure, "%s", text);
+        s->n_failed += (int64_t)failed;
+        add_answers(s->answers, cJSON_GetObjectItemCaseSensitive(tree, "sources"));
+        s->n = from + n;
+    }
+    cJSON_Delete(tree);
+    return st;
+}
+
+mr_status mr_pool_survey(mr_pool *p, const char *split, int64_t max_rows, double max_s, mr_survey *out, mr_err *err) {
+    enum { BLOCK = 2048 };
+    memset(out, 0, sizeof *out);
+    mr_row_source rows;
+    MR_TRY(mr_pool_rows(p, split, &rows, err));
+    int64_t n_rows = rows.n_rows < max_rows ? rows.n_rows : max_rows;
+    out->answers = cJSON_CreateObject();
+    out->keys = mr_try_alloc((size_t)(n_rows + 1) * sizeof *out->keys);
+    mr_status st = MR_OK;
+    if (!out->keys) st = mr_fail(err, MR_ENOMEM, "no memory for the keys of %lld rows", (long long)n_rows);
+    double start = mr_now_s();
+    for (int64_t from = 0; st == MR_OK && from < n_rows && mr_now_s() - start < max_s; from += BLOCK) {
+        int64_t n = n_rows - from < BLOCK ? n_rows - from : BLOCK;
+        st = revive_data(p, err);
+        if (st != MR_OK) break;
+        mr_str s = { 0 };
+        mr_put_bytes(&s, split, strlen(split));
+        mr_put_i64(&s, from);
+        mr_put_i64(&s, n);
+        mr_frame reply;
+        st = mr_peer_call(p, p->v, data_peer(p->v), MR_WIRE_SURVEY, &s, slow_limit(p), &reply, err);
+        mr_str_clear(&s);
+        if (st == MR_OK) st = take_block(out, from, n, &reply, split, err);
+        if (st == MR_EAGAIN)
+            st = mr_wrap(err, MR_EDATA, "%s: data.%s rows %lld to %lld", p->display, split, (long long)from + 1,
+                         (long long)(from + n));
+    }
+    if (st != MR_OK) mr_survey_clear(out);
+    return st;
+}
+
+void mr_survey_clear(mr_survey *s) {
+    mr_free(s->keys);
+    cJSON_Delete(s->answers);
+    memset(s, 0, sizeof *s);
 }

@@ -42,7 +42,7 @@ typedef struct mr_version {
 typedef struct mr_split {
     char *name;
     int64_t n_rows;
-    char *report;
+    char *report, *counts; /* lines for people; the same as JSON */
     mr_pool *pool;
 } mr_split;
 
@@ -97,7 +97,9 @@ mr_status mr_version_open(mr_pool *p, mr_version **out, bool cases, mr_err *err)
 void mr_version_close(mr_version *v);
 mr_status mr_pool_weights(const mr_pool *p, const cJSON *recipe, int n, float *weights, mr_err *err);
 mr_status mr_peer_load(mr_pool *p, mr_version *v, mr_peer *peer, bool cases, mr_frame *reply, mr_err *err);
-mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_t *n_rows, char **report, mr_err *err);
+/* split: gets the reports; NULL: only the number of rows is wanted. */
+mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_t *n_rows, mr_split *split,
+                             mr_err *err);
 
 /* reload.c */
 mr_status mr_pool_between_steps(void *self, int64_t step, mr_reload *out, mr_err *err);

@@ -43,6 +43,23 @@ const char *mr_pool_recipe_path(const mr_pool *p); /* for messages */
 mr_status mr_pool_rows(mr_pool *p, const char *split, mr_row_source *out, mr_err *err);
 /* Counts of rows that filters and row functions dropped, by data set, as lines for people. */
 mr_status mr_pool_data_report(mr_pool *p, const char *split, mr_str *out, mr_err *err);
+/* The same as an array of objects (docs/data.md says what is in them); the caller's, free with cJSON_Delete. */
+mr_status mr_pool_data_counts(mr_pool *p, const char *split, cJSON **out, mr_err *err);
+
+/* How answers are called that were not counted one by one. */
+#define MR_OTHER_ANSWERS "(other answers)"
+
+/* What is in the rows of a split, each of which is made once for it. */
+typedef struct mr_survey {
+    int64_t n;        /* rows that were looked at: the first n */
+    uint64_t *keys;   /* [n] equal where the last messages of the user are, but for white space; 0: there is none */
+    cJSON *answers;   /* { source: { answer: rows } }, as they were met; 200 different answers of a source at most */
+    int64_t n_failed; /* rows that could not be made */
+    char first_failure[512];
+} mr_survey;
+/* At most max_rows rows and about max_s seconds. out is cleared on failure; clear with mr_survey_clear. */
+mr_status mr_pool_survey(mr_pool *p, const char *split, int64_t max_rows, double max_s, mr_survey *out, mr_err *err);
+void mr_survey_clear(mr_survey *s);
 mr_scorer mr_pool_scorer(mr_pool *p);
 
 /* Where the texts of replay lie, once the run has a folder; copied. */

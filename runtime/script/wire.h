@@ -19,8 +19,9 @@ typedef enum mr_wire_type {
     MR_WIRE_START = 1, /* u64 memory cap */
     MR_WIRE_LOAD,      /* u8 on_cpu, u8 run cases, u8 test only, u32 n, n strings: overrides -> REPLY: recipe JSON,
                           rewards, string cases that passed (FILE, tab, number, newline); or ERROR */
-    MR_WIRE_ROWS,      /* string split -> REPLY: i64 n_rows, string report */
-    MR_WIRE_ROW,       /* string split, i64 index -> REPLY: strings messages (JSON), row (JSON), source */
+    MR_WIRE_ROWS,      /* string split -> REPLY: i64 n_rows, strings report, the same as JSON */
+    MR_WIRE_ROW,       /* string split, i64 index -> REPLY: strings messages (JSON), row (JSON), source, place */
+    MR_WIRE_SURVEY,    /* string split, i64 from, i64 n -> REPLY: strings n u64 keys, findings (JSON) */
     MR_WIRE_SCORE,     /* u32 n, n jobs -> n times SCORED */
     MR_WIRE_TEXT,      /* u8 found, string name or reason, string text: answers NEED_TEXT */
     MR_WIRE_FILE,      /* u8 found, string name or reason; a descriptor comes with it when found: answers NEED_FILE */

@@ -192,27 +192,38 @@ static int load_body(lua_State *L) {
 typedef struct row_command {
     mr_take in;
     mr_str out;
-    bool one;
+    mr_wire_type type;
 } row_command;
+
+/* Appends the strings at the top of the stack. */
+static void put_strings(lua_State *L, mr_str *out, int n) {
+    for (int i = -n; i < 0; i++) {
+        size_t len;
+        const char *s = luaL_checklstring(L, i, &len);
+        mr_put_bytes(out, s, len);
+    }
+}
 
 static int row_body(lua_State *L) {
     row_command *c = lua_touserdata(L, 1);
     size_t len;
     const char *split = mr_take_bytes(&c->in, &len);
     lua_pushlstring(L, split, len);
-    if (!c->one) {
-        call_driver(L, "rows", 1, 2); /* how many, report */
-        mr_put_i64(&c->out, (int64_t)luaL_checknumber(L, -2));
-        const char *report = luaL_checklstring(L, -1, &len);
-        mr_put_bytes(&c->out, report, len);
+    if (c->type == MR_WIRE_ROWS) {
+        call_driver(L, "rows", 1, 3); /* how many, report, the same as JSON */
+        mr_put_i64(&c->out, (int64_t)luaL_checknumber(L, -3));
+        put_strings(L, &c->out, 2);
         return 0;
     }
     lua_pushnumber(L, (lua_Number)mr_take_i64(&c->in));
-    call_driver(L, "row", 2, 3); /* messages as JSON, row as JSON, source */
-    for (int i = -3; i < 0; i++) {
-        const char *s = luaL_checklstring(L, i, &len);
-        mr_put_bytes(&c->out, s, len);
+    if (c->type == MR_WIRE_SURVEY) {
+        lua_pushnumber(L, (lua_Number)mr_take_i64(&c->in));
+        call_driver(L, "survey", 3, 2);
+        put_strings(L, &c->out, 2);
+        return 0;
     }
+    call_driver(L, "row", 2, 4); /* messages as JSON, row as JSON, source, place */
+    put_strings(L, &c->out, 4);
     return 0;
 }
 
@@ -388,7 +399,7 @@ static void run_load(mr_worker *w, const mr_frame *f) {
 static void run_rows(mr_worker *w, const mr_frame *f) {
     char *copy = mr_alloc(f->len + 1);
     memcpy(copy, f->data, f->len);
-    row_command c = { .in = { copy, copy + f->len, false }, .one = f->type == MR_WIRE_ROW };
+    row_command c = { .in = { copy, copy + f->len, false }, .type = f->type };
     char message[1024];
     if (!mr_worker_protected(w, row_body, &c, message, sizeof message)) {
         char *mark = strstr(message, MR_RECIPE_FAULT); /* a script's own text may stand before it */
@@ -444,7 +455,8 @@ int mr_worker_main(void) {
         switch (f.type) {
         case MR_WIRE_LOAD: run_load(w, &f); break;
         case MR_WIRE_ROWS:
-        case MR_WIRE_ROW: run_rows(w, &f); break;
+        case MR_WIRE_ROW:
+        case MR_WIRE_SURVEY: run_rows(w, &f); break;
         case MR_WIRE_SCORE: run_score(w, f.data, f.len); break;
         default: _exit(70);
         }

@@ -50,6 +50,8 @@ void mr_env_require(lua_State *L, const char *name);
 
 /* convert.c: cJSON and Lua. Arrays carry a metatable, so that an empty one stays an array; keys leave sorted. */
 void mr_lua_push_json(lua_State *L, const cJSON *item, bool keep_null); /* raises (memory) */
+/* The same from text for which mr_json_check said MR_OK. The text must not move: no Lua code runs in between. */
+void mr_lua_push_checked(lua_State *L, const char *text, size_t len, bool keep_null);
 /* Appends the JSON of the value at `index`; raises when it has none. The value's text is pushed as a string. */
 void mr_lua_encode(lua_State *L, int index);
 /* Parses and pushes; raises with the parser's message. */
@@ -63,6 +65,9 @@ int mr_lib_json(lua_State *L);
 int mr_lib_log(lua_State *L);
 int mr_lib_rng(lua_State *L);
 int mr_lib_files(lua_State *L);
+
+/* A number that two texts share when they are equal but for their white space (lib_text.c). */
+uint64_t mr_text_key(const char *text, size_t len);
 
 /* Sends a line to the parent's log; past a number of lines in one command they are dropped. */
 void mr_worker_log(mr_worker *w, int level, const char *line, size_t len);

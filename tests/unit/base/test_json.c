@@ -258,10 +258,52 @@ static void file_that_is_not_there(void) {
     CHECK_CONTAINS(err.msg, "larger than 100 bytes");
 }
 
+/* Plain text is looked at eight bytes at a time: every byte at every place within and across such a group gets the
+ * verdict that it gets alone. */
+static void every_byte_at_every_place(void) {
+    for (int byte = 1; byte < 256; byte++) {
+        for (size_t at = 0; at < 20; at++) {
+            char text[32] = "\"xxxxxxxxxxxxxxxxxxxx\"";
+            text[1 + at] = (char)byte;
+            mr_err err = { "" };
+            const bool good = byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
+            CHECK_INT(mr_json_check(text, strlen(text), "t.json", &err), good ? MR_OK : MR_EDATA);
+            char want[32];
+            const bool quotes = byte == '\\' && at == 19; /* the closing quote becomes a part of the string */
+            snprintf(want, sizeof want, "t.json: byte %zu:", quotes ? 0 : byte == '"' ? at + 2 : at + 1);
+            if (!good) CHECK_CONTAINS(err.msg, want);
+        }
+    }
+}
+
+/* The few keys of a small object are compared pairwise: the second of two equal ones is named, wherever they stand. */
+static void equal_keys_of_small_objects(void) {
+    for (int n = 2; n <= 18; n++) { /* 16 is where sorting begins */
+        for (int second = 1; second < n; second++) {
+            mr_str s = { 0 };
+            size_t at = 0;
+            mr_str_puts(&s, "{");
+            for (int i = 0; i < n; i++) {
+                if (i) mr_str_puts(&s, ",");
+                if (i == second) at = s.len;
+                mr_str_printf(&s, "\"k%d\":1", i == second ? second / 2 : i);
+            }
+            mr_str_puts(&s, "}");
+            mr_err err = { "" };
+            char want[64];
+            snprintf(want, sizeof want, "t.json: byte %zu: the key \"k%d\" stands twice", at, second / 2);
+            CHECK_INT(mr_json_check(s.data, s.len, "t.json", &err), second / 2 == second ? MR_OK : MR_EDATA);
+            CHECK_CONTAINS(err.msg, second / 2 == second ? "" : want);
+            mr_str_clear(&s);
+        }
+    }
+}
+
 TEST_MAIN({ "accepts_what_the_standard_allows", accepts_what_the_standard_allows },
           { "refuses_what_cjson_lets_through", refuses_what_cjson_lets_through },
           { "every_cut_of_a_good_text_is_refused", every_cut_of_a_good_text_is_refused },
-          { "depth_has_a_limit", depth_has_a_limit },
+          { "every_byte_at_every_place", every_byte_at_every_place },
+          { "equal_keys_of_small_objects", equal_keys_of_small_objects }, { "depth_has_a_limit", depth_has_a_limit },
           { "large_object_is_fast_and_still_checked", large_object_is_fast_and_still_checked },
           { "fields_name_place_and_type", fields_name_place_and_type }, { "numbers_read_back", numbers_read_back },
           { "text_reads_back", text_reads_back }, { "file_that_is_not_there", file_that_is_not_there })

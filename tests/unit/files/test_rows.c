@@ -171,6 +171,156 @@ static void cut_anywhere(void) {
               "1:{\"a\":\"\\\"\xc3\xa9\"} 2:{\"b\":[{}]}");
 }
 
+/* ---- files that are longer than the window ---- */
+
+enum { MANY = 3000, GIANT = 1234 }; /* row GIANT is one of 10 MB */
+
+static size_t padding(int i) {
+    return i == GIANT ? 10u << 20 : (size_t)(i * 37 % 2900);
+}
+
+/* Row i holds its number and so many letters, with what a scanner has to look at: brackets, quotes, escapes and, in
+ * CSV, newlines. Gives the line of each row. */
+static void put_many(mr_str *s, const char *kind, int64_t *lines) {
+    const bool csv = !strcmp(kind, "csv"), array = !strcmp(kind, "json");
+    int64_t line = 1;
+    if (csv) mr_str_puts(s, "i,text\r\n"), line++;
+    if (array) mr_str_puts(s, "[\n"), line++;
+    for (int i = 0; i < MANY; i++) {
+        if (i % 7 == 3) mr_str_puts(s, i % 2 ? "\r\n" : "\n"), line++; /* blank lines are no rows */
+        lines[i] = line;
+        mr_str_puts(s, csv ? "" : "{\"i\":");
+        mr_str_printf(s, csv ? "%d,\"" : "%d,\"text\":\"", i);
+        mr_str_puts(s, csv ? "}\"\"],\n" : "}\\\"],\\\\");
+        line += csv;
+        char *x = malloc(padding(i) + 1);
+        memset(x, 'x', padding(i));
+        mr_str_add(s, x, padding(i));
+        free(x);
+        mr_str_puts(s, csv ? "\"\"\"" : "\\\"\"}");
+        if (array && i + 1 < MANY) mr_str_puts(s, ",");
+        mr_str_puts(s, i % 3 ? "\n" : "\r\n");
+        line++;
+    }
+    if (array) mr_str_puts(s, "]");
+}
+
+static void check_many(mr_rows *r, const char *kind, int i, const int64_t *lines) {
+    mr_err err = { "" };
+    cJSON *row = NULL;
+    REQUIRE_OK(mr_rows_get(r, i, &row, &err), err);
+    const cJSON *number = cJSON_GetObjectItem(row, "i"), *text = cJSON_GetObjectItem(row, "text");
+    REQUIRE(number && text);
+    CHECK_INT(cJSON_IsNumber(number) ? number->valueint : atoi(number->valuestring), i);
+    const char *start = !strcmp(kind, "csv") ? "}\"],\n" : "}\"],\\";
+    const size_t len = strlen(text->valuestring);
+    CHECK_INT(len, padding(i) + 6);
+    CHECK(!strncmp(text->valuestring, start, 5) && text->valuestring[len - 1] == '"');
+    CHECK_INT(strspn(text->valuestring + 5, "x"), padding(i));
+    CHECK_INT(mr_rows_line(r, i), lines[i]);
+    cJSON_Delete(row);
+}
+
+static void rows_beyond_the_window(void) {
+    static const char *const kinds[] = { "jsonl", "json", "csv" };
+    static int64_t lines[MANY];
+    for (size_t k = 0; k < 3; k++) {
+        mr_str s = { 0 };
+        mr_err err = { "" };
+        put_many(&s, kinds[k], lines);
+        char *path = mr_asprintf("%s/many.%s", folder, kinds[k]);
+        REQUIRE_OK(mr_file_write(path, s.data, s.len, &err), err);
+        mr_rows *r;
+        REQUIRE_OK(mr_rows_open(&r, path, &err), err);
+        CHECK_INT(mr_rows_count(r), MANY);
+        for (int i = 0; i < MANY; i++) check_many(r, kinds[k], i, lines);
+        for (int i = MANY - 1; i >= 0; i -= 3) check_many(r, kinds[k], i, lines);
+        for (int i = 0; i < 500; i++) check_many(r, kinds[k], i * 1009 % MANY, lines);
+        const char *text;
+        size_t len;
+        REQUIRE_OK(mr_rows_text(r, 5, &text, &len, &err), err);
+        if (k == 2)
+            CHECK(!text && len == 0);
+        else
+            CHECK(len == padding(5) + strlen("{'i':5,'text':'}_'],__") + strlen("_''}") && text[0] == '{' && text[len - 1] == '}');
+        CHECK_INT(mr_rows_text(r, MANY, &text, &len, &err), MR_EINVAL);
+        mr_rows_close(r);
+        mr_free(path);
+        mr_str_clear(&s);
+    }
+}
+
+/* What is too long to be a row, in each format, and a quote that nothing closes. */
+static void rows_without_end(void) {
+    const size_t len = 40u << 20;
+    char *big = malloc(len);
+    memset(big, 'x', len);
+    memcpy(big, "{}\n{\"a\":\"", 9);
+    CHECK_CONTAINS(read_all("a.jsonl", big, len), "a.jsonl:2: the row has 41943037 bytes, at most 16777216");
+    memcpy(big, "[{},{\"a\":", 9);
+    CHECK_CONTAINS(read_all("a.json", big, len), "a.json:1: the row has more than 16777216 bytes");
+    memcpy(big, "a,b\n1,2\n1,\"", 11);
+    CHECK_CONTAINS(read_all("a.csv", big, len), "a.csv:3: the row has more than 16777216 bytes");
+    memset(big, '\n', len);
+    memcpy(big, "{\"a\":1}", 7);
+    big[len - 1] = '7';
+    CHECK_CONTAINS(read_all("a.jsonl", big, len), "a.jsonl:41943033: the row is a number");
+    memcpy(big, "q\n\"x\n\"\n", 7);
+    CHECK_STR(read_all("a.csv", big, len), "2:{\"q\":\"x\\n\"} 41943036:{\"q\":\"7\"}");
+    free(big);
+}
+
+/* A file under way: rows that come later are not seen, rows that go are errors of their own. */
+static void files_that_change(void) {
+    mr_err err = { "" };
+    char *path = mr_path_join(folder, "live.jsonl");
+    mr_str s = { 0 };
+    for (int i = 0; i < 2000; i++) mr_str_printf(&s, "{\"i\":%d,\"x\":\"%0999d\"}\n", i, 0);
+    REQUIRE_OK(mr_file_write(path, s.data, s.len, &err), err);
+    mr_rows *r;
+    REQUIRE_OK(mr_rows_open(&r, path, &err), err);
+    FILE *f = fopen(path, "a");
+    REQUIRE(f && fputs("{\"i\":2000}\n{\"i\":", f) >= 0 && fclose(f) == 0);
+    CHECK_INT(mr_rows_count(r), 2000);
+    cJSON *row = NULL;
+    REQUIRE_OK(mr_rows_get(r, 1999, &row, &err), err);
+    CHECK_INT(cJSON_GetObjectItem(row, "i")->valueint, 1999);
+    cJSON_Delete(row);
+    REQUIRE(truncate(path, 500000) == 0);
+    CHECK_INT(mr_rows_get(r, 1500, &row, &err), MR_EDATA);
+    CHECK(row == NULL);
+    CHECK_CONTAINS(err.msg, "live.jsonl:1501: the file has become shorter since it was opened");
+    REQUIRE_OK(mr_rows_get(r, 100, &row, &err), err); /* what is left is there */
+    cJSON_Delete(row);
+    mr_rows_close(r);
+    mr_str_clear(&s);
+    mr_free(path);
+}
+
+static void no_memory(void) {
+    char *path = mr_path_join(folder, "many.csv");
+    for (long n = 1;; n++) {
+        mr_rows *r;
+        mr_err err = { "" };
+        mr_try_alloc_fail_at(n);
+        mr_status st = mr_rows_open(&r, path, &err);
+        mr_try_alloc_fail_at(0);
+        CHECK((r != NULL) == (st == MR_OK));
+        if (st == MR_OK) {
+            CHECK(n > 3);
+            cJSON *row;
+            mr_try_alloc_fail_at(1);
+            CHECK_INT(mr_rows_get(r, 0, &row, &err), MR_ENOMEM);
+            mr_try_alloc_fail_at(0);
+            mr_rows_close(r);
+            break;
+        }
+        CHECK_INT(st, MR_ENOMEM);
+        CHECK_CONTAINS(err.msg, "no memory");
+    }
+    mr_free(path);
+}
+
 static void clean_up(void) {
     mr_err err = { "" };
     if (made) CHECK_INT(mr_remove_tree(folder, &err), MR_OK);
@@ -178,4 +328,5 @@ static void clean_up(void) {
 
 TEST_MAIN({ "jsonl", jsonl }, { "json_array", json_array }, { "csv", csv }, { "foreign_files", foreign_files },
           { "limits", limits }, { "descriptors", descriptors }, { "cut_anywhere", cut_anywhere },
-          { "clean_up", clean_up })
+          { "rows_beyond_the_window", rows_beyond_the_window }, { "rows_without_end", rows_without_end },
+          { "files_that_change", files_that_change }, { "no_memory", no_memory }, { "clean_up", clean_up })

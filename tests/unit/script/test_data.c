@@ -72,15 +72,16 @@ static void mixing_equals_datasets(void) {
     int n = 0;
     mr_str_printf(&text, "%slocal sets = {\n", head);
     cJSON_ArrayForEach(item, cJSON_GetObjectItem(f, "interleave")) {
-        mr_str_printf(&text, "data.interleave { a, b, c, stopping_strategy = '%s'",
-                      cJSON_GetObjectItem(item, "stopping_strategy")->valuestring);
+        const bool behind = n % 2; /* the options stand in the list or behind it */
+        mr_str_printf(&text, "data.interleave%s a, b, c%s stopping_strategy = '%s'", behind ? "({" : " {",
+                      behind ? " }, {" : ",", cJSON_GetObjectItem(item, "stopping_strategy")->valuestring);
         const cJSON *p = cJSON_GetObjectItem(item, "probabilities");
         if (cJSON_IsArray(p)) {
             mr_str_puts(&text, ", probabilities = {");
             cJSON_ArrayForEach(part, p) mr_str_printf(&text, "%.17g,", part->valuedouble);
             mr_str_printf(&text, "}, seed = %d", cJSON_GetObjectItem(item, "seed")->valueint);
         }
-        mr_str_puts(&text, " },\n");
+        mr_str_puts(&text, behind ? " }),\n" : " },\n");
         join(&want, cJSON_GetObjectItem(item, "result"));
         wants[n++] = mr_strdup(want.data);
     }
@@ -125,12 +126,59 @@ static void operations_by_hand(void) {
     check_set("c:map(function(r) r.messages[1].content = r.messages[1].content .. '!' return r end)", "c0! c1! c2!");
     check_set("c:rename('k', 'n'):filter(function(r) return r.n > 0 and r.k == nil end)", "c1 c2");
     check_set("data.interleave { a, c:take(1), probabilities = { 1, 0 }, seed = 3 }", "a0 a1 a2 a3");
+    check_set("data.interleave({ a, c:take(0), b:take(0) }, { probabilities = { 1, 0, 0 }, seed = 3, stopping_strategy = "
+              "'all_exhausted' })",
+              "a0 a1 a2 a3");
+    check_set("data.interleave({ a, c }, { seed = 1 })", "a0 c0 a1 c1 a2 c2"); /* a seed without probabilities */
+    check_set("data.interleave_datasets { c, data.concatenate_datasets { a:take(1), a:skip(1) } }", "c0 a0 c1 a1 c2 a2");
+    check_set("ten:shuffle { seed = 42 }:take(3)", "5 6 0");
+    check_set("ten:split({ test_size = 3, seed = 42 }).test", "5 6 0");
+    check_set("ten:train_test_split({ test_size = 3, seed = 42 }).train", "7 3 2 4 9 1 8");
+    check_set("ten:filter(function(_, i) return i % 4 == 0 end)", "3 7");
+    check_set("a:map(function(r, i) return { messages = { { role = 'user', content = r.k .. '/' .. i } } } end)",
+              "0/1 1/2 2/3 3/4");
+    /* map puts its columns over the row's; what goes goes first */
+    check_set("a:map(function(r) return { n = r.k + 1 } end):filter(function(r) return r.n == r.k + 1 and r.n > 2 end)",
+              "a2 a3");
+    check_set("a:map(function(r) return { n = r.k } end, { remove_columns = { 'k' } }):filter(function(r)\n"
+              " return r.k == nil and r.n % 2 == 1 end)",
+              "a1 a3");
+    check_set("c:rename_column('k', 'n'):map(function(r) r.n = nil return r end):filter(function(r) return r.n == nil end)",
+              "c0 c1 c2");
+    check_set("c:remove_columns('k'):filter(function(r) return r.k == nil end)", "c0 c1 c2");
+    check_set("c:remove_columns { 'none', 'k' }:filter(function(r) return r.k end):take(1)",
+              "error: mix.lua: data.train has no rows: list of 3 rows:remove_columns(none, k):filter(mix.lua:8) kept 0 "
+              "of 3 rows; 3 filtered: the function said no (first: row 1 of a list)");
+}
+
+/* test gets ceil(test_size * n) rows, train the rest, in the order of the permutation. */
+static void split_rounds_as_datasets_does(void) {
+    char *text = mr_asprintf("%sreturn { data = { system = '', train = b:shuffle(1):skip(2):take(4) } }\n", head);
+    put_file("mix.lua", text);
+    char *want = contents("mix.lua", "train");
+    CHECK_INT(strlen(want), 4 * 2 + 3);
+    check_set("b:split({ test_size = 0.25, seed = 1 }).train", want);
+    mr_free(want);
+    mr_free(text);
+}
+
+/* Nothing is called before a row is asked for, and only for that row; a filter alone looks at its own input. */
+static void operations_are_lazy(void) {
+    check_set("a:map(function() error('called') end):take(1)",
+              "error: row 1 of a list: map (mix.lua:8): mix.lua:8: called");
+    check_set("data.concatenate { a:take(2), b:map(function(r) if r.k > 1 then error('too far') end return r end):take(2) }",
+              "a0 a1 b0 b1");
+    check_set("data.concatenate { a:skip(3), b:map(function(r, i) if i ~= 5 then error('not this') end return r "
+              "end):select { 5, 5 }:rename('k', 'n') }",
+              "a3 b4 b4");
+    check_set("b:take(2):filter(function(r) if r.k > 1 then error('too far') end return true end)", "b0 b1");
 }
 
 static void mistakes_name_their_place(void) {
     check_set("a:filter(function(r) return r.no.such end)",
-              "error: filter of row 1: mix.lua:8: attempt to index field 'no' (a nil value)");
-    check_set("a:map(function() return 5 end)", "error: mix.lua:8: map returned a number for row 1, want a row");
+              "error: row 1 of a list: filter (mix.lua:8): mix.lua:8: attempt to index field 'no' (a nil value)");
+    check_set("a:map(function() return 5 end)",
+              "error: row 1 of a list: map (mix.lua:8) returned a number, want a row or a table of columns");
     check_set("a:select { 5 }", "error: mix.lua: select: place 1 is 5, want 1 to 4");
     check_set("a:take(0)", "error: mix.lua: data.train has no rows: ");
     check_set("data.interleave { a, b:take(0) }", "error: mix.lua: interleave: list of 6 rows:take(0) has no rows");
@@ -138,7 +186,50 @@ static void mistakes_name_their_place(void) {
         "data.get 'gsm8k'",
         "error: mix.lua: no file for data set \"gsm8k\": put the file there with data.files.gsm8k = \"PATH\" (or --set "
         "data.files.gsm8k=PATH; \"none\" leaves the set out)");
+    check_set("a:rename('k', 'messages')",
+              "error: row 1 of a list: rename: the row has a column \"messages\" already; remove it first "
+              "(remove_columns)");
+    check_set("a:remove_columns 'messages'", "error: mix.lua: data.train row 0 (row 1 of a list) has no messages");
+    check_set("ten:split({ test_size = 11, seed = 1 }).test", "error: mix.lua: split: test_size is 11 rows of 10");
+    check_set("data.interleave({ a, c }, { probabilities = { 1, 0 }, seed = 1, stopping_strategy = 'all_exhausted' "
+              "}):filter(function(r) return r.k == 0, 'not the first' end)",
+              "a0");
     check_set("7", "error: mix.lua: data.train is a number, want a data set (data.get \"NAME\")");
+}
+
+/* Mistakes that are found when the recipe is read. */
+static void wrong_calls_are_refused(void) {
+    static const char *const calls[][2] = {
+        { "a:filtre(f)", "mix.lua:8: a data set has no \"filtre\"; it has map, filter, select, rename, remove_columns" },
+        { "a:sort('k')", "mix.lua:8: a data set has no \"sort\"" },
+        { "a:filter 'x'", "mix.lua:8: filter: want a function" },
+        { "a:remove_columns {}", "mix.lua:8: remove_columns: want the name of a column or a list of names" },
+        { "a:remove_columns { 1 }", "mix.lua:8: remove_columns: entry 1 is a number, want a name" },
+        { "a:map(print, { columns = 'x' })", "mix.lua:8: map: unknown option \"columns\", want remove_columns" },
+        { "a:select(b)", "mix.lua:8: select: want a list of places, counted from 1" },
+        { "data.interleave(a, b)", "mix.lua:8: data.interleave: want a list of data sets" },
+        { "data.interleave({ a }, b)", "mix.lua:8: data.interleave: the options are a data set, want a table" },
+        { "data.interleave({ a, b }, { probabilites = { 0.5, 0.5 } })",
+          "mix.lua:8: data.interleave: unknown option \"probabilites\", want probabilities, seed or" },
+        { "data.interleave({ a, b, sed = 1 })", "mix.lua:8: data.interleave: unknown option \"sed\"" },
+        { "data.interleave({ a, b }, { probabilities = { 0.5, 0.5 } })",
+          "mix.lua:8: data.interleave: with probabilities a seed is needed" },
+        { "data.interleave({ a, b }, { probabilities = { 0.5, 0.4 }, seed = 1 })",
+          "mix.lua:8: data.interleave: the probabilities sum to 0.9, want 1" },
+        { "data.interleave({ a, b }, { stopping_strategy = 'both' })",
+          "mix.lua:8: data.interleave: unknown stopping_strategy \"both\"" },
+        { "a:split(0.1)", "mix.lua:8: split: want { test_size = 0.1, seed = 42 }" },
+        { "a:split { test_size = 1.5, seed = 1 }", "mix.lua:8: split: test_size has to lie between 0 and 1" },
+        { "a:split { test_size = 0.5 }", "mix.lua:8: split: the seed is not a whole number" },
+        { "a:shuffle()", "mix.lua:8: shuffle: the seed is not a whole number from 0 on" },
+    };
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
+        char *text = mr_asprintf("%sreturn { data = { train = %s } }\n", head, calls[i][0]);
+        put_file("mix.lua", text);
+        const mr_pool_opts o = { .n_workers = 1 };
+        CHECK_CONTAINS(refusal("mix.lua", &o), calls[i][1]);
+        mr_free(text);
+    }
 }
 
 static const char *open_row(const char *recipe, const char *const *overrides, int64_t index, mr_row *row) {
@@ -229,7 +320,8 @@ static void few_skipped_rows_are_counted(void) {
     mr_str report = { 0 };
     mr_err err = { .msg = "" };
     REQUIRE_OK(mr_pool_data_report(p, "train", &report, &err), err);
-    CHECK_STR(report.data, "gsm8k: 38 rows from x.jsonl, 0 filtered, 2 skipped\n");
+    CHECK_STR(report.data, "gsm8k: 38 of 40 rows from x.jsonl, 0 filtered, 2 skipped\n"
+                           "  2 skipped: no gold answer behind \"####\" (first: x.jsonl:8)\n");
     mr_str_clear(&report);
     mr_row_source src;
     REQUIRE_OK(mr_pool_rows(p, "train", &src, &err), err);
@@ -284,7 +376,10 @@ static void shots_come_between(void) {
 }
 
 SCRIPT_TEST_MAIN({ "mixing_equals_datasets", mixing_equals_datasets }, { "operations_by_hand", operations_by_hand },
+                 { "split_rounds_as_datasets_does", split_rounds_as_datasets_does },
+                 { "operations_are_lazy", operations_are_lazy },
                  { "mistakes_name_their_place", mistakes_name_their_place },
+                 { "wrong_calls_are_refused", wrong_calls_are_refused },
                  { "prompts_of_the_seed", prompts_of_the_seed },
                  { "files_that_are_not_what_they_should_be", files_that_are_not_what_they_should_be },
                  { "few_skipped_rows_are_counted", few_skipped_rows_are_counted },
