@@ -166,8 +166,7 @@ void mr_pool_close(mr_pool *p) {
     mr_version_close(p->v);
     for (int i = 0; i < p->n_splits; i++) {
         mr_free(p->splits[i]->name);
-        mr_free(p->splits[i]->report);
-        mr_free(p->splits[i]->counts);
+        mr_split_forget(p->splits[i]);
         mr_free(p->splits[i]);
     }
     for (int i = 0; i < p->n_overrides; i++) mr_free(p->overrides[i]);
@@ -214,8 +213,13 @@ const mr_script_text *mr_pool_scripts(const mr_pool *p, int *n) {
 
 /* --- rows --- */
 
-mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_t *n_rows, mr_split *split,
-                             mr_err *err) {
+void mr_split_forget(mr_split *s) {
+    mr_free(s->report);
+    mr_free(s->counts);
+    s->report = s->counts = NULL;
+}
+
+mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, mr_split *out, mr_err *err) {
     mr_str s = { 0 };
     mr_put_bytes(&s, name, strlen(name));
     mr_frame reply;
@@ -224,15 +228,14 @@ mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_
     if (st == MR_EAGAIN) return mr_wrap(err, MR_EDATA, "%s: data.%s", p->display, name);
     MR_TRY(st);
     mr_take t = mr_take_frame(&reply);
-    *n_rows = mr_take_i64(&t);
+    out->n_rows = mr_take_i64(&t);
     size_t len, n_counts;
     const char *text = mr_take_bytes(&t, &len), *counts = mr_take_bytes(&t, &n_counts);
-    if (split) {
-        split->report = mr_strndup(text, len);
-        split->counts = mr_strndup(counts, n_counts);
-    }
-    return t.bad || *n_rows < 0 ? mr_fail(err, MR_EINTERNAL, "%s: data.%s: a worker's answer was cut", p->display, name)
-                                : MR_OK;
+    if (t.bad || out->n_rows < 0)
+        return mr_fail(err, MR_EINTERNAL, "%s: data.%s: a worker's answer was cut", p->display, name);
+    out->report = mr_strndup(text, len);
+    out->counts = mr_strndup(counts, n_counts);
+    return MR_OK;
 }
 
 /* The data worker is gone (a row function took it down): a new one, with the splits that were open. */
@@ -244,8 +247,10 @@ static mr_status revive_data(mr_pool *p, mr_err *err) {
     mr_frame reply;
     MR_TRY(mr_peer_load(p, p->v, peer, false, &reply, err));
     for (int i = 0; i < p->n_splits; i++) {
-        int64_t n;
-        MR_TRY(mr_peer_open_split(p, p->v, p->splits[i]->name, &n, NULL, err));
+        mr_split known = { 0 };
+        mr_status st = mr_peer_open_split(p, p->v, p->splits[i]->name, &known, err);
+        mr_split_forget(&known);
+        MR_TRY(st);
     }
     return MR_OK;
 }
@@ -310,12 +315,7 @@ mr_status mr_pool_rows(mr_pool *p, const char *split, mr_row_source *out, mr_err
             return mr_fail(err, MR_EINVAL, "%s: too many splits", p->display);
         MR_TRY(revive_data(p, err));
         mr_split opened = { .pool = p };
-        mr_status st = mr_peer_open_split(p, p->v, split, &opened.n_rows, &opened, err);
-        if (st != MR_OK) {
-            mr_free(opened.report);
-            mr_free(opened.counts);
-            return st;
-        }
+        MR_TRY(mr_peer_open_split(p, p->v, split, &opened, err));
         opened.name = mr_strdup(split);
         s = mr_alloc(sizeof *s);
         *s = opened;

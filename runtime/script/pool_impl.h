@@ -98,8 +98,9 @@ void mr_version_close(mr_version *v);
 mr_status mr_pool_weights(const mr_pool *p, const cJSON *recipe, int n, float *weights, mr_err *err);
 mr_status mr_peer_load(mr_pool *p, mr_version *v, mr_peer *peer, bool cases, mr_frame *reply, mr_err *err);
 /* split: gets the reports; NULL: only the number of rows is wanted. */
-mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_t *n_rows, mr_split *split,
-                             mr_err *err);
+/* Opens data[name] in v's data worker and fills out's n_rows, report and counts (owned, mr_split_forget). */
+mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, mr_split *out, mr_err *err);
+void mr_split_forget(mr_split *s); /* frees report and counts */
 
 /* reload.c */
 mr_status mr_pool_between_steps(void *self, int64_t step, mr_reload *out, mr_err *err);

@@ -29,8 +29,7 @@ typedef struct change {
     mr_str batch;    /* what the last batch says */
     bool keep_data;  /* the old data worker goes on */
     bool rows;       /* data.train has another length */
-    int64_t n_rows[8]; /* of the open splits */
-    char *reports[8];
+    mr_split opened[8]; /* what the open splits would be: n_rows, report, counts */
 } change;
 
 static void change_clear(change *c) {
@@ -38,7 +37,7 @@ static void change_clear(change *c) {
     cJSON_Delete(c->live);
     mr_str_clear(&c->fixed);
     mr_str_clear(&c->batch);
-    for (int i = 0; i < 8; i++) mr_free(c->reports[i]);
+    for (int i = 0; i < 8; i++) mr_split_forget(&c->opened[i]);
 }
 
 /* Field by field against the recipe in use. Recipes that only list rewards (tests, `medrl data`) have no settings. */
@@ -101,9 +100,8 @@ static mr_status open_data(mr_pool *p, change *c, int per_step, mr_err *err) {
     c->keep_data = data_is_the_same(p, c);
     for (int i = 0; !c->keep_data && i < p->n_splits; i++) {
         const mr_split *s = p->splits[i];
-        int64_t n = 0;
-        MR_TRY(mr_peer_open_split(p, c->v, s->name, &n, &c->reports[i], err));
-        c->n_rows[i] = n;
+        MR_TRY(mr_peer_open_split(p, c->v, s->name, &c->opened[i], err));
+        const int64_t n = c->opened[i].n_rows;
         if (strcmp(s->name, "train") != 0) continue;
         if (n < per_step)
             return mr_fail(err, MR_EINVAL, "%s: data.train has %lld row%s now, a step takes %d", p->display,
@@ -229,10 +227,10 @@ static void hand_names(mr_pool *p, mr_version *v) {
 static void hand_data(mr_pool *p, change *c) {
     mr_version *v = c->v;
     for (int i = 0; i < p->n_splits && !c->keep_data; i++) {
-        p->splits[i]->n_rows = c->n_rows[i];
-        mr_free(p->splits[i]->report);
-        p->splits[i]->report = c->reports[i];
-        c->reports[i] = NULL;
+        mr_split *s = p->splits[i], *now = &c->opened[i];
+        mr_split_forget(s);
+        s->n_rows = now->n_rows, s->report = now->report, s->counts = now->counts;
+        now->report = now->counts = NULL;
     }
     if (!c->keep_data) return;
     mr_peer *mine = &v->peers[v->n_peers - 1], *old = &p->v->peers[p->v->n_peers - 1], swap = *mine;
