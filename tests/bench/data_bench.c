@@ -19,11 +19,11 @@
 #include "script/script.h"
 
 static const char *const words[] = {
-    "patients",  "with",      "the",      "of",         "and",       "in",       "a",        "treatment", "was",
-    "were",      "compared",  "to",       "group",      "control",   "study",    "clinical", "outcome",   "after",
-    "surgery",   "levels",    "serum",    "increased",  "decreased", "risk",     "factor",   "analysis",  "months",
-    "follow-up", "mortality", "children", "women",      "response",  "therapy",  "dose",     "for",       "by",
-    "diagnosis", "years",     "cells",    "expression", "significant", "between", "associated", "from",   "measured",
+    "patients",  "with",      "the",      "of",         "and",         "in",      "a",          "treatment", "was",
+    "were",      "compared",  "to",       "group",      "control",     "study",   "clinical",   "outcome",   "after",
+    "surgery",   "levels",    "serum",    "increased",  "decreased",   "risk",    "factor",     "analysis",  "months",
+    "follow-up", "mortality", "children", "women",      "response",    "therapy", "dose",       "for",       "by",
+    "diagnosis", "years",     "cells",    "expression", "significant", "between", "associated", "from",      "measured",
 };
 enum { N_WORDS = sizeof words / sizeof words[0] };
 
