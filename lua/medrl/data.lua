@@ -526,7 +526,7 @@ local function by_probability(lengths, p, seed, strategy, where)
         error(("%s: interleave: after %d rows not every set is through (%s); raise the least probability"):format(where,
           n - 1, strategy), 0)
       end
-      if n % 65536 == 0 then files.tick(true) end
+      if n % 65536 == 0 then files.tick() end
       order[n] = at * SOURCES + s
       pos[s] = at % lengths[s]
       if at == lengths[s] and not done[s] then

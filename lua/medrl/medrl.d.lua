@@ -32,29 +32,46 @@
 ---@field name string
 ---@field columns string[][]? { { "question", "string" }, … }: what a raw row has to have
 ---@field load nil|fun(options: table): { n: integer, get: fun(i: integer): table } for rows that are made, not read
----@field keep nil|fun(raw: table, options: table): boolean
----@field row fun(raw: table, options: table): medrl.Row?
+---@field keep nil|fun(raw: table, options: table): boolean, string? false, "why": the row is filtered
+---@field row fun(raw: table, options: table): medrl.Row?, string? nil, "why": the row is skipped
 ---@field cases table[]? { raw, row [, options = {}] }
 
 ---@class medrl.Split
----@field test_size number
+---@field test_size number below 1 a share, else a number of rows
 ---@field seed integer
+
+---@class medrl.Parts
+---@field train medrl.Set
+---@field test medrl.Set
 
 ---@class medrl.Set
 ---@field shuffle fun(self: medrl.Set, seed: integer): medrl.Set
 ---@field take fun(self: medrl.Set, n: integer): medrl.Set
 ---@field skip fun(self: medrl.Set, n: integer): medrl.Set
----@field select fun(self: medrl.Set, places: integer[]): medrl.Set
----@field filter fun(self: medrl.Set, f: fun(row: medrl.Row): boolean): medrl.Set
----@field map fun(self: medrl.Set, f: fun(row: medrl.Row): medrl.Row): medrl.Set
+---@field select fun(self: medrl.Set, places: integer[]): medrl.Set places count from 1
+---@field filter fun(self: medrl.Set, f: fun(row: medrl.Row, place: integer): boolean, string?): medrl.Set
+---@field map fun(self: medrl.Set, f: fun(row: medrl.Row, place: integer): table, options: medrl.MapOptions?): medrl.Set
 ---@field rename fun(self: medrl.Set, old: string, new: string): medrl.Set
----@field split fun(self: medrl.Set, options: medrl.Split): { train: medrl.Set, test: medrl.Set }
+---@field rename_column fun(self: medrl.Set, old: string, new: string): medrl.Set the same as rename
+---@field remove_columns fun(self: medrl.Set, columns: string|string[]): medrl.Set
+---@field split fun(self: medrl.Set, options: medrl.Split): medrl.Parts
+---@field train_test_split fun(self: medrl.Set, options: medrl.Split): medrl.Parts the same as split
+
+---@class medrl.MapOptions
+---@field remove_columns string|string[]?
+
+---@class medrl.InterleaveOptions
+---@field probabilities number[]? one for each set; they sum to 1 and need a seed
+---@field seed integer?
+---@field stopping_strategy nil|"first_exhausted"|"all_exhausted"|"all_exhausted_without_replacement"
 
 ---@class medrl.data
 ---@field get fun(name: string, options: table?): medrl.Set
 ---@field from_list fun(rows: medrl.Row[]): medrl.Set
 ---@field concatenate fun(list: medrl.Set[]): medrl.Set
----@field interleave fun(list: table): medrl.Set also probabilities, seed, stopping_strategy
+---@field concatenate_datasets fun(list: medrl.Set[]): medrl.Set the same as concatenate
+---@field interleave fun(list: table, options: medrl.InterleaveOptions?): medrl.Set options may stand in the list too
+---@field interleave_datasets fun(list: table, options: medrl.InterleaveOptions?): medrl.Set the same as interleave
 
 ---@class medrl.Regex
 ---@field test fun(self: medrl.Regex, s: string): boolean, string?

@@ -26,6 +26,7 @@ typedef struct scanner {
     mr_err *err;
     key *keys; /* of all open objects, each one's behind its parent's */
     size_t n_keys, cap_keys;
+    key few[24];    /* where they are while they are few: a data row then needs no memory */
     mr_arena names; /* keys that were written with escapes, decoded */
 } scanner;
 
@@ -133,7 +134,7 @@ static mr_status scan_string(scanner *s, key *name) {
     if (escaped) { /* {"a":1,"\u0061":2} has the same key twice */
         char *out = mr_arena_alloc(&s->names, name->len + 1);
         size_t n = 0;
-        scanner again = *s;
+        scanner again = { .text = s->text, .len = s->len, .place = s->place, .err = s->err };
         for (again.at = open + 1; again.at < close;) {
             unsigned cp = s->text[again.at];
             if (cp != '\\') {
@@ -237,8 +238,10 @@ static mr_status scan_object(scanner *s, int depth) {
         key name = { 0 };
         MR_TRY(scan_string(s, &name));
         if (s->n_keys == s->cap_keys) {
-            s->cap_keys = s->cap_keys ? 2 * s->cap_keys : 32;
-            s->keys = mr_realloc(s->keys, s->cap_keys * sizeof *s->keys);
+            const bool first = s->keys == s->few;
+            s->cap_keys *= 2;
+            s->keys = mr_realloc(first ? NULL : s->keys, s->cap_keys * sizeof *s->keys);
+            if (first) memcpy(s->keys, s->few, s->n_keys * sizeof *s->keys);
         }
         s->keys[s->n_keys++] = name;
         skip_space(s);
@@ -301,13 +304,21 @@ static mr_status scan_value(scanner *s, int depth) {
 }
 
 mr_status mr_json_check(const char *text, size_t len, const char *place, mr_err *err) {
-    scanner s = { .text = (const unsigned char *)text, .len = len, .place = place, .err = err };
+    scanner s;
+    s.text = (const unsigned char *)text;
+    s.len = len;
+    s.at = s.n_keys = 0;
+    s.place = place;
+    s.err = err;
+    s.names = (mr_arena){ 0 };
+    s.keys = s.few;
+    s.cap_keys = sizeof s.few / sizeof s.few[0];
     mr_status st = scan_value(&s, 0);
     if (st == MR_OK) {
         skip_space(&s);
         if (s.at < len) st = bad(&s, s.at, "more text behind the value, want the end");
     }
-    mr_free(s.keys);
+    if (s.keys != s.few) mr_free(s.keys);
     mr_arena_clear(&s.names);
     return st;
 }

@@ -15,7 +15,7 @@
 /* place: what the message begins with, "data/x.jsonl:12", say. text need not be NUL-terminated. MR_EDATA on bad
  * text. */
 mr_status mr_json_parse(cJSON **out, const char *text, size_t len, const char *place, mr_err *err);
-/* The scan alone, for readers that build something else than a tree: after MR_OK the text is JSON by the rules above. */
+/* The scan alone, for readers that build something else than a tree: after MR_OK the text is JSON by these rules. */
 mr_status mr_json_check(const char *text, size_t len, const char *place, mr_err *err);
 mr_status mr_json_load(cJSON **out, const char *path, size_t max_bytes, mr_err *err); /* a whole file */
 

@@ -36,7 +36,10 @@ static mr_status open_data(mr_looking *l, mr_err *err) {
     mr_err why = { .msg = "" };
     if (open_tokenizer(l, &why) != MR_OK) /* data can be looked at before the model is there */
         snprintf(l->no_tokens, sizeof l->no_tokens, "%s", why.msg);
-    MR_TRY(mr_pool_rows(l->pool, l->split, &l->rows, err));
+    mr_log_status("opening the data sets");
+    mr_status st = mr_pool_rows(l->pool, l->split, &l->rows, err);
+    mr_log_status(NULL);
+    MR_TRY(st);
     if (l->rows.n_rows == 0)
         return mr_fail(err, MR_EDATA, "%s: data.%s has no rows, want at least one", mr_pool_recipe_path(l->pool),
                        l->split);

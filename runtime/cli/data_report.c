@@ -297,7 +297,7 @@ static void say_tokens(const report *r) {
     }
     if (c->n == 0) return;
     sayf(r, "tokens", "of a prompt: least %d, median %d, mean %.0f, 95 of 100 up to %d, most %d", c->tokens[0],
-         c->tokens[c->n / 2], c->mean, c->tokens[(c->n - 1) * 95 / 100], c->tokens[c->n - 1]);
+         c->tokens[c->n / 2], c->mean, c->tokens[(c->n * 95 + 99) / 100 - 1], c->tokens[c->n - 1]);
     if (c->n < r->l->rows.n_rows) sayf(r, "", "counted over %d rows, spread evenly over all", c->n);
     int most = 1;
     for (int b = 0; b < c->n_bins; b++) most = c->bins[b] > most ? c->bins[b] : most;
@@ -381,7 +381,7 @@ static cJSON *tokens_json(const report *r) {
     cJSON_AddNumberToObject(o, "least", c->tokens[0]);
     cJSON_AddNumberToObject(o, "median", c->tokens[c->n / 2]);
     cJSON_AddNumberToObject(o, "mean", c->mean);
-    cJSON_AddNumberToObject(o, "p95", c->tokens[(c->n - 1) * 95 / 100]);
+    cJSON_AddNumberToObject(o, "p95", c->tokens[(c->n * 95 + 99) / 100 - 1]);
     cJSON_AddNumberToObject(o, "most", c->tokens[c->n - 1]);
     cJSON_AddNumberToObject(o, "max_prompt_length", c->limit);
     cJSON_AddNumberToObject(o, "over", c->over);
@@ -483,8 +483,11 @@ static mr_status print_report(const report *r, mr_err *err) {
 
 mr_status mr_data_report(mr_looking *l, mr_err *err) {
     report r = { .l = l };
+    mr_log_status("counting tokens");
     mr_status st = count_tokens(&r, err);
+    mr_log_status("looking at all rows of train and eval");
     if (st == MR_OK) st = look_at_rows(&r, err);
+    mr_log_status(NULL);
     if (st == MR_OK) st = l->json ? print_json(&r, err) : print_report(&r, err);
     fflush(stdout);
     const mr_survey *s = shown_survey(&r);

@@ -116,8 +116,10 @@ static mr_status slide(mr_rows *r, size_t *at, int64_t line, mr_err *err) {
 /* Slides for a row that begins at *at and has no end in the window yet. */
 static mr_status slide_row(mr_rows *r, size_t *at, int64_t line, mr_err *err) {
     if (r->len - *at > max_row_bytes)
-        return mr_fail(err, MR_EDATA, "%s:%" PRId64 ": the row has more than %d bytes; split or shorten it, or close "
-                       "what it opens", r->name, line, max_row_bytes);
+        return mr_fail(err, MR_EDATA,
+                       "%s:%" PRId64 ": the row has more than %d bytes; split or shorten it, or close "
+                       "what it opens",
+                       r->name, line, max_row_bytes);
     return slide(r, at, line, err);
 }
 

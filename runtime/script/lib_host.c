@@ -7,18 +7,18 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "base/proc.h"
 #include "base/rng.h"
 #include "files/rows.h"
 #include "script/worker.h"
 
 static const char rows_name[] = "medrl.rows", pcg_name[] = "medrl.pcg64";
-enum { TICK_ROWS = 512, LOG_LINES = 40, LOG_BYTES = 4096 };
+enum { LOG_LINES = 40, LOG_BYTES = 4096 };
 
 /* --- medrl.files --- */
 
 typedef struct rows {
     mr_rows *rows;
-    int n_read;
 } rows;
 
 static rows *check_rows(lua_State *L) {
@@ -95,7 +95,12 @@ static mr_status push_row(lua_State *L, const mr_rows *r, int64_t i, const char 
     return MR_OK;
 }
 
+/* Tells the parent that a pass over many rows is under way, four times a second at most. */
 static void tick(lua_State *L) {
+    static double last;
+    const double now = mr_now_s();
+    if (now - last < 0.25) return;
+    last = now;
     mr_wire_send(&mr_worker_of(L)->wire, MR_WIRE_TICK, NULL, 0, -1);
 }
 
@@ -103,7 +108,7 @@ static void tick(lua_State *L) {
 static int rows_get(lua_State *L) {
     rows *r = check_rows(L);
     int64_t i = check_index(L, r);
-    if (++r->n_read % TICK_ROWS == 0) tick(L);
+    tick(L);
     mr_err err;
     const char *text;
     size_t len;
@@ -137,10 +142,9 @@ static int rows_line(lua_State *L) {
     return 1;
 }
 
-/* files.tick([now]): tells the parent, now and then, that a pass over many rows is under way. */
+/* files.tick(): to be called at each row of a pass over many that does not read files. */
 static int files_tick(lua_State *L) {
-    static int n;
-    if (++n % TICK_ROWS == 0 || lua_toboolean(L, 1)) tick(L);
+    tick(L);
     return 0;
 }
 

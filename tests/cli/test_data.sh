@@ -113,4 +113,32 @@ run 2 data look.lua --rows 41
 says 'medrl: data: --rows asks for row 41, data.train has 1 to 40'
 run 2 data look.lua --split evil
 says 'medrl: data: --split is "evil", want train or eval'
+
+# docs/data.md: its files work, and each of its examples gives the rows behind "-->"
+mkdir -p doc/datasets
+awk '/^```/ { if (file) close(file); file = ""; inside = /^```lua/; first = 1; next }
+    inside && first { first = 0
+        if (/^-- shared/) file = "doc/shared.lua"
+        else if (/^-- [a-z\/]*\.lua$/) file = "doc/" $2
+        else file = "doc/example" ++n ".lua" }
+    inside { print >file }' "$here/../../docs/data.md"
+cd doc || exit 1
+printf '%s\n' '{"country":"Peru","capital":"Lima"}' '{"country":"Switzerland","capital":"Bern"}' >capitals.jsonl
+run 0 test datasets/capitals.lua
+prints "3 passed, 0 failed"
+run 0 data capitals.lua
+prints "What is the capital of Peru?"
+prints "1 filtered: a long name (first: capitals.jsonl:2)"
+examples=0
+for example in example*.lua; do
+    want=$(sed -n 's/^--> //p' "$example")
+    [ -n "$want" ] || continue
+    { cat shared.lua "$example"
+        echo 'return { model = { name = "none" }, rewards = { "correctness" }, data = { system = "", train = set } }'; } >recipe.lua
+    run 0 data recipe.lua --json -n 100
+    got=$(sed -n 's/.*"messages": \[{"role": "user", "content": "\([^"]*\)"}\].*/\1/p' "$temp/out" | tr '\n' ' ')
+    is "$example: ${got% }" "$example: $want"
+    examples=$((examples + 1))
+done
+is "$examples" 11
 passed

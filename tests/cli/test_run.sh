@@ -165,7 +165,7 @@ says 'recipes/broken.lua:'
 run 2 data recipes/smoke.lua --set nonsense
 run 0 data recipes/smoke.lua -n 1 --set model.name="$temp/tiny" --json
 prints '"prompt_tokens"'
-prints '"tokens_median"'
+prints '"median": '
 
 # --- the cases inside Lua files
 run 0 test

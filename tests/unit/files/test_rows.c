@@ -242,7 +242,8 @@ static void rows_beyond_the_window(void) {
         if (k == 2)
             CHECK(!text && len == 0);
         else
-            CHECK(len == padding(5) + strlen("{'i':5,'text':'}_'],__") + strlen("_''}") && text[0] == '{' && text[len - 1] == '}');
+            CHECK(len == padding(5) + strlen("{'i':5,'text':'}_'],__") + strlen("_''}") && text[0] == '{' &&
+                  text[len - 1] == '}');
         CHECK_INT(mr_rows_text(r, MANY, &text, &len, &err), MR_EINVAL);
         mr_rows_close(r);
         mr_free(path);

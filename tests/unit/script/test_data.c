@@ -126,11 +126,13 @@ static void operations_by_hand(void) {
     check_set("c:map(function(r) r.messages[1].content = r.messages[1].content .. '!' return r end)", "c0! c1! c2!");
     check_set("c:rename('k', 'n'):filter(function(r) return r.n > 0 and r.k == nil end)", "c1 c2");
     check_set("data.interleave { a, c:take(1), probabilities = { 1, 0 }, seed = 3 }", "a0 a1 a2 a3");
-    check_set("data.interleave({ a, c:take(0), b:take(0) }, { probabilities = { 1, 0, 0 }, seed = 3, stopping_strategy = "
-              "'all_exhausted' })",
-              "a0 a1 a2 a3");
+    check_set(
+        "data.interleave({ a, c:take(0), b:take(0) }, { probabilities = { 1, 0, 0 }, seed = 3, stopping_strategy = "
+        "'all_exhausted' })",
+        "a0 a1 a2 a3");
     check_set("data.interleave({ a, c }, { seed = 1 })", "a0 c0 a1 c1 a2 c2"); /* a seed without probabilities */
-    check_set("data.interleave_datasets { c, data.concatenate_datasets { a:take(1), a:skip(1) } }", "c0 a0 c1 a1 c2 a2");
+    check_set("data.interleave_datasets { c, data.concatenate_datasets { a:take(1), a:skip(1) } }",
+              "c0 a0 c1 a1 c2 a2");
     check_set("ten:shuffle { seed = 42 }:take(3)", "5 6 0");
     check_set("ten:split({ test_size = 3, seed = 42 }).test", "5 6 0");
     check_set("ten:train_test_split({ test_size = 3, seed = 42 }).train", "7 3 2 4 9 1 8");
@@ -143,8 +145,9 @@ static void operations_by_hand(void) {
     check_set("a:map(function(r) return { n = r.k } end, { remove_columns = { 'k' } }):filter(function(r)\n"
               " return r.k == nil and r.n % 2 == 1 end)",
               "a1 a3");
-    check_set("c:rename_column('k', 'n'):map(function(r) r.n = nil return r end):filter(function(r) return r.n == nil end)",
-              "c0 c1 c2");
+    check_set(
+        "c:rename_column('k', 'n'):map(function(r) r.n = nil return r end):filter(function(r) return r.n == nil end)",
+        "c0 c1 c2");
     check_set("c:remove_columns('k'):filter(function(r) return r.k == nil end)", "c0 c1 c2");
     check_set("c:remove_columns { 'none', 'k' }:filter(function(r) return r.k end):take(1)",
               "error: mix.lua: data.train has no rows: list of 3 rows:remove_columns(none, k):filter(mix.lua:8) kept 0 "
@@ -166,8 +169,9 @@ static void split_rounds_as_datasets_does(void) {
 static void operations_are_lazy(void) {
     check_set("a:map(function() error('called') end):take(1)",
               "error: row 1 of a list: map (mix.lua:8): mix.lua:8: called");
-    check_set("data.concatenate { a:take(2), b:map(function(r) if r.k > 1 then error('too far') end return r end):take(2) }",
-              "a0 a1 b0 b1");
+    check_set(
+        "data.concatenate { a:take(2), b:map(function(r) if r.k > 1 then error('too far') end return r end):take(2) }",
+        "a0 a1 b0 b1");
     check_set("data.concatenate { a:skip(3), b:map(function(r, i) if i ~= 5 then error('not this') end return r "
               "end):select { 5, 5 }:rename('k', 'n') }",
               "a3 b4 b4");
@@ -200,7 +204,8 @@ static void mistakes_name_their_place(void) {
 /* Mistakes that are found when the recipe is read. */
 static void wrong_calls_are_refused(void) {
     static const char *const calls[][2] = {
-        { "a:filtre(f)", "mix.lua:8: a data set has no \"filtre\"; it has map, filter, select, rename, remove_columns" },
+        { "a:filtre(f)",
+          "mix.lua:8: a data set has no \"filtre\"; it has map, filter, select, rename, remove_columns" },
         { "a:sort('k')", "mix.lua:8: a data set has no \"sort\"" },
         { "a:filter 'x'", "mix.lua:8: filter: want a function" },
         { "a:remove_columns {}", "mix.lua:8: remove_columns: want the name of a column or a list of names" },
@@ -379,8 +384,7 @@ SCRIPT_TEST_MAIN({ "mixing_equals_datasets", mixing_equals_datasets }, { "operat
                  { "split_rounds_as_datasets_does", split_rounds_as_datasets_does },
                  { "operations_are_lazy", operations_are_lazy },
                  { "mistakes_name_their_place", mistakes_name_their_place },
-                 { "wrong_calls_are_refused", wrong_calls_are_refused },
-                 { "prompts_of_the_seed", prompts_of_the_seed },
+                 { "wrong_calls_are_refused", wrong_calls_are_refused }, { "prompts_of_the_seed", prompts_of_the_seed },
                  { "files_that_are_not_what_they_should_be", files_that_are_not_what_they_should_be },
                  { "few_skipped_rows_are_counted", few_skipped_rows_are_counted },
                  { "a_row_that_never_ends_is_an_error_of_that_row", a_row_that_never_ends_is_an_error_of_that_row },

@@ -157,7 +157,8 @@ static void odd_files(void) {
     put_file("x.jsonl", "\n\r\n\n");
     check_file("x.jsonl", NULL, "error: odd.lua: data.train has no rows: odd: 0 of 0 rows from x.jsonl");
     put_bytes("x.jsonl", "\x1f\x8b\x08\x00\x00", 5);
-    check_file("x.jsonl", NULL, "error: data set \"odd\": x.jsonl:1: the file is compressed with gzip; gunzip it first");
+    check_file("x.jsonl", NULL,
+               "error: data set \"odd\": x.jsonl:1: the file is compressed with gzip; gunzip it first");
     put_bytes("x.jsonl", "\xff\xfe{\0", 4);
     check_file("x.jsonl", NULL, "error: data set \"odd\": x.jsonl:1: the file is UTF-16; save it as UTF-8");
 
@@ -196,7 +197,8 @@ static void odd_files(void) {
     put_file("x.csv", "q,a\nq0,a0\nq1,a1,a2\n");
     check_file("x.csv", NULL, "error: data set \"odd\": x.csv:3: 3 fields, want 2 as in the header");
     put_file("x.csv", "question,a\nq0,a0\n");
-    check_file("x.csv", NULL, "error: x.csv:2: field \"q\" is missing, want a string; 1 of 1 rows were skipped like this");
+    check_file("x.csv", NULL,
+               "error: x.csv:2: field \"q\" is missing, want a string; 1 of 1 rows were skipped like this");
     put_file("x.csv", "\xef\xbb\xbfq,a,more\r\n\"q \"\"0\"\"\r\n,\",a0,\r\nq1,\"a1\",m");
     mr_pool *p = open_odd("x.csv");
     CHECK_STR(kept(p), "q \"0\"\r\n, q1");
@@ -361,14 +363,16 @@ static void json_keeps_its_values(void) {
 static const char mixed[] =
     "local data = require 'medrl.data'\n"
     "local odd, list = data.get 'odd', {}\n"
-    "for i = 1, 17 do list[i] = { messages = { { role = 'user', content = 'l' .. i } }, answer = i, zeta = 1, alpha = {\n"
+    "for i = 1, 17 do list[i] = { messages = { { role = 'user', content = 'l' .. i } }, answer = i, zeta = 1, alpha = "
+    "{\n"
     "  one = i, two = { x = 1, y = 2, z = 3 }, [\"three four\"] = 'x' }, source = 'list' } end\n"
     "local parts = odd:split { test_size = 0.3, seed = 7 }\n"
     "local tasks = data.get('nano_tasks', { n = 50, seed = 3 })\n"
     "local mix = data.interleave({ parts.train:shuffle(1), data.from_list(list), tasks:filter(function(r)\n"
     "  return r.answer ~= 'yes', 'yes' end) }, { probabilities = { 0.5, 0.2, 0.3 }, seed = 5,\n"
     "  stopping_strategy = 'all_exhausted' })\n"
-    "return { data = { system = 's', train = mix:map(function(r, i) return { at = i, all = { a = 1, b = 2, c = r.answer "
+    "return { data = { system = 's', train = mix:map(function(r, i) return { at = i, all = { a = 1, b = 2, c = "
+    "r.answer "
     "} } end):rename('zeta', 'eta'):remove_columns { 'all', 'none' }:shuffle(9),\n"
     "  eval = data.concatenate { parts.test, tasks:take(5) }, shots = { list = { { role = 'user', content = 'u' },\n"
     "  { role = 'assistant', content = 'a' } } }, files = { odd = 'x.jsonl' } } }\n";
@@ -379,8 +383,7 @@ static char *whole_row(mr_row_source *src, int64_t i) {
     mr_str s = { 0 };
     REQUIRE_OK(src->get(src->self, i, &row, &err), err);
     mr_str_printf(&s, "%s|%s|%s", row.json, row.source, row.place);
-    for (int k = 0; k < row.n_messages; k++)
-        mr_str_printf(&s, "|%s:%s", row.messages[k].role, row.messages[k].content);
+    for (int k = 0; k < row.n_messages; k++) mr_str_printf(&s, "|%s:%s", row.messages[k].role, row.messages[k].content);
     mr_row_clear(&row);
     return mr_str_steal(&s);
 }
@@ -438,6 +441,6 @@ static void rows_depend_on_seed_and_place_only(void) {
 SCRIPT_TEST_MAIN({ "odd_rows", odd_rows }, { "odd_files", odd_files },
                  { "rows_that_come_while_reading_are_not_seen", rows_that_come_while_reading_are_not_seen },
                  { "too_many_skipped", too_many_skipped }, { "reasons_are_counted", reasons_are_counted },
-                 { "shared_sources_are_told_once", shared_sources_are_told_once },
-                 { "survey_of_rows", survey_of_rows }, { "json_keeps_its_values", json_keeps_its_values },
+                 { "shared_sources_are_told_once", shared_sources_are_told_once }, { "survey_of_rows", survey_of_rows },
+                 { "json_keeps_its_values", json_keeps_its_values },
                  { "rows_depend_on_seed_and_place_only", rows_depend_on_seed_and_place_only })
