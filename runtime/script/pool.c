@@ -8,10 +8,13 @@
 #include <fcntl.h>
 #include <math.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/fsafe.h"
@@ -22,20 +25,49 @@ enum { MAX_RESPAWNS = 4096, MAX_ROW_BYTES = 16 << 20 };
 
 /* --- one worker --- */
 
-mr_status mr_peer_start(mr_pool *p, mr_peer *peer, mr_err *err) {
+/* The page that a worker writes to and this side reads. Sealed: a worker that could cut it short would end the reader
+ * by SIGBUS. Without one (-1) blame takes a replay more. */
+static int make_page(mr_at **at) {
+    *at = NULL;
+    int fd = memfd_create("medrl-at", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0) return -1;
+    void *page = MAP_FAILED;
+    if (ftruncate(fd, sizeof **at) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+        page = mmap(NULL, sizeof **at, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (page == MAP_FAILED) {
+        close(fd);
+        return -1;
+    }
+    *at = page;
+    (*at)->reward = -1;
+    return fd;
+}
+
+static mr_status start_peer(mr_pool *p, mr_peer *peer, bool no_jit, mr_err *err) {
     static const char *const argv[] = { "--worker", NULL };
     memset(peer, 0, sizeof *peer);
+    peer->denied = -1;
+    peer->no_jit = no_jit;
     MR_TRY(mr_proc_spawn(&peer->proc, argv, NULL, err));
     mr_wire_init(&peer->wire, peer->proc.fd);
-    peer->alive = true;
+    int fd = make_page(&peer->at);
     mr_str s = { 0 };
     mr_put_i64(&s, (int64_t)p->opts.memory_bytes);
-    mr_wire_put(&peer->wire, MR_WIRE_START, s.data, s.len);
+    mr_put_u8(&s, no_jit);
+    mr_put_u8(&s, (unsigned)p->opts.require_sandbox);
+    peer->alive = mr_wire_send(&peer->wire, MR_WIRE_START, s.data, s.len, fd);
+    if (fd >= 0) close(fd);
     mr_str_clear(&s);
     return MR_OK;
 }
 
+mr_status mr_peer_start(mr_pool *p, mr_peer *peer, mr_err *err) {
+    return start_peer(p, peer, p->opts.no_jit, err);
+}
+
 void mr_peer_stop(mr_peer *peer) {
+    if (peer->at) munmap(peer->at, sizeof *peer->at);
+    peer->at = NULL;
     if (peer->proc.pid) mr_proc_kill(&peer->proc);
     mr_wire_clear(&peer->wire);
     peer->alive = false;
@@ -113,6 +145,19 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
     case MR_WIRE_NEED_TEXT: send_text(v, peer, f); return true;
     case MR_WIRE_NEED_FILE: send_file(peer, f); return true;
     case MR_WIRE_TICK: return true;
+    case MR_WIRE_READY: {
+        mr_take t = mr_take_frame(f);
+        unsigned level = mr_take_u8(&t);
+        mr_take_string(&t, peer->sandbox.missing, sizeof peer->sandbox.missing);
+        if (t.bad || level < 1 || level > 3 || peer->sandbox.level != 0) return false;
+        peer->sandbox.level = (int)level;
+        return true;
+    }
+    case MR_WIRE_DENIED: {
+        mr_take t = mr_take_frame(f);
+        peer->denied = (int64_t)mr_take_u32(&t);
+        return !t.bad;
+    }
     case MR_WIRE_LOG: {
         mr_take t = mr_take_frame(f);
         uint32_t level = mr_take_u32(&t);
@@ -139,9 +184,17 @@ static int ms_until(double at, double now) {
     return ms <= 0 ? 0 : ms > 60000 ? 60000 : (int)ms;
 }
 
+/* How a worker that is being reaped came to its end. */
+static void describe_end(const mr_peer *peer, char *buf, size_t len, int wait_status) {
+    if (WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGSYS && peer->denied >= 0) {
+        snprintf(buf, len, "it tried system call %lld, which the sandbox does not allow", (long long)peer->denied);
+        return;
+    }
+    mr_proc_describe(buf, len, wait_status);
+}
+
 mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type type, const mr_str *body, double limit_s,
                        mr_frame *reply, mr_err *err) {
-    (void)p;
     if (body->len > MR_WIRE_MAX_BYTES)
         return mr_fail(err, MR_EINVAL, "a command of %zu bytes is too long for a worker", body->len);
     mr_wire_put(&peer->wire, type, body->data, body->len);
@@ -154,6 +207,7 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
         if (got > 0) {
             since = mr_now_s();
             if (mr_peer_serve(v, peer, &f)) continue;
+            if (peer->sandbox.level == 0) break; /* a worker says first how well it is locked in */
             if (f.type == MR_WIRE_REPLY) {
                 *reply = f;
                 return MR_OK;
@@ -175,10 +229,13 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
         }
         if (n > 0 && !mr_wire_fill(&peer->wire, false)) break;
     }
-    int status = mr_proc_kill(&peer->proc);
-    char how[64];
-    mr_proc_describe(how, sizeof how, status);
+    int status = mr_proc_kill(&peer->proc), level = peer->sandbox.level, least = p->opts.require_sandbox;
+    char how[96];
+    describe_end(peer, how, sizeof how, status);
     mr_peer_stop(peer);
+    if (level > 0 && level < least)
+        return mr_fail(err, MR_EREFUSED, "sandbox: level %d is reached here, %d is required; missing: %s", level, least,
+                       peer->sandbox.missing);
     return mr_fail(err, MR_EAGAIN, "the worker ended (%s)", how);
 }
 

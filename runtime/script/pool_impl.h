@@ -4,6 +4,7 @@
 #define MR_POOL_IMPL_H
 
 #include "base/proc.h"
+#include "script/sandbox.h"
 #include "script/texts.h"
 #include "script/wire.h"
 
@@ -21,9 +22,14 @@ typedef struct mr_peer {
     mr_proc proc;
     mr_wire wire;
     bool alive;
+    bool no_jit;
+    mr_sandbox sandbox; /* level 0: it has not said yet */
+    int64_t denied;     /* the system call that ended it; -1: none */
+    mr_at *at;          /* shared page; NULL when there is none */
     mr_pool_job *flight[2 * MR_FEED_JOBS]; /* sent and not answered, in order */
     int n_flight;
-    double since; /* when it last showed progress, or was given work while idle */
+    double since;     /* when it last showed progress, or was given work while idle */
+    double cpu_since; /* and its processor time then */
 } mr_peer;
 
 /* One version of the scripts and the workers that run it. peers[n_workers] is the one that owns the data. */

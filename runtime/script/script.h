@@ -24,6 +24,8 @@ typedef struct mr_pool_opts {
     size_t memory_bytes;          /* of one worker; 0: 512 MiB beyond its start */
     bool on_cpu;                  /* merge the recipe's on_cpu table */
     const char *const *overrides; /* --set assignments, NULL-terminated or NULL */
+    int require_sandbox;          /* MR_EREFUSED when a worker's sandbox (sandbox.h) stays below this level; 0: any */
+    bool no_jit;                  /* the interpreter only: 3 times slower, no executable memory in a worker */
 } mr_pool_opts;
 
 /* Finds the recipe ("recipes/x.lua": working folder first, then MEDRL_HOME/lua), starts the workers, evaluates the
@@ -34,6 +36,11 @@ void mr_pool_close(mr_pool *p);
 /* The resolved recipe as plain data (rl/settings.h parses it); borrowed until close. */
 const cJSON *mr_pool_recipe(const mr_pool *p);
 const char *mr_pool_recipe_path(const mr_pool *p); /* for messages */
+/* The lowest level of the sandbox that a worker has, 1 to 3; *missing (may be NULL) says what kept it from 3, or is "".
+ * Below 2 mr_pool_open warns with one line. */
+int mr_pool_sandbox(const mr_pool *p, const char **missing);
+/* The same without a recipe: starts a worker, asks, ends it. */
+mr_status mr_script_sandbox(int *level, char *missing, size_t missing_bytes, mr_err *err);
 /* split: "train" or "eval". n_rows 0 when the recipe has no such split. */
 mr_status mr_pool_rows(mr_pool *p, const char *split, mr_row_source *out, mr_err *err);
 /* Counts of rows that filters and row functions dropped, by data set, as lines for people. */

@@ -16,7 +16,8 @@ enum { MR_WIRE_MAX_BYTES = 64 << 20, MR_WIRE_TEXT_MAX = 1 << 20 };
 
 typedef enum mr_wire_type {
     /* parent to child */
-    MR_WIRE_START = 1, /* u64 memory cap */
+    MR_WIRE_START = 1, /* i64 memory cap, u8 no JIT, u8 lowest level of the sandbox -> READY; with it comes the
+                          descriptor of the page that says what the worker is at (mr_at) */
     MR_WIRE_LOAD,      /* u8 on_cpu, u8 run cases, u8 test only, u32 n, n strings: overrides -> REPLY: recipe JSON and
                           rewards, or ERROR */
     MR_WIRE_ROWS,      /* string split -> REPLY: i64 n_rows, string report */
@@ -32,8 +33,17 @@ typedef enum mr_wire_type {
     MR_WIRE_NEED_FILE, /* string path */
     MR_WIRE_LOG,       /* u32 level, string line */
     MR_WIRE_TICK,      /* nothing: still at work (a scan of many rows) */
+    MR_WIRE_READY,     /* u8 level of the sandbox, string what is missing */
+    MR_WIRE_DENIED,    /* u32 number of a system call that the sandbox refuses: the worker's last frame */
     MR_WIRE_TYPES
 } mr_wire_type;
+
+/* One page that parent and worker share: which call of which reward is under way. The worker writes it (no system call
+ * for that), the parent believes it only where it fits what was asked. */
+typedef struct mr_at {
+    volatile int64_t id;     /* of the sample */
+    volatile int32_t reward; /* -1: none */
+} mr_at;
 
 typedef struct mr_wire {
     int fd;
