@@ -55,7 +55,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
         "`medrl help recipe` lists every field.",
     };
     mr_session_opts so = { 0 };
-    int64_t threads = 0;
+    int64_t threads = 0, sandbox = 0;
     bool json = false;
     const mr_opt opts[] = {
         { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe; may be given many times", &so.overrides,
@@ -63,6 +63,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
         { "output", 'o', MR_OPT_TEXT, "DIR", "run folder, in place of the recipe's output_dir", &so.output, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &so.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
+        { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0, 3 },
         { "json", 0, MR_OPT_FLAG, NULL, "the outcome as one JSON object", &json, 0, 0 },
     };
     mr_args a;
@@ -70,6 +71,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
     if (st == MR_OK && !a.help) {
         so.recipe = a.items[0];
         so.n_threads = (int)threads;
+        so.require_sandbox = (int)sandbox;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
         st = train(&so, json, err);
     }
@@ -111,11 +113,12 @@ mr_status mr_cmd_resume(int argc, char **argv, mr_err *err) {
         "that changed are named. The outcome is bit for bit that of a run that was never stopped.",
     };
     mr_session_opts so = { 0 };
-    int64_t threads = 0;
+    int64_t threads = 0, sandbox = 0;
     bool json = false;
     const mr_opt opts[] = {
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &so.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
+        { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0, 3 },
         { "json", 0, MR_OPT_FLAG, NULL, "the outcome as one JSON object", &json, 0, 0 },
     };
     mr_args a;
@@ -124,6 +127,7 @@ mr_status mr_cmd_resume(int argc, char **argv, mr_err *err) {
     if (st == MR_OK && !a.help) {
         so.resume = a.items[0];
         so.n_threads = (int)threads;
+        so.require_sandbox = (int)sandbox;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
         char *place = mr_path_join(so.resume, "config.json");
         st = mr_run_config_load(&config, so.resume, err);

@@ -20,6 +20,7 @@ typedef struct mr_session_opts {
     const char *resume; /* run folder to continue, NULL: a new run */
     const char *output; /* run folder in place of the recipe's output_dir, NULL: the recipe's */
     bool progress;
+    int require_sandbox; /* lowest level that the workers must reach, 0: any */
 } mr_session_opts;
 
 typedef struct mr_session {
