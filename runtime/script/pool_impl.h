@@ -8,14 +8,23 @@
 #include "script/texts.h"
 #include "script/wire.h"
 
-enum { MR_FEED_JOBS = 16, MR_FEED_BYTES = 256 << 10 };
+enum { MR_FEED_JOBS = 16, MR_FEED_BYTES = 256 << 10, MR_HANGS_MAX = 3, MR_FAULT_TEXTS = 256 };
 
 typedef struct mr_pool_job {
     mr_score_job in;  /* texts in the pool's arena */
     int single;       /* -1: all rewards at once; otherwise the reward that runs next, alone */
-    int n_deaths;   /* workers that ended with this reward alone */
-    mr_score *scores; /* [n_rewards] */
+    int judged;        /* a reward that was found to hang while all of them ran; -1: none */
+    int n_deaths;      /* workers that ended with this reward alone */
+    bool no_jit;       /* the next try goes to a worker without a compiler */
+    mr_score *scores;  /* [n_rewards] */
 } mr_pool_job;
+
+/* Calls of one reward that did not end, in one batch: the smallest ids, ascending. With MR_HANGS_MAX of them the reward
+ * is off for every sample behind the last one. */
+typedef struct mr_hangs {
+    int n;
+    int64_t ids[MR_HANGS_MAX];
+} mr_hangs;
 
 /* A worker of the parent's side. */
 typedef struct mr_peer {
@@ -69,8 +78,10 @@ struct mr_pool {
     mr_pool_job **pending; /* [head, n) wait for a worker */
     int pending_head, n_pending, cap_pending;
     int n_done;
-    mr_fault *faults;
-    int n_faults, n_fault_texts, cap_faults;
+    mr_fault *faults; /* by sample and reward, the first MR_FAULT_TEXTS of them */
+    int n_fault_texts;
+    mr_hangs *hangs; /* [n_rewards], in the arena; NULL: no call of this batch hung */
+    bool any_off, collecting;
     uint64_t refused; /* signature of files that a reload turned down */
     int n_respawns;   /* within the batch */
 };
