@@ -50,6 +50,7 @@ static void *capped_alloc(void *ud, void *p, size_t old, size_t new) {
 
 static int env_print(lua_State *L) {
     int n = lua_gettop(L);
+    if (mr_worker_log_full(mr_worker_of(L))) return 0; /* a flood is not even put together */
     luaL_Buffer b;
     luaL_buffinit(L, &b);
     for (int i = 1; i <= n; i++) {

@@ -231,7 +231,10 @@ static int score_body(lua_State *L) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->score_ref);
     lua_pushvalue(L, -1);
     lua_pushlstring(L, job->text, job->len);
+    /* A copy: the row is decoded once for a group, and what a call writes into it is for nobody else to see. */
     lua_rawgeti(L, LUA_REGISTRYINDEX, mr_worker_of(L)->row_ref);
+    mr_lua_copy(L, -1);
+    lua_remove(L, -2);
     lua_createtable(L, 0, 5);
     lua_pushlstring(L, job->prompt, job->prompt_len);
     lua_setfield(L, -2, "prompt");
@@ -242,12 +245,17 @@ static int score_body(lua_State *L) {
     lua_pushnumber(L, (lua_Number)job->step);
     lua_setfield(L, -2, "step");
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->options_ref);
+    mr_lua_copy(L, -1);
+    lua_remove(L, -2);
     lua_setfield(L, -2, "options");
-    lua_call(L, 3, 1);
-    job->none = lua_isnil(L, -1);
+    lua_call(L, 3, LUA_MULTRET);
+    int n_values = lua_gettop(L) - 2; /* below: the light userdata and the function */
+    job->none = n_values == 0 || (n_values == 1 && lua_isnil(L, -1));
     if (job->none) return 0;
     const char *wrong = NULL;
-    if (lua_type(L, -1) != LUA_TNUMBER) {
+    if (n_values > 1) { /* one of find() or gsub() that slipped through, mostly */
+        wrong = lua_pushfstring(L, "score() returned %d values, want 1", n_values);
+    } else if (lua_type(L, -1) != LUA_TNUMBER) {
         wrong = lua_pushfstring(L, "score() returned a %s, want a number or nil", luaL_typename(L, -1));
     } else {
         job->value = lua_tonumber(L, -1);

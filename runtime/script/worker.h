@@ -63,6 +63,8 @@ void mr_lua_encode(lua_State *L, int index);
 /* Parses and pushes; raises with the parser's message. */
 void mr_lua_decode(lua_State *L, const char *text, size_t len, const char *place, bool keep_null);
 void mr_convert_open(lua_State *L); /* makes the array metatable */
+/* Pushes a copy, all the way down, of a table that came from JSON (or of what is no table, as it is). Raises. */
+void mr_lua_copy(lua_State *L, int index);
 
 /* Each pushes one library table. */
 int mr_lib_re(lua_State *L);
@@ -74,5 +76,6 @@ int mr_lib_files(lua_State *L);
 
 /* Sends a line to the parent's log; past a number of lines in one command they are dropped. */
 void mr_worker_log(mr_worker *w, int level, const char *line, size_t len);
+bool mr_worker_log_full(const mr_worker *w); /* that number is reached, and said */
 
 #endif
