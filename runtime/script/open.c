@@ -147,7 +147,10 @@ mr_status mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_opts *op
         st = mr_pool_weights(p, p->v->recipe, n, p->weights, err);
         const char *missing;
         int level = mr_pool_sandbox(p, &missing);
-        if (level < 2) mr_warn("sandbox: level %d only, without %s; run no scripts of strangers here", level, missing);
+        static bool warned; /* once for the process: a test of many files opens many pools */
+        if (level < 2 && !warned)
+            mr_warn("sandbox: level %d only, without %s; run no scripts of strangers here", level, missing);
+        warned = warned || level < 2;
     }
     if (st != MR_OK) {
         mr_pool_close(p);
