@@ -55,7 +55,10 @@ static mr_status read_loaded(mr_version *v, const mr_frame *reply, const char *p
         v->places[i] = mr_strdup(file);
         v->lows[i] = mr_take_f64(&t);
         v->n_rewards = (int)i + 1;
+        if (!isfinite(v->lows[i]) || !name[0])
+            return mr_fail(err, MR_EINTERNAL, "%s: a worker's answer makes no sense", place);
     }
+    if (t.at != t.end) t.bad = true;
     return t.bad ? mr_fail(err, MR_EINTERNAL, "%s: a worker's answer was cut", place) : MR_OK;
 }
 

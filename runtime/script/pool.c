@@ -59,6 +59,9 @@ static mr_status start_peer(mr_pool *p, mr_peer *peer, bool no_jit, mr_err *err)
     peer->no_jit = no_jit;
     MR_TRY(mr_proc_spawn(&peer->proc, argv, NULL, err));
     mr_wire_init(&peer->wire, peer->proc.fd);
+    /* A worker that asks for a text and does not read it must not hold this end. */
+    double wait_s = p->opts.deadline_s > 0 ? 5 * p->opts.deadline_s : 10;
+    peer->wire.wait_ms = wait_s < 1 ? 1000 : wait_s > 60 ? 60000 : (int)(1000 * wait_s);
     int fd = make_page(&peer->at);
     mr_str s = { 0 };
     mr_put_i64(&s, (int64_t)p->opts.memory_bytes);
@@ -151,8 +154,14 @@ static void send_file(mr_peer *peer, const mr_frame *f) {
 
 bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
     switch (f->type) {
-    case MR_WIRE_NEED_TEXT: send_text(v, peer, f); return true;
-    case MR_WIRE_NEED_FILE: send_file(peer, f); return true;
+    case MR_WIRE_NEED_TEXT:
+        if (++peer->n_asked > MR_MAX_ASKED) return false;
+        send_text(v, peer, f);
+        return true;
+    case MR_WIRE_NEED_FILE:
+        if (++peer->n_asked > MR_MAX_ASKED) return false;
+        send_file(peer, f);
+        return true;
     case MR_WIRE_TICK: return true;
     case MR_WIRE_READY: {
         mr_take t = mr_take_frame(f);
@@ -168,6 +177,7 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
         return !t.bad;
     }
     case MR_WIRE_LOG: {
+        if (++peer->n_log > MR_MAX_LOG) return false;
         mr_take t = mr_take_frame(f);
         uint32_t level = mr_take_u32(&t);
         char line[4200];
@@ -206,15 +216,17 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
                        mr_frame *reply, mr_err *err) {
     if (body->len > MR_WIRE_MAX_BYTES)
         return mr_fail(err, MR_EINVAL, "a command of %zu bytes is too long for a worker", body->len);
+    peer->n_log = peer->n_asked = 0;
+    peer->wire.limit = MR_WIRE_MAX_BYTES;
     mr_wire_put(&peer->wire, type, body->data, body->len);
     if (!mr_wire_flush(&peer->wire, true)) peer->alive = false;
-    double since = mr_now_s();
+    double since = mr_now_s(), until = since + MR_MAX_LIMITS * limit_s;
     while (peer->alive) {
         mr_frame f;
         int got = mr_wire_next(&peer->wire, &f);
         if (got < 0) break;
         if (got > 0) {
-            since = mr_now_s();
+            if (f.type != MR_WIRE_LOG) since = mr_now_s();
             if (mr_peer_serve(v, peer, &f)) continue;
             if (peer->sandbox.level == 0) break; /* a worker says first how well it is locked in */
             if (f.type == MR_WIRE_REPLY) {
@@ -232,9 +244,11 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
         struct pollfd pf = { .fd = peer->wire.fd, .events = POLLIN };
         int n = poll(&pf, 1, ms_until(since + limit_s, mr_now_s()));
         if (n < 0 && errno != EINTR) break;
-        if (n == 0 && mr_now_s() - since >= limit_s) {
+        double now = mr_now_s();
+        if ((n == 0 && now - since >= limit_s) || now >= until) {
             mr_peer_stop(peer);
-            return mr_fail(err, MR_EAGAIN, "no answer for %.3g s; the worker was killed", limit_s);
+            return mr_fail(err, MR_EAGAIN, "no answer for %.3g s; the worker was killed",
+                           now >= until ? MR_MAX_LIMITS * limit_s : limit_s);
         }
         if (n > 0 && !mr_wire_fill(&peer->wire, false)) break;
     }
@@ -403,6 +417,8 @@ static void feed(mr_pool *p, mr_peer *peer) {
     memcpy(s.data, &count, sizeof count);
     mr_wire_put(&peer->wire, MR_WIRE_SCORE, s.data, s.len);
     mr_str_clear(&s);
+    peer->n_log = peer->n_asked = 0;
+    peer->wire.limit = MR_SCORED_BYTES;
     if (p->pending_head == p->n_pending) p->pending_head = p->n_pending = 0;
 }
 

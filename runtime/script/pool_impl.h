@@ -9,6 +9,9 @@
 #include "script/wire.h"
 
 enum { MR_FEED_JOBS = 16, MR_FEED_BYTES = 256 << 10, MR_HANGS_MAX = 3, MR_FAULT_TEXTS = 256 };
+/* What one command or frame of jobs may bring: our own worker stays far below. A scan of many rows ticks, and may take
+ * so many times the limit in all. */
+enum { MR_MAX_LOG = 41 * 2 * MR_FEED_JOBS, MR_MAX_ASKED = 10000, MR_MAX_LIMITS = 100, MR_SCORED_BYTES = 1 << 20 };
 
 typedef struct mr_pool_job {
     mr_score_job in;  /* texts in the pool's arena */
@@ -35,6 +38,7 @@ typedef struct mr_peer {
     mr_sandbox sandbox; /* level 0: it has not said yet */
     int64_t denied;     /* the system call that ended it; -1: none */
     mr_at *at;          /* shared page; NULL when there is none */
+    int n_log, n_asked; /* lines and requests since it was last given something to do */
     mr_pool_job *flight[2 * MR_FEED_JOBS]; /* sent and not answered, in order */
     int n_flight;
     double since;     /* when it last showed progress, or was given work while idle */

@@ -8,7 +8,7 @@
 #include "base/fsafe.h"
 #include "base/rng.h"
 
-enum { TEXT_MAX_BYTES = 4 << 20 };
+enum { TEXT_MAX_BYTES = 4 << 20, MAX_TEXTS = 1024 /* a worker could ask for one file by many names */ };
 
 char *mr_text_display_name(const char *path) {
     const char *home = mr_home_dir();
@@ -136,6 +136,7 @@ static mr_status get(mr_texts *t, const char *module, const mr_text **out, mr_er
             return MR_OK;
         }
     }
+    if (t->n >= MAX_TEXTS) return mr_fail(err, MR_EINVAL, "\"%s\": %d Lua files are open, no more", module, t->n);
     char *path;
     MR_TRY(find_file(t, module, &path, err));
     mr_text *x = mr_alloc(sizeof *x);

@@ -1,7 +1,8 @@
 /* wire.h - frames between the trainer and its workers, over one end of a socket pair each.
  *
  * A frame is a type and a length (u32 each, host order: both ends are one program) and so many bytes. Lengths are
- * checked on both ends before anything is read; a frame that breaks the rules ends the connection. Descriptors ride
+ * checked on both ends, by type, before anything is read; a frame that breaks the rules ends the connection. The parent
+ * takes every worker for an attacker: what it reads is bounded, and believed only where it fits what was asked. Descriptors ride
  * along with MR_WIRE_FILE.
  *
  * Inside a frame numbers are host-order bytes and strings are a u32 length and their bytes (mr_put_*, mr_take_*).
@@ -12,7 +13,7 @@
 
 #include "base/memory.h"
 
-enum { MR_WIRE_MAX_BYTES = 64 << 20, MR_WIRE_TEXT_MAX = 1 << 20 };
+enum { MR_WIRE_MAX_BYTES = 64 << 20, MR_WIRE_SMALL_BYTES = 64 << 10, MR_WIRE_TEXT_MAX = 1 << 20 };
 
 typedef enum mr_wire_type {
     /* parent to child */
@@ -49,6 +50,8 @@ typedef struct mr_wire {
     int fd;
     mr_str in, out;
     size_t in_at, out_at;
+    size_t limit; /* of a frame that comes in; MR_WIRE_MAX_BYTES unless the owner lowers it */
+    int wait_ms;  /* how long a call with `wait` waits for the other end, which is gone then; -1: for ever */
     int fds[8]; /* received and not taken yet, oldest first */
     int n_fds;
 } mr_wire;
@@ -68,7 +71,7 @@ void mr_wire_put(mr_wire *w, mr_wire_type type, const void *data, size_t len);
 bool mr_wire_flush(mr_wire *w, bool wait);
 /* Queue, flush with wait, and send fd along (-1: none). */
 bool mr_wire_send(mr_wire *w, mr_wire_type type, const void *data, size_t len, int fd);
-/* Reads what is there (with `wait`: at least something). False at the end of the stream or on an error. */
+/* Reads what is there, a MiB at most (with `wait`: at least something). False at the end of the stream or on an error. */
 bool mr_wire_fill(mr_wire *w, bool wait);
 /* 1: *f is the next whole frame. 0: not there yet. -1: not a frame of ours. */
 int mr_wire_next(mr_wire *w, mr_frame *f);
