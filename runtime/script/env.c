@@ -5,7 +5,9 @@
  * way round leads to). No io, os, debug, ffi, package, coroutine, load, loadstring, getfenv, newproxy, collectgarbage;
  * string.dump is removed from the string table itself, since every string reaches that table. Library tables and those
  * of medrl's modules are seen through read-only proxies. tostring and string.format show no addresses: they differ from
- * process to process, and are what an attacker asks for first.
+ * process to process, and are what an attacker asks for first. pairs goes by number, then by text: LuaJIT seeds the
+ * hashes of strings anew in every process, and a sum over `pairs` would differ in its last bit. (Keys that are tables or
+ * functions come last, in no order, and next() promises none.)
  *
  * Each file has its own global table. What stands in it when the file was loaded stays; what score() or row() writes
  * later is gone when the call ends (mr_env_reset), so that no result depends on which worker scored what before.
@@ -309,7 +311,7 @@ static int lib_host(lua_State *L) {
 
 /* In Lua, so that the compiler sees through them. What is no text yet shows as its kind: "table", "function". */
 static const char prelude[] =
-    "local tostring0, format0, type, select, gsub, gmatch, error, unpack = ...\n"
+    "local tostring0, format0, pairs0, type, select, gsub, gmatch, error, unpack, next, rawget, sort = ...\n"
     "local function tostring(v)\n"
     "  local kind = type(v)\n"
     "  if kind == 'string' or kind == 'number' or kind == 'boolean' or kind == 'nil' then return tostring0(v) end\n"
@@ -345,9 +347,35 @@ static const char prelude[] =
     "  end\n"
     "  return format0(f, ...)\n" /* a tail call: a wrong argument is reported at the caller's line */
     "end\n"
-    "return tostring, format\n";
+    "local function before(a, b)\n"
+    "  local x, y = type(a), type(b)\n"
+    "  if x ~= y then return x == 'number' or (x == 'string' and y ~= 'number') end\n"
+    "  return (x == 'number' or x == 'string') and a < b\n"
+    "end\n"
+    "local function pairs(t)\n"
+    "  if type(t) ~= 'table' then return pairs0(t) end\n"
+    "  local keys, n, names = {}, 0, 0\n"
+    "  for key in next, t do\n"
+    "    local kind = type(key)\n"
+    "    n = n + 1\n"
+    "    keys[n] = key\n"
+    "    if kind == 'string' then names = names + 1 end\n"
+    "  end\n"
+    "  if names == 0 or n < 2 then return next, t, nil end\n" /* no seed in the hash of a number */
+    "  if names == n then sort(keys) else sort(keys, before) end\n"
+    "  local i = 0\n"
+    "  return function()\n"
+    "    while i < n do\n"
+    "      i = i + 1\n"
+    "      local key = keys[i]\n"
+    "      local value = rawget(t, key)\n"
+    "      if value ~= nil then return key, value end\n" /* it may have been taken out on the way */
+    "    end\n"
+    "  end\n"
+    "end\n"
+    "return tostring, format, pairs\n";
 
-/* Leaves tostring in the environment at `env` and format in the string library itself. */
+/* Leaves tostring and pairs in the environment at `env`, and format in the string library itself. */
 static void run_prelude(lua_State *L, int env) {
     if (luaL_loadbufferx(L, prelude, sizeof prelude - 1, "=lua/medrl/(base)", "t") != 0) lua_error(L);
     lua_getglobal(L, "string");
@@ -355,13 +383,20 @@ static void run_prelude(lua_State *L, int env) {
     lua_pushvalue(L, lib - 1);
     lua_getglobal(L, "tostring");
     lua_getfield(L, lib, "format");
+    lua_getglobal(L, "pairs");
     lua_getglobal(L, "type");
     lua_getglobal(L, "select");
     lua_getfield(L, lib, "gsub");
     lua_getfield(L, lib, "gmatch");
     lua_getglobal(L, "error");
     lua_getglobal(L, "unpack");
-    lua_call(L, 8, 2);
+    lua_getglobal(L, "next");
+    lua_getglobal(L, "rawget");
+    lua_getglobal(L, "table");
+    lua_getfield(L, -1, "sort");
+    lua_remove(L, -2);
+    lua_call(L, 12, 3);
+    lua_setfield(L, env, "pairs");
     lua_setfield(L, lib, "format");
     lua_setfield(L, env, "tostring");
     lua_settop(L, lib - 2);
@@ -418,6 +453,8 @@ static int build(lua_State *L) {
     protect(L);
     lua_setfield(L, env, "math");
     lua_getglobal(L, "table");
+    lua_pushnil(L); /* the old form of pairs, in no order */
+    lua_setfield(L, -2, "foreach");
     protect(L);
     lua_setfield(L, env, "table");
     lua_getglobal(L, "bit");
