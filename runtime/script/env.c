@@ -226,7 +226,13 @@ void mr_env_require(lua_State *L, const char *name) {
         mr_take_u8(&again);
         size_t len;
         const char *reason = mr_take_bytes(&again, &len);
+        luaL_where(L, 1); /* the file that asks; the program's own have nothing to mend */
+        if (strncmp(lua_tostring(L, -1), "lua/medrl/", 10) == 0) {
+            lua_pop(L, 1);
+            lua_pushliteral(L, "");
+        }
         lua_pushlstring(L, reason, len);
+        lua_concat(L, 2);
         lua_error(L);
     }
     size_t len;
@@ -249,7 +255,7 @@ void mr_env_require(lua_State *L, const char *name) {
         /* What has no place of its own (memory, error objects) gets the file's, not that of who asked for it. */
         if (lua_type(L, -1) != LUA_TSTRING)
             lua_pushfstring(L, "%s: the error object is a %s, want a string", place, luaL_typename(L, -1));
-        else if (!strstr(lua_tostring(L, -1), ".lua"))
+        else if (!strstr(lua_tostring(L, -1), ".lua:"))
             lua_pushfstring(L, "%s: %s", place, lua_tostring(L, -1));
         lua_error(L);
     }

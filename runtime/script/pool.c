@@ -2,7 +2,7 @@
  *
  * Scoring: jobs wait in `pending`, go out in frames of a few, and come back one by one in the order they were sent, so
  * that after a death the first unanswered job is the suspect; the shared page names the reward. A call that missed its
- * deadline while its worker computed is guilty at once. Where the worker did not compute (a machine that was suspended, a
+ * deadline while its worker computed (a quarter of the time, on a busy machine) is guilty at once. Where the worker did not compute (a machine that was suspended, a
  * worker that was stopped) and after a crash the suspect is replayed alone, one reward at a time; only a reward that
  * misses the deadline alone, or ends as many workers as there are (at least two; after a crash that a compiled loop
  * could explain once more without the compiler), is guilty. All others go back to the queue. Which worker scores what
@@ -372,9 +372,38 @@ static int n_waiting(const mr_pool *p) {
     return p->n_pending - p->pending_head;
 }
 
-static void mark_progress(mr_peer *peer) {
-    peer->since = mr_now_s();
+static void mark_progress(mr_peer *peer, bool answer) {
+    peer->since = peer->looked = mr_now_s();
+    if (answer) peer->answered = peer->since;
     peer->cpu_since = mr_proc_cpu_s(&peer->proc);
+}
+
+/* A quarter of a deadline: so exactly is known when a call began. */
+static double look_s(const mr_pool *p) {
+    return p->opts.deadline_s / 4;
+}
+
+/* Whether the worker is in the same call for too long. The deadline is that of one call, and a job has as many as there
+ * are rewards: the page says where it is. A page that changes for ever helps nobody. */
+static bool is_late(const mr_pool *p, mr_peer *peer) {
+    double now = mr_now_s();
+    if (peer->at && now - peer->looked >= look_s(p)) {
+        peer->looked = now;
+        int64_t id = peer->at->id;
+        int32_t reward = peer->at->reward;
+        if (reward >= 0 && (id != peer->seen_id || reward != peer->seen_reward)) {
+            peer->seen_id = id;
+            peer->seen_reward = reward;
+            if (now - peer->answered < p->opts.deadline_s * (p->v->n_rewards + 1)) mark_progress(peer, false);
+        }
+    }
+    return now - peer->since >= p->opts.deadline_s;
+}
+
+/* When is_late has something new to say. */
+static double look_at(const mr_pool *p, const mr_peer *peer) {
+    double late = peer->since + p->opts.deadline_s, look = peer->looked + look_s(p);
+    return look < late ? look : late;
 }
 
 /* Gives an idle or nearly idle worker its next frame. A job that is replayed goes alone. */
@@ -408,7 +437,7 @@ static void feed(mr_pool *p, mr_peer *peer) {
         if (n > 0 && (job->single >= 0 || s.len > MR_FEED_BYTES)) break;
         put_job(&s, job);
         p->pending_head++;
-        if (peer->n_flight == 0) mark_progress(peer);
+        if (peer->n_flight == 0) mark_progress(peer, true);
         peer->flight[peer->n_flight++] = job;
         n++;
         if (job->single >= 0) break;
@@ -457,7 +486,7 @@ static bool take_scored(mr_pool *p, mr_peer *peer, const mr_frame *f) {
     }
     if (t.at != t.end) return false;
     memmove(peer->flight, peer->flight + 1, (size_t)--peer->n_flight * sizeof peer->flight[0]);
-    mark_progress(peer);
+    mark_progress(peer, true);
     next_reward(p, job);
     return true;
 }
@@ -523,7 +552,7 @@ static mr_status restart(mr_pool *p, mr_peer *peer, bool no_jit, const char *how
 /* A worker died or was killed: finds the suspect, puts the rest back, starts another. */
 static mr_status replace(mr_pool *p, mr_peer *peer, bool late, mr_err *err) {
     char how[160];
-    bool computed = late && mr_proc_cpu_s(&peer->proc) - peer->cpu_since >= p->opts.deadline_s / 2;
+    bool computed = late && mr_proc_cpu_s(&peer->proc) - peer->cpu_since >= p->opts.deadline_s / 4;
     int status = mr_proc_kill(&peer->proc);
     if (late) {
         snprintf(how, sizeof how, "no answer within %.3g s; the worker was killed", p->opts.deadline_s);
@@ -562,7 +591,7 @@ static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
         if (!mr_wire_flush(&peer->wire, false)) MR_TRY(replace(p, peer, false, err));
         pf[i] = (struct pollfd){ .fd = peer->wire.fd, .events = POLLIN };
         if (peer->wire.out.len > 0) pf[i].events |= POLLOUT;
-        if (peer->n_flight > 0 && peer->since + p->opts.deadline_s < next) next = peer->since + p->opts.deadline_s;
+        if (peer->n_flight > 0 && look_at(p, peer) < next) next = look_at(p, peer);
     }
     int ready = poll(pf, (nfds_t)n, wait ? ms_until(next, now) : 0);
     if (ready < 0 && errno != EINTR) return mr_fail_errno(err, "waiting for workers");
@@ -584,7 +613,7 @@ static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
         }
         if (down)
             MR_TRY(replace(p, peer, false, err));
-        else if (peer->n_flight > 0 && mr_now_s() - peer->since >= p->opts.deadline_s)
+        else if (peer->n_flight > 0 && is_late(p, peer))
             MR_TRY(replace(p, peer, true, err));
     }
     return MR_OK;

@@ -41,8 +41,13 @@ typedef struct mr_peer {
     int n_log, n_asked; /* lines and requests since it was last given something to do */
     mr_pool_job *flight[2 * MR_FEED_JOBS]; /* sent and not answered, in order */
     int n_flight;
-    double since;     /* when it last showed progress, or was given work while idle */
-    double cpu_since; /* and its processor time then */
+    double since;     /* when the call that it is in began, as far as is known: its last answer, or the last look at the
+                         page that found another call there */
+    double cpu_since; /* its processor time then */
+    double answered;  /* its last answer, or when it was given work while idle */
+    double looked;    /* at the page */
+    int64_t seen_id;  /* what was there */
+    int32_t seen_reward;
 } mr_peer;
 
 /* One version of the scripts and the workers that run it. peers[n_workers] is the one that owns the data. */

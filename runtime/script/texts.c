@@ -144,8 +144,13 @@ static mr_status get(mr_texts *t, const char *module, const mr_text **out, mr_er
     x->path = path;
     x->pub.name = mr_text_display_name(path);
     char *text;
-    mr_status st = stat(path, &x->seen) == 0 ? mr_file_read(&text, &x->pub.len, path, TEXT_MAX_BYTES, err)
-                                             : mr_fail_errno(err, "%s", path);
+    mr_status st = MR_OK;
+    if (stat(path, &x->seen) != 0)
+        st = mr_fail_errno(err, "%s", path);
+    else if (!S_ISREG(x->seen.st_mode)) /* to open a pipe would wait for its writer, and a device may have no end */
+        st = mr_fail(err, MR_EINVAL, "%s: is no plain file, want a Lua file", x->pub.name);
+    else
+        st = mr_file_read(&text, &x->pub.len, path, TEXT_MAX_BYTES, err);
     if (st != MR_OK) {
         text_free(x);
         return st;
@@ -171,7 +176,7 @@ bool mr_texts_changed(const mr_texts *t, mr_str *what, uint64_t *signature) {
         const mr_text *x = t->list[i];
         struct stat now;
         memset(&now, 0, sizeof now);
-        bool there = stat(x->path, &now) == 0;
+        bool there = stat(x->path, &now) == 0 && S_ISREG(now.st_mode);
         if (there && now.st_mtim.tv_sec == x->seen.st_mtim.tv_sec && now.st_mtim.tv_nsec == x->seen.st_mtim.tv_nsec &&
             now.st_size == x->seen.st_size && now.st_ino == x->seen.st_ino)
             continue;

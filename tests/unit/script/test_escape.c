@@ -7,7 +7,7 @@
  * Kinds with a comma between them are both right. "-- special: NAME" adds what a script cannot do by itself.
  *
  * After each attempt: the other reward of the same sample is right, a normal call afterwards is right, the time is below
- * twice the deadline, the worker holds no descriptor, thread or child that it was not given, nothing lies in the folder
+ * its limit, the worker holds no descriptor, thread or child that it was not given, nothing lies in the folder
  * that was not there, and this process (the trainer's part) has not grown. */
 #include <dirent.h>
 #include <malloc.h>
@@ -19,8 +19,10 @@
 #include "unit/script/script_test.h"
 
 #define ESCAPE MR_ROOT "/tests/lua/escape"
-static const double deadline_s = 0.2;
-enum { MEMORY = 12 << 20, MAX_ATTEMPTS = 16 };
+/* The limit of reliability.md is 2 x 200 ms. A call that is found out at once takes one deadline; where the machine is
+ * busy and the worker hardly ran, it takes a second one, and a new worker each time. */
+static const double deadline_s = 0.15, limit_s = 0.4;
+enum { MEMORY = 6 << 20, MAX_ATTEMPTS = 16 };
 
 typedef struct expectation {
     char kinds[16], text[160];
@@ -205,9 +207,9 @@ static void run_attempt(mr_pool *p, const escape *e, int i) {
         o = score_one(p, number, strlen(number));
         CHECK_INT(o.scores[1].kind, MR_SCORED);
         CHECK_NEAR(o.scores[1].value, (double)strlen(number), 0);
-        right = as_expected(&o, x) && o.took_s <= 2 * deadline_s;
+        right = as_expected(&o, x) && o.took_s <= limit_s;
         if (right && o.took_s > slowest) slowest = o.took_s;
-        bool slow = strstr(o.fault, "no answer within") || o.took_s > 2 * deadline_s;
+        bool slow = strstr(o.fault, "no answer within") || o.took_s > limit_s;
         if (!right && !slow) break;
     }
     if (!right)
@@ -298,7 +300,7 @@ static void stopped(mr_pool *p) {
     kill(workers[1], SIGSTOP); /* the one that scores: it was replaced after the attempt, so it is the youngest */
     outcome o = score_one(p, "next", 4);
     CHECK_NEAR(o.scores[0].value, 1, 0); /* killed at the deadline; the sample is innocent */
-    CHECK(o.took_s >= deadline_s && o.took_s <= 2 * deadline_s + 0.1);
+    CHECK(o.took_s >= deadline_s && o.took_s <= limit_s);
     CHECK(kill(workers[1], 0) != 0); /* and gone */
     /* An idle worker that is stopped and goes on is as before: poll is restarted by a call that the filter must know. */
     REQUIRE(children(getpid(), workers, 8) == 2);
