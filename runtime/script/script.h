@@ -3,8 +3,18 @@
  *
  * A pool is n_workers copies of this program (`medrl --worker`) that have loaded the recipe, its datasets and its
  * rewards, and one more that holds the data. Frames over a socket pair carry rows and completions out and JSON and
- * doubles back. Deadlines are the parent's clock and SIGKILL; a killed worker is replaced and its samples are replayed
- * one by one to find the guilty one (design.md, section 2).
+ * doubles back. A worker is locked in (sandbox.h) before any script reaches it.
+ *
+ * Deadlines are the parent's clock and SIGKILL, for each call. The call that a killed worker was in is a fault of its
+ * reward and sample; the worker is replaced and its other samples are scored again. A worker that was not computing, or
+ * that crashed, is given no blame before the sample was tried alone; after crashes the last try is without the compiler.
+ * A reward that hangs for three samples of a batch is off for every sample with a larger id than the third of them: those
+ * are faults that say so, whether or not the reward had scored them before. So a batch costs a few deadlines at most, and
+ * its scores depend on the samples alone.
+ *
+ * What a script leaves behind: each call gets a copy of the row, and globals that a call wrote are gone after it. Locals
+ * of a file and what its tables hold stay as long as the worker lives: which samples a worker saw is a matter of time, so
+ * a score must not depend on them. pairs goes in the order of the keys, and nothing shows an address.
  *
  * Files: a worker cannot open data files; the parent opens what the recipe names and passes the descriptor. Lua files
  * are read by the parent and sent as text, named "@lua/rewards/x.lua", so messages carry file and line and the version
