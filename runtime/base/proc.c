@@ -145,6 +145,11 @@ static double clock_s(clockid_t id) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+double mr_proc_cpu_s(const mr_proc *p) {
+    clockid_t id;
+    return p->pid > 0 && clock_getcpuclockid(p->pid, &id) == 0 ? clock_s(id) : 0;
+}
+
 double mr_now_s(void) {
     return clock_s(CLOCK_MONOTONIC);
 }

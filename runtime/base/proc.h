@@ -21,6 +21,8 @@ mr_status mr_proc_spawn(mr_proc *p, const char *const *argv, const char *const *
 int mr_proc_kill(mr_proc *p);
 /* Closes our end, waits up to timeout_s for it to leave, then kills. */
 int mr_proc_close(mr_proc *p, double timeout_s);
+/* Processor seconds that it has used so far; 0 when that cannot be told. */
+double mr_proc_cpu_s(const mr_proc *p);
 /* "exit 3", "killed by signal 9 (Killed)": for messages. */
 void mr_proc_describe(char *buf, size_t len, int wait_status);
 

@@ -92,6 +92,7 @@ int mr_exit_code(mr_status st) {
     case MR_ENOMEM: return 71;
     case MR_EIO: return 74;
     case MR_EAGAIN: return 75;
+    case MR_EREFUSED: return 77;
     case MR_ESIGNAL: return 130;
     }
     return 70;

@@ -27,7 +27,8 @@ typedef enum mr_status {
     MR_EIO = -6,       /* the disk: exit 74 */
     MR_EAGAIN = -7,    /* preempted or hung; try again: exit 75 */
     MR_ESIGNAL = -8,   /* stopped by a signal: exit 128 + signal */
-    MR_ENOTFOUND = -9  /* no such file, model, run: exit 2 */
+    MR_ENOTFOUND = -9, /* no such file, model, run: exit 2 */
+    MR_EREFUSED = -10  /* a safety rule says no: exit 77 */
 } mr_status;
 
 typedef struct mr_err {

@@ -30,7 +30,9 @@ static mr_status open_tokenizer(mr_looking *l, mr_err *err) {
 
 static mr_status open_data(mr_looking *l, mr_err *err) {
     MR_TRY(mr_check_overrides(l->overrides, err));
-    mr_pool_opts po = { .n_workers = 1, .on_cpu = !l->gpu, .overrides = l->overrides };
+    mr_pool_opts po = {
+        .n_workers = 1, .on_cpu = !l->gpu, .overrides = l->overrides, .require_sandbox = (int)l->sandbox
+    };
     MR_TRY(mr_pool_open(&l->pool, l->recipe, &po, err));
     MR_TRY(mr_parts_settings(&l->settings, mr_pool_recipe(l->pool), mr_pool_recipe_path(l->pool), err));
     mr_err why = { .msg = "" };
@@ -216,6 +218,7 @@ mr_status mr_cmd_data(int argc, char **argv, mr_err *err) {
         { "split", 0, MR_OPT_TEXT, "NAME", "train or eval", &l.split, 0, 0 },
         { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe", &l.overrides, 0, 0 },
         { "gpu", 0, MR_OPT_FLAG, NULL, "without the recipe's on_cpu part", &l.gpu, 0, 0 },
+        { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &l.sandbox, 0, 3 },
         { "json", 0, MR_OPT_FLAG, NULL, "JSON lines: the rows, then the summary", &l.json, 0, 0 },
     };
     mr_args a;

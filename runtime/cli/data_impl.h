@@ -11,6 +11,7 @@ typedef struct mr_looking {
     const char *const *overrides;
     int64_t n;
     bool json, gpu;
+    int64_t sandbox; /* lowest level */
     mr_pool *pool;
     mr_settings settings;
     mr_parts parts;       /* tokenizer and chat only */

@@ -130,6 +130,23 @@ static void check_worker(checkup *c) {
     mr_free(dir);
 }
 
+/* Level 2 is what keeps a hostile script in; below it scripts of others are a risk, and that is not well. */
+static void check_sandbox(checkup *c) {
+    static const char *const what[] = { "", "limits and an empty environment", "seccomp", "seccomp and landlock" };
+    mr_err err = { "" };
+    char missing[128];
+    int level;
+    if (mr_script_sandbox(&level, missing, sizeof missing, &err) != MR_OK) {
+        note(c, false, "sandbox", "%s; please report this with the kernel's version", err.msg);
+        return;
+    }
+    note(c, level >= 2, "sandbox", "level %d of 3: %s%s%s%s", level, what[level], missing[0] ? "; missing: " : "", missing,
+         level >= 2 ? "" : "; run no scripts of strangers, or use a kernel that allows seccomp");
+    cJSON *o = cJSON_GetObjectItemCaseSensitive(c->report, "sandbox");
+    cJSON_AddNumberToObject(o, "level", level);
+    cJSON_AddStringToObject(o, "missing", missing);
+}
+
 mr_status mr_cmd_doctor(int argc, char **argv, mr_err *err) {
     static const mr_usage usage = {
         "doctor",
@@ -137,7 +154,7 @@ mr_status mr_cmd_doctor(int argc, char **argv, mr_err *err) {
         "",
         0,
         0,
-        "Looks at processor, memory, folders, the default model and the Lua workers. A line that fails says what to "
+        "Looks at processor, memory, folders, the default model, the Lua workers and their sandbox. A line that fails says what to "
         "do.",
     };
     checkup c = { 0 };
@@ -151,6 +168,7 @@ mr_status mr_cmd_doctor(int argc, char **argv, mr_err *err) {
         check_folders(&c);
         check_model(&c);
         check_worker(&c);
+        check_sandbox(&c);
         if (c.json) mr_print_json(c.report);
         cJSON_Delete(c.report);
         fflush(stdout);

@@ -99,7 +99,7 @@ static void print_commands(void) {
     printf("\n`medrl COMMAND --help` begins with an example. Results go to stdout, progress to stderr.\n"
            "exit codes: 0 done, 2 usage or recipe, 65 bad data, 69 network, 70 internal, 71 out of memory, 74 disk, 75 "
            "try again,\n"
-           "130 and 143 stopped by a signal\n");
+           "77 refused by a safety rule, 130 and 143 stopped by a signal\n");
 }
 
 static mr_status help(int argc, char **argv, mr_err *err) {

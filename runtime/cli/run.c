@@ -61,7 +61,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
         "`medrl help recipe` lists every field.",
     };
     mr_session_opts so = { 0 };
-    int64_t threads = 0;
+    int64_t threads = 0, sandbox = 0;
     bool json = false;
     const mr_opt opts[] = {
         { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe; may be given many times", &so.overrides,
@@ -71,6 +71,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
           &so.on_error, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &so.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
+        { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0, 3 },
         { "json", 0, MR_OPT_FLAG, NULL, "the outcome as one JSON object", &json, 0, 0 },
     };
     mr_args a;
@@ -79,6 +80,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
     if (st == MR_OK && !a.help) {
         so.recipe = a.items[0];
         so.n_threads = (int)threads;
+        so.require_sandbox = (int)sandbox;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
         st = train(&so, json, err);
     }
@@ -121,13 +123,14 @@ mr_status mr_cmd_resume(int argc, char **argv, mr_err *err) {
         "taken over where the record ends.",
     };
     mr_session_opts so = { 0 };
-    int64_t threads = 0;
+    int64_t threads = 0, sandbox = 0;
     bool json = false;
     const mr_opt opts[] = {
         { "on-error", 0, MR_OPT_TEXT, "WHAT", "when rewards keep failing: pause (wait for a mended file) or stop",
           &so.on_error, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &so.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
+        { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0, 3 },
         { "json", 0, MR_OPT_FLAG, NULL, "the outcome as one JSON object", &json, 0, 0 },
     };
     mr_args a;
@@ -137,6 +140,7 @@ mr_status mr_cmd_resume(int argc, char **argv, mr_err *err) {
     if (st == MR_OK && !a.help) {
         so.resume = a.items[0];
         so.n_threads = (int)threads;
+        so.require_sandbox = (int)sandbox;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
         char *place = mr_path_join(so.resume, "config.json");
         st = mr_run_config_load(&config, so.resume, err);

@@ -163,6 +163,7 @@ static cJSON *run_section(mr_session *s, const char *hex, bool on_cpu) {
     cJSON_AddStringToObject(run, "model_fingerprint", hex);
     cJSON_AddNumberToObject(run, "rows", (double)s->rows.n_rows);
     cJSON_AddNumberToObject(run, "started", mr_wall_s());
+    cJSON_AddNumberToObject(run, "sandbox", mr_pool_sandbox(s->pool, NULL));
     int n;
     const mr_script_text *texts = mr_pool_scripts(s->pool, &n);
     for (int i = 0; i < n; i++) cJSON_AddStringToObject(scripts, texts[i].name, texts[i].sha256);
@@ -364,7 +365,11 @@ static mr_status open_all(mr_session *s, mr_err *err) {
     const cJSON *run = cJSON_GetObjectItemCaseSensitive(s->config, "run"); /* a run keeps its settings */
     const cJSON *was = cJSON_GetObjectItemCaseSensitive(run, "on_cpu");
     bool on_cpu = was ? cJSON_IsTrue(was) : s->parts.backend->kind == MR_CPU;
-    mr_pool_opts po = { .on_cpu = on_cpu, .overrides = o->overrides, .pinned = s->pinned, .base = s->base };
+    mr_pool_opts po = { .on_cpu = on_cpu,
+                        .overrides = o->overrides,
+                        .require_sandbox = o->require_sandbox,
+                        .pinned = s->pinned,
+                        .base = s->base };
     char *store = o->resume ? mr_path_join(o->resume, "scripts") : NULL;
     po.store = store;
     mr_status opened = mr_pool_open(&s->pool, o->recipe, &po, err);

@@ -27,6 +27,7 @@ typedef struct mr_session_opts {
     const char *output; /* run folder in place of the recipe's output_dir, NULL: the recipe's */
     const char *on_error; /* "pause" or "stop" in place of the recipe's, NULL: the recipe's */
     bool progress;
+    int require_sandbox; /* lowest level that the workers must reach, 0: any */
 } mr_session_opts;
 
 typedef struct mr_session {

@@ -218,6 +218,26 @@ void mr_lua_push_checked(lua_State *L, const char *text, size_t len, bool keep_n
     push_text(L, p, end, keep_null);
 }
 
+void mr_lua_copy(lua_State *L, int index) {
+    if (!lua_istable(L, index)) {
+        lua_pushvalue(L, index);
+        return;
+    }
+    if (index < 0) index = lua_gettop(L) + 1 + index;
+    luaL_checkstack(L, 6, "a table is nested too deep");
+    int n = (int)lua_objlen(L, index);
+    lua_createtable(L, n, n ? 0 : 8);
+    int copy = lua_gettop(L);
+    if (lua_getmetatable(L, index)) lua_setmetatable(L, copy);
+    lua_pushnil(L);
+    while (lua_next(L, index)) {
+        lua_pushvalue(L, -2);
+        mr_lua_copy(L, copy + 2);
+        lua_rawset(L, copy);
+        lua_pop(L, 1);
+    }
+}
+
 void mr_lua_decode(lua_State *L, const char *text, size_t len, const char *place, bool keep_null) {
     mr_err err;
     if (mr_json_check(text, len, place, &err) != MR_OK) luaL_error(L, "%s", err.msg);

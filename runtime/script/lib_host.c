@@ -266,6 +266,10 @@ void mr_worker_log(mr_worker *w, int level, const char *line, size_t len) {
         send_line(w, MR_LOG_WARN, enough, sizeof enough - 1);
 }
 
+bool mr_worker_log_full(const mr_worker *w) {
+    return w->n_logged > LOG_LINES;
+}
+
 static int log_at(lua_State *L, int level) {
     size_t len;
     const char *line = luaL_checklstring(L, 1, &len);

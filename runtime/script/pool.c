@@ -1,17 +1,29 @@
 /* pool.c - workers as the trainer sees them: start, ask, feed with completions, kill at the deadline, replay.
  *
  * Scoring: jobs wait in `pending`, go out in frames of a few, and come back one by one in the order they were sent, so
- * that after a death the first unanswered job is the suspect. It is replayed alone, one reward at a time; only a reward
- * that misses the deadline alone, or ends as many workers as there are, is guilty. All others go back to the queue.
- * Which worker scores what never changes a result. */
+ * that after a death the first unanswered job is the suspect; the shared page names the reward. A call that missed its
+ * deadline while its worker computed (a quarter of the time, on a busy machine) is guilty at once. Where the worker did not compute (a machine that was suspended, a
+ * worker that was stopped) and after a crash the suspect is replayed alone, one reward at a time; only a reward that
+ * misses the deadline alone, or ends as many workers as there are (at least two; after a crash that a compiled loop
+ * could explain once more without the compiler), is guilty. All others go back to the queue. Which worker scores what
+ * never changes a result.
+ *
+ * A reward that hangs for three samples of a batch is off for all samples with a larger id than the third (by id, not by
+ * time: samples that had their score already lose it), so a batch ends after a few deadlines and ends the same way
+ * whatever the order of arrival was. For that the jobs are held back until collect() once a reward is off, and go out by
+ * id from then on. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/fsafe.h"
@@ -22,20 +34,52 @@ enum { MAX_RESPAWNS = 4096, MAX_ROW_BYTES = 16 << 20 };
 
 /* --- one worker --- */
 
-mr_status mr_peer_start(mr_pool *p, mr_peer *peer, mr_err *err) {
+/* The page that a worker writes to and this side reads. Sealed: a worker that could cut it short would end the reader
+ * by SIGBUS. Without one (-1) blame takes a replay more. */
+static int make_page(mr_at **at) {
+    *at = NULL;
+    int fd = memfd_create("medrl-at", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0) return -1;
+    void *page = MAP_FAILED;
+    if (ftruncate(fd, sizeof **at) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+        page = mmap(NULL, sizeof **at, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (page == MAP_FAILED) {
+        close(fd);
+        return -1;
+    }
+    *at = page;
+    (*at)->reward = -1;
+    return fd;
+}
+
+static mr_status start_peer(mr_pool *p, mr_peer *peer, bool no_jit, mr_err *err) {
     static const char *const argv[] = { "--worker", NULL };
     memset(peer, 0, sizeof *peer);
+    peer->denied = -1;
+    peer->no_jit = no_jit;
     MR_TRY(mr_proc_spawn(&peer->proc, argv, NULL, err));
     mr_wire_init(&peer->wire, peer->proc.fd);
-    peer->alive = true;
+    /* A worker that asks for a text and does not read it must not hold this end. */
+    double wait_s = p->opts.deadline_s > 0 ? 5 * p->opts.deadline_s : 10;
+    peer->wire.wait_ms = wait_s < 1 ? 1000 : wait_s > 60 ? 60000 : (int)(1000 * wait_s);
+    int fd = make_page(&peer->at);
     mr_str s = { 0 };
     mr_put_i64(&s, (int64_t)p->opts.memory_bytes);
-    mr_wire_put(&peer->wire, MR_WIRE_START, s.data, s.len);
+    mr_put_u8(&s, no_jit);
+    mr_put_u8(&s, (unsigned)p->opts.require_sandbox);
+    peer->alive = mr_wire_send(&peer->wire, MR_WIRE_START, s.data, s.len, fd);
+    if (fd >= 0) close(fd);
     mr_str_clear(&s);
     return MR_OK;
 }
 
+mr_status mr_peer_start(mr_pool *p, mr_peer *peer, mr_err *err) {
+    return start_peer(p, peer, p->opts.no_jit, err);
+}
+
 void mr_peer_stop(mr_peer *peer) {
+    if (peer->at) munmap(peer->at, sizeof *peer->at);
+    peer->at = NULL;
     if (peer->proc.pid) mr_proc_kill(&peer->proc);
     mr_wire_clear(&peer->wire);
     peer->alive = false;
@@ -110,10 +154,30 @@ static void send_file(mr_peer *peer, const mr_frame *f) {
 
 bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
     switch (f->type) {
-    case MR_WIRE_NEED_TEXT: send_text(v, peer, f); return true;
-    case MR_WIRE_NEED_FILE: send_file(peer, f); return true;
+    case MR_WIRE_NEED_TEXT:
+        if (++peer->n_asked > MR_MAX_ASKED) return false;
+        send_text(v, peer, f);
+        return true;
+    case MR_WIRE_NEED_FILE:
+        if (++peer->n_asked > MR_MAX_ASKED) return false;
+        send_file(peer, f);
+        return true;
     case MR_WIRE_TICK: return true;
+    case MR_WIRE_READY: {
+        mr_take t = mr_take_frame(f);
+        unsigned level = mr_take_u8(&t);
+        mr_take_string(&t, peer->sandbox.missing, sizeof peer->sandbox.missing);
+        if (t.bad || level < 1 || level > 3 || peer->sandbox.level != 0) return false;
+        peer->sandbox.level = (int)level;
+        return true;
+    }
+    case MR_WIRE_DENIED: {
+        mr_take t = mr_take_frame(f);
+        peer->denied = (int64_t)mr_take_u32(&t);
+        return !t.bad;
+    }
     case MR_WIRE_LOG: {
+        if (++peer->n_log > MR_MAX_LOG) return false;
         mr_take t = mr_take_frame(f);
         uint32_t level = mr_take_u32(&t);
         char line[4200];
@@ -139,21 +203,32 @@ static int ms_until(double at, double now) {
     return ms <= 0 ? 0 : ms > 60000 ? 60000 : (int)ms;
 }
 
+/* How a worker that is being reaped came to its end. */
+static void describe_end(const mr_peer *peer, char *buf, size_t len, int wait_status) {
+    if (WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGSYS && peer->denied >= 0) {
+        snprintf(buf, len, "it tried system call %lld, which the sandbox does not allow", (long long)peer->denied);
+        return;
+    }
+    mr_proc_describe(buf, len, wait_status);
+}
+
 mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type type, const mr_str *body, double limit_s,
                        mr_frame *reply, mr_err *err) {
-    (void)p;
     if (body->len > MR_WIRE_MAX_BYTES)
         return mr_fail(err, MR_EINVAL, "a command of %zu bytes is too long for a worker", body->len);
+    peer->n_log = peer->n_asked = 0;
+    peer->wire.limit = MR_WIRE_MAX_BYTES;
     mr_wire_put(&peer->wire, type, body->data, body->len);
     if (!mr_wire_flush(&peer->wire, true)) peer->alive = false;
-    double since = mr_now_s();
+    double since = mr_now_s(), until = since + MR_MAX_LIMITS * limit_s;
     while (peer->alive) {
         mr_frame f;
         int got = mr_wire_next(&peer->wire, &f);
         if (got < 0) break;
         if (got > 0) {
-            since = mr_now_s();
+            if (f.type != MR_WIRE_LOG) since = mr_now_s();
             if (mr_peer_serve(v, peer, &f)) continue;
+            if (peer->sandbox.level == 0) break; /* a worker says first how well it is locked in */
             if (f.type == MR_WIRE_REPLY) {
                 *reply = f;
                 return MR_OK;
@@ -169,16 +244,21 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
         struct pollfd pf = { .fd = peer->wire.fd, .events = POLLIN };
         int n = poll(&pf, 1, ms_until(since + limit_s, mr_now_s()));
         if (n < 0 && errno != EINTR) break;
-        if (n == 0 && mr_now_s() - since >= limit_s) {
+        double now = mr_now_s();
+        if ((n == 0 && now - since >= limit_s) || now >= until) {
             mr_peer_stop(peer);
-            return mr_fail(err, MR_EAGAIN, "no answer for %.3g s; the worker was killed", limit_s);
+            return mr_fail(err, MR_EAGAIN, "no answer for %.3g s; the worker was killed",
+                           now >= until ? MR_MAX_LIMITS * limit_s : limit_s);
         }
         if (n > 0 && !mr_wire_fill(&peer->wire, false)) break;
     }
-    int status = mr_proc_kill(&peer->proc);
-    char how[64];
-    mr_proc_describe(how, sizeof how, status);
+    int status = mr_proc_kill(&peer->proc), level = peer->sandbox.level, least = p->opts.require_sandbox;
+    char how[96];
+    describe_end(peer, how, sizeof how, status);
     mr_peer_stop(peer);
+    if (level > 0 && level < least)
+        return mr_fail(err, MR_EREFUSED, "sandbox: level %d is reached here, %d is required; missing: %s", level, least,
+                       peer->sandbox.missing);
     return mr_fail(err, MR_EAGAIN, "the worker ended (%s)", how);
 }
 
@@ -202,17 +282,79 @@ static void push_front(mr_pool *p, mr_pool_job *job) {
     p->pending[0] = job;
 }
 
+/* Kept in order and cut from the end, so that which worker was first does not show. */
 static void add_fault(mr_pool *p, const mr_pool_job *job, int reward, const char *text) {
-    p->n_faults++;
-    if (p->n_fault_texts == p->cap_faults) {
-        if (p->cap_faults >= 256) return; /* counted, not described */
-        p->cap_faults = p->cap_faults ? 2 * p->cap_faults : 16;
-        p->faults = mr_realloc(p->faults, (size_t)p->cap_faults * sizeof *p->faults);
-    }
-    mr_fault *f = &p->faults[p->n_fault_texts++];
+    if (!p->faults) p->faults = mr_alloc((MR_FAULT_TEXTS + 1) * sizeof *p->faults);
+    int at = p->n_fault_texts;
+    while (at > 0 && (p->faults[at - 1].id > job->in.id ||
+                      (p->faults[at - 1].id == job->in.id && p->faults[at - 1].reward > reward)))
+        at--;
+    if (at == MR_FAULT_TEXTS) return; /* counted, not described */
+    memmove(p->faults + at + 1, p->faults + at, (size_t)(p->n_fault_texts - at) * sizeof *p->faults);
+    if (p->n_fault_texts < MR_FAULT_TEXTS) p->n_fault_texts++;
+    mr_fault *f = &p->faults[at];
     f->id = job->in.id;
     f->reward = reward;
     snprintf(f->text, sizeof f->text, "%.440s (sample %lld)", text, (long long)job->in.id);
+}
+
+/* --- rewards that hang --- */
+
+static bool is_off(const mr_pool *p, int reward, int64_t id) {
+    return p->any_off && p->hangs[reward].n == MR_HANGS_MAX && id > p->hangs[reward].ids[MR_HANGS_MAX - 1];
+}
+
+static int by_id(const void *pa, const void *pb) {
+    const mr_pool_job *a = *(mr_pool_job *const *)pa, *b = *(mr_pool_job *const *)pb;
+    return (a->in.id > b->in.id) - (a->in.id < b->in.id);
+}
+
+/* With a reward off, small ids first: they decide where it goes off, and every hang among them brings that nearer. */
+static void sort_pending(mr_pool *p) {
+    qsort(p->pending + p->pending_head, (size_t)(p->n_pending - p->pending_head), sizeof *p->pending, by_id);
+}
+
+static void add_hang(mr_pool *p, int reward, int64_t id) {
+    if (!p->hangs) p->hangs = mr_arena_alloc(&p->arena, (size_t)p->v->n_rewards * sizeof *p->hangs);
+    mr_hangs *h = &p->hangs[reward];
+    int at = h->n < MR_HANGS_MAX ? h->n++ : MR_HANGS_MAX;
+    for (; at > 0 && h->ids[at - 1] > id; at--) {
+        if (at < MR_HANGS_MAX) h->ids[at] = h->ids[at - 1];
+    }
+    if (at < MR_HANGS_MAX) h->ids[at] = id;
+    if (h->n < MR_HANGS_MAX) return;
+    p->any_off = true;
+    if (p->collecting) sort_pending(p);
+}
+
+/* Where a job that runs one reward at a time stands next, from job->single on. False: all are done. */
+static bool settle(const mr_pool *p, mr_pool_job *job) {
+    while (job->single < p->v->n_rewards && (job->single == job->judged || is_off(p, job->single, job->in.id)))
+        job->single++;
+    return job->single < p->v->n_rewards;
+}
+
+/* At the end of a batch: what was off counts as a fault whether it had been called or not. */
+static void apply_hangs(mr_pool *p) {
+    if (!p->any_off) return;
+    int kept = 0;
+    for (int i = 0; i < p->n_fault_texts; i++) {
+        if (!is_off(p, p->faults[i].reward, p->faults[i].id)) p->faults[kept++] = p->faults[i];
+    }
+    p->n_fault_texts = kept;
+    for (int i = 0; i < p->n_jobs; i++) {
+        mr_pool_job *job = p->jobs[i];
+        for (int r = 0; r < p->v->n_rewards; r++) {
+            if (!is_off(p, r, job->in.id)) continue;
+            const int64_t *ids = p->hangs[r].ids;
+            char text[256];
+            snprintf(text, sizeof text,
+                     "%s: not called: it did not end for samples %lld, %lld and %lld, and is off for the rest of the batch",
+                     p->v->places[r], (long long)ids[0], (long long)ids[1], (long long)ids[2]);
+            job->scores[r] = (mr_score){ p->v->lows[r], MR_FAULT };
+            add_fault(p, job, r, text);
+        }
+    }
 }
 
 static void put_job(mr_str *s, const mr_pool_job *job) {
@@ -230,9 +372,58 @@ static int n_waiting(const mr_pool *p) {
     return p->n_pending - p->pending_head;
 }
 
+static void mark_progress(mr_peer *peer, bool answer) {
+    peer->since = peer->looked = mr_now_s();
+    if (answer) peer->answered = peer->since;
+    peer->cpu_since = mr_proc_cpu_s(&peer->proc);
+}
+
+/* A quarter of a deadline: so exactly is known when a call began. */
+static double look_s(const mr_pool *p) {
+    return p->opts.deadline_s / 4;
+}
+
+/* Whether the worker is in the same call for too long. The deadline is that of one call, and a job has as many as there
+ * are rewards: the page says where it is. A page that changes for ever helps nobody. */
+static bool is_late(const mr_pool *p, mr_peer *peer) {
+    double now = mr_now_s();
+    if (peer->at && now - peer->looked >= look_s(p)) {
+        peer->looked = now;
+        int64_t id = peer->at->id;
+        int32_t reward = peer->at->reward;
+        if (reward >= 0 && (id != peer->seen_id || reward != peer->seen_reward)) {
+            peer->seen_id = id;
+            peer->seen_reward = reward;
+            if (now - peer->answered < p->opts.deadline_s * (p->v->n_rewards + 1)) mark_progress(peer, false);
+        }
+    }
+    return now - peer->since >= p->opts.deadline_s;
+}
+
+/* When is_late has something new to say. */
+static double look_at(const mr_pool *p, const mr_peer *peer) {
+    double late = peer->since + p->opts.deadline_s, look = peer->looked + look_s(p);
+    return look < late ? look : late;
+}
+
 /* Gives an idle or nearly idle worker its next frame. A job that is replayed goes alone. */
 static void feed(mr_pool *p, mr_peer *peer) {
-    if (!peer->alive || n_waiting(p) == 0 || peer->n_flight > MR_FEED_JOBS / 4) return;
+    if (!peer->alive || peer->n_flight > MR_FEED_JOBS / 4 || (p->any_off && !p->collecting)) return;
+    while (p->any_off && n_waiting(p) > 0) { /* all rewards at once no more, and perhaps none that is left to call */
+        mr_pool_job *job = p->pending[p->pending_head];
+        if (job->single < 0) job->single = 0;
+        if (settle(p, job)) break;
+        p->pending_head++;
+        p->n_done++;
+    }
+    if (n_waiting(p) == 0) return;
+    mr_pool_job *head = p->pending[p->pending_head];
+    if (head->no_jit && !peer->no_jit) {
+        for (int i = 0; i < p->opts.n_workers; i++) {
+            if (p->v->peers[i].no_jit) return; /* it waits for that one */
+        }
+        head->no_jit = false; /* which is gone: the next crash starts another */
+    }
     int n_scorers = p->opts.n_workers;
     int want = (n_waiting(p) + 2 * n_scorers - 1) / (2 * n_scorers);
     if (want > MR_FEED_JOBS) want = MR_FEED_JOBS;
@@ -246,7 +437,7 @@ static void feed(mr_pool *p, mr_peer *peer) {
         if (n > 0 && (job->single >= 0 || s.len > MR_FEED_BYTES)) break;
         put_job(&s, job);
         p->pending_head++;
-        if (peer->n_flight == 0) peer->since = mr_now_s();
+        if (peer->n_flight == 0) mark_progress(peer, true);
         peer->flight[peer->n_flight++] = job;
         n++;
         if (job->single >= 0) break;
@@ -255,7 +446,23 @@ static void feed(mr_pool *p, mr_peer *peer) {
     memcpy(s.data, &count, sizeof count);
     mr_wire_put(&peer->wire, MR_WIRE_SCORE, s.data, s.len);
     mr_str_clear(&s);
+    peer->n_log = peer->n_asked = 0;
+    peer->wire.limit = MR_SCORED_BYTES;
     if (p->pending_head == p->n_pending) p->pending_head = p->n_pending = 0;
+}
+
+/* The reward at which job stands is done, or all of them are when they ran at once. */
+static void next_reward(mr_pool *p, mr_pool_job *job) {
+    job->n_deaths = 0;
+    job->no_jit = false;
+    if (job->single >= 0) {
+        job->single++;
+        if (settle(p, job)) {
+            push_front(p, job);
+            return;
+        }
+    }
+    p->n_done++;
 }
 
 /* Takes one answer in. False: it does not fit what was asked. */
@@ -279,55 +486,97 @@ static bool take_scored(mr_pool *p, mr_peer *peer, const mr_frame *f) {
     }
     if (t.at != t.end) return false;
     memmove(peer->flight, peer->flight + 1, (size_t)--peer->n_flight * sizeof peer->flight[0]);
-    peer->since = mr_now_s();
-    job->n_deaths = 0;
-    if (job->single >= 0 && ++job->single < p->v->n_rewards)
-        push_front(p, job);
-    else
-        p->n_done++;
+    mark_progress(peer, true);
+    next_reward(p, job);
     return true;
+}
+
+/* The reward that the worker was in, by the shared page; -1 when that does not fit what it was asked. */
+static int blamed(const mr_pool *p, const mr_peer *peer, const mr_pool_job *job) {
+    if (job->single >= 0) return job->single;
+    if (!peer->at || peer->at->id != job->in.id) return -1;
+    int32_t reward = peer->at->reward;
+    return reward >= 0 && reward < p->v->n_rewards ? reward : -1;
+}
+
+static void find_guilty(mr_pool *p, mr_pool_job *job, int reward, const char *how) {
+    char text[256];
+    snprintf(text, sizeof text, "%s: %s", p->v->places[reward], how);
+    job->scores[reward] = (mr_score){ p->v->lows[reward], MR_FAULT };
+    add_fault(p, job, reward, text);
+}
+
+/* The worker missed the deadline with this job. */
+static void judge_late(mr_pool *p, mr_pool_job *job, int reward, bool computed, const char *how) {
+    if (reward < 0 || (job->single < 0 && !computed)) {
+        job->single = 0; /* only a suspect yet */
+    } else if (job->single < 0) {
+        find_guilty(p, job, reward, how);
+        job->judged = reward;
+        job->single = 0; /* the others of this sample have not answered, or their answers went down with the worker */
+        add_hang(p, reward, job->in.id);
+    } else {
+        find_guilty(p, job, reward, how);
+        add_hang(p, reward, job->in.id);
+        job->single++;
+        job->n_deaths = 0;
+    }
+}
+
+/* The worker ended with this job. As many may have been ended from outside before one of them saw it. */
+static void judge_dead(mr_pool *p, mr_pool_job *job, int status, const char *how) {
+    int enough = p->opts.n_workers > 2 ? p->opts.n_workers : 2;
+    int sign = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    bool crashed = sign == SIGSEGV || sign == SIGBUS || sign == SIGILL || sign == SIGFPE;
+    if (job->single < 0) {
+        job->single = 0;
+    } else if (++job->n_deaths < enough) {
+    } else if (crashed && !job->no_jit && !p->opts.no_jit) {
+        job->no_jit = true; /* the compiler's fault, perhaps: once more without */
+    } else {
+        find_guilty(p, job, job->single, how);
+        job->single++;
+        job->n_deaths = 0;
+        job->no_jit = false;
+    }
+}
+
+static mr_status restart(mr_pool *p, mr_peer *peer, bool no_jit, const char *how, mr_err *err) {
+    mr_peer_stop(peer);
+    MR_TRY(start_peer(p, peer, no_jit || p->opts.no_jit, err));
+    mr_frame reply;
+    mr_status st = mr_peer_load(p, p->v, peer, false, &reply, err);
+    return st == MR_OK ? MR_OK : mr_wrap(err, st, "%s: starting a new worker after \"%s\"", p->display, how);
 }
 
 /* A worker died or was killed: finds the suspect, puts the rest back, starts another. */
 static mr_status replace(mr_pool *p, mr_peer *peer, bool late, mr_err *err) {
-    char how[96];
+    char how[160];
+    bool computed = late && mr_proc_cpu_s(&peer->proc) - peer->cpu_since >= p->opts.deadline_s / 4;
     int status = mr_proc_kill(&peer->proc);
-    if (late)
+    if (late) {
         snprintf(how, sizeof how, "no answer within %.3g s; the worker was killed", p->opts.deadline_s);
-    else {
-        char what[64];
-        mr_proc_describe(what, sizeof what, status);
+    } else {
+        char what[96];
+        describe_end(peer, what, sizeof what, status);
         snprintf(how, sizeof how, "the worker ended (%s)", what);
     }
     for (int i = peer->n_flight - 1; i > 0; i--) push_front(p, peer->flight[i]);
-    if (peer->n_flight > 0) {
-        mr_pool_job *job = peer->flight[0];
-        if (job->single < 0) {
-            job->single = 0; /* only a suspect yet */
-        } else if (!late && ++job->n_deaths < p->opts.n_workers) {
-            /* Once more: as many workers may have been ended from outside before one of them saw the job. */
-        } else {
-            char text[256];
-            snprintf(text, sizeof text, "%s: %s", p->v->places[job->single], how);
-            job->scores[job->single] = (mr_score){ p->v->lows[job->single], MR_FAULT };
-            add_fault(p, job, job->single, text);
-            job->single++;
-            job->n_deaths = 0;
-        }
-        if (job->single < p->v->n_rewards)
-            push_front(p, job);
-        else
-            p->n_done++;
-    }
-    mr_peer_stop(peer);
+    mr_pool_job *job = peer->n_flight > 0 ? peer->flight[0] : NULL;
+    if (job && late)
+        judge_late(p, job, blamed(p, peer, job), computed, how);
+    else if (job)
+        judge_dead(p, job, status, how);
+    bool more = job && settle(p, job);
+    if (more)
+        push_front(p, job);
+    else if (job)
+        p->n_done++;
     if (++p->n_respawns > MAX_RESPAWNS)
         return mr_fail(err, MR_EAGAIN,
                        "%s: workers ended %d times in one batch (last: %s); check the rewards with `medrl test`",
                        p->display, p->n_respawns, how);
-    MR_TRY(mr_peer_start(p, peer, err));
-    mr_frame reply;
-    mr_status st = mr_peer_load(p, p->v, peer, false, &reply, err);
-    return st == MR_OK ? MR_OK : mr_wrap(err, st, "%s: starting a new worker after \"%s\"", p->display, how);
+    return restart(p, peer, more && job->no_jit, how, err);
 }
 
 /* Moves what can be moved. wait: returns after something came in or a deadline passed, at the latest. */
@@ -342,7 +591,7 @@ static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
         if (!mr_wire_flush(&peer->wire, false)) MR_TRY(replace(p, peer, false, err));
         pf[i] = (struct pollfd){ .fd = peer->wire.fd, .events = POLLIN };
         if (peer->wire.out.len > 0) pf[i].events |= POLLOUT;
-        if (peer->n_flight > 0 && peer->since + p->opts.deadline_s < next) next = peer->since + p->opts.deadline_s;
+        if (peer->n_flight > 0 && look_at(p, peer) < next) next = look_at(p, peer);
     }
     int ready = poll(pf, (nfds_t)n, wait ? ms_until(next, now) : 0);
     if (ready < 0 && errno != EINTR) return mr_fail_errno(err, "waiting for workers");
@@ -364,7 +613,7 @@ static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
         }
         if (down)
             MR_TRY(replace(p, peer, false, err));
-        else if (peer->n_flight > 0 && mr_now_s() - peer->since >= p->opts.deadline_s)
+        else if (peer->n_flight > 0 && is_late(p, peer))
             MR_TRY(replace(p, peer, true, err));
     }
     return MR_OK;
@@ -389,7 +638,7 @@ static mr_status scorer_submit(void *self, const mr_score_job *in, mr_err *err) 
     const char *prompt = in->prompt ? in->prompt : "";
     job->in.prompt = mr_arena_strdup(&p->arena, prompt, cut(prompt, strlen(prompt), MR_WIRE_TEXT_MAX));
     job->in.row_json = mr_arena_strdup(&p->arena, in->row_json, strlen(in->row_json));
-    job->single = -1;
+    job->single = job->judged = -1;
     job->scores = mr_arena_alloc(&p->arena, (size_t)(p->v->n_rewards + 1) * sizeof *job->scores);
     if (p->n_jobs == p->cap_jobs) {
         p->cap_jobs = p->cap_jobs ? 2 * p->cap_jobs : 256;
@@ -426,32 +675,26 @@ static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fau
     mr_status st = MR_OK;
     if (n_jobs != p->n_jobs)
         st = mr_fail(err, MR_EINTERNAL, "collect() of %d jobs, %d were submitted", n_jobs, p->n_jobs);
+    p->collecting = true;
+    if (p->any_off) sort_pending(p);
     while (st == MR_OK && p->n_done < p->n_jobs) {
         st = pump(p, true, err);
         const mr_fault *f = st == MR_OK && p->trial ? mr_pool_new_fault(p) : NULL;
         if (f) st = mr_fail(err, MR_EINVAL, "%s", f->text);
     }
-    int n_rewards = p->v->n_rewards;
+    if (st == MR_OK) apply_hangs(p);
+    int n_rewards = p->v->n_rewards, n_faulty = 0;
     for (int i = 0; st == MR_OK && i < p->n_jobs; i++) {
         const mr_pool_job *job = p->jobs[i];
         if (job->in.id < 0 || job->in.id >= n_jobs)
             st = mr_fail(err, MR_EINTERNAL, "a job has id %lld, want 0 to %d", (long long)job->in.id, n_jobs - 1);
         else
             memcpy(scores + job->in.id * n_rewards, job->scores, (size_t)n_rewards * sizeof *scores);
-    }
-    /* by sample and reward: which worker was first must not show */
-    for (int i = 1; i < p->n_fault_texts; i++) {
-        mr_fault f = p->faults[i];
-        int j = i;
-        for (; j > 0 &&
-               (p->faults[j - 1].id > f.id || (p->faults[j - 1].id == f.id && p->faults[j - 1].reward > f.reward));
-             j--)
-            p->faults[j] = p->faults[j - 1];
-        p->faults[j] = f;
+        for (int r = 0; r < n_rewards; r++) n_faulty += job->scores[r].kind == MR_FAULT;
     }
     int n = p->n_fault_texts < max_faults ? p->n_fault_texts : max_faults;
     if (faults && n > 0) memcpy(faults, p->faults, (size_t)n * sizeof *faults);
-    if (n_faults) *n_faults = p->n_faults;
+    if (n_faults) *n_faults = n_faulty;
     if (st != MR_OK) {
         /* Jobs still under way belong to the batch that is dropped: their workers go with it. */
         for (int i = 0; i < p->opts.n_workers; i++) {
@@ -459,8 +702,14 @@ static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fau
         }
     }
     if (st == MR_OK && !p->trial) keep_batch(p);
-    p->n_jobs = p->n_done = p->n_faults = p->n_fault_texts = p->n_respawns = 0;
+    for (int i = 0; st == MR_OK && i < p->opts.n_workers; i++) { /* the compiler was off for one sample only */
+        mr_peer *peer = &p->v->peers[i];
+        if (peer->alive && peer->no_jit && !p->opts.no_jit) st = restart(p, peer, false, "a call without compiler", err);
+    }
+    p->n_jobs = p->n_done = p->n_fault_texts = p->n_respawns = 0;
     p->n_pending = p->pending_head = 0;
+    p->hangs = NULL;
+    p->any_off = p->collecting = false;
     mr_arena_reset(&p->arena);
     return st;
 }

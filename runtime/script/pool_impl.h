@@ -4,26 +4,50 @@
 #define MR_POOL_IMPL_H
 
 #include "base/proc.h"
+#include "script/sandbox.h"
 #include "script/texts.h"
 #include "script/wire.h"
 
-enum { MR_FEED_JOBS = 16, MR_FEED_BYTES = 256 << 10 };
+enum { MR_FEED_JOBS = 16, MR_FEED_BYTES = 256 << 10, MR_HANGS_MAX = 3, MR_FAULT_TEXTS = 256 };
+/* What one command or frame of jobs may bring: our own worker stays far below. A scan of many rows ticks, and may take
+ * so many times the limit in all. */
+enum { MR_MAX_LOG = 41 * 2 * MR_FEED_JOBS, MR_MAX_ASKED = 10000, MR_MAX_LIMITS = 100, MR_SCORED_BYTES = 1 << 20 };
 
 typedef struct mr_pool_job {
     mr_score_job in;  /* texts in the pool's arena */
     int single;       /* -1: all rewards at once; otherwise the reward that runs next, alone */
-    int n_deaths;   /* workers that ended with this reward alone */
-    mr_score *scores; /* [n_rewards] */
+    int judged;        /* a reward that was found to hang while all of them ran; -1: none */
+    int n_deaths;      /* workers that ended with this reward alone */
+    bool no_jit;       /* the next try goes to a worker without a compiler */
+    mr_score *scores;  /* [n_rewards] */
 } mr_pool_job;
+
+/* Calls of one reward that did not end, in one batch: the smallest ids, ascending. With MR_HANGS_MAX of them the reward
+ * is off for every sample behind the last one. */
+typedef struct mr_hangs {
+    int n;
+    int64_t ids[MR_HANGS_MAX];
+} mr_hangs;
 
 /* A worker of the parent's side. */
 typedef struct mr_peer {
     mr_proc proc;
     mr_wire wire;
     bool alive;
+    bool no_jit;
+    mr_sandbox sandbox; /* level 0: it has not said yet */
+    int64_t denied;     /* the system call that ended it; -1: none */
+    mr_at *at;          /* shared page; NULL when there is none */
+    int n_log, n_asked; /* lines and requests since it was last given something to do */
     mr_pool_job *flight[2 * MR_FEED_JOBS]; /* sent and not answered, in order */
     int n_flight;
-    double since; /* when it last showed progress, or was given work while idle */
+    double since;     /* when the call that it is in began, as far as is known: its last answer, or the last look at the
+                         page that found another call there */
+    double cpu_since; /* its processor time then */
+    double answered;  /* its last answer, or when it was given work while idle */
+    double looked;    /* at the page */
+    int64_t seen_id;  /* what was there */
+    int32_t seen_reward;
 } mr_peer;
 
 /* One version of the scripts and the workers that run it. peers[n_workers] is the one that owns the data. */
@@ -70,8 +94,10 @@ struct mr_pool {
     mr_pool_job **pending; /* [head, n) wait for a worker */
     int pending_head, n_pending, cap_pending;
     int n_done;
-    mr_fault *faults;
-    int n_faults, n_fault_texts, cap_faults;
+    mr_fault *faults; /* by sample and reward, the first MR_FAULT_TEXTS of them */
+    int n_fault_texts;
+    mr_hangs *hangs; /* [n_rewards], in the arena; NULL: no call of this batch hung */
+    bool any_off, collecting;
     /* the last batch, which a new version has to stand */
     mr_arena last_arena;
     mr_pool_job **last_jobs;

@@ -3,8 +3,18 @@
  *
  * A pool is n_workers copies of this program (`medrl --worker`) that have loaded the recipe, its datasets and its
  * rewards, and one more that holds the data. Frames over a socket pair carry rows and completions out and JSON and
- * doubles back. Deadlines are the parent's clock and SIGKILL; a killed worker is replaced and its samples are replayed
- * one by one to find the guilty one (design.md, section 2).
+ * doubles back. A worker is locked in (sandbox.h) before any script reaches it.
+ *
+ * Deadlines are the parent's clock and SIGKILL, for each call. The call that a killed worker was in is a fault of its
+ * reward and sample; the worker is replaced and its other samples are scored again. A worker that was not computing, or
+ * that crashed, is given no blame before the sample was tried alone; after crashes the last try is without the compiler.
+ * A reward that hangs for three samples of a batch is off for every sample with a larger id than the third of them: those
+ * are faults that say so, whether or not the reward had scored them before. So a batch costs a few deadlines at most, and
+ * its scores depend on the samples alone.
+ *
+ * What a script leaves behind: each call gets a copy of the row, and globals that a call wrote are gone after it. Locals
+ * of a file and what its tables hold stay as long as the worker lives: which samples a worker saw is a matter of time, so
+ * a score must not depend on them. pairs goes in the order of the keys, and nothing shows an address.
  *
  * Files: a worker cannot open data files; the parent opens what the recipe names and passes the descriptor. Lua files
  * are read by the parent and sent as text, named "@lua/rewards/x.lua", so messages carry file and line and the version
@@ -29,6 +39,8 @@ typedef struct mr_pool_opts {
     const char *store;            /* RUN/scripts, for pinned and for mr_scorer.replay */
     const cJSON *base;            /* the recipe that the run was planned with (copied); NULL: the one that opens */
     const char *const *overrides; /* --set assignments, NULL-terminated or NULL */
+    int require_sandbox;          /* MR_EREFUSED when a worker's sandbox (sandbox.h) stays below this level; 0: any */
+    bool no_jit;                  /* the interpreter only: 3 times slower, no executable memory in a worker */
 } mr_pool_opts;
 
 /* Finds the recipe ("recipes/x.lua": working folder first, then MEDRL_HOME/lua), starts the workers, evaluates the
@@ -39,6 +51,11 @@ void mr_pool_close(mr_pool *p);
 /* The resolved recipe as plain data (rl/settings.h parses it); borrowed until the next between_steps. */
 const cJSON *mr_pool_recipe(const mr_pool *p);
 const char *mr_pool_recipe_path(const mr_pool *p); /* for messages */
+/* The lowest level of the sandbox that a worker has, 1 to 3; *missing (may be NULL) says what kept it from 3, or is "".
+ * Below 2 mr_pool_open warns with one line. */
+int mr_pool_sandbox(const mr_pool *p, const char **missing);
+/* The same without a recipe: starts a worker, asks, ends it. */
+mr_status mr_script_sandbox(int *level, char *missing, size_t missing_bytes, mr_err *err);
 /* split: "train" or "eval". n_rows 0 when the recipe has no such split. */
 mr_status mr_pool_rows(mr_pool *p, const char *split, mr_row_source *out, mr_err *err);
 /* Counts of rows that filters and row functions dropped, by data set, as lines for people. */

@@ -11,7 +11,7 @@
 #include "base/proc.h"
 #include "base/rng.h"
 
-enum { TEXT_MAX_BYTES = 4 << 20 };
+enum { TEXT_MAX_BYTES = 4 << 20, MAX_TEXTS = 1024 /* a worker could ask for one file by many names */ };
 static const double YOUNG_S = 0.1;
 
 char *mr_text_display_name(const char *path) {
@@ -206,6 +206,7 @@ static mr_status get_pinned(mr_texts *t, const char *module, const char *sha, co
 static mr_status get(mr_texts *t, const char *module, const mr_text **out, mr_err *err) {
     *out = mr_texts_find(t, module);
     if (*out) return MR_OK;
+    if (t->n >= MAX_TEXTS) return mr_fail(err, MR_EINVAL, "\"%s\": %d Lua files are open, no more", module, t->n);
     const char *sha = strncmp(module, "medrl.", 6) != 0 ? mr_detail_hash(t->pinned, module) : NULL;
     if (sha && t->store) return get_pinned(t, module, sha, out, err);
     mr_text *x = mr_alloc(sizeof *x);
@@ -220,6 +221,11 @@ static mr_status get(mr_texts *t, const char *module, const mr_text **out, mr_er
     }
     char *text = NULL;
     if (st == MR_OK && stat(x->path, &x->seen) != 0) st = mr_fail_errno(err, "%s", x->path);
+    if (st == MR_OK && !S_ISREG(x->seen.st_mode)) { /* to open a pipe would wait for its writer, a device may have no end */
+        char *name = mr_text_display_name(x->path);
+        st = mr_fail(err, MR_EINVAL, "%s: is no plain file, want a Lua file", name);
+        mr_free(name);
+    }
     if (st == MR_OK) st = mr_file_read(&text, &x->pub.len, x->path, TEXT_MAX_BYTES, err);
     if (st != MR_OK) {
         text_free(x);

@@ -11,11 +11,13 @@ typedef struct frame_head {
     uint32_t type, len;
 } frame_head;
 
-enum { READ_CHUNK = 64 << 10 };
+enum { READ_CHUNK = 64 << 10, READ_MOST = 1 << 20 };
 
 void mr_wire_init(mr_wire *w, int fd) {
     memset(w, 0, sizeof *w);
     w->fd = fd;
+    w->limit = MR_WIRE_MAX_BYTES;
+    w->wait_ms = -1;
 }
 
 void mr_wire_clear(mr_wire *w) {
@@ -32,12 +34,12 @@ void mr_wire_put(mr_wire *w, mr_wire_type type, const void *data, size_t len) {
     if (len) mr_str_add(&w->out, data, len);
 }
 
-static bool wait_for(int fd, short events) {
-    struct pollfd p = { .fd = fd, .events = events };
+static bool wait_for(const mr_wire *w, short events) {
+    struct pollfd p = { .fd = w->fd, .events = events };
     for (;;) {
-        int n = poll(&p, 1, -1);
+        int n = poll(&p, 1, w->wait_ms);
         if (n > 0) return true; /* an error or hang-up shows in the call that follows */
-        if (n < 0 && errno != EINTR) return false;
+        if (n == 0 || errno != EINTR) return false;
     }
 }
 
@@ -50,7 +52,7 @@ bool mr_wire_flush(mr_wire *w, bool wait) {
             continue;
         } else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
             if (!wait) return true;
-            if (!wait_for(w->fd, POLLOUT)) return false;
+            if (!wait_for(w, POLLOUT)) return false;
         } else {
             return false;
         }
@@ -84,7 +86,7 @@ bool mr_wire_send(mr_wire *w, mr_wire_type type, const void *data, size_t len, i
     ssize_t n;
     while ((n = sendmsg(w->fd, &msg, MSG_NOSIGNAL)) < 0) {
         if (errno == EINTR) continue;
-        if ((errno == EAGAIN || errno == EWOULDBLOCK) && wait_for(w->fd, POLLOUT)) continue;
+        if ((errno == EAGAIN || errno == EWOULDBLOCK) && wait_for(w, POLLOUT)) continue;
         return false;
     }
     mr_str_add(&w->out, (const char *)&h + n, sizeof h - (size_t)n);
@@ -113,6 +115,7 @@ bool mr_wire_fill(mr_wire *w, bool wait) {
     }
     char buf[READ_CHUNK];
     bool got = false;
+    size_t n_read = 0;
     for (;;) {
         union {
             struct cmsghdr align;
@@ -127,7 +130,7 @@ bool mr_wire_fill(mr_wire *w, bool wait) {
             if (errno == EINTR) continue;
             if (errno != EAGAIN && errno != EWOULDBLOCK) return false;
             if (got || !wait) return true;
-            if (!wait_for(w->fd, POLLIN)) return false;
+            if (!wait_for(w, POLLIN)) return false;
             continue;
         }
         for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
@@ -136,8 +139,24 @@ bool mr_wire_fill(mr_wire *w, bool wait) {
         if (n == 0) return got; /* the end; what came before it is handled first */
         mr_str_add(&w->in, buf, (size_t)n);
         got = true;
-        /* less than a whole buffer: nothing more now. Very much: let the caller take frames out first */
-        if (n < (ssize_t)sizeof buf || w->in.len > 2 * (size_t)MR_WIRE_MAX_BYTES) return true;
+        n_read += (size_t)n;
+        /* less than a whole buffer: nothing more now. Much: the caller takes frames out first, so that a flood does not
+         * fill this end's memory */
+        if (n < (ssize_t)sizeof buf || n_read >= READ_MOST) return true;
+    }
+}
+
+static size_t longest(const mr_wire *w, uint32_t type) {
+    switch (type) {
+    case MR_WIRE_START:
+    case MR_WIRE_ERROR:
+    case MR_WIRE_NEED_TEXT:
+    case MR_WIRE_NEED_FILE:
+    case MR_WIRE_LOG:
+    case MR_WIRE_TICK:
+    case MR_WIRE_READY:
+    case MR_WIRE_DENIED: return MR_WIRE_SMALL_BYTES;
+    default: return w->limit;
     }
 }
 
@@ -146,7 +165,7 @@ int mr_wire_next(mr_wire *w, mr_frame *f) {
     frame_head h;
     if (left < sizeof h) return 0;
     memcpy(&h, w->in.data + w->in_at, sizeof h);
-    if (h.type < 1 || h.type >= MR_WIRE_TYPES || h.len > MR_WIRE_MAX_BYTES) return -1;
+    if (h.type < 1 || h.type >= MR_WIRE_TYPES || h.len > longest(w, h.type)) return -1;
     if (left - sizeof h < h.len) return 0;
     *f = (mr_frame){ (mr_wire_type)h.type, w->in.data + w->in_at + sizeof h, h.len };
     w->in_at += sizeof h + h.len;

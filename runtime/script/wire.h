@@ -1,7 +1,8 @@
 /* wire.h - frames between the trainer and its workers, over one end of a socket pair each.
  *
  * A frame is a type and a length (u32 each, host order: both ends are one program) and so many bytes. Lengths are
- * checked on both ends before anything is read; a frame that breaks the rules ends the connection. Descriptors ride
+ * checked on both ends, by type, before anything is read; a frame that breaks the rules ends the connection. The parent
+ * takes every worker for an attacker: what it reads is bounded, and believed only where it fits what was asked. Descriptors ride
  * along with MR_WIRE_FILE.
  *
  * Inside a frame numbers are host-order bytes and strings are a u32 length and their bytes (mr_put_*, mr_take_*).
@@ -12,11 +13,12 @@
 
 #include "base/memory.h"
 
-enum { MR_WIRE_MAX_BYTES = 64 << 20, MR_WIRE_TEXT_MAX = 1 << 20 };
+enum { MR_WIRE_MAX_BYTES = 64 << 20, MR_WIRE_SMALL_BYTES = 64 << 10, MR_WIRE_TEXT_MAX = 1 << 20 };
 
 typedef enum mr_wire_type {
     /* parent to child */
-    MR_WIRE_START = 1, /* u64 memory cap */
+    MR_WIRE_START = 1, /* i64 memory cap, u8 no JIT, u8 lowest level of the sandbox -> READY; with it comes the
+                          descriptor of the page that says what the worker is at (mr_at) */
     MR_WIRE_LOAD,      /* u8 on_cpu, u8 run cases, u8 test only, u32 n, n strings: overrides -> REPLY: recipe JSON,
                           rewards, string cases that passed (FILE, tab, number, newline); or ERROR */
     MR_WIRE_ROWS,      /* string split -> REPLY: i64 n_rows, strings report, the same as JSON */
@@ -33,13 +35,24 @@ typedef enum mr_wire_type {
     MR_WIRE_NEED_FILE, /* string path */
     MR_WIRE_LOG,       /* u32 level, string line */
     MR_WIRE_TICK,      /* nothing: still at work (a scan of many rows) */
+    MR_WIRE_READY,     /* u8 level of the sandbox, string what is missing */
+    MR_WIRE_DENIED,    /* u32 number of a system call that the sandbox refuses: the worker's last frame */
     MR_WIRE_TYPES
 } mr_wire_type;
+
+/* One page that parent and worker share: which call of which reward is under way. The worker writes it (no system call
+ * for that), the parent believes it only where it fits what was asked. */
+typedef struct mr_at {
+    volatile int64_t id;     /* of the sample */
+    volatile int32_t reward; /* -1: none */
+} mr_at;
 
 typedef struct mr_wire {
     int fd;
     mr_str in, out;
     size_t in_at, out_at;
+    size_t limit; /* of a frame that comes in; MR_WIRE_MAX_BYTES unless the owner lowers it */
+    int wait_ms;  /* how long a call with `wait` waits for the other end, which is gone then; -1: for ever */
     int fds[8]; /* received and not taken yet, oldest first */
     int n_fds;
 } mr_wire;
@@ -59,7 +72,7 @@ void mr_wire_put(mr_wire *w, mr_wire_type type, const void *data, size_t len);
 bool mr_wire_flush(mr_wire *w, bool wait);
 /* Queue, flush with wait, and send fd along (-1: none). */
 bool mr_wire_send(mr_wire *w, mr_wire_type type, const void *data, size_t len, int fd);
-/* Reads what is there (with `wait`: at least something). False at the end of the stream or on an error. */
+/* Reads what is there, a MiB at most (with `wait`: at least something). False at the end of the stream or on an error. */
 bool mr_wire_fill(mr_wire *w, bool wait);
 /* 1: *f is the next whole frame. 0: not there yet. -1: not a frame of ours. */
 int mr_wire_next(mr_wire *w, mr_frame *f);

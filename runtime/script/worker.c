@@ -9,20 +9,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/proc.h"
 #include "rl/interfaces.h"
+#include "script/sandbox.h"
 #include "script/script.h"
 
 enum { SOCKET_FD = 3, ROW_REF_NONE = LUA_NOREF };
-
-#if defined(__SANITIZE_ADDRESS__)
-enum { HAS_ASAN = 1 };
-#else
-enum { HAS_ASAN = 0 };
-#endif
 
 /* --- into Lua and out again --- */
 
@@ -157,6 +152,7 @@ static int load_body(lua_State *L) {
         return 0;
     }
     call_driver(L, "open", 1, 2); /* recipe as JSON, rewards */
+    mr_env_keep(w);
     size_t len;
     const char *json = luaL_checklstring(L, -2, &len);
     mr_put_bytes(&c->out, json, len);
@@ -211,6 +207,7 @@ static int row_body(lua_State *L) {
     lua_pushlstring(L, split, len);
     if (c->type == MR_WIRE_ROWS) {
         call_driver(L, "rows", 1, 3); /* how many, report, the same as JSON */
+        mr_env_keep(mr_worker_of(L));
         mr_put_i64(&c->out, (int64_t)luaL_checknumber(L, -3));
         put_strings(L, &c->out, 2);
         return 0;
@@ -248,7 +245,10 @@ static int score_body(lua_State *L) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->score_ref);
     lua_pushvalue(L, -1);
     lua_pushlstring(L, job->text, job->len);
+    /* A copy: the row is decoded once for a group, and what a call writes into it is for nobody else to see. */
     lua_rawgeti(L, LUA_REGISTRYINDEX, mr_worker_of(L)->row_ref);
+    mr_lua_copy(L, -1);
+    lua_remove(L, -2);
     lua_createtable(L, 0, 5);
     lua_pushlstring(L, job->prompt, job->prompt_len);
     lua_setfield(L, -2, "prompt");
@@ -259,12 +259,17 @@ static int score_body(lua_State *L) {
     lua_pushnumber(L, (lua_Number)job->step);
     lua_setfield(L, -2, "step");
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->options_ref);
+    mr_lua_copy(L, -1);
+    lua_remove(L, -2);
     lua_setfield(L, -2, "options");
-    lua_call(L, 3, 1);
-    job->none = lua_isnil(L, -1);
+    lua_call(L, 3, LUA_MULTRET);
+    int n_values = lua_gettop(L) - 2; /* below: the light userdata and the function */
+    job->none = n_values == 0 || (n_values == 1 && lua_isnil(L, -1));
     if (job->none) return 0;
     const char *wrong = NULL;
-    if (lua_type(L, -1) != LUA_TNUMBER) {
+    if (n_values > 1) { /* one of find() or gsub() that slipped through, mostly */
+        wrong = lua_pushfstring(L, "score() returned %d values, want 1", n_values);
+    } else if (lua_type(L, -1) != LUA_TNUMBER) {
         wrong = lua_pushfstring(L, "score() returned a %s, want a number or nil", luaL_typename(L, -1));
     } else {
         job->value = lua_tonumber(L, -1);
@@ -344,7 +349,11 @@ static void score_frame(mr_worker *w, const char *data, size_t len) {
             job.reward = &w->rewards[r];
             job.value = 0;
             job.none = false;
+            w->at->id = id;
+            w->at->reward = r;
             bool ok = has_row && mr_worker_protected(w, score_body, &job, message, sizeof message);
+            w->at->reward = -1;
+            mr_env_reset(w);
             if (!ok && !strstr(message, ".lua")) { /* tail calls leave no frame that knows its line */
                 char bare[sizeof message];
                 memcpy(bare, message, sizeof bare);
@@ -363,22 +372,36 @@ static void score_frame(mr_worker *w, const char *data, size_t len) {
 
 /* --- the loop --- */
 
-static void start(mr_worker *w, size_t memory_bytes) {
-    w->mem_cap = memory_bytes;
+/* The page that came with START; one of our own when it did not, so that nothing has to ask. */
+static mr_at *map_at(mr_wire *wire) {
+    static mr_at none;
+    int fd = mr_wire_take_fd(wire);
+    if (fd < 0) return &none;
+    void *page = mmap(NULL, sizeof(mr_at), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    return page == MAP_FAILED ? &none : page;
+}
+
+/* The state is made, then the door is shut: no Lua of anybody's runs before that. */
+static void start(mr_worker *w, const mr_frame *f) {
+    mr_take t = mr_take_frame(f);
+    w->mem_cap = (size_t)mr_take_i64(&t);
+    w->no_jit = mr_take_u8(&t) != 0;
+    int lowest = (int)mr_take_u8(&t);
+    w->at = map_at(&w->wire);
+    w->at->reward = -1;
     w->L = mr_env_open(w);
     if (!w->L) _exit(71);
     w->row_ref = ROW_REF_NONE;
     w->driver_ref = LUA_NOREF;
-    if (HAS_ASAN) return; /* its shadow memory does not start under an address limit; the allocator's cap still holds */
-    long pages = 0;
-    FILE *statm = fopen("/proc/self/statm", "r");
-    if (!statm) return;
-    if (fscanf(statm, "%ld", &pages) != 1) pages = 0;
-    fclose(statm);
-    if (pages == 0) return;
-    rlim_t limit =
-        (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + memory_bytes + (64u << 20); /* compiled code, PCRE2, frames */
-    setrlimit(RLIMIT_AS, &(struct rlimit){ limit, limit });
+    mr_sandbox box;
+    mr_sandbox_opts o = { .socket_fd = SOCKET_FD, .memory_bytes = w->mem_cap, .no_exec = w->no_jit };
+    mr_sandbox_enter(&box, &o);
+    mr_str s = { 0 };
+    mr_put_u8(&s, (unsigned)box.level);
+    mr_put_bytes(&s, box.missing, strlen(box.missing));
+    if (!mr_wire_send(&w->wire, MR_WIRE_READY, s.data, s.len, -1) || box.level < lowest) _exit(77);
+    mr_str_clear(&s);
 }
 
 static void run_load(mr_worker *w, const mr_frame *f) {
@@ -401,7 +424,9 @@ static void run_rows(mr_worker *w, const mr_frame *f) {
     memcpy(copy, f->data, f->len);
     row_command c = { .in = { copy, copy + f->len, false }, .type = f->type };
     char message[1024];
-    if (!mr_worker_protected(w, row_body, &c, message, sizeof message)) {
+    bool ok = mr_worker_protected(w, row_body, &c, message, sizeof message);
+    mr_env_reset(w);
+    if (!ok) {
         char *mark = strstr(message, MR_RECIPE_FAULT); /* a script's own text may stand before it */
         if (mark) memmove(mark, mark + 1, strlen(mark));
         reply_error(w, mark ? MR_EINVAL : MR_EDATA, message);
@@ -446,9 +471,8 @@ int mr_worker_main(void) {
         }
         w->n_logged = 0;
         if (f.type == MR_WIRE_START) {
-            mr_take t = mr_take_frame(&f);
             if (w->L) _exit(70);
-            start(w, (size_t)mr_take_i64(&t));
+            start(w, &f);
             continue;
         }
         if (!w->L) _exit(70);

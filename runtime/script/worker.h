@@ -30,6 +30,8 @@ typedef struct mr_worker {
     size_t row_len;
     int row_ref;
     int n_logged; /* LOG frames in this command */
+    mr_at *at;    /* shared with the parent */
+    bool no_jit;
 } mr_worker;
 
 /* Stands before messages of the data path that are the recipe's fault: MR_EINVAL, where the rest is MR_EDATA. */
@@ -43,8 +45,14 @@ bool mr_worker_protected(mr_worker *w, lua_CFunction f, void *ud, char *message,
 /* Sends a request and waits for the answer of type `want`. Leaves the process when the parent is gone. */
 mr_frame mr_worker_ask(mr_worker *w, mr_wire_type ask, const void *data, size_t len, mr_wire_type want);
 
-/* env.c: the state with its allow-listed environment; NULL when there is no memory for it. */
+/* env.c: the state with its allow-listed environment (w->no_jit: the compiler stays off); NULL when there is no memory
+ * for it. */
 lua_State *mr_env_open(mr_worker *w);
+/* After each call into a script: globals written since the files were loaded are gone, so that no sample sees what an
+ * earlier one left in them. (Locals of a file and what tables hold stay: they are part of its closures.) */
+void mr_env_reset(mr_worker *w);
+/* What the files wrote to their globals until now counts as loaded. */
+void mr_env_keep(mr_worker *w);
 /* Pushes what module `name` returned, loading it through the parent when needed. Raises. */
 void mr_env_require(lua_State *L, const char *name);
 
@@ -57,6 +65,8 @@ void mr_lua_encode(lua_State *L, int index);
 /* Parses and pushes; raises with the parser's message. */
 void mr_lua_decode(lua_State *L, const char *text, size_t len, const char *place, bool keep_null);
 void mr_convert_open(lua_State *L); /* makes the array metatable */
+/* Pushes a copy, all the way down, of a table that came from JSON (or of what is no table, as it is). Raises. */
+void mr_lua_copy(lua_State *L, int index);
 
 /* Each pushes one library table. */
 int mr_lib_re(lua_State *L);
@@ -71,5 +81,6 @@ uint64_t mr_text_key(const char *text, size_t len);
 
 /* Sends a line to the parent's log; past a number of lines in one command they are dropped. */
 void mr_worker_log(mr_worker *w, int level, const char *line, size_t len);
+bool mr_worker_log_full(const mr_worker *w); /* that number is reached, and said */
 
 #endif

@@ -1,0 +1,4 @@
+--- 10. A script file that starts with ESC "LJ": the test writes it.
+-- special: bytecode
+return {
+}
