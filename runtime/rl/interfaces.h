@@ -54,6 +54,19 @@ typedef struct mr_fault {
     char text[512]; /* "lua/rewards/x.lua:12: attempt to index nil (sample 3)" */
 } mr_fault;
 
+/* What a look at the scripts found. Filled from zero; clear with mr_reload_clear. */
+typedef struct mr_reload {
+    mr_str note;     /* one line for the events and for people; empty: nothing changed */
+    bool taken;      /* a new version is in use from this step on */
+    bool refused;    /* a changed file was turned down, the old version stays */
+    cJSON *detail;   /* taken: { "scripts": { name: sha256, ... } } of all texts in use, { "changed": [names] }; may be
+                        NULL */
+    cJSON *settings; /* taken, and the recipe's numbers differ: { "grpo.learning_rate": 2e-6, ... }, the live ones;
+                        NULL: none */
+    bool rows;       /* taken, and the training data has another length or order: ask for the row source again */
+} mr_reload;
+void mr_reload_clear(mr_reload *r);
+
 typedef struct mr_scorer {
     void *self;
     int n_rewards;
@@ -65,9 +78,9 @@ typedef struct mr_scorer {
      * many were submitted (ids 0..n-1). faults: up to max_faults are described, n_faults counts all. */
     mr_status (*collect)(void *self, mr_score *scores, int n_jobs, mr_fault *faults, int max_faults, int *n_faults,
                          mr_err *err);
-    /* Called between steps: a changed script is checked and taken over, or refused with one line. note: what happened,
-     * for the events; may be left empty. NULL when the scorer cannot reload. */
-    mr_status (*between_steps)(void *self, int64_t step, mr_str *note, mr_err *err);
+    /* Called between steps: a changed script is checked and taken over, or refused with one line. NULL when the scorer
+     * cannot reload. */
+    mr_status (*between_steps)(void *self, int64_t step, mr_reload *out, mr_err *err);
 } mr_scorer;
 
 /* One completion as it is recorded. Borrowed for the call. */
@@ -92,13 +105,24 @@ typedef struct mr_metric {
     double value; /* NaN is written as null */
 } mr_metric;
 
+/* Who talks to a run while it trains: attach's socket (record/control.h). NULL functions: nobody. */
+typedef struct mr_trainer mr_trainer;
+typedef struct mr_control {
+    void *self;
+    /* Executes the commands that wait. boundary: the trainer stands between two steps and everything may be done to it
+     * (the mr_trainer_* functions below "live"); otherwise it is within a step, and only what reads is answered, the
+     * rest waits for the boundary. wait_s > 0 (the run is paused): returns as soon as something came in, at the latest
+     * after wait_s. Never fails: a client's trouble is the client's. */
+    void (*serve)(void *self, mr_trainer *t, bool boundary, double wait_s);
+} mr_control;
+
 /* What the trainer tells as it goes. Every function may be NULL. A failure stops the run with a checkpoint. */
 typedef struct mr_observer {
     void *self;
     /* One call after each step, metrics in the order of rl/metrics.h. */
     mr_status (*step)(void *self, int64_t step, int64_t max_steps, const mr_metric *m, int n, mr_err *err);
     mr_status (*sample)(void *self, const mr_sample *s, int n_rewards, const char *const *names, mr_err *err);
-    /* kind: "start", "reload", "fault", "checkpoint", "warning", "stop"; detail: a JSON object, borrowed, may be
+    /* kind: "start", "reload", "set", "pause", "go on", "fault", "checkpoint", "warning", "stop"; detail: a JSON object, borrowed, may be
      * NULL. */
     mr_status (*event)(void *self, int64_t step, const char *kind, const char *text, const cJSON *detail, mr_err *err);
     /* Where the trainer is within a step: "rollout", "score", "train"; done of total. For the progress line. */

@@ -20,8 +20,6 @@
 #include "rl/interfaces.h"
 #include "rl/settings.h"
 
-typedef struct mr_trainer mr_trainer;
-
 typedef struct mr_trainer_parts {
     const mr_settings *settings;
     mr_model *model;
@@ -30,6 +28,7 @@ typedef struct mr_trainer_parts {
     mr_row_source rows;
     mr_scorer scorer; /* unused by sft */
     mr_observer observer;
+    mr_control control;   /* zeroed: nobody talks to the run */
     const char *run_dir; /* checkpoints go to RUN_DIR/checkpoint-N; NULL: none are written */
     const char *base_model_name;
 } mr_trainer_parts;
@@ -52,6 +51,32 @@ mr_status mr_trainer_checkpoint(mr_trainer *t, mr_err *err);
 void mr_trainer_stop(mr_trainer *t); /* async-signal-safe */
 /* The memory by part as lines for people. */
 void mr_trainer_describe(const mr_trainer *t, mr_str *out);
+
+/* --- live: between two steps only (mr_control.serve with boundary = true, or no step under way) --- */
+
+/* Changes a setting of the running run: "learning_rate" or "grpo.learning_rate", value as in the recipe. Checked as the
+ * recipe's settings are; MR_EINVAL names a setting that cannot change in a run and says why, or the value that does not
+ * fit. by: who ("attach", "recipe"), for the event "set" { key, value, old, by }, which is what a resumed run repeats. */
+mr_status mr_trainer_set(mr_trainer *t, const char *key, const cJSON *value, const char *by, mr_err *err);
+/* The settings in force as one object, { "grpo.learning_rate": ..., ... }, live ones only; owned by the caller. */
+cJSON *mr_trainer_live(const mr_trainer *t);
+/* Holds the run at the next boundary (a checkpoint is made) until mr_trainer_go_on, a good save of the script that was
+ * at fault, or a signal. why: one line, for the event and for people. */
+mr_status mr_trainer_pause(mr_trainer *t, const char *why, mr_err *err);
+void mr_trainer_go_on(mr_trainer *t);
+const char *mr_trainer_paused(const mr_trainer *t); /* why; NULL: it runs. Borrowed. */
+/* Ends the run at this boundary with a checkpoint, as a signal does; mr_trainer_run returns MR_OK with `ended early`
+ * in its stop event. */
+void mr_trainer_end(mr_trainer *t);
+/* n completions of a prompt from the policy as it is now; the run's own random numbers are not touched. Texts are
+ * decoded; scores (may be NULL) are of the rewards in use against row_json ("{}": no columns), [n * n_rewards].
+ * prompt_ids is borrowed. Result: { "completions": [ { "text", "tokens", "truncated", "rewards": { name: value | null },
+ * "reward" } ] }, owned by the caller. */
+mr_status mr_trainer_sample(mr_trainer *t, cJSON **out, const mr_message *messages, int n_messages, const char *row_json,
+                            int n, const mr_sampling *sampling, int max_new_tokens, uint64_t seed, mr_err *err);
+/* The last step's groups as they were recorded: [ { "prompt", "source", "row", "completions": [ { "text", "tokens",
+ * "truncated", "rewards": {...}, "reward", "advantage" } ] } ]; NULL before the first step. Borrowed until the next. */
+const cJSON *mr_trainer_last(const mr_trainer *t);
 
 /* One SHA-256 over adapter (or model), optimizer and position of a checkpoint folder: two runs are equal when it is. */
 mr_status mr_checkpoint_hash(char hex[65], const char *checkpoint, mr_err *err);
