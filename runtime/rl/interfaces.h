@@ -59,8 +59,8 @@ typedef struct mr_reload {
     mr_str note;     /* one line for the events and for people; empty: nothing changed */
     bool taken;      /* a new version is in use from this step on */
     bool refused;    /* a changed file was turned down, the old version stays */
-    cJSON *detail;   /* taken: { "scripts": { name: sha256, ... } } of all texts in use, { "changed": [names] }; may be
-                        NULL */
+    cJSON *detail;   /* taken: { "changed": [names], "scripts": { name: sha256 }, "modules": { module: name } }, the last
+                        two of all texts in use; may be NULL */
     cJSON *settings; /* taken, and the recipe's numbers differ: { "grpo.learning_rate": 2e-6, ... }, the live ones;
                         NULL: none */
     bool rows;       /* taken, and the training data has another length or order: ask for the row source again */
@@ -81,6 +81,15 @@ typedef struct mr_scorer {
     /* Called between steps: a changed script is checked and taken over, or refused with one line. NULL when the scorer
      * cannot reload. */
     mr_status (*between_steps)(void *self, int64_t step, mr_reload *out, mr_err *err);
+    /* A resumed run repeats a reload: takes over the texts that detail names, from where they are stored; nothing is
+     * checked again. NULL as above. */
+    mr_status (*replay)(void *self, const cJSON *detail, mr_reload *out, mr_err *err);
+    /* After a reload that was taken: the scorer as it is now and the rows to train on. NULL when there are no
+     * reloads. Strings of the former one stay alive. */
+    mr_status (*again)(void *self, struct mr_scorer *scorer, mr_row_source *rows, mr_err *err);
+    /* The texts in use, in the form of mr_reload.detail, for the checkpoint; owned by the caller. NULL: there are
+     * none. */
+    cJSON *(*scripts)(void *self);
 } mr_scorer;
 
 /* One completion as it is recorded. Borrowed for the call. */
@@ -122,8 +131,8 @@ typedef struct mr_observer {
     /* One call after each step, metrics in the order of rl/metrics.h. */
     mr_status (*step)(void *self, int64_t step, int64_t max_steps, const mr_metric *m, int n, mr_err *err);
     mr_status (*sample)(void *self, const mr_sample *s, int n_rewards, const char *const *names, mr_err *err);
-    /* kind: "start", "reload", "set", "pause", "go on", "fault", "checkpoint", "warning", "stop"; detail: a JSON object, borrowed, may be
-     * NULL. */
+    /* kind: "start", "reload", "set", "pause", "go on", "fault", "checkpoint", "warning", "stop"; detail: a JSON
+     * object, borrowed, may be NULL. */
     mr_status (*event)(void *self, int64_t step, const char *kind, const char *text, const cJSON *detail, mr_err *err);
     /* Where the trainer is within a step: "rollout", "score", "train"; done of total. For the progress line. */
     void (*progress)(void *self, int64_t step, int64_t max_steps, const char *phase, int done, int total);

@@ -111,6 +111,10 @@ size_t mr_optimizer_bytes(const mr_optimizer *o) {
     return o->bytes;
 }
 
+void mr_optimizer_set_decay(mr_optimizer *o, float weight_decay) {
+    o->opts.weight_decay = weight_decay;
+}
+
 int64_t mr_optimizer_updates(const mr_optimizer *o) {
     return o->step;
 }

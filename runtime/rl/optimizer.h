@@ -23,6 +23,8 @@ void mr_optimizer_close(mr_optimizer *o);
 size_t mr_optimizer_bytes(const mr_optimizer *o);
 int64_t mr_optimizer_updates(const mr_optimizer *o); /* steps made so far */
 
+void mr_optimizer_set_decay(mr_optimizer *o, float weight_decay); /* from the next step on */
+
 /* min(1, max_norm / (norm + 1e-6)); 1 when max_norm <= 0 (6.3). */
 float mr_clip_coefficient(double norm, float max_norm);
 

@@ -23,7 +23,7 @@ enum {
     max_known = 192
 };
 
-static const char *section_of(const mr_field *f, const mr_settings *s) {
+const char *mr_settings_section(const mr_settings *s, const mr_field *f) {
     return f->section == IN_TRAIN ? mr_method_names[s->method] : mr_section_names[f->section];
 }
 
@@ -66,14 +66,14 @@ const char *mr_nearest_name(const char *word, const char *const *names, int n) {
     return nearest;
 }
 
-static mr_status unknown_key(const mr_settings *s, const char *place, const char *full, mr_err *err) {
+mr_status mr_settings_unknown(const mr_settings *s, const char *place, const char *full, mr_err *err) {
     char known[max_known][80];
     const char *names[max_known], *tails[max_known];
     assert(mr_n_fields + n_other_keys <= max_known);
     int n = 0;
     for (int i = 0; i < mr_n_fields; i++) {
         if (!(mr_fields[i].methods & (1 << s->method))) continue;
-        const char *section = section_of(&mr_fields[i], s);
+        const char *section = mr_settings_section(s, &mr_fields[i]);
         snprintf(known[n], sizeof known[n], "%s%s%s", section, *section ? "." : "", mr_fields[i].key);
         tails[n] = mr_fields[i].key;
         names[n] = known[n];
@@ -268,6 +268,11 @@ static mr_status set_default(const site *at, const mr_field *f) {
     return st;
 }
 
+mr_status mr_settings_take(mr_settings *s, const mr_field *f, const cJSON *v, const char *place, mr_err *err) {
+    const site at = { s, place, mr_settings_section(s, f), f->key, err };
+    return cJSON_IsNull(v) && f->def && !strcmp(f->def, "null") ? set_default(&at, f) : take_value(&at, f, v);
+}
+
 /* ---- sections ---- */
 
 static bool is_harmless(const char *list, const cJSON *v) {
@@ -314,7 +319,7 @@ static mr_status parse_section(mr_settings *s, const cJSON *table, int section, 
         }
         char full[160];
         snprintf(full, sizeof full, "%s.%.100s", name, v->string);
-        return unknown_key(s, place, full, err);
+        return mr_settings_unknown(s, place, full, err);
     }
     return MR_OK;
 }
@@ -425,6 +430,25 @@ static mr_status batch_of(mr_settings *s, const cJSON *section, const char *plac
     return MR_OK;
 }
 
+mr_status mr_settings_check_positive(const mr_settings *s, const char *place, mr_err *err) {
+    const char *m = mr_method_names[s->method];
+    if (s->method != MR_METHOD_GRPO) return MR_OK;
+    const struct {
+        const char *key;
+        float value;
+    } positive[] = {
+        { "temperature", s->train.temperature },
+        { "top_p", s->train.top_p },
+        { "repetition_penalty", s->train.repetition_penalty },
+        { "top_entropy_quantile", s->train.loss.top_entropy_quantile },
+    };
+    for (size_t i = 0; i < sizeof positive / sizeof positive[0]; i++)
+        if (!(positive[i].value > 0))
+            return mr_fail(err, MR_EINVAL, "%s: %s.%s is 0, need more than 0%s", place, m, positive[i].key,
+                           i ? "" : ": the completions of a group must differ");
+    return MR_OK;
+}
+
 static mr_status check_together(mr_settings *s, bool has_lora, const char *place, mr_err *err) {
     const char *m = mr_method_names[s->method];
     if (!s->model.name || !*s->model.name)
@@ -466,24 +490,17 @@ static mr_status check_together(mr_settings *s, bool has_lora, const char *place
         return mr_fail(err, MR_EINVAL, "%s: %s.max_steps is 0, need at least 1, or -1 for num_train_epochs", place, m);
     if (s->train.max_steps < 0 && !(s->train.num_train_epochs > 0))
         return mr_fail(err, MR_EINVAL, "%s: %s.num_train_epochs is 0, need more, or max_steps", place, m);
-    if (s->method == MR_METHOD_GRPO) {
-        const struct {
-            const char *key;
-            float value;
-        } positive[] = {
-            { "temperature", s->train.temperature },
-            { "top_p", s->train.top_p },
-            { "repetition_penalty", s->train.repetition_penalty },
-            { "top_entropy_quantile", s->train.loss.top_entropy_quantile },
-        };
-        for (size_t i = 0; i < sizeof positive / sizeof positive[0]; i++)
-            if (!(positive[i].value > 0))
-                return mr_fail(err, MR_EINVAL, "%s: %s.%s is 0, need more than 0%s", place, m, positive[i].key,
-                               i ? "" : ": the completions of a group must differ");
-    }
+    MR_TRY(mr_settings_check_positive(s, place, err));
     if (s->train.logp_temperature < 0) s->train.logp_temperature = s->train.temperature;
     s->train.loss.max_completion_length = s->train.max_completion_length;
     return MR_OK;
+}
+
+/* The field at the top of the recipe, method excepted; NULL: there is none of that name. */
+static const mr_field *top_field(const mr_settings *s, const char *key) {
+    for (int i = 1; i < mr_n_fields && mr_fields[i].section == IN_TOP; i++)
+        if (!strcmp(mr_fields[i].key, key) && (mr_fields[i].methods & (1 << s->method))) return &mr_fields[i];
+    return NULL;
 }
 
 static mr_status parse(mr_settings *s, const cJSON *recipe, const char *place, mr_err *err) {
@@ -496,7 +513,7 @@ static mr_status parse(mr_settings *s, const cJSON *recipe, const char *place, m
         MR_TRY(take_value(&at, &mr_fields[0], method));
     }
     for (int i = 1; i < mr_n_fields; i++) {
-        const site at = { s, place, section_of(&mr_fields[i], s), mr_fields[i].key, err };
+        const site at = { s, place, mr_settings_section(s, &mr_fields[i]), mr_fields[i].key, err };
         MR_TRY(set_default(&at, &mr_fields[i]));
     }
     if (s->method == MR_METHOD_SFT) s->train.learning_rate = 2e-5f; /* TRL's SFTConfig */
@@ -506,8 +523,9 @@ static mr_status parse(mr_settings *s, const cJSON *recipe, const char *place, m
         if (cJSON_IsNull(v) || !strcmp(v->string, "method")) continue;
         if (!strcmp(v->string, "on_cpu") || !strcmp(v->string, "rewards") || !strcmp(v->string, "reward_weights"))
             continue;
-        if (!strcmp(v->string, "output_dir")) {
-            MR_TRY(take_value(&at, &mr_fields[1], v));
+        const mr_field *top = top_field(s, v->string);
+        if (top) {
+            MR_TRY(take_value(&at, top, v));
         } else if (!strcmp(v->string, "data")) {
             if (!is_table(v)) return bad_value(&at, v, "want a table with train");
             s->data = cJSON_Duplicate(v, true);
@@ -523,7 +541,7 @@ static mr_status parse(mr_settings *s, const cJSON *recipe, const char *place, m
                            "%s: section \"%s\" has no meaning for method \"%s\"; remove it, or set method = \"%s\"",
                            place, v->string, mr_method_names[s->method], v->string);
         } else {
-            return unknown_key(s, place, v->string, err);
+            return mr_settings_unknown(s, place, v->string, err);
         }
     }
     for (int i = IN_MODEL; i < MR_N_SECTIONS; i++)

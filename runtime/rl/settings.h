@@ -24,6 +24,8 @@ typedef enum mr_scheduler {
     MR_SCHED_CONSTANT_WITH_WARMUP
 } mr_scheduler;
 
+typedef enum mr_on_error { MR_ON_ERROR_PAUSE, MR_ON_ERROR_STOP } mr_on_error;
+
 typedef struct mr_settings {
     mr_method method;
     struct {
@@ -61,7 +63,9 @@ typedef struct mr_settings {
         bool mask_truncated_completions;
         mr_grpo_opts loss; /* num_generations, loss_type, beta, epsilon ... */
         int num_iterations;
+        double max_fault_share; /* of the calls over three steps; 0: never pause */
     } train;
+    mr_on_error on_error;
     float *reward_weights; /* [n_rewards] */
     char **rewards;        /* names, in order */
     int n_rewards;
@@ -77,6 +81,20 @@ void mr_settings_clear(mr_settings *s);
 /* "grpo.max_steps=20": sets the field in the tree before it is parsed; the value is JSON when it reads as JSON, a
  * string otherwise. Unknown keys are found by mr_settings_parse; keys under "data" are free. */
 mr_status mr_settings_override(cJSON *recipe, const char *assignment, mr_err *err);
+/* --- live: fields that may change while a run goes on (the table's mark) --- */
+
+/* Sets one: "grpo.learning_rate" or "learning_rate". full: its whole name; old: what it was, owned by the caller (both
+ * may be NULL). temperature takes logp_temperature along where the two were equal. MR_EINVAL: no such key, a value that
+ * does not fit, or a field that cannot change in a run, with the reason; s is as it was then. */
+mr_status mr_settings_set(mr_settings *s, const char *key, const cJSON *value, char full[96], cJSON **old, mr_err *err);
+/* { "grpo.learning_rate": 1e-06, ... }: all live fields of the method; owned by the caller. */
+cJSON *mr_settings_live(const mr_settings *s);
+/* What a recipe that was saved again changes. live gets the live fields that differ from `was`; fixed one part for each
+ * other field that differs from `was` and from `start`, which the run was planned with: "lora.r is 32 instead of 16 (the
+ * adapter has its shape)", with commas. */
+void mr_settings_diff(const mr_settings *start, const mr_settings *was, const mr_settings *now, cJSON *live,
+                      mr_str *fixed);
+
 /* Writes the table as Markdown (docs/recipes.md). */
 void mr_settings_describe(mr_str *out);
 /* The known name nearest to `word` by edit distance, NULL when none is near. */

@@ -24,6 +24,7 @@ typedef enum mr_field_kind {
 
 enum { IN_TOP, IN_MODEL, IN_LORA, IN_TRAIN, MR_N_SECTIONS }; /* IN_TRAIN: the section named as the method */
 enum { GRPO = 1 << MR_METHOD_GRPO, SFT = 1 << MR_METHOD_SFT, BOTH = GRPO | SFT };
+enum { LIVE = 1 << 8 }; /* with the methods of a field: it may change while a run goes on */
 
 typedef struct mr_field {
     int section, methods;
@@ -46,11 +47,19 @@ typedef struct mr_foreign {
 } mr_foreign;
 
 extern const mr_field mr_fields[];
-extern const int mr_n_fields; /* the first two are method and output_dir */
+extern const int mr_n_fields; /* the first one is method */
 extern const mr_foreign mr_foreigns[];
 extern const int mr_n_foreigns;
 extern const char *const mr_section_names[MR_N_SECTIONS]; /* "" for IN_TOP and IN_TRAIN */
 extern const char *const mr_method_names[];               /* by mr_method; NULL-terminated */
+
+/* Stores a value that fits the field; null: its default. */
+mr_status mr_settings_take(mr_settings *s, const mr_field *f, const cJSON *v, const char *place, mr_err *err);
+/* What the range of one field does not say: "PLACE: grpo.temperature is 0, need more than 0". */
+mr_status mr_settings_check_positive(const mr_settings *s, const char *place, mr_err *err);
+const char *mr_settings_section(const mr_settings *s, const mr_field *f); /* "" at the top */
+/* MR_EINVAL: there is no such key, with a suggestion. */
+mr_status mr_settings_unknown(const mr_settings *s, const char *place, const char *full, mr_err *err);
 
 void mr_list_names(char *out, size_t len, const char *const *names); /* "a, b, c" */
 

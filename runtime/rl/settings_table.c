@@ -15,6 +15,7 @@ static const char *const loss_names[] = { "grpo", "bnpo", "dr_grpo", "dapo", "ci
 static const char *const level_names[] = { "token", "sequence", NULL };
 static const char *const scale_names[] = { "group", "batch", "none", NULL };
 static const char *const aggregation_names[] = { "sum_then_normalize", "normalize_then_sum", NULL };
+static const char *const on_error_names[] = { "pause", "stop", NULL };
 static const char *const checkpointing_names[] = { "unsloth", NULL };
 
 #define AT(member) offsetof(mr_settings, member)
@@ -26,6 +27,8 @@ const mr_field mr_fields[] = {
       "how the model is trained; the section of the same name holds its settings" },
     { IN_TOP, BOTH, "output_dir", K_STRING, AT(output_dir), "\"outputs\"", 0, 0, false, 0, NULL,
       "the run folder; when it holds a run already, the next free name is taken (outputs-2)" },
+    { IN_TOP, GRPO | LIVE, "on_error", K_ENUM, AT(on_error), "\"pause\"", 0, 0, false, 0, on_error_names,
+      "when rewards fail more often than max_fault_share allows: pause until the file is mended, or stop" },
 
     { IN_MODEL, BOTH, "name", K_STRING, AT(model.name), NULL, 0, 0, false, 0, NULL,
       "a Hugging Face name, a folder or a .gguf file" },
@@ -53,7 +56,7 @@ const mr_field mr_fields[] = {
     { IN_LORA, BOTH, "use_gradient_checkpointing", K_FLAG, 0, "true", 0, 0, false, 0, checkpointing_names,
       "accepted; checkpointing is set by gradient_checkpointing" },
 
-    { IN_TRAIN, BOTH, "learning_rate", K_FLOAT, AT(train.learning_rate), "1e-6 (sft: 2e-5)", 0, 1, false, 0, NULL,
+    { IN_TRAIN, BOTH | LIVE, "learning_rate", K_FLOAT, AT(train.learning_rate), "1e-6 (sft: 2e-5)", 0, 1, false, 0, NULL,
       "peak of the schedule" },
     { IN_TRAIN, BOTH, "adam_beta1", K_FLOAT, AT(train.adam_beta1), "0.9", 0, 0.999999, false, 0, NULL,
       "AdamW, first moment" },
@@ -61,9 +64,9 @@ const mr_field mr_fields[] = {
       "AdamW, second moment" },
     { IN_TRAIN, BOTH, "adam_epsilon", K_FLOAT, AT(train.adam_epsilon), "1e-8", 0, 1, false, 0, NULL,
       "AdamW" },
-    { IN_TRAIN, BOTH, "weight_decay", K_FLOAT, AT(train.weight_decay), "0", 0, 10, false, 0, NULL,
+    { IN_TRAIN, BOTH | LIVE, "weight_decay", K_FLOAT, AT(train.weight_decay), "0", 0, 10, false, 0, NULL,
       "decoupled; norms and biases are left out" },
-    { IN_TRAIN, BOTH, "max_grad_norm", K_FLOAT, AT(train.max_grad_norm), "1", 0, 1e9, false, 0, NULL,
+    { IN_TRAIN, BOTH | LIVE, "max_grad_norm", K_FLOAT, AT(train.max_grad_norm), "1", 0, 1e9, false, 0, NULL,
       "global clipping of the gradient's norm; 0: none" },
     { IN_TRAIN, BOTH, "warmup_ratio", K_DOUBLE, AT(train.warmup_ratio), "0", 0, 1, false, 0, NULL,
       "share of the steps in which the learning rate rises" },
@@ -87,17 +90,17 @@ const mr_field mr_fields[] = {
     { IN_TRAIN, BOTH, "max_completion_length", K_INT, AT(train.max_completion_length), "512", 1, 1 << 20, false, 0,
       NULL,
       "most tokens of a completion, its end token included" },
-    { IN_TRAIN, BOTH, "max_steps", K_INT, AT(train.max_steps), "-1", -1, INT32_MAX, false, 0, NULL,
+    { IN_TRAIN, BOTH | LIVE, "max_steps", K_INT, AT(train.max_steps), "-1", -1, INT32_MAX, false, 0, NULL,
       "optimizer steps; -1: from num_train_epochs" },
     { IN_TRAIN, BOTH, "num_train_epochs", K_DOUBLE, AT(train.num_train_epochs), "3", 0, 1e6, false, 0, NULL,
       "passes over the data when max_steps is -1" },
-    { IN_TRAIN, BOTH, "save_steps", K_INT, AT(train.save_steps), "500", 0, INT32_MAX, false, 0, NULL,
+    { IN_TRAIN, BOTH | LIVE, "save_steps", K_INT, AT(train.save_steps), "500", 0, INT32_MAX, false, 0, NULL,
       "a checkpoint every so many steps; 0: at the end only" },
-    { IN_TRAIN, BOTH, "save_total_limit", K_INT, AT(train.save_total_limit), "null", 1, INT32_MAX, false, 0, NULL,
+    { IN_TRAIN, BOTH | LIVE, "save_total_limit", K_INT, AT(train.save_total_limit), "null", 1, INT32_MAX, false, 0, NULL,
       "older checkpoints are removed; null: all are kept" },
-    { IN_TRAIN, BOTH, "logging_steps", K_INT, AT(train.logging_steps), "10", 1, INT32_MAX, false, 0, NULL,
+    { IN_TRAIN, BOTH | LIVE, "logging_steps", K_INT, AT(train.logging_steps), "10", 1, INT32_MAX, false, 0, NULL,
       "a line every so many steps; metrics.jsonl has every step" },
-    { IN_TRAIN, BOTH, "sample_steps", K_INT, AT(train.sample_steps), "10", 0, INT32_MAX, false, 0, NULL,
+    { IN_TRAIN, BOTH | LIVE, "sample_steps", K_INT, AT(train.sample_steps), "10", 0, INT32_MAX, false, 0, NULL,
       "one completion is shown every so many steps; 0: never" },
     { IN_TRAIN, BOTH, "seed", K_U64, AT(train.seed), "42", 0, 0x1p53, false, 0, NULL,
       "of everything random: order, sampling, adapter" },
@@ -106,53 +109,55 @@ const mr_field mr_fields[] = {
     { IN_TRAIN, BOTH, "gradient_checkpointing", K_FLAG, AT(train.gradient_checkpointing), "true", 0, 0, false, 0,
       checkpointing_names,
       "keep one activation a layer and compute the rest again; \"unsloth\" means true" },
-    { IN_TRAIN, GRPO, "temperature", K_FLOAT, AT(train.temperature), "1", 0, 100, false, 0, NULL,
+    { IN_TRAIN, GRPO | LIVE, "temperature", K_FLOAT, AT(train.temperature), "1", 0, 100, false, 0, NULL,
       "of sampling" },
-    { IN_TRAIN, GRPO, "top_p", K_FLOAT, AT(train.top_p), "1", 0, 1, false, 0, NULL,
+    { IN_TRAIN, GRPO | LIVE, "top_p", K_FLOAT, AT(train.top_p), "1", 0, 1, false, 0, NULL,
       "keep the likeliest tokens up to this sum" },
-    { IN_TRAIN, GRPO, "top_k", K_INT, AT(train.top_k), "0", 0, INT32_MAX, false, 0, NULL,
+    { IN_TRAIN, GRPO | LIVE, "top_k", K_INT, AT(train.top_k), "0", 0, INT32_MAX, false, 0, NULL,
       "keep this many; 0: all" },
-    { IN_TRAIN, GRPO, "min_p", K_FLOAT, AT(train.min_p), "null", 0, 1, false, 0, NULL,
+    { IN_TRAIN, GRPO | LIVE, "min_p", K_FLOAT, AT(train.min_p), "null", 0, 1, false, 0, NULL,
       "keep tokens of at least this share of the likeliest one's probability" },
-    { IN_TRAIN, GRPO, "repetition_penalty", K_FLOAT, AT(train.repetition_penalty), "1", 0, 100, false, 0, NULL,
+    { IN_TRAIN, GRPO | LIVE, "repetition_penalty", K_FLOAT, AT(train.repetition_penalty), "1", 0, 100, false, 0, NULL,
       "above 1 makes tokens that occurred less likely" },
-    { IN_TRAIN, GRPO, "logp_temperature", K_FLOAT, AT(train.logp_temperature), "null", 0, 100, true, -1, NULL,
+    { IN_TRAIN, GRPO | LIVE, "logp_temperature", K_FLOAT, AT(train.logp_temperature), "null", 0, 100, true, -1, NULL,
       "of the log-probabilities in the loss; null: temperature (TRL before 0.16: 1)" },
-    { IN_TRAIN, GRPO, "mask_truncated_completions", K_BOOL, AT(train.mask_truncated_completions), "false", 0, 0, false,
+    { IN_TRAIN, GRPO | LIVE, "mask_truncated_completions", K_BOOL, AT(train.mask_truncated_completions), "false", 0, 0, false,
       0, NULL,
       "completions without an end token do not enter the loss" },
-    { IN_TRAIN, GRPO, "num_iterations", K_INT, AT(train.num_iterations), "1", 1, 64, false, 0, NULL,
+    { IN_TRAIN, GRPO | LIVE, "num_iterations", K_INT, AT(train.num_iterations), "1", 1, 64, false, 0, NULL,
       "optimizer steps on the same completions" },
     { IN_TRAIN, GRPO, "num_generations", K_INT, AT(train.loss.num_generations), "8", 2, 1024, false, 0, NULL,
       "completions of a prompt" },
-    { IN_TRAIN, GRPO, "loss_type", K_ENUM, AT(train.loss.loss_type), "\"dapo\"", 0, 0, false, 0, loss_names,
+    { IN_TRAIN, GRPO | LIVE, "loss_type", K_ENUM, AT(train.loss.loss_type), "\"dapo\"", 0, 0, false, 0, loss_names,
       "the formula of the loss and of its mean" },
-    { IN_TRAIN, GRPO, "epsilon", K_FLOAT, AT(train.loss.epsilon), "0.2", 0, 100, false, 0, NULL,
+    { IN_TRAIN, GRPO | LIVE, "epsilon", K_FLOAT, AT(train.loss.epsilon), "0.2", 0, 100, false, 0, NULL,
       "the ratio is clipped to 1 - epsilon" },
-    { IN_TRAIN, GRPO, "epsilon_high", K_FLOAT, AT(train.loss.epsilon_high), "null", 0, 1e6, false, -1, NULL,
+    { IN_TRAIN, GRPO | LIVE, "epsilon_high", K_FLOAT, AT(train.loss.epsilon_high), "null", 0, 1e6, false, -1, NULL,
       "and to 1 + epsilon_high; null: epsilon" },
-    { IN_TRAIN, GRPO, "delta", K_FLOAT, AT(train.loss.delta), "null", 0, 1e6, false, 0, NULL,
+    { IN_TRAIN, GRPO | LIVE, "delta", K_FLOAT, AT(train.loss.delta), "null", 0, 1e6, false, 0, NULL,
       "upper bound of the unclipped ratio; null: none" },
-    { IN_TRAIN, GRPO, "beta", K_FLOAT, AT(train.loss.beta), "0", 0, 1000, false, 0, NULL,
+    { IN_TRAIN, GRPO | LIVE, "beta", K_FLOAT, AT(train.loss.beta), "0", 0, 1000, false, 0, NULL,
       "weight of the KL term; the reference is the base model with the adapter off" },
-    { IN_TRAIN, GRPO, "use_bias_correction_kl", K_BOOL, AT(train.loss.use_bias_correction_kl), "true", 0, 0, false, 0,
+    { IN_TRAIN, GRPO | LIVE, "use_bias_correction_kl", K_BOOL, AT(train.loss.use_bias_correction_kl), "true", 0, 0, false, 0,
       NULL,
       "multiply the KL estimate by the ratio (false: TRL before 1.0)" },
-    { IN_TRAIN, GRPO, "importance_sampling_level", K_ENUM_BIT, AT(train.loss.sequence_level), "\"token\"", 0, 0, false,
+    { IN_TRAIN, GRPO | LIVE, "importance_sampling_level", K_ENUM_BIT, AT(train.loss.sequence_level), "\"token\"", 0, 0, false,
       0, level_names,
       "sequence: one ratio for a completion (GSPO)" },
-    { IN_TRAIN, GRPO, "scale_rewards", K_SCALE, AT(train.loss.scale_rewards), "\"group\"", 0, 0, false, 0, scale_names,
+    { IN_TRAIN, GRPO | LIVE, "scale_rewards", K_SCALE, AT(train.loss.scale_rewards), "\"group\"", 0, 0, false, 0, scale_names,
       "deviation that advantages are divided by; true means group, false none" },
-    { IN_TRAIN, GRPO, "multi_objective_aggregation", K_ENUM_BIT, AT(train.loss.normalize_then_sum),
+    { IN_TRAIN, GRPO | LIVE, "multi_objective_aggregation", K_ENUM_BIT, AT(train.loss.normalize_then_sum),
       "\"sum_then_normalize\"", 0, 0, false, 0, aggregation_names,
       "normalize_then_sum: each reward is normalized by itself (GDPO)" },
-    { IN_TRAIN, GRPO, "top_entropy_quantile", K_FLOAT, AT(train.loss.top_entropy_quantile), "1", 0, 1, false, 0, NULL,
+    { IN_TRAIN, GRPO | LIVE, "top_entropy_quantile", K_FLOAT, AT(train.loss.top_entropy_quantile), "1", 0, 1, false, 0, NULL,
       "share of tokens with the highest entropy that enter the loss" },
     { IN_TRAIN, GRPO, "entropy_coef", K_FLOAT, AT(train.loss.entropy_coef), "0", 0, 100, false, 0, NULL,
       "must be 0: the entropy bonus has no gradient in this version" },
-    { IN_TRAIN, GRPO, "off_policy_mask_threshold", K_FLOAT, AT(train.loss.off_policy_mask_threshold), "null", 0, 1e6,
+    { IN_TRAIN, GRPO | LIVE, "off_policy_mask_threshold", K_FLOAT, AT(train.loss.off_policy_mask_threshold), "null", 0, 1e6,
       false, 0, NULL,
       "leave out rows with a negative advantage that drifted further; null: none" },
+    { IN_TRAIN, GRPO | LIVE, "max_fault_share", K_DOUBLE, AT(train.max_fault_share), "0.05", 0, 1, false, 0, NULL,
+      "share of the calls of rewards that may fail over three steps before the run pauses (see on_error); 0: never" },
     { IN_TRAIN, BOTH, "bf16", K_FLAG, 0, "null", 0, 0, false, 0, NULL,
       "accepted; model.dtype decides" },
     { IN_TRAIN, BOTH, "fp16", K_FLAG, 0, "null", 0, 0, false, 0, NULL,
@@ -254,24 +259,27 @@ void mr_settings_describe(mr_str *out) {
     mr_str_puts(out, "# Settings of a recipe\n\nA recipe is a Lua file that returns a table. Names are those of TRL, "
                      "PEFT and transformers; unknown "
                      "names are errors. `--set grpo.max_steps=20` overrides a field; the table `on_cpu` is merged over "
-                     "the recipe when no GPU is used.\n");
+                     "the recipe when no GPU is used.\n\n"
+                     "Live settings change in a run: save the recipe, and they are in force from the next step on; the "
+                     "others keep the value that the run was started with, and one line says so.\n");
     for (int section = 0; section < MR_N_SECTIONS; section++) {
-        mr_str_printf(out, "\n## %s\n\n| key | default | values | meaning |\n|---|---|---|---|\n", titles[section]);
+        mr_str_printf(out, "\n## %s\n\n| key | default | live | values | meaning |\n|---|---|---|---|---|\n",
+                      titles[section]);
         if (section == IN_TOP)
             mr_str_puts(
                 out,
-                "| `data` | required | table | `train` and `eval`: rows, see docs on data sets; all other keys "
+                "| `data` | required | yes | table | `train` and `eval`: rows, see docs on data sets; all other keys "
                 "are the recipe's own |\n"
-                "| `rewards` | required for grpo | list of names | files in `rewards/`; or `{ name = \"x\", "
+                "| `rewards` | required for grpo | yes | list of names | files in `rewards/`; or `{ name = \"x\", "
                 "weight = 0.5 }` |\n"
-                "| `reward_weights` | all 1 | list of numbers | one for each reward; as in TRL, it may stand in the "
-                "section grpo as well |\n"
-                "| `on_cpu` | none | table | settings that replace those above when the run is on a CPU |\n");
+                "| `reward_weights` | all 1 | yes | list of numbers | one for each reward; as in TRL, it may stand in "
+                "the section grpo as well |\n"
+                "| `on_cpu` | none | yes | table | settings that replace those above when the run is on a CPU |\n");
         for (int i = 0; i < mr_n_fields; i++) {
             const mr_field *f = &mr_fields[i];
             if (f->section != section) continue;
-            mr_str_printf(out, "| `%s`%s | %s | ", f->key, f->methods == GRPO ? " (grpo)" : "",
-                          f->def ? f->def : "required");
+            mr_str_printf(out, "| `%s`%s | %s | %s | ", f->key, (f->methods & BOTH) == GRPO ? " (grpo)" : "",
+                          f->def ? f->def : "required", f->methods & LIVE ? "yes" : "");
             describe_range(out, f);
             mr_str_printf(out, " | %s |\n", f->doc);
         }

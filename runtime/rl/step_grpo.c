@@ -14,7 +14,7 @@
 #include "rl/rollout.h"
 #include "rl/trainer_impl.h"
 
-enum { MAX_FAULTS = 8, DEAD_STEPS = 20 };
+enum { MAX_FAULTS = 64, FAULT_EVENTS = 8, DEAD_STEPS = 20 };
 
 /* What is averaged over the updates of a step, as TRL averages over micro-steps (spec/grpo.md 3.7). */
 enum { M_LOSS, M_NORM, M_KL, M_ENTROPY, M_REGION, M_LOW, M_LOW_MIN, M_HIGH, M_HIGH_MAX, N_MEANS };
@@ -127,13 +127,13 @@ static mr_status sample(work *w, mr_err *err) {
  * (spec/grpo.md 3.3, reliability.md P5) */
 static mr_status score(work *w, mr_err *err) {
     mr_trainer *t = w->t;
-    mr_fault faults[MAX_FAULTS];
+    mr_fault *faults = take(w, MAX_FAULTS, sizeof *faults);
     double t0 = mr_now_s();
     mr_trainer_progress(t, "score", 0, w->n_rows);
-    memset(faults, 0, sizeof faults);
     MR_TRY(t->parts.scorer.collect(t->parts.scorer.self, w->scores, w->n_rows, faults, MAX_FAULTS, &w->n_faults, err));
     w->score_s = mr_now_s() - t0;
-    for (int i = 0; i < w->n_faults && i < MAX_FAULTS; i++)
+    const int described = w->n_faults < MAX_FAULTS ? w->n_faults : MAX_FAULTS;
+    for (int i = 0; i < w->n_faults && i < FAULT_EVENTS; i++)
         if (faults[i].text[0] && t->parts.observer.event) /* of the step that is under way */
             MR_TRY(t->parts.observer.event(t->parts.observer.self, t->step + 1, "fault", faults[i].text, NULL, err));
     for (int i = 0; i < w->n_rows * w->n_rewards; i++) {
@@ -144,9 +144,10 @@ static mr_status score(work *w, mr_err *err) {
         }
         w->rewards[i] = s->kind == MR_ABSTAINED ? NAN : (float)s->value;
     }
+    mr_trainer_note_faults(t, w->scores, w->n_rows, faults, described, w->n_faults);
     mr_grpo_opts o = t->loss;
     o.num_generations = t->group;
-    return mr_grpo_advantages(w->adv, w->reward, w->std, w->rewards, t->parts.scorer.weights, w->n_rows, w->n_rewards,
+    return mr_grpo_advantages(w->adv, w->reward, w->std, w->rewards, t->weights, w->n_rows, w->n_rewards,
                               &o, err);
 }
 
@@ -449,6 +450,7 @@ static double all_metrics(work *w) {
     mr_trainer_metric(t, MR_M_IS_RATIO, compared ? w->is_sum / (double)w->is_n : (double)NAN);
     mr_trainer_metric(t, MR_M_IS_DIFF_MAX, compared ? w->is_max : (double)NAN);
     mr_trainer_metric(t, MR_M_FAULTS, w->n_faults);
+    mr_trainer_metric(t, MR_M_VERSION, t->version);
     source_metrics(w);
     mr_trainer_metric(t, MR_M_TIME_ROLLOUT, w->rollout_s);
     mr_trainer_metric(t, MR_M_TIME_SCORE, w->score_s);
@@ -458,9 +460,30 @@ static double all_metrics(work *w) {
     return zero;
 }
 
+/* The step's groups as an object: mr_trainer_last. */
+static void keep_last(work *w) {
+    mr_trainer *t = w->t;
+    cJSON_Delete(t->last);
+    t->last = cJSON_CreateArray();
+    for (int p = 0; p < t->prompts; p++) {
+        const mr_row *row = &t->batch[p].row;
+        cJSON *group = cJSON_CreateObject(), *list;
+        cJSON_AddStringToObject(group, "prompt", w->prompt_texts[p]);
+        cJSON_AddStringToObject(group, "source", row->source ? row->source : "");
+        cJSON_AddNumberToObject(group, "row", (double)t->batch[p].index);
+        list = cJSON_AddArrayToObject(group, "completions");
+        for (int b = p * t->group; b < (p + 1) * t->group; b++)
+            cJSON_AddItemToArray(list, mr_trainer_completion(t, w->texts[b], &w->roll.items[b],
+                                                             w->scores + (size_t)b * (size_t)w->n_rewards,
+                                                             (double)w->reward[b], &w->adv[b]));
+        cJSON_AddItemToArray(t->last, group);
+    }
+}
+
 static mr_status record_samples(work *w, mr_err *err) {
     mr_trainer *t = w->t;
     const mr_observer *o = &t->parts.observer;
+    keep_last(w);
     for (int p = 0; p < t->prompts && o->sample; p++) {
         const mr_row *row = &t->batch[p].row;
         const char *question = NULL;

@@ -89,6 +89,7 @@ mr_status mr_step_sft(mr_trainer *t, mr_err *err) {
     mr_trainer_metric(t, MR_M_ENTROPY, w.entropy_sum / w.n_tok);
     mr_trainer_metric(t, MR_M_STEP_TIME, mr_now_s() - t->t_step);
     mr_trainer_metric(t, MR_M_EPOCH, mr_trainer_epoch(t, t->step));
+    mr_trainer_metric(t, MR_M_VERSION, t->version);
     mr_trainer_metric(t, MR_M_TIME_TRAIN, train_s);
     mr_trainer_metric(t, MR_M_TOKENS_PER_S, train_s > 0 ? (double)rows / train_s : (double)NAN);
     return mr_trainer_record(t, err);

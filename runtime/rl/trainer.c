@@ -21,13 +21,19 @@ void mr_row_clear(mr_row *r) {
 
 /* --- the order of the data --- */
 
-static mr_status order_init(mr_order *o, int64_t n_rows, int per_step, uint64_t seed, bool shuffle, mr_err *err) {
+mr_status mr_order_begin(mr_trainer *t, int64_t n_rows, mr_err *err) {
+    mr_order *o = &t->order;
+    const double epoch = o->chunks ? mr_trainer_epoch(t, t->step) : 0;
+    const int per_step = t->prompts;
+    mr_free(o->perm);
     *o = (mr_order){ .n_rows = n_rows,
                      .epoch = -1,
                      .per_step = per_step,
                      .chunks = n_rows / per_step,
-                     .seed = seed,
-                     .shuffle = shuffle };
+                     .base = t->step,
+                     .base_epoch = epoch,
+                     .seed = t->set->train.seed,
+                     .shuffle = t->set->train.shuffle_dataset };
     if (o->chunks < 1)
         return mr_fail(err, MR_EINVAL, "data.train has %lld rows, a step takes %d; add rows or lower prompts_per_step",
                        (long long)n_rows, per_step);
@@ -38,6 +44,7 @@ static mr_status order_init(mr_order *o, int64_t n_rows, int per_step, uint64_t 
 
 /* Row number k of the step: epochs before the wanted one are drawn again, which costs a second at a billion rows. */
 static int64_t order_at(mr_order *o, int64_t step, int k) {
+    step -= o->base;
     int64_t epoch = step / o->chunks, at = step % o->chunks * o->per_step + k;
     if (!o->shuffle) return at;
     if (o->epoch > epoch) o->epoch = -1;
@@ -50,7 +57,7 @@ static int64_t order_at(mr_order *o, int64_t step, int k) {
 }
 
 double mr_trainer_epoch(const mr_trainer *t, int64_t step) {
-    return (double)step / (double)t->order.chunks;
+    return t->order.base_epoch + (double)(step - t->order.base) / (double)t->order.chunks;
 }
 
 /* --- rows to tokens --- */
@@ -140,14 +147,22 @@ void mr_trainer_metric_fmt(mr_trainer *t, const char *fmt, const char *arg, doub
     mr_trainer_metric(t, name, value);
 }
 
-mr_status mr_trainer_event(mr_trainer *t, const char *kind, const char *text, mr_err *err) {
+mr_status mr_trainer_tell(mr_trainer *t, const char *kind, const char *text, const cJSON *detail, mr_err *err) {
     const mr_observer *o = &t->parts.observer;
-    return o->event ? o->event(o->self, t->step, kind, text, NULL, err) : MR_OK;
+    return o->event ? o->event(o->self, t->step, kind, text, detail, err) : MR_OK;
+}
+
+mr_status mr_trainer_event(mr_trainer *t, const char *kind, const char *text, mr_err *err) {
+    return mr_trainer_tell(t, kind, text, NULL, err);
 }
 
 void mr_trainer_progress(mr_trainer *t, const char *phase, int done, int total) {
     const mr_observer *o = &t->parts.observer;
     if (o->progress) o->progress(o->self, t->step + 1, t->max_steps, phase, done, total);
+    const mr_control *c = &t->parts.control;
+    if (!c->serve || mr_now_s() - t->served_s < 0.05) return; /* twenty times a second at most */
+    c->serve(c->self, t, false, 0);
+    t->served_s = mr_now_s();
 }
 
 mr_status mr_trainer_stopped(const mr_trainer *t, mr_err *err) {
@@ -193,7 +208,8 @@ mr_status mr_trainer_update(mr_trainer *t, double *norm, double *lr, bool *done,
 
 /* --- open and close --- */
 
-/* The settings that change what a step does, as text, hashed: a resumed run that differs is told so. */
+/* The settings that change what a step does and that cannot change in a run, as text, hashed: a resumed run that
+ * differs is told so. Those that can are in the checkpoint. */
 static void hash_settings(mr_trainer *t) {
     const mr_settings *s = t->set;
     mr_str x = { 0 };
@@ -201,22 +217,12 @@ static void hash_settings(mr_trainer *t) {
                   s->model.load_in_4bit, s->model.dtype ? s->model.dtype : "", s->model.max_seq_length, s->lora.r,
                   (double)s->lora.lora_alpha, s->lora.use_rslora);
     for (int i = 0; i < MR_N_PROJ; i++) mr_str_printf(&x, "%d", s->lora.targets[i]);
-    mr_str_printf(&x, "|%a|%a|%a|%a|%a|%a|%a|%d|%d|%d|%d|%d|%d|", (double)s->train.learning_rate,
-                  (double)s->train.adam_beta1, (double)s->train.adam_beta2, (double)s->train.adam_epsilon,
-                  (double)s->train.weight_decay, (double)s->train.max_grad_norm, s->train.warmup_ratio,
-                  s->train.warmup_steps, (int)s->train.lr_scheduler_type, (int)s->train.optim, t->prompts,
-                  s->train.max_prompt_length, s->train.max_completion_length);
-    mr_str_printf(&x, "%lld|%llu|%d|%a|%a|%a|%a|%d|%a|%d|%d|", (long long)t->max_steps,
-                  (unsigned long long)s->train.seed, s->train.shuffle_dataset, (double)s->train.temperature,
-                  (double)s->train.top_p, (double)s->train.min_p, (double)s->train.repetition_penalty, s->train.top_k,
-                  (double)s->train.logp_temperature, s->train.mask_truncated_completions, s->train.num_iterations);
-    const mr_grpo_opts *l = &s->train.loss;
-    mr_str_printf(&x, "%d|%d|%a|%a|%a|%a|%d|%d|%d|%d|%a|%a", l->num_generations, (int)l->loss_type, (double)l->epsilon,
-                  (double)l->epsilon_high, (double)l->delta, (double)l->beta, l->use_bias_correction_kl,
-                  l->sequence_level, (int)l->scale_rewards, l->normalize_then_sum, (double)l->top_entropy_quantile,
-                  (double)l->off_policy_mask_threshold);
-    for (int i = 0; s->method == MR_METHOD_GRPO && i < t->parts.scorer.n_rewards; i++)
-        mr_str_printf(&x, "|%s=%a", t->parts.scorer.names[i], (double)t->parts.scorer.weights[i]);
+    mr_str_printf(&x, "|%a|%a|%a|%a|%d|%d|%d|%d|%d|%d|", (double)s->train.adam_beta1, (double)s->train.adam_beta2,
+                  (double)s->train.adam_epsilon, s->train.warmup_ratio, s->train.warmup_steps,
+                  (int)s->train.lr_scheduler_type, (int)s->train.optim, t->prompts, s->train.max_prompt_length,
+                  s->train.max_completion_length);
+    mr_str_printf(&x, "%llu|%d|%d", (unsigned long long)s->train.seed, s->train.shuffle_dataset,
+                  s->train.loss.num_generations);
     mr_sha256(t->settings_hash, x.data, x.len);
     mr_str_clear(&x);
 }
@@ -232,6 +238,9 @@ static mr_status check_settings(const mr_trainer *t, mr_err *err) {
     if (s->method == MR_METHOD_SFT) return MR_OK;
     if (t->group < 2) return mr_fail(err, MR_EINVAL, "grpo.num_generations is %d, need at least 2", t->group);
     if (t->parts.scorer.n_rewards < 1) return mr_fail(err, MR_EINVAL, "rewards is empty, need at least 1");
+    if (t->parts.scorer.n_rewards > MR_MAX_REWARDS)
+        return mr_fail(err, MR_EINVAL, "rewards has %d names, need at most %d", t->parts.scorer.n_rewards,
+                       MR_MAX_REWARDS);
     if (s->train.loss.beta != 0 && mr_model_options(t->parts.model)->full)
         return mr_fail(
             err, MR_EINVAL,
@@ -250,12 +259,10 @@ static mr_status open_all(mr_trainer *t, mr_err *err) {
     mr_model_grads(t->parts.model, &t->n_grads);
     t->prompts = s->train.prompts_per_step;
     t->group = sft ? 1 : s->train.loss.num_generations;
-    t->loss = s->train.loss;
-    if (t->loss.max_completion_length < 1) t->loss.max_completion_length = s->train.max_completion_length;
-    float temperature = s->train.logp_temperature > 0 ? s->train.logp_temperature : s->train.temperature;
-    t->inv_t = !sft && temperature > 0 ? 1.0f / temperature : 1.0f;
     MR_TRY(check_settings(t, err));
-    MR_TRY(order_init(&t->order, t->parts.rows.n_rows, t->prompts, s->train.seed, s->train.shuffle_dataset, err));
+    mr_trainer_apply(t);
+    if (!sft) mr_trainer_take_weights(t, &t->parts.scorer);
+    MR_TRY(mr_order_begin(t, t->parts.rows.n_rows, err));
     t->max_steps = s->train.max_steps >= 0 ? s->train.max_steps
                                            : (int64_t)ceil(s->train.num_train_epochs * (double)t->order.chunks);
     t->warmup = mr_schedule_warmup(t->max_steps, s->train.warmup_steps, s->train.warmup_ratio);
@@ -273,7 +280,9 @@ mr_status mr_trainer_open(mr_trainer **out, const mr_trainer_parts *parts, mr_er
     mr_trainer *t = mr_try_alloc(sizeof *t);
     if (!t) return mr_fail(err, MR_ENOMEM, "trainer: no memory");
     t->parts = *parts;
-    t->set = parts->settings;
+    t->own = *parts->settings;
+    t->set = &t->own;
+    t->version = 1;
     t->b = mr_model_backend(parts->model);
     t->saved_step = -1;
     mr_status st = open_all(t, err);
@@ -294,6 +303,11 @@ void mr_trainer_close(mr_trainer *t) {
     mr_optimizer_close(t->optimizer);
     mr_decoder_close(t->decoder);
     cJSON_Delete(t->log_history);
+    cJSON_Delete(t->journal);
+    cJSON_Delete(t->last);
+    mr_free(t->weights);
+    mr_free(t->recipe_weights);
+    mr_free(t->paused);
     mr_free(t);
 }
 
@@ -347,14 +361,20 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     cJSON_AddNumberToObject(position, "updates", (double)t->updates);
     cJSON_AddNumberToObject(position, "skipped_in_row", t->skipped_in_row);
     cJSON_AddNumberToObject(position, "num_tokens", t->num_tokens);
-    cJSON_AddNumberToObject(position, "epoch", (double)(t->step / t->order.chunks));
-    cJSON_AddNumberToObject(position, "chunk", (double)(t->step % t->order.chunks));
+    cJSON_AddNumberToObject(position, "epoch",
+                            (double)((t->step - t->order.base) / t->order.chunks));
+    cJSON_AddNumberToObject(position, "chunk", (double)((t->step - t->order.base) % t->order.chunks));
+    if (t->order.base) { /* the data changed in the run */
+        cJSON_AddNumberToObject(position, "order_base", (double)t->order.base);
+        cJSON_AddNumberToObject(position, "order_base_epoch", t->order.base_epoch);
+    }
     cJSON_AddNumberToObject(position, "n_rows", (double)t->order.n_rows);
     cJSON_AddNumberToObject(position, "prompts_per_step", t->prompts);
     cJSON_AddStringToObject(medrl, "settings", t->settings_hash);
     cJSON_AddNumberToObject(medrl, "metrics_bytes", (double)metrics);
     cJSON_AddNumberToObject(medrl, "samples_bytes", (double)samples);
     cJSON_AddNumberToObject(medrl, "events_bytes", (double)events);
+    mr_trainer_save_live(t, medrl);
     return o;
 }
 
@@ -463,6 +483,8 @@ static mr_status read_position(mr_trainer *t, cJSON *state, const char *dir, int
     MR_TRY(mr_json_get_int(&skipped, p, "skipped_in_row", 0, MR_MAX_SKIPPED, dir, err));
     MR_TRY(mr_json_get_int(&n_rows, p, "n_rows", 1, max, dir, err));
     MR_TRY(mr_json_get_int(&prompts, p, "prompts_per_step", 1, max, dir, err));
+    MR_TRY(mr_json_opt_int(&t->order.base, p, "order_base", 0, 0, step, dir, err));
+    MR_TRY(mr_json_opt_number(&t->order.base_epoch, p, "order_base_epoch", 0, dir, err));
     MR_TRY(mr_json_get_number(&t->num_tokens, p, "num_tokens", dir, err));
     MR_TRY(mr_json_get_int(&bytes[0], medrl, "metrics_bytes", 0, max, dir, err));
     MR_TRY(mr_json_get_int(&bytes[1], medrl, "samples_bytes", 0, max, dir, err));
@@ -476,7 +498,9 @@ static mr_status read_position(mr_trainer *t, cJSON *state, const char *dir, int
     const cJSON *hash = cJSON_GetObjectItemCaseSensitive(medrl, "settings");
     if (!cJSON_IsString(hash) || strcmp(hash->valuestring, t->settings_hash) != 0)
         mr_warn("%s: was made with other settings; the run goes on with the present ones", dir);
+    MR_TRY(mr_trainer_load_live(t, medrl, dir, err));
     t->step = t->saved_step = step;
+    t->order.epoch = -1;
     t->updates = updates;
     t->skipped_in_row = (int)skipped;
     cJSON *log = cJSON_DetachItemFromObjectCaseSensitive(state, "log_history");
@@ -528,25 +552,17 @@ mr_status mr_trainer_step(mr_trainer *t, mr_err *err) {
     return MR_OK;
 }
 
-static mr_status reload(mr_trainer *t, mr_err *err) {
-    const mr_scorer *s = &t->parts.scorer;
-    if (t->set->method == MR_METHOD_SFT || !s->between_steps) return MR_OK;
-    mr_str note = { 0 };
-    mr_status st = s->between_steps(s->self, t->step + 1, &note, err);
-    if (st == MR_OK && note.len) st = mr_trainer_event(t, "reload", note.data, err);
-    mr_str_clear(&note);
-    return st;
-}
-
 static mr_status steps(mr_trainer *t, mr_err *err) {
-    int save = t->set->train.save_steps;
-    while (t->step < t->max_steps) {
+    for (;;) {
         MR_TRY(mr_trainer_stopped(t, err));
-        MR_TRY(reload(t, err));
+        if (t->step >= t->max_steps) return MR_OK;
+        MR_TRY(mr_trainer_between(t, err));
+        if (t->ended || t->step >= t->max_steps) return MR_OK;
         MR_TRY(mr_trainer_step(t, err));
+        const int save = t->set->train.save_steps;
         if (save > 0 && t->step % save == 0) MR_TRY(mr_trainer_checkpoint(t, err));
+        MR_TRY(mr_trainer_watch_faults(t, err));
     }
-    return MR_OK;
 }
 
 static mr_status tell_cuts(mr_trainer *t, mr_err *err) {
@@ -563,7 +579,9 @@ mr_status mr_trainer_run(mr_trainer *t, mr_err *err) {
     MR_TRY(mr_trainer_event(t, "start", text, err));
     mr_status st = steps(t, err);
     if (st == MR_OK)
-        snprintf(text, sizeof text, "done after step %lld", (long long)t->step);
+        snprintf(text, sizeof text, t->ended && t->step < t->max_steps ? "ended early, after step %lld"
+                                                                       : "done after step %lld",
+                 (long long)t->step);
     else
         snprintf(text, sizeof text, "%s", err ? err->msg : "failed");
     /* Whatever ended the run, the last whole step is kept; a failure to do so never hides the first one. */

@@ -11,6 +11,14 @@
  * over the step's tokens).
  * What it survives: a reward's faults (they cost their sample); a signal (mr_trainer_stop: finishes the micro-batch,
  * checkpoints, returns MR_ESIGNAL).
+ * Between two steps, in this order: what a resumed run repeats; commands of mr_control; a reload of changed scripts; a
+ * pause, which goes on with commands and reloads. A settings change or a reload never touches a sample that was drawn:
+ * what a step samples and how it scores is settled before it begins. Each is an event of the journal; a checkpoint
+ * holds the settings and the texts in force, the version's number and where the order of the data began, so that
+ * checkpoint and journal together give the same run again (mr_trainer_replay).
+ * max_steps, changed live: the schedule's warmup stays as it was planned, its decay runs to the new end from the next
+ * update on; a value that is reached already ends the run at this boundary. A data set of another length: the order
+ * begins anew at this step (mr_order), max_steps stays.
  * Ownership: borrows everything that is handed in until close. Threads: one; mr_trainer_stop may be called from a
  * signal handler. */
 #ifndef MR_TRAINER_H
@@ -26,9 +34,9 @@ typedef struct mr_trainer_parts {
     mr_tokenizer *tokenizer;
     mr_chat_family chat;
     mr_row_source rows;
-    mr_scorer scorer; /* unused by sft */
+    mr_scorer scorer; /* sft: only its reloads are used */
     mr_observer observer;
-    mr_control control;   /* zeroed: nobody talks to the run */
+    mr_control control;  /* zeroed: nobody talks to the run */
     const char *run_dir; /* checkpoints go to RUN_DIR/checkpoint-N; NULL: none are written */
     const char *base_model_name;
 } mr_trainer_parts;
@@ -69,14 +77,21 @@ const char *mr_trainer_paused(const mr_trainer *t); /* why; NULL: it runs. Borro
  * in its stop event. */
 void mr_trainer_end(mr_trainer *t);
 /* n completions of a prompt from the policy as it is now; the run's own random numbers are not touched. Texts are
- * decoded; scores (may be NULL) are of the rewards in use against row_json ("{}": no columns), [n * n_rewards].
- * prompt_ids is borrowed. Result: { "completions": [ { "text", "tokens", "truncated", "rewards": { name: value | null },
- * "reward" } ] }, owned by the caller. */
+ * decoded, and scored by the rewards in use against row_json ("{}": no columns; NULL: not scored). sampling NULL: as
+ * the run samples; max_new_tokens 0: as many as the run's. MR_EINVAL: longer than the run's memory is planned for, or a
+ * supervised run, which has none for sampling. Result: { "completions": [ { "text", "tokens", "truncated", "rewards":
+ * { name: value | null }, "reward" } ] }, owned by the caller; the last two only when scored. */
 mr_status mr_trainer_sample(mr_trainer *t, cJSON **out, const mr_message *messages, int n_messages, const char *row_json,
                             int n, const mr_sampling *sampling, int max_new_tokens, uint64_t seed, mr_err *err);
 /* The last step's groups as they were recorded: [ { "prompt", "source", "row", "completions": [ { "text", "tokens",
  * "truncated", "rewards": {...}, "reward", "advantage" } ] } ]; NULL before the first step. Borrowed until the next. */
 const cJSON *mr_trainer_last(const mr_trainer *t);
+
+/* What a resumed run repeats before it looks at files again: events that were recorded after its checkpoint, in their
+ * order, [ { "step", "kind", "text", "detail" } ], and the last step that was. "reload" and "set" take place again
+ * between the same steps, with the recorded texts and values; up to last_step no file is looked at. Copied. To be
+ * called between mr_trainer_load and mr_trainer_run. */
+mr_status mr_trainer_replay(mr_trainer *t, const cJSON *events, int64_t last_step, mr_err *err);
 
 /* One SHA-256 over adapter (or model), optimizer and position of a checkpoint folder: two runs are equal when it is. */
 mr_status mr_checkpoint_hash(char hex[65], const char *checkpoint, mr_err *err);

@@ -1,5 +1,5 @@
-/* trainer_impl.h - the inside of mr_trainer, shared by trainer.c (life, data order, checkpoints), plan.c (memory),
- * step_grpo.c and step_sft.c. */
+/* trainer_impl.h - the inside of mr_trainer, shared by trainer.c (life, data order, checkpoints), live.c (what changes
+ * while it runs), plan.c (memory), step_grpo.c and step_sft.c. */
 #ifndef MR_TRAINER_IMPL_H
 #define MR_TRAINER_IMPL_H
 
@@ -11,19 +11,30 @@
 #include "rl/pack.h"
 #include "rl/trainer.h"
 
-enum { MR_MAX_METRICS = 256, MR_MAX_SKIPPED = 8 };
+enum { MR_MAX_METRICS = 256, MR_MAX_SKIPPED = 8, MR_FAULT_STEPS = 3, MR_MAX_REWARDS = 64 };
 
 /* The place in the data: epoch by epoch torch.randperm of one generator, cut into chunks of P rows, an incomplete
  * last chunk dropped (spec/grpo.md 3.1, TRL's RepeatSampler). A function of (seed, n_rows, P, step): nothing of it is
- * stored but the step. */
+ * stored but the step. A reload that changes n_rows begins anew at that step, its `base`: the first permutation of the
+ * same seed over the new rows. */
 typedef struct mr_order {
     mr_mt19937 rng;
     int64_t *perm, n_rows, epoch; /* perm is that of `epoch`; -1: none yet */
     int64_t chunks;               /* per epoch */
+    int64_t base;                 /* the step at which this order began */
+    double base_epoch;            /* what had been seen of the data then */
     int per_step;
     uint64_t seed;
     bool shuffle;
 } mr_order;
+
+/* What failed in one step. */
+typedef struct mr_fault_step {
+    int64_t calls, faults;
+    int by_reward[MR_MAX_REWARDS];
+    int worst; /* the reward that the text is about */
+    char text[512];
+} mr_fault_step;
 
 /* One prompt of a step, encoded. */
 typedef struct mr_prompt {
@@ -35,7 +46,8 @@ typedef struct mr_prompt {
 
 struct mr_trainer {
     mr_trainer_parts parts;
-    const mr_settings *set;
+    mr_settings own; /* a copy: live fields change in it; its strings are those of parts.settings */
+    const mr_settings *set; /* own */
     mr_backend *b;
     mr_decoder *decoder;
     mr_optimizer *optimizer;
@@ -61,6 +73,19 @@ struct mr_trainer {
     char settings_hash[65];
     volatile sig_atomic_t stop;
 
+    /* live.c */
+    float *weights;        /* [n_rewards], in force */
+    float *recipe_weights; /* as the scorer came with them */
+    int version;           /* of the scripts: 1, and one more with each reload */
+    char *paused;          /* why; NULL: it runs */
+    bool paused_by_faults, ended;
+    double served_s;       /* when control was served last within a step */
+    cJSON *journal;        /* what is still to be repeated, oldest first; NULL: nothing */
+    int64_t replay_last;   /* the last step that was recorded before */
+    cJSON *last;           /* mr_trainer_last */
+    mr_fault_step faults[MR_FAULT_STEPS]; /* a ring */
+    int n_fault_steps;     /* since it was cleared */
+
     /* the present step */
     mr_prompt *batch; /* [P] */
     mr_arena scratch;
@@ -84,6 +109,28 @@ double mr_trainer_epoch(const mr_trainer *t, int64_t step);
 /* MR_ESIGNAL once mr_trainer_stop was called. */
 mr_status mr_trainer_stopped(const mr_trainer *t, mr_err *err);
 mr_status mr_trainer_encode(mr_trainer *t, mr_prompt *p, mr_err *err);
+
+/* An event with its detail (borrowed, may be NULL). */
+mr_status mr_trainer_tell(mr_trainer *t, const char *kind, const char *text, const cJSON *detail, mr_err *err);
+/* (Re)starts the order of the data at the present step; also when the rows are others. */
+mr_status mr_order_begin(mr_trainer *t, int64_t n_rows, mr_err *err);
+
+/* live.c */
+void mr_trainer_apply(mr_trainer *t); /* what is derived from the settings in force */
+void mr_trainer_take_weights(mr_trainer *t, const mr_scorer *scorer); /* of a scorer that is new */
+/* Between two steps: what is to be repeated, commands, reloads, a pause. */
+mr_status mr_trainer_between(mr_trainer *t, mr_err *err);
+/* faults: n_described of them, n_faults in all. */
+void mr_trainer_note_faults(mr_trainer *t, const mr_score *scores, int n_rows, const mr_fault *faults, int n_described,
+                            int n_faults);
+/* One completion as mr_trainer_last and mr_trainer_sample show it; scores and advantage may be NULL. */
+struct mr_completion;
+cJSON *mr_trainer_completion(const mr_trainer *t, const char *text, const struct mr_completion *c,
+                             const mr_score *scores, double reward, const float *advantage);
+mr_status mr_trainer_watch_faults(mr_trainer *t, mr_err *err); /* after a step */
+/* "live", "version", "scripts" ... of a checkpoint's state. */
+void mr_trainer_save_live(const mr_trainer *t, cJSON *medrl);
+mr_status mr_trainer_load_live(mr_trainer *t, const cJSON *medrl, const char *place, mr_err *err);
 
 /* plan.c */
 mr_status mr_trainer_plan(mr_trainer *t, mr_err *err);

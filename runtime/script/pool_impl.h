@@ -87,6 +87,6 @@ mr_status mr_peer_load(mr_pool *p, mr_version *v, mr_peer *peer, bool cases, mr_
 mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_t *n_rows, char **report, mr_err *err);
 
 /* reload.c */
-mr_status mr_pool_between_steps(void *self, int64_t step, mr_str *note, mr_err *err);
+mr_status mr_pool_between_steps(void *self, int64_t step, mr_reload *out, mr_err *err);
 
 #endif

@@ -49,7 +49,7 @@ static bool settings_differ(const cJSON *a, const cJSON *b) {
     return differ;
 }
 
-mr_status mr_pool_between_steps(void *self, int64_t step, mr_str *note, mr_err *err) {
+mr_status mr_pool_between_steps(void *self, int64_t step, mr_reload *out, mr_err *err) {
     (void)step;
     (void)err;
     mr_pool *p = self;
@@ -73,7 +73,8 @@ mr_status mr_pool_between_steps(void *self, int64_t step, mr_str *note, mr_err *
     if (st != MR_OK) {
         mr_version_close(v);
         p->refused = signature;
-        mr_str_printf(note, "%s; the version in use stays (changed: %s)", why.msg, what.data);
+        out->refused = true;
+        mr_str_printf(&out->note, "%s; the version in use stays (changed: %s)", why.msg, what.data);
     } else {
         bool settings = settings_differ(p->v->recipe, v->recipe);
         memcpy(p->weights, weights, (size_t)v->n_rewards * sizeof *weights);
@@ -87,9 +88,10 @@ mr_status mr_pool_between_steps(void *self, int64_t step, mr_str *note, mr_err *
         mr_version_close(p->v);
         p->v = v;
         p->refused = 0;
-        mr_str_printf(note, "%s: taken over", what.data);
+        out->taken = true;
+        mr_str_printf(&out->note, "%s: taken over", what.data);
         if (settings)
-            mr_str_printf(note, "; %s: settings other than data and rewards stay as they were until the next run",
+            mr_str_printf(&out->note, "; %s: settings other than data and rewards stay as they were until the next run",
                           p->display);
     }
     mr_free(weights);

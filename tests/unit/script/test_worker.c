@@ -261,16 +261,16 @@ static void a_saved_script_takes_over(void) {
     mr_scorer sc = mr_pool_scorer(p);
     const char *texts[] = { "a" };
     mr_score s[1];
-    mr_str note = { 0 };
+    mr_reload r = { 0 };
     mr_err err = { .msg = "" };
     score_texts(p, texts, 1, row, s, NULL, 0);
     CHECK_NEAR(s[0].value, 1, 0);
-    REQUIRE_OK(sc.between_steps(sc.self, 1, &note, &err), err);
-    CHECK_INT(note.len, 0);
+    REQUIRE_OK(sc.between_steps(sc.self, 1, &r, &err), err);
+    CHECK_INT(r.note.len, 0);
 
     put_file("rewards/live.lua", "return { score = function() return 2.25 end }\n");
-    REQUIRE_OK(sc.between_steps(sc.self, 2, &note, &err), err);
-    CHECK_STR(note.data, "rewards/live.lua: taken over");
+    REQUIRE_OK(sc.between_steps(sc.self, 2, &r, &err), err);
+    CHECK_STR(r.note.data, "rewards/live.lua: taken over");
     score_texts(p, texts, 1, row, s, NULL, 0);
     CHECK_NEAR(s[0].value, 2.25, 0);
     CHECK_STR(sc.names[0], "live"); /* borrowed from the first version, and still there */
@@ -293,29 +293,29 @@ static void a_saved_script_takes_over(void) {
             sc = mr_pool_scorer(p);
         }
         put_file("rewards/live.lua", broken[i][0]);
-        note.len = 0;
-        REQUIRE_OK(sc.between_steps(sc.self, 3, &note, &err), err);
-        CHECK_CONTAINS(note.data, broken[i][1]);
-        CHECK_CONTAINS(note.data, "the version in use stays (changed: rewards/live.lua)");
-        note.len = 0;
-        REQUIRE_OK(sc.between_steps(sc.self, 4, &note, &err), err);
-        CHECK_INT(note.len, 0); /* said once */
+        mr_reload_clear(&r);
+        REQUIRE_OK(sc.between_steps(sc.self, 3, &r, &err), err);
+        CHECK_CONTAINS(r.note.data, broken[i][1]);
+        CHECK_CONTAINS(r.note.data, "the version in use stays (changed: rewards/live.lua)");
+        mr_reload_clear(&r);
+        REQUIRE_OK(sc.between_steps(sc.self, 4, &r, &err), err);
+        CHECK_INT(r.note.len, 0); /* said once */
         score_texts(p, texts, 1, row, s, NULL, 0);
         CHECK_NEAR(s[0].value, 2.25, 0);
     }
     unlink("rewards/live.lua");
-    note.len = 0;
-    REQUIRE_OK(sc.between_steps(sc.self, 5, &note, &err), err);
-    CHECK_CONTAINS(note.data, "was not found");
+    mr_reload_clear(&r);
+    REQUIRE_OK(sc.between_steps(sc.self, 5, &r, &err), err);
+    CHECK_CONTAINS(r.note.data, "was not found");
     score_texts(p, texts, 1, row, s, NULL, 0);
     CHECK_NEAR(s[0].value, 2.25, 0);
 
     put_file("rewards/live.lua", "return { score = function() return 4 end }\n");
     put_recipe("live.lua", "\"live\"", "  grpo = { max_steps = 500 },");
-    note.len = 0;
-    REQUIRE_OK(sc.between_steps(sc.self, 6, &note, &err), err);
-    CHECK_CONTAINS(note.data, "taken over");
-    CHECK_CONTAINS(note.data, "live.lua: settings other than data and rewards stay as they were until the next run");
+    mr_reload_clear(&r);
+    REQUIRE_OK(sc.between_steps(sc.self, 6, &r, &err), err);
+    CHECK_CONTAINS(r.note.data, "taken over");
+    CHECK_CONTAINS(r.note.data, "live.lua: settings other than data and rewards stay as they were until the next run");
     const cJSON *grpo = cJSON_GetObjectItem(mr_pool_recipe(p), "grpo");
     CHECK_NEAR(cJSON_GetObjectItem(grpo, "max_steps")->valuedouble, 5, 0);
     score_texts(p, texts, 1, row, s, NULL, 0);
@@ -323,10 +323,10 @@ static void a_saved_script_takes_over(void) {
 
     put_file("rewards/other.lua", "return { score = function() return 5 end }\n");
     put_recipe("live.lua", "\"live\", \"other\"", "");
-    note.len = 0;
-    REQUIRE_OK(sc.between_steps(sc.self, 7, &note, &err), err);
-    CHECK_CONTAINS(note.data, "live.lua: 2 rewards instead of 1; start a new run");
-    mr_str_clear(&note);
+    mr_reload_clear(&r);
+    REQUIRE_OK(sc.between_steps(sc.self, 7, &r, &err), err);
+    CHECK_CONTAINS(r.note.data, "live.lua: 2 rewards instead of 1; start a new run");
+    mr_reload_clear(&r);
     mr_pool_close(p);
 }
 
