@@ -172,7 +172,7 @@ local function shown_reward(name, entry)
 end
 
 local function open_rewards(entries, with_cases)
-  local rewards, names, taken = {}, json.array({}), {}
+  local rewards, names, taken = { cases = "" }, json.array({}), {}
   if type(entries) ~= "table" then fail("%s: rewards is a %s, want a list of names", place, type(entries)) end
   for i, entry in ipairs(entries) do
     local given = type(entry) == "table" and entry or { entry }
@@ -191,8 +191,9 @@ local function open_rewards(entries, with_cases)
     if taken[name] then fail("%s: reward \"%s\" is there twice", place, name) end
     taken[name] = true
     if with_cases then
-      local _, failures = reward_cases(module, file)
+      local passed, failures = reward_cases(module, file)
       if failures[1] then fail("%s", failures[1]) end
+      rewards.cases = rewards.cases .. ("%s\t%d\n"):format(file, passed)
     end
     names[i] = shown_reward(name, entry)
     rewards[i] = {
@@ -240,6 +241,61 @@ local function check_data(section)
     #known > 0 and table.concat(known, ", ") or "none")
 end
 
+-- Whether `got` has everything that `want` names.
+local function covers(got, want, path)
+  if type(want) ~= "table" then
+    if got == want then return true end
+    return false, ("%s is %s, want %s"):format(path, short(got), short(want))
+  end
+  if type(got) ~= "table" then return false, ("%s is %s, want a table"):format(path, short(got)) end
+  for key, value in pairs(want) do
+    local ok, why = covers(got[key], value, path == "" and tostring(key) or path .. "." .. tostring(key))
+    if not ok then return false, why end
+  end
+  return true
+end
+
+local function dataset_cases(module, file)
+  local passed, failures = 0, {}
+  for i, case in ipairs(module.cases or {}) do
+    local raw, want, options = case.raw or case[1], case.row or case[2], case.options or {}
+    local ok, got = pcall(function()
+      if module.keep and not module.keep(raw, options) then return nil end
+      return module.row(raw, options)
+    end)
+    local why
+    if not ok then why = tostring(got)
+    elseif want == nil then why = got ~= nil and "got a row, want it left out" or nil
+    elseif got == nil then why = "the row was left out"
+    else
+      local fits, difference = covers(got, want, "")
+      why = not fits and difference or nil
+    end
+    if why then failures[#failures + 1] = ("%s: case %d: %s"):format(file, i, why) else passed = passed + 1 end
+  end
+  return passed, failures
+end
+
+-- The cases of the data sets that the recipe reads: "FILE<tab>how many passed" line by line, as of the rewards.
+local function check_sets(section)
+  local names, sorted, passed = {}, {}, ""
+  for _, split in ipairs { "train", "eval" } do
+    if type(section) == "table" and data.is_set(section[split]) then add_names(section[split], names) end
+  end
+  for name in pairs(names) do sorted[#sorted + 1] = name end
+  table.sort(sorted)
+  for _, name in ipairs(sorted) do
+    local module_name = name:find("[./]") and name or "datasets." .. name
+    local ok, module = pcall(require, module_name)
+    if ok and type(module) == "table" and type(module.row) == "function" then
+      local n, failures = dataset_cases(module, host.place(module_name))
+      if failures[1] then fail("%s", failures[1]) end
+      passed = passed .. ("%s\t%d\n"):format(host.place(module_name), n)
+    end
+  end
+  return passed
+end
+
 -- on_cpu where it is not used: handed over as it stands, so that its keys are looked at on every machine.
 local function unused(on_cpu)
   local copy = {}
@@ -269,6 +325,7 @@ function M.open(spec)
   for _, assignment in ipairs(spec.overrides) do override(assignment) end
   check_data(recipe.data)
   local rewards, names = open_rewards(recipe.rewards == nil and {} or recipe.rewards, spec.cases)
+  if spec.cases then rewards.cases = rewards.cases .. check_sets(recipe.data) end
   local shown = {}
   for key, value in pairs(recipe) do shown[key] = value end
   if recipe.rewards ~= nil then shown.rewards = names end -- options stay with the scripts; the trainer knows names
@@ -343,41 +400,6 @@ function M.row(split, index)
 end
 
 -- `medrl test FILE`.
-
--- Whether `got` has everything that `want` names.
-local function covers(got, want, path)
-  if type(want) ~= "table" then
-    if got == want then return true end
-    return false, ("%s is %s, want %s"):format(path, short(got), short(want))
-  end
-  if type(got) ~= "table" then return false, ("%s is %s, want a table"):format(path, short(got)) end
-  for key, value in pairs(want) do
-    local ok, why = covers(got[key], value, path == "" and tostring(key) or path .. "." .. tostring(key))
-    if not ok then return false, why end
-  end
-  return true
-end
-
-local function dataset_cases(module, file)
-  local passed, failures = 0, {}
-  for i, case in ipairs(module.cases or {}) do
-    local raw, want, options = case.raw or case[1], case.row or case[2], case.options or {}
-    local ok, got = pcall(function()
-      if module.keep and not module.keep(raw, options) then return nil end
-      return module.row(raw, options)
-    end)
-    local why
-    if not ok then why = tostring(got)
-    elseif want == nil then why = got ~= nil and "got a row, want it left out" or nil
-    elseif got == nil then why = "the row was left out"
-    else
-      local fits, difference = covers(got, want, "")
-      why = not fits and difference or nil
-    end
-    if why then failures[#failures + 1] = ("%s: case %d: %s"):format(file, i, why) else passed = passed + 1 end
-  end
-  return passed, failures
-end
 
 --- Loads the main file and runs its cases: how many passed, how many failed, one line a failure.
 function M.test()

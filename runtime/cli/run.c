@@ -40,6 +40,11 @@ static mr_status train(const mr_session_opts *so, bool json, mr_err *err) {
     return st;
 }
 
+static mr_status check_on_error(const char *what, mr_err *err) {
+    if (!what || !strcmp(what, "pause") || !strcmp(what, "stop")) return MR_OK;
+    return mr_fail(err, MR_EINVAL, "--on-error %.40s: want pause or stop", what);
+}
+
 mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
     static const mr_usage usage = {
         "run",
@@ -52,6 +57,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
         "the installation.\n"
         "The first Ctrl-C finishes the micro-batch, makes a checkpoint and prints the command that continues; the "
         "second one ends at once.\n"
+        "Lua files may be saved while it runs: they are checked and taken over between two steps.\n"
         "`medrl help recipe` lists every field.",
     };
     mr_session_opts so = { 0 };
@@ -61,12 +67,15 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
         { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe; may be given many times", &so.overrides,
           0, 0 },
         { "output", 'o', MR_OPT_TEXT, "DIR", "run folder, in place of the recipe's output_dir", &so.output, 0, 0 },
+        { "on-error", 0, MR_OPT_TEXT, "WHAT", "when rewards keep failing: pause (wait for a mended file) or stop",
+          &so.on_error, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &so.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "json", 0, MR_OPT_FLAG, NULL, "the outcome as one JSON object", &json, 0, 0 },
     };
     mr_args a;
     mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);
+    if (st == MR_OK && !a.help) st = check_on_error(so.on_error, err);
     if (st == MR_OK && !a.help) {
         so.recipe = a.items[0];
         so.n_threads = (int)threads;
@@ -106,14 +115,17 @@ mr_status mr_cmd_resume(int argc, char **argv, mr_err *err) {
         "RUN",
         1,
         1,
-        "Continues a run from its newest checkpoint, with the settings that it was started with. Scripts are taken as "
-        "they are on disk now; those\n"
-        "that changed are named. The outcome is bit for bit that of a run that was never stopped.",
+        "Continues a run from its newest checkpoint: with the settings and scripts that were in use there, and with the "
+        "changes that were made after it,\n"
+        "step by step. The outcome is bit for bit that of a run that was never stopped. A script that was saved since is "
+        "taken over where the record ends.",
     };
     mr_session_opts so = { 0 };
     int64_t threads = 0;
     bool json = false;
     const mr_opt opts[] = {
+        { "on-error", 0, MR_OPT_TEXT, "WHAT", "when rewards keep failing: pause (wait for a mended file) or stop",
+          &so.on_error, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &so.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "json", 0, MR_OPT_FLAG, NULL, "the outcome as one JSON object", &json, 0, 0 },
@@ -121,6 +133,7 @@ mr_status mr_cmd_resume(int argc, char **argv, mr_err *err) {
     mr_args a;
     cJSON *config = NULL;
     mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);
+    if (st == MR_OK && !a.help) st = check_on_error(so.on_error, err);
     if (st == MR_OK && !a.help) {
         so.resume = a.items[0];
         so.n_threads = (int)threads;

@@ -13,9 +13,39 @@
 #include "base/log.h"
 #include "base/proc.h"
 #include "cli/cli.h"
+#include "rl/checkpoint.h"
 #include "rl/metrics.h"
 
 /* ---- listening in ---- */
+
+/* Stores a text by its hash; once is enough. */
+static mr_status store_script(mr_session *s, const mr_script_text *x, bool tell, mr_err *err) {
+    const cJSON *known = cJSON_GetObjectItemCaseSensitive(s->told, x->module);
+    if (known && strcmp(known->valuestring, x->sha256) == 0) return MR_OK;
+    if (!tell) return mr_run_store(s->run, x->name, x->text, x->len, x->sha256, err);
+    MR_TRY(mr_run_script(s->run, x->module, x->name, x->text, x->len, x->sha256, err));
+    cJSON_DeleteItemFromObjectCaseSensitive(s->told, x->module);
+    cJSON_AddStringToObject(s->told, x->module, x->sha256);
+    return MR_OK;
+}
+
+/* Every text that ran is in the run folder, those of a reload and those that were loaded while scoring too. */
+static mr_status record_scripts(mr_session *s, bool tell, mr_err *err) {
+    int n;
+    const mr_script_text *texts = mr_pool_scripts(s->pool, &n);
+    for (int i = 0; i < n; i++) MR_TRY(store_script(s, &texts[i], tell, err));
+    return MR_OK;
+}
+
+/* How often lines are shown may be set in a run. */
+static void take_intervals(mr_session *s) {
+    cJSON *live = mr_trainer_live(s->trainer);
+    const bool sft = s->settings.method == MR_METHOD_SFT;
+    const cJSON *lines = cJSON_GetObjectItemCaseSensitive(live, sft ? "sft.logging_steps" : "grpo.logging_steps"),
+                *samples = cJSON_GetObjectItemCaseSensitive(live, sft ? "sft.sample_steps" : "grpo.sample_steps");
+    if (lines && samples) mr_run_intervals(s->run, lines->valueint, samples->valueint);
+    cJSON_Delete(live);
+}
 
 static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_metric *m, int n, mr_err *err) {
     mr_session *s = self;
@@ -32,7 +62,8 @@ static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_m
         s->last_reward = sum / have;
         if (s->n_steps <= 3) s->first_reward = s->last_reward;
     }
-    return s->inner.step ? s->inner.step(s->inner.self, step, max_steps, m, n, err) : MR_OK;
+    if (s->inner.step) MR_TRY(s->inner.step(s->inner.self, step, max_steps, m, n, err));
+    return record_scripts(s, true, err);
 }
 
 static mr_status on_sample(void *self, const mr_sample *sample, int n_rewards, const char *const *names, mr_err *err) {
@@ -40,25 +71,14 @@ static mr_status on_sample(void *self, const mr_sample *sample, int n_rewards, c
     return s->inner.sample ? s->inner.sample(s->inner.self, sample, n_rewards, names, err) : MR_OK;
 }
 
-/* Every text that ran is in the run folder, those of a reload too. */
-static mr_status record_new_scripts(mr_session *s, mr_err *err) {
-    int n;
-    const mr_script_text *texts = mr_pool_scripts(s->pool, &n);
-    mr_status st = MR_OK;
-    for (int i = 0; i < n && st == MR_OK; i++) {
-        char *path = mr_asprintf("%s/scripts/%s.lua", mr_run_dir(s->run), texts[i].sha256);
-        if (!mr_path_exists(path))
-            st = mr_run_script(s->run, texts[i].name, texts[i].text, texts[i].len, texts[i].sha256, err);
-        mr_free(path);
-    }
-    return st;
-}
-
 static mr_status on_event(void *self, int64_t step, const char *kind, const char *text, const cJSON *detail,
                           mr_err *err) {
     mr_session *s = self;
+    const bool reload = strcmp(kind, "reload") == 0;
+    if (reload) MR_TRY(record_scripts(s, false, err)); /* an event never names a text that is not there */
     if (s->inner.event) MR_TRY(s->inner.event(s->inner.self, step, kind, text, detail, err));
-    return strcmp(kind, "reload") == 0 ? record_new_scripts(s, err) : MR_OK;
+    if (s->trainer && strcmp(kind, "set") == 0) take_intervals(s);
+    return reload ? record_scripts(s, true, err) : MR_OK;
 }
 
 static void on_progress(void *self, int64_t step, int64_t max_steps, const char *phase, int done, int total) {
@@ -160,16 +180,7 @@ static mr_status record_config(mr_session *s, const char *hex, bool on_cpu, mr_e
     return st;
 }
 
-static mr_status record_scripts(mr_session *s, mr_err *err) {
-    int n;
-    const mr_script_text *texts = mr_pool_scripts(s->pool, &n);
-    for (int i = 0; i < n; i++)
-        MR_TRY(mr_run_script(s->run, texts[i].name, texts[i].text, texts[i].len, texts[i].sha256, err));
-    return MR_OK;
-}
-
-/* A run that goes on with another base model would be nonsense; one that goes on with other scripts may be what is
- * wanted. */
+/* A run that goes on with another base model would be nonsense. */
 static mr_status compare(mr_session *s, const char *hex, mr_err *err) {
     const cJSON *run = cJSON_GetObjectItemCaseSensitive(s->config, "run");
     const char *was = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(run, "model_fingerprint"));
@@ -177,17 +188,72 @@ static mr_status compare(mr_session *s, const char *hex, mr_err *err) {
         return mr_fail(err, MR_EDATA,
                        "%s: the run was started from another version of %s; put the old one back, or start a new run",
                        s->opts.resume, s->parts.path);
-    const cJSON *scripts = cJSON_GetObjectItemCaseSensitive(run, "scripts");
+    return MR_OK;
+}
+
+/* ---- what a continued run was ---- */
+
+/* The hash that the texts of a checkpoint or of a reload give for a module. */
+static const char *hash_in(const cJSON *texts, const char *module) {
+    const char *name = cJSON_GetStringValue(
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(texts, "modules"), module));
+    return name ? cJSON_GetStringValue(
+                      cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(texts, "scripts"), name))
+                : NULL;
+}
+
+/* A text that was loaded while scoring is named by an event "script" only: it joins the version that loaded it. */
+static void join_late_texts(mr_session *s) {
+    cJSON *texts = s->pinned;
+    for (cJSON *e = s->journal->child, *next; e; e = next) {
+        next = e->next;
+        const char *kind = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(e, "kind")),
+                   *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(e, "text"));
+        cJSON *detail = cJSON_GetObjectItemCaseSensitive(e, "detail");
+        if (kind && !strcmp(kind, "reload") && cJSON_GetObjectItemCaseSensitive(detail, "scripts")) texts = detail;
+        if (!kind || strcmp(kind, "script") != 0) continue;
+        const char *module = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(detail, "module")),
+                   *sha = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(detail, "sha256"));
+        cJSON *scripts = cJSON_GetObjectItemCaseSensitive(texts, "scripts"),
+              *modules = cJSON_GetObjectItemCaseSensitive(texts, "modules");
+        if (!name || !module || !sha || !scripts || !modules || cJSON_GetObjectItemCaseSensitive(modules, module))
+            continue;
+        if (!cJSON_GetObjectItemCaseSensitive(scripts, name)) cJSON_AddStringToObject(scripts, name, sha);
+        cJSON_AddStringToObject(modules, module, name);
+    }
+}
+
+/* Before anything is opened: recipe, texts and journal of the run. */
+static mr_status read_past(mr_session *s, mr_err *err) {
+    cJSON *state;
+    MR_TRY(mr_checkpoint_find(&s->checkpoint, s->opts.resume, err));
+    MR_TRY(mr_checkpoint_read_state(&state, s->checkpoint, err));
+    cJSON *medrl = cJSON_GetObjectItemCaseSensitive(state, "medrl");
+    s->pinned = cJSON_DetachItemFromObjectCaseSensitive(medrl, "scripts");
+    int64_t bytes = 0;
+    mr_status st = mr_json_opt_int(&bytes, medrl, "events_bytes", 0, 0, (int64_t)1 << 53, s->checkpoint, err);
+    cJSON_Delete(state);
+    MR_TRY(st);
+    s->base = cJSON_Duplicate(s->config, true);
+    cJSON_DeleteItemFromObjectCaseSensitive(s->base, "run");
+    if (!s->pinned) return MR_OK; /* of an older version: goes on with the files as they are */
+    MR_TRY(mr_run_journal(s->opts.resume, bytes, &s->journal, &s->journal_last, err));
+    join_late_texts(s);
+    return MR_OK;
+}
+
+/* What is stored already. medrl's own files belong to the program: they are never the old ones. */
+static void compare_own(mr_session *s) {
     int n;
     const mr_script_text *texts = mr_pool_scripts(s->pool, &n);
-    for (int i = 0; i < n; i++) {
-        const char *sha = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(scripts, texts[i].name));
-        if (!sha)
-            mr_warn("%s: is new since the run was started", texts[i].name);
-        else if (strcmp(sha, texts[i].sha256) != 0)
-            mr_warn("%s: has changed since the run was started; going on with the new text", texts[i].name);
+    for (int i = 0; i < n && s->pinned; i++) {
+        const char *was = hash_in(s->pinned, texts[i].module);
+        const bool same = was && strcmp(was, texts[i].sha256) == 0;
+        if (same) cJSON_AddStringToObject(s->told, texts[i].module, was);
+        if (was && !same)
+            mr_warn("%s: is medrl's own and has changed since; the run goes on with the present one, and may differ",
+                    texts[i].name);
     }
-    return MR_OK;
 }
 
 /* ---- opening ---- */
@@ -278,10 +344,14 @@ static void banner(const mr_session *s) {
 static mr_status load_checkpoint(mr_session *s, mr_err *err) {
     const char *checkpoint = s->checkpoint;
     int64_t metrics, samples, events;
-    mr_status st = mr_trainer_load(s->trainer, checkpoint, &metrics, &samples, &events, err);
-    if (st == MR_OK) st = mr_run_cut(s->run, metrics, samples, events, err);
-    if (st == MR_OK) mr_info("resumes  %s", checkpoint);
-    return st;
+    MR_TRY(mr_trainer_load(s->trainer, checkpoint, &metrics, &samples, &events, err));
+    take_intervals(s);
+    const bool nothing = (!s->journal || !s->journal->child) && s->journal_last <= mr_trainer_step_index(s->trainer);
+    MR_TRY(mr_run_keep_journal(s->run, nothing ? NULL : s->journal, s->journal_last, err));
+    MR_TRY(mr_run_cut(s->run, metrics, samples, events, err));
+    if (s->journal) MR_TRY(mr_trainer_replay(s->trainer, s->journal, s->journal_last, err));
+    mr_info("resumes  %s", checkpoint);
+    return MR_OK;
 }
 
 static mr_status open_all(mr_session *s, mr_err *err) {
@@ -289,14 +359,20 @@ static mr_status open_all(mr_session *s, mr_err *err) {
     char hex[65] = "";
     MR_TRY(mr_check_overrides(o->overrides, err));
     /* before any work: is there something to continue? */
-    if (o->resume) MR_TRY(mr_checkpoint_find(&s->checkpoint, o->resume, err));
+    if (o->resume) MR_TRY(read_past(s, err));
     MR_TRY(mr_parts_backend(&s->parts.backend, o->device, o->n_threads, err));
     const cJSON *run = cJSON_GetObjectItemCaseSensitive(s->config, "run"); /* a run keeps its settings */
     const cJSON *was = cJSON_GetObjectItemCaseSensitive(run, "on_cpu");
     bool on_cpu = was ? cJSON_IsTrue(was) : s->parts.backend->kind == MR_CPU;
-    mr_pool_opts po = { .on_cpu = on_cpu, .overrides = o->overrides };
-    MR_TRY(mr_pool_open(&s->pool, o->recipe, &po, err));
-    MR_TRY(mr_parts_settings(&s->settings, mr_pool_recipe(s->pool), mr_pool_recipe_path(s->pool), err));
+    mr_pool_opts po = { .on_cpu = on_cpu, .overrides = o->overrides, .pinned = s->pinned, .base = s->base };
+    char *store = o->resume ? mr_path_join(o->resume, "scripts") : NULL;
+    po.store = store;
+    mr_status opened = mr_pool_open(&s->pool, o->recipe, &po, err);
+    mr_free(store);
+    MR_TRY(opened);
+    MR_TRY(mr_parts_settings(&s->settings, s->base ? s->base : mr_pool_recipe(s->pool), mr_pool_recipe_path(s->pool),
+                             err));
+    if (o->on_error) s->settings.on_error = strcmp(o->on_error, "stop") == 0 ? MR_ON_ERROR_STOP : MR_ON_ERROR_PAUSE;
     MR_TRY(mr_pool_rows(s->pool, "train", &s->rows, err));
     if (s->rows.n_rows == 0)
         return mr_fail(err, MR_EDATA,
@@ -319,7 +395,12 @@ static mr_status open_all(mr_session *s, mr_err *err) {
     };
     MR_TRY(mr_run_open(&s->run, o->resume ? o->resume : o->output ? o->output : s->settings.output_dir, &ro, err));
     if (!o->resume) MR_TRY(record_config(s, hex, on_cpu, err));
-    MR_TRY(record_scripts(s, err));
+    char *scripts = mr_path_join(mr_run_dir(s->run), "scripts");
+    mr_pool_store(s->pool, scripts);
+    mr_free(scripts);
+    s->told = cJSON_CreateObject();
+    compare_own(s);
+    MR_TRY(record_scripts(s, true, err));
     s->inner = mr_run_observer(s->run);
     mr_trainer_parts tp = {
         .settings = &s->settings,
@@ -331,9 +412,15 @@ static mr_status open_all(mr_session *s, mr_err *err) {
         .run_dir = mr_run_dir(s->run),
         .base_model_name = s->settings.model.name,
     };
-    if (s->settings.method == MR_METHOD_GRPO) tp.scorer = mr_pool_scorer(s->pool);
+    tp.scorer = mr_pool_scorer(s->pool);
     MR_TRY(mr_trainer_open(&s->trainer, &tp, err));
     if (o->resume) MR_TRY(load_checkpoint(s, err));
+    if (o->resume && o->on_error) {
+        cJSON *value = cJSON_CreateString(o->on_error);
+        mr_status st = mr_trainer_set(s->trainer, "on_error", value, "resume", err);
+        cJSON_Delete(value);
+        MR_TRY(st);
+    }
     banner(s);
     return MR_OK;
 }
@@ -355,6 +442,10 @@ void mr_session_close(mr_session *s) {
     mr_settings_clear(&s->settings);
     mr_parts_close(&s->parts);
     cJSON_Delete(s->config);
+    cJSON_Delete(s->base);
+    cJSON_Delete(s->pinned);
+    cJSON_Delete(s->journal);
+    cJSON_Delete(s->told);
     mr_free(s->checkpoint);
     mr_free(s->last);
     mr_free(s->result);

@@ -1,7 +1,13 @@
 /* session.h - one training run from recipe to adapter: what run, resume and demo have in common.
  *
  * mr_session_open evaluates the recipe, opens model, run folder and trainer, and (resuming) loads the newest
- * checkpoint; mr_session_train trains and saves the result. Signals: from mr_session_train on the first one makes a
+ * checkpoint; mr_session_train trains and saves the result.
+ *
+ * A run that is continued gives the bits of one that was never stopped, with reloads and settings changes in between:
+ * it is planned from config.json; its workers load the texts that the checkpoint names, from scripts/<sha256>.lua; the
+ * trainer takes the settings in force from the checkpoint; and what the events say after the checkpoint takes place
+ * again between the same steps (mr_trainer_replay). Files on disk are looked at from the last recorded step on: one
+ * that differs by then is a reload as in any run, with its event and its line. Signals: from mr_session_train on the first one makes a
  * checkpoint and returns MR_ESIGNAL.
  * Ownership: everything belongs to the struct; mr_session_close releases it, after a failure too. */
 #ifndef MR_SESSION_H
@@ -19,6 +25,7 @@ typedef struct mr_session_opts {
     int n_threads;
     const char *resume; /* run folder to continue, NULL: a new run */
     const char *output; /* run folder in place of the recipe's output_dir, NULL: the recipe's */
+    const char *on_error; /* "pause" or "stop" in place of the recipe's, NULL: the recipe's */
     bool progress;
 } mr_session_opts;
 
@@ -39,6 +46,11 @@ typedef struct mr_session {
     int64_t n_steps; /* done by this process */
     double start_s;
     char *checkpoint; /* that the run goes on from, NULL for a new one */
+    cJSON *base;      /* the recipe that it was planned with, from config; NULL for a new one */
+    cJSON *pinned;    /* the texts that were in use at the checkpoint; NULL: it does not say */
+    cJSON *journal;   /* what is to be repeated; NULL: nothing */
+    int64_t journal_last; /* the last step that was recorded */
+    cJSON *told;      /* { module: sha256 } of the texts that are stored and in the events */
     char *result; /* folder of the adapter or the model, after training */
 } mr_session;
 

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/proc.h"
@@ -330,8 +331,13 @@ void mr_progress_phase(mr_run *r, int64_t step, int64_t max_steps, const char *p
 void mr_progress_event(mr_run *r, int64_t step, const char *kind, const char *text) {
     if (!strcmp(kind, "fault")) {
         if (r->n_faults_shown++ < max_faults_shown) mr_warn("step %lld: %s", (long long)step, text);
-    } else if (!strcmp(kind, "reload")) {
+    } else if (!strcmp(kind, "reload") || !strcmp(kind, "set")) {
         mr_info("step %lld: %s", (long long)step, text);
+    } else if (!strcmp(kind, "pause")) { /* said whether anybody sits there or not: this is how a night run goes on */
+        mr_warn("step %lld: paused: %s; to leave instead: kill %ld, and later: medrl resume %s", (long long)step, text,
+                (long)getpid(), r->dir);
+    } else if (!strcmp(kind, "go on")) {
+        mr_info("step %lld: goes on: %s", (long long)step, text);
     } else if (!strcmp(kind, "checkpoint") && r->opts.progress) {
         mr_info("step %lld: %s is saved in %s", (long long)step, text, r->dir);
     }

@@ -361,7 +361,12 @@ mr_status mr_run_config(mr_run *r, const cJSON *config, mr_err *err) {
     return st;
 }
 
-mr_status mr_run_script(mr_run *r, const char *name, const char *text, size_t len, const char *sha256, mr_err *err) {
+void mr_run_intervals(mr_run *r, int logging_steps, int sample_steps) {
+    r->opts.logging_steps = logging_steps;
+    r->opts.sample_steps = sample_steps;
+}
+
+mr_status mr_run_store(mr_run *r, const char *name, const char *text, size_t len, const char *sha256, mr_err *err) {
     if (strlen(sha256) != 64 || strspn(sha256, "0123456789abcdef") != 64)
         return mr_fail(err, MR_EINVAL, "%s: \"%.80s\" is no SHA-256", name, sha256);
     char *folder = mr_path_join(r->dir, "scripts"), *path = mr_asprintf("%s/%s.lua", folder, sha256);
@@ -369,10 +374,16 @@ mr_status mr_run_script(mr_run *r, const char *name, const char *text, size_t le
     if (st == MR_OK && !mr_path_exists(path)) st = mr_file_write(path, text, len, err);
     mr_free(folder);
     mr_free(path);
-    if (st != MR_OK) return st;
+    return st;
+}
+
+mr_status mr_run_script(mr_run *r, const char *module, const char *name, const char *text, size_t len,
+                        const char *sha256, mr_err *err) {
+    MR_TRY(mr_run_store(r, name, text, len, sha256, err));
     cJSON *detail = cJSON_CreateObject();
     cJSON_AddStringToObject(detail, "sha256", sha256);
-    st = put_event(r, r->step, "script", name, detail, err);
+    cJSON_AddStringToObject(detail, "module", module);
+    mr_status st = put_event(r, r->step, "script", name, detail, err);
     cJSON_Delete(detail);
     return st;
 }

@@ -27,7 +27,19 @@ void mr_run_close(mr_run *r);
 const char *mr_run_dir(const mr_run *r);
 
 mr_status mr_run_config(mr_run *r, const cJSON *config, mr_err *err);   /* config.json, atomically */
-mr_status mr_run_script(mr_run *r, const char *name, const char *text, size_t len, const char *sha256, mr_err *err); /* scripts/<sha>.lua */
+mr_status mr_run_store(mr_run *r, const char *name, const char *text, size_t len, const char *sha256, mr_err *err); /* scripts/<sha>.lua */
+/* And an event "script" with detail { "sha256", "module" }. */
+mr_status mr_run_script(mr_run *r, const char *module, const char *name, const char *text, size_t len, const char *sha256, mr_err *err);
+/* How often lines and samples are shown from now on, as in mr_run_opts. */
+void mr_run_intervals(mr_run *r, int logging_steps, int sample_steps);
+/* What a resumed run repeats, to be read before mr_run_cut. events: those of kind "reload", "set" and "script" that were
+ * recorded after the first events_bytes of events.jsonl, and, of a run that was ended while it repeated others, the rest
+ * of those (journal.json); a "script" is what was loaded in the course of scoring: it belongs to the version before it.
+ * [ { "step", "kind", "text", "detail" } ], owned by the caller. last: the last step that was recorded. */
+mr_status mr_run_journal(const char *dir, int64_t events_bytes, cJSON **events, int64_t *last, mr_err *err);
+/* Keeps it (atomically) before mr_run_cut cuts it away: journal.json; events NULL: there is nothing, the file is
+ * removed. */
+mr_status mr_run_keep_journal(mr_run *r, const cJSON *events, int64_t last, mr_err *err);
 mr_status mr_run_cut(mr_run *r, int64_t metrics_bytes, int64_t samples_bytes, int64_t events_bytes, mr_err *err); /* on resume */
 mr_observer mr_run_observer(mr_run *r);
 /* What the last lines say to the user: rewards first and last, format and exactness apart, the answers' histogram. To out, as text. */

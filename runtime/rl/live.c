@@ -363,7 +363,9 @@ static void put_worst(const mr_trainer *t, mr_str *out) {
 
 mr_status mr_trainer_watch_faults(mr_trainer *t, mr_err *err) {
     const double limit = t->set->train.max_fault_share;
-    if (t->set->method == MR_METHOD_SFT || limit <= 0 || t->n_fault_steps < MR_FAULT_STEPS) return MR_OK;
+    if (t->set->method == MR_METHOD_SFT || limit <= 0 || t->n_fault_steps < MR_FAULT_STEPS ||
+        t->step >= t->max_steps)
+        return MR_OK;
     int64_t calls = 0, faults = 0;
     for (int k = 0; k < MR_FAULT_STEPS; k++) {
         calls += t->faults[k].calls;
@@ -445,15 +447,19 @@ mr_status mr_trainer_load_live(mr_trainer *t, const cJSON *medrl, const char *pl
     MR_TRY(mr_json_get_int(&t->warmup, medrl, "warmup", 0, (int64_t)1 << 53, place, err));
     t->version = (int)version;
     mr_settings next = *t->set;
-    for (const cJSON *v = live->child; v; v = v->next) {
+    cJSON *now = mr_trainer_live(t);
+    mr_status st = MR_OK;
+    for (const cJSON *v = live->child; v && st == MR_OK; v = v->next) {
+        if (cJSON_Compare(v, cJSON_GetObjectItemCaseSensitive(now, v->string), true)) continue;
         if (is_weights(t, v->string)) {
-            MR_TRY(read_weights(t, t->weights, v, err));
+            st = read_weights(t, t->weights, v, err);
             continue;
         }
-        mr_status st = mr_settings_set(&next, v->string, v, NULL, NULL, err);
-        if (st != MR_OK) return mr_wrap(err, MR_EDATA, "%s/trainer_state.json: medrl.live", place);
+        st = mr_settings_set(&next, v->string, v, NULL, NULL, err);
+        if (st == MR_OK && strstr(v->string, ".max_steps")) t->max_steps = next.train.max_steps;
     }
-    t->max_steps = next.train.max_steps;
+    cJSON_Delete(now);
+    if (st != MR_OK) return mr_wrap(err, MR_EDATA, "%s/trainer_state.json: medrl.live", place);
     t->own = next;
     mr_trainer_apply(t);
     return load_faults(t, cJSON_GetObjectItemCaseSensitive(medrl, "faults"), place, err);

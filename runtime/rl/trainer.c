@@ -555,8 +555,8 @@ mr_status mr_trainer_step(mr_trainer *t, mr_err *err) {
 static mr_status steps(mr_trainer *t, int64_t until, mr_err *err) {
     for (;;) {
         MR_TRY(mr_trainer_stopped(t, err));
-        if (t->step >= t->max_steps || t->step >= until) return MR_OK;
-        MR_TRY(mr_trainer_between(t, err));
+        if (t->step >= until) return MR_OK;
+        MR_TRY(mr_trainer_between(t, err)); /* after the last step too: max_steps may have been raised */
         if (t->ended || t->step >= t->max_steps) return MR_OK;
         MR_TRY(mr_trainer_step(t, err));
         const int save = t->set->train.save_steps;

@@ -55,21 +55,24 @@ static mr_status read_loaded(mr_version *v, const mr_frame *reply, const char *p
         v->lows[i] = mr_take_f64(&t);
         v->n_rewards = (int)i + 1;
     }
+    const char *cases = mr_take_bytes(&t, &len);
+    v->cases = mr_strndup(cases, len);
     return t.bad ? mr_fail(err, MR_EINTERNAL, "%s: a worker's answer was cut", place) : MR_OK;
 }
 
-mr_status mr_version_open(mr_pool *p, mr_version **out, mr_err *err) {
+mr_status mr_version_open(mr_pool *p, mr_version **out, bool cases, mr_err *err) {
     *out = NULL;
     mr_version *v = mr_alloc(sizeof *v);
     v->n_peers = p->opts.n_workers + 1;
     v->peers = mr_alloc((size_t)v->n_peers * sizeof *v->peers);
     for (int i = 0; i < v->n_peers; i++) v->peers[i].proc.fd = -1;
-    mr_status st = mr_texts_open(&v->texts, p->recipe_arg, err);
+    mr_status st = mr_texts_open(&v->texts, p->recipe_arg, p->pinned, p->store, err);
+    if (p->v && !p->pinned) v->texts.before = &p->v->texts;
     const mr_text *main_text;
     if (st == MR_OK) st = mr_texts_get(&v->texts, "@main", &main_text, err);
     for (int i = 0; st == MR_OK && i < v->n_peers; i++) st = mr_peer_start(p, &v->peers[i], err);
     mr_frame reply;
-    if (st == MR_OK) st = mr_peer_load(p, v, data_peer(v), true, &reply, err);
+    if (st == MR_OK) st = mr_peer_load(p, v, data_peer(v), cases, &reply, err);
     if (st == MR_OK) st = read_loaded(v, &reply, main_text->pub.name, err);
     for (int i = 0; st == MR_OK && i < v->n_peers - 1; i++) st = mr_peer_load(p, v, &v->peers[i], false, &reply, err);
     if (st != MR_OK) {
@@ -87,12 +90,13 @@ void mr_version_close(mr_version *v) {
     mr_texts_close(&v->texts);
     cJSON_Delete(v->recipe);
     for (int i = 0; i < v->n_rewards; i++) {
-        mr_free(v->names[i]);
+        if (v->names) mr_free(v->names[i]); /* NULL: handed on */
         mr_free(v->places[i]);
     }
     mr_free(v->names);
     mr_free(v->places);
     mr_free(v->lows);
+    mr_free(v->cases);
     mr_free(v);
 }
 
@@ -137,8 +141,12 @@ mr_status mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_opts *op
     p->overrides = mr_alloc((size_t)(p->n_overrides + 1) * sizeof *p->overrides);
     for (int i = 0; i < p->n_overrides; i++) p->overrides[i] = mr_strdup(p->opts.overrides[i]);
     p->opts.overrides = NULL;
-    mr_status st = mr_version_open(p, &p->v, err);
+    if (p->opts.store) p->store = mr_strdup(p->opts.store);
+    p->pinned = p->opts.pinned;
+    mr_status st = mr_version_open(p, &p->v, !p->pinned, err);
+    p->pinned = NULL;
     if (st == MR_OK) {
+        p->base = cJSON_Duplicate(p->opts.base ? p->opts.base : p->v->recipe, true);
         mr_free(p->display);
         p->display = mr_text_display_name(p->v->texts.main_path);
         int n = p->v->n_rewards;
@@ -170,8 +178,19 @@ void mr_pool_close(mr_pool *p) {
     mr_free(p->jobs);
     mr_free(p->pending);
     mr_free(p->faults);
+    cJSON_Delete(p->base);
+    mr_free(p->store);
+    mr_free(p->last_jobs);
+    mr_arena_clear(&p->last_arena);
+    for (int i = 0; i < p->n_old_names; i++) mr_free(p->old_names[i]);
+    mr_free(p->old_names);
     mr_arena_clear(&p->arena);
     mr_free(p);
+}
+
+void mr_pool_store(mr_pool *p, const char *folder) {
+    mr_free(p->store);
+    p->store = mr_strdup(folder);
 }
 
 const cJSON *mr_pool_recipe(const mr_pool *p) {

@@ -404,13 +404,33 @@ static mr_status scorer_submit(void *self, const mr_score_job *in, mr_err *err) 
     return n_waiting(p) >= MR_FEED_JOBS / 2 ? pump(p, false, err) : MR_OK;
 }
 
+/* The batch that was just scored becomes the last one; a few samples on the side of the same step do not. */
+static void keep_batch(mr_pool *p) {
+    if (p->n_jobs == 0) return;
+    if (p->n_last > p->n_jobs && p->last_jobs[0]->in.step == p->jobs[0]->in.step) return;
+    mr_arena arena = p->last_arena;
+    mr_pool_job **jobs = p->last_jobs;
+    const int cap = p->cap_last;
+    p->last_arena = p->arena;
+    p->last_jobs = p->jobs;
+    p->cap_last = p->cap_jobs;
+    p->n_last = p->n_jobs;
+    p->arena = arena;
+    p->jobs = jobs;
+    p->cap_jobs = cap;
+}
+
 static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fault *faults, int max_faults,
                                 int *n_faults, mr_err *err) {
     mr_pool *p = self;
     mr_status st = MR_OK;
     if (n_jobs != p->n_jobs)
         st = mr_fail(err, MR_EINTERNAL, "collect() of %d jobs, %d were submitted", n_jobs, p->n_jobs);
-    while (st == MR_OK && p->n_done < p->n_jobs) st = pump(p, true, err);
+    while (st == MR_OK && p->n_done < p->n_jobs) {
+        st = pump(p, true, err);
+        const mr_fault *f = st == MR_OK && p->trial ? mr_pool_new_fault(p) : NULL;
+        if (f) st = mr_fail(err, MR_EINVAL, "%s", f->text);
+    }
     int n_rewards = p->v->n_rewards;
     for (int i = 0; st == MR_OK && i < p->n_jobs; i++) {
         const mr_pool_job *job = p->jobs[i];
@@ -438,6 +458,7 @@ static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fau
             if (p->v->peers[i].n_flight > 0) mr_peer_stop(&p->v->peers[i]);
         }
     }
+    if (st == MR_OK && !p->trial) keep_batch(p);
     p->n_jobs = p->n_done = p->n_faults = p->n_fault_texts = p->n_respawns = 0;
     p->n_pending = p->pending_head = 0;
     mr_arena_reset(&p->arena);
@@ -451,5 +472,8 @@ mr_scorer mr_pool_scorer(mr_pool *p) {
                         .weights = p->weights,
                         .submit = scorer_submit,
                         .collect = scorer_collect,
-                        .between_steps = mr_pool_between_steps };
+                        .between_steps = mr_pool_between_steps,
+                        .replay = mr_pool_replay,
+                        .again = mr_pool_again,
+                        .scripts = mr_pool_describe };
 }

@@ -36,6 +36,7 @@ typedef struct mr_version {
     char **places; /* their files, for messages */
     double *lows;
     int n_rewards;
+    char *cases; /* that passed when it was loaded: lines "FILE<tab>NUMBER" */
 } mr_version;
 
 typedef struct mr_split {
@@ -52,7 +53,13 @@ struct mr_pool {
     char **overrides;
     int n_overrides;
     mr_version *v;
+    mr_version *in_use; /* while another one is on trial as v */
     float *weights;
+    cJSON *base; /* the recipe that the run was planned with */
+    char *store; /* where stored texts lie; NULL: nowhere */
+    const cJSON *pinned; /* texts that the next version is made of; NULL: those on disk */
+    char **old_names;    /* of rewards of former versions: the trainer may still hold them */
+    int n_old_names;
     mr_split *splits[8];
     int n_splits;
     const mr_script_text *scripts;
@@ -65,7 +72,13 @@ struct mr_pool {
     int n_done;
     mr_fault *faults;
     int n_faults, n_fault_texts, cap_faults;
-    uint64_t refused; /* signature of files that a reload turned down */
+    /* the last batch, which a new version has to stand */
+    mr_arena last_arena;
+    mr_pool_job **last_jobs;
+    int n_last, cap_last;
+    bool trial; /* a batch is scored by a new version, see reload.c */
+    uint64_t refused;   /* signature of files that a reload turned down */
+    double young_since; /* since when files that do not load keep changing; 0: they do not */
     int n_respawns;   /* within the batch */
 };
 
@@ -80,7 +93,7 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
 bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f);
 
 /* open.c */
-mr_status mr_version_open(mr_pool *p, mr_version **out, mr_err *err);
+mr_status mr_version_open(mr_pool *p, mr_version **out, bool cases, mr_err *err);
 void mr_version_close(mr_version *v);
 mr_status mr_pool_weights(const mr_pool *p, const cJSON *recipe, int n, float *weights, mr_err *err);
 mr_status mr_peer_load(mr_pool *p, mr_version *v, mr_peer *peer, bool cases, mr_frame *reply, mr_err *err);
@@ -88,5 +101,10 @@ mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_
 
 /* reload.c */
 mr_status mr_pool_between_steps(void *self, int64_t step, mr_reload *out, mr_err *err);
+mr_status mr_pool_replay(void *self, const cJSON *detail, mr_reload *out, mr_err *err);
+mr_status mr_pool_again(void *self, mr_scorer *scorer, mr_row_source *rows, mr_err *err);
+cJSON *mr_pool_describe(void *self);
+/* A fault of the version on trial that the one in use did not have on that sample. */
+const mr_fault *mr_pool_new_fault(const mr_pool *p);
 
 #endif

@@ -23,6 +23,11 @@ typedef struct mr_pool_opts {
     double deadline_s;            /* a call; 0: 2 s */
     size_t memory_bytes;          /* of one worker; 0: 512 MiB beyond its start */
     bool on_cpu;                  /* merge the recipe's on_cpu table */
+    /* A run that is continued: the texts that were in use ({ "scripts", "modules" } as in mr_reload.detail; copied),
+     * read from store/<sha256>.lua; what is not in it, and medrl.*, comes from its place. NULL: all from their places. */
+    const cJSON *pinned;
+    const char *store;            /* RUN/scripts, for pinned and for mr_scorer.replay */
+    const cJSON *base;            /* the recipe that the run was planned with (copied); NULL: the one that opens */
     const char *const *overrides; /* --set assignments, NULL-terminated or NULL */
 } mr_pool_opts;
 
@@ -31,7 +36,7 @@ typedef struct mr_pool_opts {
 mr_status mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_opts *opts, mr_err *err);
 void mr_pool_close(mr_pool *p);
 
-/* The resolved recipe as plain data (rl/settings.h parses it); borrowed until close. */
+/* The resolved recipe as plain data (rl/settings.h parses it); borrowed until the next between_steps. */
 const cJSON *mr_pool_recipe(const mr_pool *p);
 const char *mr_pool_recipe_path(const mr_pool *p); /* for messages */
 /* split: "train" or "eval". n_rows 0 when the recipe has no such split. */
@@ -40,8 +45,12 @@ mr_status mr_pool_rows(mr_pool *p, const char *split, mr_row_source *out, mr_err
 mr_status mr_pool_data_report(mr_pool *p, const char *split, mr_str *out, mr_err *err);
 mr_scorer mr_pool_scorer(mr_pool *p);
 
+/* Where the texts of replay lie, once the run has a folder; copied. */
+void mr_pool_store(mr_pool *p, const char *folder);
+
 /* Every Lua text in use: the run folder stores them by hash. Borrowed until the next between_steps. */
 typedef struct mr_script_text {
+    const char *module; /* "rewards.correctness"; "@main": the recipe */
     const char *name; /* "lua/rewards/correctness.lua" */
     const char *text;
     size_t len;

@@ -2,13 +2,17 @@
 #include "script/texts.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/fsafe.h"
+#include "base/proc.h"
 #include "base/rng.h"
 
 enum { TEXT_MAX_BYTES = 4 << 20 };
+static const double YOUNG_S = 0.1;
 
 char *mr_text_display_name(const char *path) {
     const char *home = mr_home_dir();
@@ -44,8 +48,10 @@ static bool is_kind_folder(const char *name) {
     return false;
 }
 
-mr_status mr_texts_open(mr_texts *t, const char *main_arg, mr_err *err) {
+mr_status mr_texts_open(mr_texts *t, const char *main_arg, const cJSON *pinned, const char *store, mr_err *err) {
     memset(t, 0, sizeof *t);
+    t->pinned = pinned ? cJSON_Duplicate(pinned, true) : NULL;
+    t->store = mr_strdup(store);
     char *home_lua = mr_path_join(mr_home_dir(), "lua");
     char *tries[4] = { mr_strdup(main_arg), mr_path_join(home_lua, main_arg), mr_path_join(mr_home_dir(), main_arg),
                        NULL };
@@ -53,6 +59,7 @@ mr_status mr_texts_open(mr_texts *t, const char *main_arg, mr_err *err) {
     for (int i = 0; i < 4; i++) {
         if (!t->main_path && (i == 0 || main_arg[0] != '/') && is_file(tries[i])) t->main_path = mr_strdup(tries[i]);
     }
+    if (!t->main_path && mr_detail_hash(pinned, "@main")) t->main_path = mr_strdup(main_arg); /* gone, but stored */
     mr_status st = MR_OK;
     if (!t->main_path) {
         st = mr_fail(err, MR_ENOTFOUND, "%s: no such file here or in %s; `ls %s/recipes` shows what comes with medrl",
@@ -86,6 +93,8 @@ void mr_texts_close(mr_texts *t) {
     mr_free(t->list);
     for (int i = 0; i < t->n_roots; i++) mr_free(t->roots[i]);
     mr_free(t->main_path);
+    mr_free(t->store);
+    cJSON_Delete(t->pinned);
     memset(t, 0, sizeof *t);
 }
 
@@ -128,32 +137,99 @@ static mr_status find_file(const mr_texts *t, const char *module, char **path, m
     return st;
 }
 
-static mr_status get(mr_texts *t, const char *module, const mr_text **out, mr_err *err) {
-    *out = NULL;
-    for (int i = 0; i < t->n; i++) {
-        if (strcmp(t->list[i]->module, module) == 0) {
-            *out = t->list[i];
-            return MR_OK;
-        }
-    }
-    char *path;
-    MR_TRY(find_file(t, module, &path, err));
+const mr_text *mr_texts_find(const mr_texts *t, const char *module) {
+    for (int i = 0; i < t->n; i++)
+        if (strcmp(t->list[i]->module, module) == 0) return t->list[i];
+    return NULL;
+}
+
+static mr_text *text_add(mr_texts *t, mr_text *x) {
+    x->pub.module = x->module;
+    mr_sha256(x->pub.sha256, x->pub.text, x->pub.len);
+    t->list = mr_realloc(t->list, (size_t)(t->n + 1) * sizeof *t->list);
+    return t->list[t->n++] = x;
+}
+
+void mr_texts_add_copy(mr_texts *t, const mr_text *x) {
+    mr_text *copy = mr_alloc(sizeof *copy);
+    copy->module = mr_strdup(x->module);
+    copy->path = mr_strdup(x->path);
+    copy->pub.name = mr_strdup(x->pub.name);
+    copy->pub.text = mr_strndup(x->pub.text, x->pub.len);
+    copy->pub.len = x->pub.len;
+    copy->seen = x->seen;
+    text_add(t, copy);
+}
+
+/* A time stamp this new says little: the next write may get the same one. In the future: another machine's clock. */
+static bool is_young(const struct stat *s) {
+    const double age = mr_wall_s() - ((double)s->st_mtim.tv_sec + (double)s->st_mtim.tv_nsec * 1e-9);
+    return age < YOUNG_S && age > -10 * YOUNG_S;
+}
+
+/* What stands there instead of a file that can be read; NULL: such a file. */
+static const char *not_a_file(const char *path, struct stat *s) {
+    memset(s, 0, sizeof *s);
+    if (stat(path, s) != 0)
+        return errno == ENOENT ? "is gone" : errno == ELOOP ? "is a link that leads back to itself" : strerror(errno);
+    if (S_ISDIR(s->st_mode)) return "is a folder now, want a file";
+    if (!S_ISREG(s->st_mode)) return "is no plain file now";
+    return access(path, R_OK) == 0 ? NULL : strerror(errno);
+}
+
+/* From the store: the text that was in use, whatever became of its file. */
+static mr_status get_pinned(mr_texts *t, const char *module, const char *sha, const mr_text **out, mr_err *err) {
+    const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(
+        cJSON_GetObjectItemCaseSensitive(t->pinned, "modules"), module));
     mr_text *x = mr_alloc(sizeof *x);
     x->module = mr_strdup(module);
-    x->path = path;
-    x->pub.name = mr_text_display_name(path);
-    char *text;
-    mr_status st = stat(path, &x->seen) == 0 ? mr_file_read(&text, &x->pub.len, path, TEXT_MAX_BYTES, err)
-                                             : mr_fail_errno(err, "%s", path);
+    x->pub.name = mr_strdup(name);
+    if (find_file(t, module, &x->path, NULL) != MR_OK) x->path = mr_strdup(name);
+    char *file = mr_asprintf("%s/%s.lua", t->store, sha), *text;
+    mr_status st = mr_file_read(&text, &x->pub.len, file, TEXT_MAX_BYTES, err);
+    if (st == MR_OK) {
+        x->pub.text = text;
+        char is[65];
+        mr_sha256(is, text, x->pub.len);
+        if (strcmp(is, sha) != 0)
+            st = mr_fail(err, MR_EDATA, "%s: is not the text that it is named after; restore it, or start a new run",
+                         file);
+    }
+    mr_free(file);
+    if (st == MR_OK)
+        *out = text_add(t, x);
+    else
+        text_free(x);
+    return st;
+}
+
+static mr_status get(mr_texts *t, const char *module, const mr_text **out, mr_err *err) {
+    *out = mr_texts_find(t, module);
+    if (*out) return MR_OK;
+    const char *sha = strncmp(module, "medrl.", 6) != 0 ? mr_detail_hash(t->pinned, module) : NULL;
+    if (sha && t->store) return get_pinned(t, module, sha, out, err);
+    mr_text *x = mr_alloc(sizeof *x);
+    const mr_text *before = t->before ? mr_texts_find(t->before, module) : NULL;
+    mr_status st = MR_OK;
+    if (before) { /* never another file of that name further down the path */
+        const char *why = not_a_file(before->path, &x->seen);
+        if (why) st = mr_fail(err, MR_ENOTFOUND, "%s: %s", before->pub.name, why);
+        x->path = mr_strdup(before->path);
+    } else {
+        st = find_file(t, module, &x->path, err);
+    }
+    char *text = NULL;
+    if (st == MR_OK && stat(x->path, &x->seen) != 0) st = mr_fail_errno(err, "%s", x->path);
+    if (st == MR_OK) st = mr_file_read(&text, &x->pub.len, x->path, TEXT_MAX_BYTES, err);
     if (st != MR_OK) {
         text_free(x);
         return st;
     }
+    if (is_young(&x->seen)) memset(&x->seen, 0, sizeof x->seen);
+    x->module = mr_strdup(module);
+    x->pub.name = mr_text_display_name(x->path);
     x->pub.text = text;
-    mr_sha256(x->pub.sha256, text, x->pub.len);
-    t->list = mr_realloc(t->list, (size_t)(t->n + 1) * sizeof *t->list);
-    t->list[t->n++] = x;
-    *out = x;
+    *out = text_add(t, x);
     return MR_OK;
 }
 
@@ -163,23 +239,57 @@ mr_status mr_texts_get(mr_texts *t, const char *module, const mr_text **out, mr_
     return MR_OK;
 }
 
-bool mr_texts_changed(const mr_texts *t, mr_str *what, uint64_t *signature) {
+static bool same_stat(const struct stat *a, const struct stat *b) {
+    return a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
+           a->st_size == b->st_size && a->st_ino == b->st_ino && a->st_mode == b->st_mode;
+}
+
+bool mr_texts_changed(mr_texts *t, mr_str *what, uint64_t *signature, bool *young) {
     bool changed = false;
     *signature = 0;
+    *young = false;
     for (int i = 0; i < t->n; i++) {
-        const mr_text *x = t->list[i];
+        mr_text *x = t->list[i];
         struct stat now;
-        memset(&now, 0, sizeof now);
-        bool there = stat(x->path, &now) == 0;
-        if (there && now.st_mtim.tv_sec == x->seen.st_mtim.tv_sec && now.st_mtim.tv_nsec == x->seen.st_mtim.tv_nsec &&
-            now.st_size == x->seen.st_size && now.st_ino == x->seen.st_ino)
+        x->changed = false;
+        if (stat(x->path, &now) == 0 && x->seen.st_ino && same_stat(&now, &x->seen)) continue;
+        const char *why = not_a_file(x->path, &now);
+        const bool fresh = !why && is_young(&now);
+        if (why) {
+            snprintf(x->looked_as, sizeof x->looked_as, "%.64s", why);
+            memset(&x->looked, 0, sizeof x->looked);
+        } else if (!x->looked.st_ino || !same_stat(&now, &x->looked)) {
+            if (mr_sha256_file(x->looked_as, x->path, NULL) != MR_OK) strcpy(x->looked_as, "unreadable");
+            x->looked = fresh ? (struct stat){ 0 } : now;
+        }
+        if (strcmp(x->looked_as, x->pub.sha256) == 0) { /* touched only */
+            if (!fresh) x->seen = now;
             continue;
-        char sha[65] = "";
-        if (there && mr_sha256_file(sha, x->path, NULL) == MR_OK && strcmp(sha, x->pub.sha256) == 0)
-            continue; /* touched only */
-        *signature = *signature * 31 + mr_hash64(sha, strlen(sha)) + (uint64_t)i + 1;
+        }
+        *young = *young || fresh;
+        *signature = *signature * 31 + mr_hash64(x->looked_as, strlen(x->looked_as)) + (uint64_t)i + 1;
         mr_str_printf(what, "%s%s", changed ? ", " : "", x->pub.name);
-        changed = true;
+        x->changed = changed = true;
     }
     return changed;
+}
+
+void mr_texts_describe(const mr_texts *t, cJSON *detail) {
+    cJSON *scripts = cJSON_AddObjectToObject(detail, "scripts"), *modules = cJSON_AddObjectToObject(detail, "modules");
+    for (int i = 0; i < t->n; i++) {
+        const mr_text *x = t->list[i];
+        if (!cJSON_GetObjectItemCaseSensitive(scripts, x->pub.name))
+            cJSON_AddStringToObject(scripts, x->pub.name, x->pub.sha256);
+        cJSON_AddStringToObject(modules, x->module, x->pub.name);
+    }
+}
+
+const char *mr_detail_hash(const cJSON *detail, const char *module) {
+    const char *name = cJSON_GetStringValue(
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(detail, "modules"), module));
+    const char *sha =
+        name ? cJSON_GetStringValue(
+                   cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(detail, "scripts"), name))
+             : NULL;
+    return sha && strlen(sha) == 64 && strspn(sha, "0123456789abcdef") == 64 ? sha : NULL;
 }

@@ -14,7 +14,10 @@
 typedef struct mr_text {
     char *module, *path;
     mr_script_text pub; /* name, text, len, hash; owned here */
-    struct stat seen;
+    struct stat seen;    /* as it was read; zeroed: to be compared by content at the next look */
+    struct stat looked;  /* and at the last look that found it changed */
+    char looked_as[65];  /* its hash then, or what it is instead of a file */
+    bool changed;        /* by the last mr_texts_changed */
 } mr_text;
 
 typedef struct mr_texts {
@@ -24,17 +27,30 @@ typedef struct mr_texts {
     int home_root;  /* which of them is MEDRL_HOME/lua */
     mr_text **list; /* in the order of first use; entries never move */
     int n;
+    const struct mr_texts *before; /* the version in use: its files stay where they are, or are missed. NULL: none */
+    cJSON *pinned;                 /* owned; NULL: none (script.h, mr_pool_opts) */
+    char *store;
     const mr_text *newest; /* the last one of a user's that was handed out: what a worker hangs in, when it hangs */
 } mr_texts;
 
-/* Finds the main file; MR_ENOTFOUND says where it was looked for. t is filled from zero. */
-mr_status mr_texts_open(mr_texts *t, const char *main_arg, mr_err *err);
+/* Finds the main file; MR_ENOTFOUND says where it was looked for. t is filled from zero. pinned, store: copied, may be
+ * NULL. */
+mr_status mr_texts_open(mr_texts *t, const char *main_arg, const cJSON *pinned, const char *store, mr_err *err);
 void mr_texts_close(mr_texts *t);
 /* The text of a module, read now when it is not there yet. Borrowed until close. */
 mr_status mr_texts_get(mr_texts *t, const char *module, const mr_text **out, mr_err *err);
-/* Whether a file differs from what was read, by content; `what` gets the names, with commas. signature identifies this
- * state of the files, so that one that was refused is not tried again. */
-bool mr_texts_changed(const mr_texts *t, mr_str *what, uint64_t *signature);
+/* Whether a file differs from what was read, by content; `what` gets the names, with commas. Costs one stat a file when
+ * nothing changed. signature identifies this state of the files, so that one that was refused is not tried again.
+ * young: a file was saved within the last tenth of a second, and more may be on its way. */
+bool mr_texts_changed(mr_texts *t, mr_str *what, uint64_t *signature, bool *young);
+/* The text of a module when it is there; NULL. */
+const mr_text *mr_texts_find(const mr_texts *t, const char *module);
+/* Adds a copy of a text of another version. */
+void mr_texts_add_copy(mr_texts *t, const mr_text *x);
+/* The texts as mr_reload.detail has them, added to an object. */
+void mr_texts_describe(const mr_texts *t, cJSON *detail);
+/* The hash that a detail gives for a module; NULL: it names none. */
+const char *mr_detail_hash(const cJSON *detail, const char *module);
 /* A path as people read it: relative to MEDRL_HOME, or without "./". Owned, free with mr_free. */
 char *mr_text_display_name(const char *path);
 

@@ -17,8 +17,8 @@ enum { MR_WIRE_MAX_BYTES = 64 << 20, MR_WIRE_TEXT_MAX = 1 << 20 };
 typedef enum mr_wire_type {
     /* parent to child */
     MR_WIRE_START = 1, /* u64 memory cap */
-    MR_WIRE_LOAD,      /* u8 on_cpu, u8 run cases, u8 test only, u32 n, n strings: overrides -> REPLY: recipe JSON and
-                          rewards, or ERROR */
+    MR_WIRE_LOAD,      /* u8 on_cpu, u8 run cases, u8 test only, u32 n, n strings: overrides -> REPLY: recipe JSON,
+                          rewards, string cases that passed (FILE, tab, number, newline); or ERROR */
     MR_WIRE_ROWS,      /* string split -> REPLY: i64 n_rows, string report */
     MR_WIRE_ROW,       /* string split, i64 index -> REPLY: strings messages (JSON), row (JSON), source */
     MR_WIRE_SCORE,     /* u32 n, n jobs -> n times SCORED */

@@ -181,6 +181,9 @@ static int load_body(lua_State *L) {
         mr_put_f64(&c->out, isfinite(r->low) ? r->low : 0.0);
         lua_pop(L, 1);
     }
+    lua_getfield(L, -1, "cases"); /* lines "FILE<tab>NUMBER" */
+    const char *cases = luaL_checklstring(L, -1, &len);
+    mr_put_bytes(&c->out, cases, len);
     return 0;
 }
 

@@ -114,7 +114,7 @@ done
 run 0 resume killed --json   # a run that is finished has nothing left to do
 prints '"steps": 60'
 
-# --- a changed script is named, another base model refused
+# --- a changed script takes over where the record ends, another base model is refused
 cp -r one mine
 mkdir -p rewards recipes
 sed 's/output_dir = .*//' "$MEDRL_HOME/lua/recipes/smoke.lua" >recipes/mine.lua
@@ -125,7 +125,7 @@ run 0 run recipes/mine.lua -o own --set model.name="$temp/tiny" --set model.max_
     --set grpo.max_steps=2 --set 'rewards=["own"]'
 echo '-- a comment more' >>rewards/own.lua
 run 0 resume own
-says 'rewards/own.lua: has changed since the run was started'
+says 'step 2: rewards/own.lua: taken over (no cases)'
 cp "$golden/tiny/tiny_qwen3/"* tiny/
 run 65 resume own
 says 'another version of'

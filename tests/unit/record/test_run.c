@@ -148,9 +148,9 @@ static void lines_say_all(void) {
     REQUIRE_OK(mr_run_config(r, config, &err), err);
     cJSON_Delete(config);
     const char sha[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-    REQUIRE_OK(mr_run_script(r, "lua/rewards/a.lua", "return {}", 9, sha, &err), err);
-    REQUIRE_OK(mr_run_script(r, "lua/rewards/a.lua", "return {}", 9, sha, &err), err);
-    CHECK_INT(mr_run_script(r, "lua/rewards/a.lua", "return {}", 9, "../../x", &err), MR_EINVAL);
+    REQUIRE_OK(mr_run_script(r, "rewards.a", "lua/rewards/a.lua", "return {}", 9, sha, &err), err);
+    REQUIRE_OK(mr_run_script(r, "rewards.a", "lua/rewards/a.lua", "return {}", 9, sha, &err), err);
+    CHECK_INT(mr_run_script(r, "rewards.a", "lua/rewards/a.lua", "return {}", 9, "../../x", &err), MR_EINVAL);
     int64_t bytes[3];
     REQUIRE_OK(o.flush(o.self, &bytes[0], &bytes[1], &bytes[2], &err), err);
 
@@ -212,7 +212,7 @@ static void resume_cuts(void) {
     CHECK_INT(mr_run_cut(r, m - 1, s, e, &err), MR_EDATA);
     CHECK_CONTAINS(err.msg, "is not the end of a line");
     const char sha[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-    REQUIRE_OK(mr_run_script(r, "lua/rewards/b.lua", "b", 1, sha, &err), err); /* before the cut, and not lost by it */
+    REQUIRE_OK(mr_run_script(r, "rewards.b", "lua/rewards/b.lua", "b", 1, sha, &err), err); /* before the cut, and not lost by it */
     REQUIRE_OK(mr_run_cut(r, m, s, e, &err), err);
     char *now = text_of(dir, "metrics.jsonl");
     CHECK_STR(now, metrics);

@@ -334,11 +334,11 @@ static void overrides(void) {
 static void description_has_every_field(void) {
     mr_str out = { 0 };
     mr_settings_describe(&out);
-    static const char *const some[] = { "| `num_generations` (grpo) | 8 | from 2 to 1024 |",
-                                        "| `name` | required | string |",
-                                        "| `learning_rate` | 1e-6 (sft: 2e-5) |",
+    static const char *const some[] = { "| `num_generations` (grpo) | 8 |  | from 2 to 1024 |",
+                                        "| `name` | required |  | string |",
+                                        "| `learning_rate` | 1e-6 (sft: 2e-5) | yes |",
                                         "`grpo.use_vllm`",
-                                        "| `loss_type` (grpo) | \"dapo\" | grpo, bnpo,",
+                                        "| `loss_type` (grpo) | \"dapo\" | yes | grpo, bnpo,",
                                         "`reward_weights`",
                                         "## lora" };
     for (size_t i = 0; i < sizeof some / sizeof some[0]; i++) CHECK_CONTAINS(out.data, some[i]);

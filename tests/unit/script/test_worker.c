@@ -254,82 +254,6 @@ static void scripts_may_log_and_require_late(void) {
     mr_pool_close(p);
 }
 
-static void a_saved_script_takes_over(void) {
-    put_file("rewards/live.lua", "return { score = function() return 1 end, cases = { { 'x', {}, 1 } } }\n");
-    put_recipe("live.lua", "\"live\"", "  grpo = { max_steps = 5 },");
-    mr_pool *p = open_pool("live.lua", 2, 5);
-    mr_scorer sc = mr_pool_scorer(p);
-    const char *texts[] = { "a" };
-    mr_score s[1];
-    mr_reload r = { 0 };
-    mr_err err = { .msg = "" };
-    score_texts(p, texts, 1, row, s, NULL, 0);
-    CHECK_NEAR(s[0].value, 1, 0);
-    REQUIRE_OK(sc.between_steps(sc.self, 1, &r, &err), err);
-    CHECK_INT(r.note.len, 0);
-
-    put_file("rewards/live.lua", "return { score = function() return 2.25 end }\n");
-    REQUIRE_OK(sc.between_steps(sc.self, 2, &r, &err), err);
-    CHECK_STR(r.note.data, "rewards/live.lua: taken over");
-    score_texts(p, texts, 1, row, s, NULL, 0);
-    CHECK_NEAR(s[0].value, 2.25, 0);
-    CHECK_STR(sc.names[0], "live"); /* borrowed from the first version, and still there */
-
-    const char *const broken[][2] = {
-        { "return { score = function() return 3 end\n", "rewards/live.lua:" },
-        { "", "rewards/live.lua: the file returned a boolean, want a table" },
-        { "return { score = function() return 3 end, cases = { { 'x', {}, 1 } } }\n",
-          "rewards/live.lua: case 1 (\"x\"): got 3, want 1" },
-        { "return { score = 3 }\n", "rewards/live.lua: score is a number, want a function" },
-        { "local x = nil\nreturn x.y\n", "rewards/live.lua:2: attempt to index local 'x'" },
-        { "\x1bLJ\x02", "rewards/live.lua: byte 0: this is bytecode" },
-        { "while true do end\n", "rewards/live.lua: loading the file: no answer for" },
-    };
-    for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
-        if (i == 6) { /* loading may take five times a call's deadline: a pool with a short one */
-            mr_pool_close(p);
-            put_file("rewards/live.lua", "return { score = function() return 2.25 end }\n");
-            p = open_pool("live.lua", 2, 0.1);
-            sc = mr_pool_scorer(p);
-        }
-        put_file("rewards/live.lua", broken[i][0]);
-        mr_reload_clear(&r);
-        REQUIRE_OK(sc.between_steps(sc.self, 3, &r, &err), err);
-        CHECK_CONTAINS(r.note.data, broken[i][1]);
-        CHECK_CONTAINS(r.note.data, "the version in use stays (changed: rewards/live.lua)");
-        mr_reload_clear(&r);
-        REQUIRE_OK(sc.between_steps(sc.self, 4, &r, &err), err);
-        CHECK_INT(r.note.len, 0); /* said once */
-        score_texts(p, texts, 1, row, s, NULL, 0);
-        CHECK_NEAR(s[0].value, 2.25, 0);
-    }
-    unlink("rewards/live.lua");
-    mr_reload_clear(&r);
-    REQUIRE_OK(sc.between_steps(sc.self, 5, &r, &err), err);
-    CHECK_CONTAINS(r.note.data, "was not found");
-    score_texts(p, texts, 1, row, s, NULL, 0);
-    CHECK_NEAR(s[0].value, 2.25, 0);
-
-    put_file("rewards/live.lua", "return { score = function() return 4 end }\n");
-    put_recipe("live.lua", "\"live\"", "  grpo = { max_steps = 500 },");
-    mr_reload_clear(&r);
-    REQUIRE_OK(sc.between_steps(sc.self, 6, &r, &err), err);
-    CHECK_CONTAINS(r.note.data, "taken over");
-    CHECK_CONTAINS(r.note.data, "live.lua: settings other than data and rewards stay as they were until the next run");
-    const cJSON *grpo = cJSON_GetObjectItem(mr_pool_recipe(p), "grpo");
-    CHECK_NEAR(cJSON_GetObjectItem(grpo, "max_steps")->valuedouble, 5, 0);
-    score_texts(p, texts, 1, row, s, NULL, 0);
-    CHECK_NEAR(s[0].value, 4, 0);
-
-    put_file("rewards/other.lua", "return { score = function() return 5 end }\n");
-    put_recipe("live.lua", "\"live\", \"other\"", "");
-    mr_reload_clear(&r);
-    REQUIRE_OK(sc.between_steps(sc.self, 7, &r, &err), err);
-    CHECK_CONTAINS(r.note.data, "live.lua: 2 rewards instead of 1; start a new run");
-    mr_reload_clear(&r);
-    mr_pool_close(p);
-}
-
 static void wire_refuses_what_is_no_frame(void) {
     mr_wire w;
     mr_wire_init(&w, -1);
@@ -402,6 +326,5 @@ SCRIPT_TEST_MAIN({ "wrong_values_cost_their_sample", wrong_values_cost_their_sam
                  { "order_of_arrival_does_not_matter", order_of_arrival_does_not_matter },
                  { "odd_texts_are_plain_data", odd_texts_are_plain_data },
                  { "scripts_may_log_and_require_late", scripts_may_log_and_require_late },
-                 { "a_saved_script_takes_over", a_saved_script_takes_over },
                  { "wire_refuses_what_is_no_frame", wire_refuses_what_is_no_frame },
                  { "scoring_is_quick", scoring_is_quick })
