@@ -170,7 +170,7 @@ function M.failure(said)
   if not message then return said, "" end
   local lines = {}
   for line in trace:gmatch("[^\n]+") do
-    if not line:find("lua/medrl/repl.lua:", 1, true) and not line:find("^%s*%[C%]") then lines[#lines + 1] = line end
+    if not line:find("lua/medrl/repl.lua:", 1, true) and not line:find("^%s*%[[Cb]") then lines[#lines + 1] = line end
   end
   if #lines == 1 and lines[1]:find("in main chunk", 1, true) then lines = {} end
   return message, table.concat(lines, "\n")
