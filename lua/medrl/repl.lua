@@ -286,7 +286,7 @@ local function reload()
   return call("reload").note
 end
 
-local fields = { "run", "step", "max_steps", "paused", "phase", "done", "total", "method", "model", "rewards", "rows",
+local fields = { "run", "step", "max_steps", "paused", "phase", "done", "total", "method", "model", "rows",
                  "reward", "epoch", "version", "clients", "pid" }
 local is_field = {}
 for _, name in ipairs(fields) do is_field[name] = true end

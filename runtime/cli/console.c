@@ -28,22 +28,36 @@ typedef struct console {
     int columns;
 } console;
 
-static mr_repl *completing; /* libedit's functions get no argument of ours */
+/* libedit's functions and signal handlers get no argument of ours. */
+static mr_repl *completing, *volatile running;
+static void (*volatile also_fn)(void *self);
+static void *volatile also_self;
 
 bool mr_console_stopped(void) {
     return mr_signals_seen() != 0;
 }
 
-static void stop(void *repl) {
-    mr_repl_interrupt(repl);
+static void stop(void *self) {
+    (void)self;
+    if (running) mr_repl_interrupt(running);
+    if (also_fn) also_fn(also_self);
+}
+
+void mr_console_also(void (*fn)(void *self), void *self) {
+    also_fn = NULL;
+    also_self = self;
+    also_fn = fn;
+    mr_signals_catch(stop, NULL);
 }
 
 /* While the session's own code runs, a signal stops it. */
 static mr_repl_state run_line(console *c, const char *line, mr_err *err) {
     mr_signals_forget();
-    mr_signals_catch(stop, c->repl);
+    running = c->repl;
+    mr_console_also(NULL, NULL);
     mr_repl_state s = line ? mr_repl_line(c->repl, line, err) : mr_repl_end(c->repl, err);
     mr_signals_catch(NULL, NULL);
+    running = NULL;
     return s;
 }
 

@@ -25,5 +25,8 @@ mr_status mr_console_run(const mr_console *c, mr_err *err);
 
 /* Inside a call to the host: whether Ctrl-C was pressed meanwhile. Its work ends with MR_ESIGNAL then. */
 bool mr_console_stopped(void);
+/* Inside a call to the host: what else Ctrl-C stops (async-signal-safe; NULL: nothing else), until the next call of
+ * this, which ends every such call that took the signals for itself. */
+void mr_console_also(void (*stop)(void *self), void *self);
 
 #endif

@@ -21,6 +21,7 @@ typedef struct local {
     const char *model; /* --model, NULL: the recipe's */
     mr_parts_opts parts;
     int64_t n_samples; /* so far: their seeds */
+    bool between;      /* the trainer stands between two steps: a checkpoint is whole */
 } local;
 
 /* ---- what has to be open ---- */
@@ -132,15 +133,18 @@ static mr_status m_step(local *l, const cJSON *args, cJSON **out, mr_err *err) {
     int64_t n;
     MR_TRY(mr_json_opt_int(&n, args, "n", 1, 1, MOST_STEPS, "step", err));
     MR_TRY(mr_session_keep(s, err));
+    const bool first = s->stage < MR_STAGE_TRAINER;
     MR_TRY(mr_session_need(s, MR_STAGE_TRAINER, err));
+    if (first) MR_TRY(s->inner.event(s->inner.self, 0, "start", "started by medrl repl", NULL, err));
     const int64_t from = mr_trainer_step_index(s->trainer), max = mr_trainer_max_steps(s->trainer);
     if (from >= max)
         return mr_fail(err, MR_EINVAL, "step: the run is at its end, step %lld; set{ max_steps = %lld } goes on",
                        (long long)max, (long long)(max + n));
-    mr_signals_catch(ask_to_stop, s->trainer); /* the loop that called sees the signal by itself */
+    mr_console_also(ask_to_stop, s->trainer);
     mr_status st = mr_trainer_advance(s->trainer, n, err);
-    mr_signals_catch(NULL, NULL);
+    mr_console_also(NULL, NULL);
     mr_log_status(NULL);
+    l->between = st == MR_OK || s->settings.train.num_iterations == 1;
     const int64_t at = mr_trainer_step_index(s->trainer);
     if (st == MR_ESIGNAL) return mr_fail(err, st, "interrupted after step %lld", (long long)at);
     MR_TRY(st);
@@ -187,7 +191,8 @@ static mr_status m_chat(local *l, const cJSON *args, cJSON **out, mr_err *err) {
         .stream = true,
     };
     mr_status st = mr_converse(p, p->system, &speak, true, err);
-    mr_signals_forget(); /* what ended the conversation does not end the session */
+    if (strcmp(mr_signals_name(mr_signals_seen()), "SIGINT") == 0) mr_signals_forget(); /* it ended the conversation */
+    mr_console_also(NULL, NULL);
     return st;
 }
 
@@ -256,8 +261,21 @@ static mr_status call(void *self, const char *method, const cJSON *args, cJSON *
 
 /* ---- the command ---- */
 
+/* What was trained and not saved yet is not lost with the session. */
+static mr_status leave(local *l, mr_err *err) {
+    const mr_session *s = &l->session;
+    const int64_t step = s->trainer ? mr_trainer_step_index(s->trainer) : 0;
+    if (!step || !l->between) return MR_OK;
+    char *path = mr_asprintf("%s/checkpoint-%lld", mr_run_dir(s->run), (long long)step);
+    mr_status st = s->inner.event(s->inner.self, step, "stop", "the session ended", NULL, err);
+    if (st == MR_OK && !mr_path_exists(path)) st = mr_trainer_checkpoint(s->trainer, err);
+    if (st == MR_OK) mr_info("continue with: medrl resume %s", mr_run_dir(s->run));
+    mr_free(path);
+    return st;
+}
+
 static mr_status run(local *l, mr_session_opts *so, mr_console *how, mr_err *err) {
-    char line[320], *output = NULL;
+    char line[128];
     mr_str overrides = { 0 };
     const char *list[64] = { NULL };
     int n = 0;
@@ -272,16 +290,17 @@ static mr_status run(local *l, mr_session_opts *so, mr_console *how, mr_err *err
         list[n] = overrides.data;
         so->overrides = list;
     }
-    snprintf(line, sizeof line, "medrl %s%s%.200s; help lists what there is, Ctrl-D ends it", mr_version(),
-             so->recipe || l->model ? ", " : "", so->recipe ? so->recipe : l->model ? l->model : "");
+    snprintf(line, sizeof line, "medrl %.40s; help lists what there is, Ctrl-D ends it", mr_version());
     how->greeting = line;
     how->host = (mr_host){ l, call };
     mr_session_begin(&l->session, so);
     mr_status st = mr_console_run(how, err);
+    mr_err why;
+    mr_status left = leave(l, st == MR_OK ? err : &why);
+    if (st != MR_OK && left != MR_OK) mr_warn("%s", why.msg);
     mr_session_close(&l->session);
     mr_str_clear(&overrides);
-    mr_free(output);
-    return st;
+    return st != MR_OK ? st : left;
 }
 
 mr_status mr_cmd_repl(int argc, char **argv, mr_err *err) {

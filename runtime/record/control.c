@@ -87,7 +87,8 @@ mr_status mr_control_connect(int *fd, const char *run_dir, mr_err *err) {
     mr_status st = MR_OK;
     if (s < 0 || connect(s, (struct sockaddr *)&a, sizeof a) != 0) {
         if (errno == ECONNREFUSED) errno = ENOENT; /* the file of a process that is dead */
-        st = mr_fail_errno(err, "%s/%s: nobody listens there", run_dir, socket_name);
+        st = errno == EACCES ? mr_fail(err, MR_EINVAL, "%s: the run belongs to another user", run_dir)
+                             : mr_fail_errno(err, "%s/%s: nobody listens there", run_dir, socket_name);
     }
     close(dir);
     if (st == MR_OK)

@@ -48,7 +48,8 @@ mr_control mr_control_of(mr_control_socket *s);
 void mr_control_tell(mr_control_socket *s, const cJSON *event);
 int mr_control_clients(const mr_control_socket *s);
 
-/* The client's end: a connected socket, close-on-exec. MR_ENOTFOUND: there is no socket, or nobody listens. */
+/* The client's end: a connected socket, close-on-exec. MR_ENOTFOUND: there is no socket, or nobody listens;
+ * MR_EINVAL: it is another user's. */
 mr_status mr_control_connect(int *fd, const char *run_dir, mr_err *err);
 /* "invalid" <-> MR_EINVAL ...: how a status is called on the wire. */
 const char *mr_control_code(mr_status st);
