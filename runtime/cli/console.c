@@ -276,6 +276,7 @@ static mr_status run_terminal(console *c, mr_err *err) {
             continue;
         }
         remember(c, line);
+        mr_repl_set_columns(c->repl, columns_now()); /* the window may have changed meanwhile */
         mr_repl_state s = run_line(c, line, err);
         free(line);
         fflush(stdout);
