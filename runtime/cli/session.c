@@ -188,7 +188,7 @@ static mr_status record_config(mr_session *s, const char *hex, bool on_cpu, mr_e
 static mr_status compare(mr_session *s, const char *hex, mr_err *err) {
     const cJSON *run = cJSON_GetObjectItemCaseSensitive(s->config, "run");
     const char *was = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(run, "model_fingerprint"));
-    if (was && strcmp(was, hex) != 0)
+    if (was && *was && strcmp(was, hex) != 0) /* "": random weights, whatever the file holds */
         return mr_fail(err, MR_EDATA,
                        "%s: the run was started from another version of %s; put the old one back, or start a new run",
                        s->opts.resume, s->parts.path);
@@ -439,7 +439,7 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
     if (o->control) tp.control = mr_live_listen(s->live);
     MR_TRY(mr_trainer_open(&s->trainer, &tp, err));
     if (o->resume) MR_TRY(load_checkpoint(s, err));
-    if (o->resume && o->on_error) {
+    if (o->resume && o->on_error && s->settings.method == MR_METHOD_GRPO) {
         cJSON *value = cJSON_CreateString(o->on_error);
         mr_status st = mr_trainer_set(s->trainer, "on_error", value, "resume", err);
         cJSON_Delete(value);

@@ -198,6 +198,10 @@ static mr_status take_scorer(mr_trainer *t, const mr_reload *r, mr_err *err) {
 
 /* A version that was taken over: its scorer, rows and settings; or a refusal, which is told. */
 static mr_status settle(mr_trainer *t, const mr_reload *r, mr_err *err) {
+    if (r->taken && r->detail) { /* a repeated one has it already */
+        cJSON_DeleteItemFromObjectCaseSensitive(r->detail, "version");
+        cJSON_AddNumberToObject(r->detail, "version", t->version + 1);
+    }
     if (r->note.len) MR_TRY(mr_trainer_tell(t, "reload", r->note.data, r->detail, err));
     if (!r->taken) return MR_OK;
     t->version++;
