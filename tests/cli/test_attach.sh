@@ -150,6 +150,22 @@ else
     echo "$0: the misbehaving clients are skipped: they need perl"
 fi
 
+# --- docs/attach.md: its Python example works, and it names every method
+if command -v python3 >/dev/null 2>&1; then
+    start python 100000
+    awk '/^```python$/ { on = 1; next } /^```$/ { on = 0 } on' "$here/../../docs/attach.md" >example.py
+    python3 example.py python >out 2>err || fail "the example of docs/attach.md fails"
+    prints "{'grpo.learning_rate': 2e-06}"
+    run 0 attach python -e 'run:stop()'
+    ends 0
+else
+    echo "$0: the example in Python is skipped: it needs python3"
+fi
+for method in $(sed -n 's/^    { "\([a-z]*\)", m_[a-z]*, MR_STAGE.*/\1/p' "$here/../../runtime/cli/live.c") watch; do
+    checks=$((checks + 1))
+    grep -q "^| .$method. |" "$here/../../docs/attach.md" || fail "docs/attach.md lacks the method $method"
+done
+
 # --- a run that was killed leaves a socket behind; the next one replaces it
 start killed 100000 --set grpo.save_steps=1
 waited=0
