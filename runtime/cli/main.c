@@ -29,6 +29,8 @@ static const struct {
     { "resume", "RUN", "continue a run from its newest checkpoint", mr_cmd_resume },
     { "chat", "MODEL|RUN", "talk to a model, or to what a run has made", mr_cmd_chat },
     { "generate", "MODEL|RUN [PROMPT]", "complete one prompt", mr_cmd_generate },
+    { "repl", "[RECIPE]", "a Lua session: sample, score, look at rows, train step by step", mr_cmd_repl },
+    { "attach", "RUN", "the same session over a run that is going on", mr_cmd_attach },
     { "data", "RECIPE", "rows, rendered prompts and token counts of a recipe", mr_cmd_data },
     { "test", "[PATH...]", "run the cases inside Lua files", mr_cmd_test },
     { "tokenize", "MODEL", "JSON lines of text to token ids", mr_cmd_tokenize },

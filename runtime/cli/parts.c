@@ -173,6 +173,18 @@ static void read_frame(mr_parts *p) {
     }
 }
 
+void mr_parts_frame(mr_parts *p, const cJSON *recipe) {
+    cJSON *copy = cJSON_CreateObject();
+    const cJSON *data = cJSON_GetObjectItemCaseSensitive(recipe, "data");
+    if (data) cJSON_AddItemToObject(copy, "data", cJSON_Duplicate(data, true));
+    mr_free(p->shots);
+    p->shots = NULL;
+    p->n_shots = 0;
+    cJSON_Delete(p->run);
+    p->run = copy;
+    read_frame(p);
+}
+
 static mr_status open_all(mr_parts *p, const char *what, const mr_parts_opts *o, mr_err *err) {
     MR_TRY(mr_parts_locate(&p->path, &p->adapter, &p->run, what, err));
     if (o->adapter) {

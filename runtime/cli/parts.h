@@ -40,6 +40,10 @@ typedef struct mr_parts {
 mr_status mr_parts_open(mr_parts *p, const char *what, const mr_parts_opts *opts, mr_err *err);
 void mr_parts_close(mr_parts *p);
 
+/* The prompt frame (data.system, data.shots) of a resolved recipe or of a run's config.json, in place of the one that p
+ * has; copied. */
+void mr_parts_frame(mr_parts *p, const cJSON *recipe);
+
 /* The steps of it, for the commands that need only some. *run stays NULL when WHAT is no run folder. adapter may be
  * NULL (not wanted). */
 mr_status mr_parts_locate(char **path, char **adapter, cJSON **run, const char *what, mr_err *err);

@@ -82,6 +82,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
         so.n_threads = (int)threads;
         so.require_sandbox = (int)sandbox;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
+        so.control = true;
         st = train(&so, json, err);
     }
     mr_args_clear(&a);
@@ -142,6 +143,7 @@ mr_status mr_cmd_resume(int argc, char **argv, mr_err *err) {
         so.n_threads = (int)threads;
         so.require_sandbox = (int)sandbox;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
+        so.control = true;
         char *place = mr_path_join(so.resume, "config.json");
         st = mr_run_config_load(&config, so.resume, err);
         if (st == MR_OK && !config)
