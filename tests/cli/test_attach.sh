@@ -35,10 +35,10 @@ says 'empty: is no run folder'
 
 # --- a live run: paused first, so that what follows is at one step
 start live 100000
-grep -q 'attach   medrl attach live' live.err || fail "the banner does not say how to attach"
 is "$(stat -c %a live/control.sock)" 600
 run 0 attach live -e 'run:pause("to look at it")' -e 'run.paused ~= nil'
 prints 'true'
+grep -q 'attach   medrl attach live' live.err || fail "the banner does not say how to attach"
 run 0 attach live --json -e 'run.step'
 at=$(cat out)
 run 0 attach live --json -e 'run.step'

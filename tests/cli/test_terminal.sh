@@ -145,10 +145,12 @@ sleep 0.2
 # --- a step with its line, a conversation inside, Ctrl-D
 keys C-l
 enters 'step(1)'
-sees 'step 1/4'
+sees 'rewards     xmlcount'
+sees_line '>'
 enters 'chat()'
-sees 'you>'
+sees_line 'you>'
 enters 'hello'
+sees_line 'you>'
 keys C-d
 sees_line '>'
 enters '"back"'
