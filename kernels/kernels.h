@@ -110,6 +110,9 @@ struct mr_backend {
     const char *device;    /* for people: "AMD EPYC, avx512_bf16, 2 threads" */
     bool has_bf16;         /* products in bf16 are native; otherwise ask for compute MR_F32 */
     int n_threads;
+    /* Device memory that alloc, weights and scratch hold now and have held at most, kept by the backend; and what the
+     * device has in all, 0 when nobody knows or the host's memory is meant. */
+    size_t bytes, bytes_peak, bytes_total;
     void *state;           /* the backend's own */
 
     /* Device memory, zeroed; NULL when it does not fit. Freed with free. */
@@ -129,6 +132,11 @@ struct mr_backend {
                                mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
     void (*weight_free)(mr_backend *b, mr_weight *w);
     mr_weight_info (*weight_info)(const mr_weight *w);
+    /* For plans and for the time before step 0. What weight_create would take for w (all but bytes is set) goes to
+     * w->bytes; returned is the scratch that products of at most `rows` rows with it need, adapters of `rank` rows of
+     * stacked A on top (0: none). Scratch is shared, so the largest counts. take: the scratch is made ready now and
+     * does not grow later; a failure is kept as that of an operation. NULL: w lies row by row once, without scratch. */
+    size_t (*weight_room)(mr_backend *b, mr_weight_info *w, unsigned uses, int rank, int rows, bool take);
     /* Replaces the values (store F32 or BF16) from f32 w[O,I] in device memory: after an optimizer step. */
     void (*weight_set)(mr_backend *b, mr_weight *w, const float *values);
     /* dst[n,I] = rows of the stored matrix as f32 (dequantized, exactly the values that products use). Needs MR_USE_ROWS or NF4 or

@@ -335,6 +335,10 @@ void cpu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv,
     float *delta = cpu_scratch(b, CPU_SLOT_SHARED, (size_t)N * (size_t)H * sizeof *delta);
     bool *completion = cpu_scratch(b, CPU_SLOT_SHARED + 1, (size_t)S * sizeof *completion);
     if (!delta || !completion) return;
+    if (!cpu_reserve(b, CPU_SLOT_THREADS, (size_t)(4 * MR_KV_CHUNK * cpu_pad16(D)) * sizeof(float))) {
+        cpu_fail_status(b, MR_ENOMEM, "attention_bwd", "no memory for a chunk of keys; close other programs");
+        return;
+    }
     for (int s = 0; s < S; s++) completion[s] = has_prompt(spans, s);
     bwd w = { .b = b, .kern = cpu_kernels_of(b), .dq = dq, .dk = dk, .dv = dv, .lddq = lddq, .lddkv = lddkv,
               .ldq = ldq, .d_o = d_o, .o = o, .lse = lse, .delta = delta, .q = q, .kv = kv, .spans = spans, .S = S,

@@ -115,6 +115,9 @@ void cpu_product_items(mr_backend *b, const gemm_product *p, int thread, int64_t
 /* All of it, on the calling thread. */
 void cpu_product_all(mr_backend *b, const gemm_product *p, int thread);
 
+/* Most scratch of one thread for products with w, of any number of rows. */
+size_t cpu_product_scratch(const mr_backend *b, const mr_weight_info *w);
+
 /* dst[p * sp + q * sq] += scale * sum over n of a[n * lda + p] * x[n * ldx + q]: a gradient, in gemm_tn_items items. */
 typedef struct gemm_tn {
     float *dst;

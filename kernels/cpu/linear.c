@@ -309,7 +309,8 @@ static void dy_views(backward *g, const float *dy, view low, char *at) {
 
 static size_t bytes_of_dy(const mr_linear *l, int64_t n) {
     size_t bytes = padded(input_bytes(n, l->w->n_out));
-    for (int i = 0; i < l->n_lora; i++) bytes += padded(input_bytes(n, l->lora[i].rows));
+    for (int i = 0; i < l->n_lora; i++)
+        if (l->lora[i].rows & 1) bytes += padded(input_bytes(n, l->lora[i].rows));
     return bytes;
 }
 
@@ -364,4 +365,21 @@ void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const 
     if (n_grad_items) works[n_works++] = items(backward_grads, &g, n_grad_items, threads);
     mr_parallel(cpu_of(b)->pool, threads, works, n_works);
     if (l->dbias) add_bias_grad(l->dbias, dy, N, O);
+}
+
+/* --- scratch, ahead of time --- */
+
+cpu_linear_room cpu_linear_needs(mr_backend *b, const mr_weight_info *w, unsigned uses, int rank, int rows) {
+    size_t n = (size_t)rows;
+    /* a float a head for attention_bwd (a head has 8 values or more), a span and a float a row for attention, norms */
+    cpu_linear_room room = { n * (size_t)(64 + w->n_in / 2), n + 256, 0 };
+    if (w->compute == MR_BF16) {
+        size_t in = input_bytes(rows, w->n_in), out = uses & MR_USE_BWD ? padded(input_bytes(rows, w->n_out)) : 0;
+        size_t most = in > out ? in : out;
+        if (most > room.rows) room.rows = most;
+    }
+    if (rank) room.inner += padded(input_bytes(rows, rank)) + 3 * 64;
+    bool deep = w->n_in > GEMM_K_BLOCK || ((uses & MR_USE_BWD) && w->n_out > GEMM_K_BLOCK);
+    if (deep || w->store == MR_NF4) room.thread = cpu_product_scratch(b, w);
+    return room;
 }

@@ -113,7 +113,9 @@ mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, 
     }
     if (strcmp(device, "cpu") == 0) return mr_backend_open(out, MR_CPU, 0, n_threads, err);
     if (strcmp(device, "cuda") == 0) return mr_backend_open(out, MR_CUDA, 0, n_threads, err);
-    return mr_fail(err, MR_EINVAL, "--device is \"%s\", want auto, cpu or cuda", device);
+    if (strncmp(device, "cuda:", 5) == 0 && device[5] >= '0' && device[5] <= '9' && !device[6])
+        return mr_backend_open(out, MR_CUDA, device[5] - '0', n_threads, err);
+    return mr_fail(err, MR_EINVAL, "--device is \"%s\", want auto, cpu, cuda or cuda:N", device);
 }
 
 mr_status mr_parts_chat(mr_chat_family *out, const mr_tokenizer *t, const char *path, mr_err *err) {
@@ -260,14 +262,4 @@ mr_status mr_check_overrides(const char *const *overrides, mr_err *err) {
             return mr_fail(err, MR_EINVAL, "--set %s: want KEY=VALUE, as in --set grpo.max_steps=20", *overrides);
     }
     return MR_OK;
-}
-
-int64_t mr_parameter_count(const mr_config *c) {
-    int64_t hidden = c->hidden_size, q = (int64_t)c->num_attention_heads * c->head_dim;
-    int64_t kv = (int64_t)c->num_key_value_heads * c->head_dim;
-    int64_t layer = hidden * (2 * q + 2 * kv) + 3 * hidden * c->intermediate_size + 2 * hidden;
-    if (c->qk_norm) layer += 2 * c->head_dim;
-    if (c->attention_bias) layer += q + 2 * kv;
-    int64_t table = (int64_t)c->vocab_size * hidden;
-    return layer * c->num_hidden_layers + table * (c->tie_word_embeddings ? 1 : 2) + hidden;
 }

@@ -55,7 +55,5 @@ mr_status mr_parts_settings(mr_settings *s, const cJSON *recipe, const char *pla
 mr_status mr_check_overrides(const char *const *overrides, mr_err *err);
 /* config.json of a run folder; NULL when the folder holds none of ours. */
 mr_status mr_run_config_load(cJSON **out, const char *dir, mr_err *err);
-/* Parameters of the base model. */
-int64_t mr_parameter_count(const mr_config *c);
 
 #endif

@@ -48,7 +48,9 @@ struct mr_model {
     int n_copies;
     bool adapter_on;
     size_t bytes;
+    float *noise; /* host, while loading with opts.config: MR_NOISE normals, scaled */
 };
+enum { MR_NOISE = 1048573 }; /* a prime: no width of a matrix divides it, so rows differ */
 
 int64_t mr_proj_rows(const mr_config *c, int proj);
 int64_t mr_proj_cols(const mr_config *c, int proj);

@@ -314,6 +314,8 @@ static mr_status create_lora(mr_model *m, mr_err *err) {
 static mr_status check_options(const mr_model_opts *o, const char *path, mr_err *err) {
     bool targets = false;
     for (int p = 0; p < MR_N_PROJ; p++) targets |= o->lora.targets[p];
+    if (o->config && !o->from_config)
+        return mr_fail(err, MR_EINVAL, "%s: a shape without files needs from_config", path);
     if (o->store != MR_F32 && o->store != MR_BF16 && o->store != MR_NF4)
         return mr_fail(err, MR_EINVAL, "%s: weights cannot be stored as %s, want f32, bf16 or nf4", path,
                        mr_dtype_name(o->store));
@@ -335,7 +337,10 @@ static mr_status check_options(const mr_model_opts *o, const char *path, mr_err 
 }
 
 static mr_status fill(mr_model *m, mr_tensors *t, mr_err *err) {
-    MR_TRY(mr_config_load(&m->config, m->path, t, err));
+    if (m->opts.config)
+        m->config = *m->opts.config;
+    else
+        MR_TRY(mr_config_load(&m->config, m->path, t, err));
     m->layers = mr_alloc((size_t)m->config.num_hidden_layers * sizeof *m->layers);
     MR_TRY(mr_weights_survey(m, t, err));
     MR_TRY(lay_out(m, err));
@@ -363,6 +368,7 @@ mr_status mr_model_open(mr_model **out, mr_backend *b, const char *path, const m
     m->adapter_on = true;
     mr_status st = fill(m, t, err);
     mr_tensors_close(t);
+    m->opts.config = NULL; /* was borrowed */
     if (st != MR_OK) {
         mr_model_close(m);
         return st;

@@ -31,11 +31,14 @@ typedef struct mr_model_opts {
     /* no weights file: normal(0, initializer_range) from seed, norms 1 (transformers' from_config) */
     bool from_config;
     uint64_t seed;
+    /* with from_config: the shape, instead of a config.json (borrowed for the call), and random weights that cost a copy
+     * of memory: pieces of one block of normals. For measuring, not for training. */
+    const mr_config *config;
     mr_lora_opts lora;
 } mr_model_opts;
 
-/* path: a folder (config.json, safetensors) or a .gguf file. Messages name the tensor that is missing or has another
- * shape. */
+/* path: a folder (config.json, safetensors) or a .gguf file; with opts.config only a name for messages. Messages name
+ * the tensor that is missing or has another shape. */
 mr_status mr_model_open(mr_model **out, mr_backend *b, const char *path, const mr_model_opts *opts, mr_err *err);
 void mr_model_close(mr_model *m);
 const mr_config *mr_model_config(const mr_model *m);
