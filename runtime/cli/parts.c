@@ -226,6 +226,26 @@ void mr_parts_close(mr_parts *p) {
     *p = (mr_parts){ 0 };
 }
 
+mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_census *census, mr_model_opts *mo, const mr_settings *s,
+                        mr_row_source rows, mr_err *err) {
+    mr_dtype compute;
+    MR_TRY(mr_model_resolve(&p->path, s->model.name, err));
+    MR_TRY(mr_tokenizer_open(&p->tokenizer, p->path, err));
+    MR_TRY(mr_parts_chat(&p->chat, p->tokenizer, p->path, err));
+    p->has_chat = true;
+    MR_TRY(mr_parts_dtype(&compute, s->model.dtype, p->backend, err));
+    *mo = mr_plan_model_opts(s, compute);
+    mr_tensors *t = NULL;
+    mr_config c;
+    if (!s->model.from_config) MR_TRY(mr_tensors_open(&t, p->path, err));
+    mr_status st = mr_config_load(&c, p->path, t, err);
+    mr_tensors_close(t);
+    MR_TRY(st);
+    const mr_trainer_parts tp = { .settings = s, .tokenizer = p->tokenizer, .chat = p->chat, .rows = rows };
+    MR_TRY(mr_census_take(census, &tp, &c, err));
+    return mr_plan_make(plan, p->backend, &c, mo, s, census, err);
+}
+
 /* Tables key by key, all else in place of what was there. */
 static void merge(cJSON *into, const cJSON *from) {
     for (const cJSON *v = from->child; v; v = v->next) {

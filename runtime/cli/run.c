@@ -55,12 +55,14 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
         "`medrl help recipe` lists every field.",
     };
     mr_session_opts so = { 0 };
+    const char *vram = NULL;
     int64_t threads = 0;
     bool json = false;
     const mr_opt opts[] = {
         { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe; may be given many times", &so.overrides,
           0, 0 },
         { "output", 'o', MR_OPT_TEXT, "DIR", "run folder, in place of the recipe's output_dir", &so.output, 0, 0 },
+        { "vram", 0, MR_OPT_TEXT, "SIZE", "most device memory to take, as in 14G", &vram, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &so.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "json", 0, MR_OPT_FLAG, NULL, "the outcome as one JSON object", &json, 0, 0 },
@@ -69,6 +71,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
     mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);
     if (st == MR_OK && !a.help) {
         so.recipe = a.items[0];
+        so.overrides = mr_with_vram(&a, so.overrides, vram);
         so.n_threads = (int)threads;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
         st = train(&so, json, err);

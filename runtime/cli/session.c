@@ -195,23 +195,9 @@ static mr_status compare(mr_session *s, const char *hex, mr_err *err) {
 static mr_status open_model(mr_session *s, mr_err *err) {
     const mr_settings *set = &s->settings;
     mr_parts *p = &s->parts;
-    MR_TRY(mr_model_resolve(&p->path, set->model.name, err));
-    MR_TRY(mr_tokenizer_open(&p->tokenizer, p->path, err));
-    MR_TRY(mr_parts_chat(&p->chat, p->tokenizer, p->path, err));
-    p->has_chat = true;
-    mr_model_opts mo = {
-        .train = true,
-        .full = set->lora.r == 0,
-        .from_config = set->model.from_config,
-        .seed = set->train.seed,
-        .lora = { .r = set->lora.r,
-                  .lora_alpha = set->lora.lora_alpha,
-                  .use_rslora = set->lora.use_rslora,
-                  .seed = set->train.seed },
-    };
-    memcpy(mo.lora.targets, set->lora.targets, sizeof mo.lora.targets);
-    MR_TRY(mr_parts_dtype(&mo.compute, set->model.dtype, p->backend, err));
-    mo.store = set->model.load_in_4bit && !mo.full ? MR_NF4 : mo.compute;
+    mr_census census;
+    mr_model_opts mo;
+    MR_TRY(mr_parts_plan(p, &s->plan, &census, &mo, set, s->rows, err)); /* refused before anything is loaded */
     MR_TRY(mr_model_open(&p->model, p->backend, p->path, &mo, err));
     if (set->model.adapter && *set->model.adapter) MR_TRY(mr_adapter_load(p->model, set->model.adapter, err));
     return MR_OK;
@@ -330,6 +316,7 @@ static mr_status open_all(mr_session *s, mr_err *err) {
         .observer = { s, on_step, on_sample, on_event, on_progress, on_flush },
         .run_dir = mr_run_dir(s->run),
         .base_model_name = s->settings.model.name,
+        .plan = &s->plan,
     };
     if (s->settings.method == MR_METHOD_GRPO) tp.scorer = mr_pool_scorer(s->pool);
     MR_TRY(mr_trainer_open(&s->trainer, &tp, err));

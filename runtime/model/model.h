@@ -62,6 +62,19 @@ void mr_model_refresh(mr_model *m); /* after the values changed: renews the comp
 void mr_model_adapter(mr_model *m, bool on);
 size_t mr_model_bytes(const mr_model *m); /* device memory of weights, adapters and gradients */
 
+/* What mr_model_open would take on b, before anything exists: bytes by part, and what could be trained. */
+typedef struct mr_model_room {
+    size_t linears, tables, vectors; /* base: stored matrices; embedding and head; norms and biases */
+    size_t copies;                   /* adapters in the compute type */
+    size_t values, grads;            /* f32 masters of all that is trained, and their gradients */
+    mr_param *params;                /* name, rows, cols and decay only */
+    int n_params;
+} mr_model_room;
+/* c as for the model's files (attention_bias says whether there are biases). room is filled from zero; clear after. */
+void mr_model_plan(mr_model_room *room, mr_backend *b, const mr_config *c, const mr_model_opts *opts);
+void mr_model_room_clear(mr_model_room *room);
+size_t mr_model_room_bytes(const mr_model_room *room); /* the sum: mr_model_bytes of the model */
+
 /* PEFT adapter folder: adapter_model.safetensors and adapter_config.json (model/adapter.c; spec/quantization.md 5.6
  * "Files"). Loading checks r, targets and shapes against the model's; mr_adapter_peek reads the options that a model
  * must be opened with. */

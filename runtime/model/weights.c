@@ -169,7 +169,7 @@ static mr_status load_group(mr_model *m, const mr_tensors *t, int layer, int gro
     }
     mr_linear *lin = &l->linear[group];
     float *master = m->opts.full ? m->values + (lin->dw - m->grads) : NULL;
-    return create(m, &lin->w, master, &s, m->opts.store, MR_USE_FWD | (m->opts.train ? MR_USE_BWD : 0), err);
+    return create(m, &lin->w, master, &s, m->opts.store, mr_linear_uses(&m->opts), err);
 }
 
 static mr_status load_table(mr_model *m, const mr_tensors *t, mr_weight **out, float *dw, const char *name,
@@ -179,7 +179,7 @@ static mr_status load_table(mr_model *m, const mr_tensors *t, mr_weight **out, f
     snprintf(s.name[0], sizeof s.name[0], "%s", name);
     MR_TRY(find(&s.info[0], t, name, c->vocab_size, c->hidden_size, err));
     float *master = dw ? m->values + (dw - m->grads) : NULL;
-    return create(m, out, master, &s, m->opts.store == MR_F32 ? MR_F32 : MR_BF16, uses, err);
+    return create(m, out, master, &s, mr_table_store(&m->opts), uses, err);
 }
 
 static mr_status make_noise(mr_model *m, mr_err *err) {
@@ -192,7 +192,7 @@ static mr_status make_noise(mr_model *m, mr_err *err) {
 
 static mr_status load_all(mr_model *m, const mr_tensors *t, mr_err *err) {
     const mr_config *c = &m->config;
-    unsigned head_uses = MR_USE_FWD | (m->opts.train ? MR_USE_BWD : 0);
+    unsigned head_uses = mr_linear_uses(&m->opts);
     bool tied = c->tie_word_embeddings;
     MR_TRY(
         load_table(m, t, &m->embed, m->dembed, "model.embed_tokens.weight", MR_USE_ROWS | (tied ? head_uses : 0), err));
@@ -285,10 +285,24 @@ static mr_status check_layer(const mr_model *m, const mr_tensors *t, int layer, 
     return MR_OK;
 }
 
-mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err) {
+void mr_weights_biases(mr_model *m) {
     const mr_config *c = &m->config;
     bool qwen2 = strcmp(c->model_type, "qwen2") == 0;
-    for (int i = 0; t && i < mr_tensors_count(t); i++) {
+    for (int l = 0; l < c->num_hidden_layers; l++) {
+        bool *has = m->layers[l].has_bias;
+        has[MR_GROUP_QKV] = c->attention_bias;
+        has[MR_GROUP_O] = c->attention_bias && !qwen2;
+        has[MR_GROUP_GATE_UP] = has[MR_GROUP_DOWN] = c->mlp_bias;
+    }
+}
+
+mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err) {
+    const mr_config *c = &m->config;
+    if (!t) {
+        mr_weights_biases(m);
+        return MR_OK;
+    }
+    for (int i = 0; i < mr_tensors_count(t); i++) {
         const char *name = mr_tensors_at(t, i)->name;
         if (strncmp(name, "model.layers.", strlen("model.layers.")) == 0) MR_TRY(check_layer_tensor(m, t, name, err));
     }
@@ -297,12 +311,6 @@ mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err) {
         MR_TRY(check_layer(m, t, l, err));
         for (int g = 0; g < MR_N_GROUPS; g++) {
             bool *has = &m->layers[l].has_bias[g];
-            if (!t) {
-                *has = g == MR_GROUP_QKV ? c->attention_bias
-                       : g == MR_GROUP_O ? c->attention_bias && !qwen2
-                                         : c->mlp_bias;
-                continue;
-            }
             /* one part with a bias: the others must have theirs (load_vector says so) */
             for (int p = 0; p < mr_groups[g].n; p++) {
                 char path[NAME_MAX_LEN - 8], bias[NAME_MAX_LEN];

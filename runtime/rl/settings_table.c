@@ -26,6 +26,9 @@ const mr_field mr_fields[] = {
       "how the model is trained; the section of the same name holds its settings" },
     { IN_TOP, BOTH, "output_dir", K_STRING, AT(output_dir), "\"outputs\"", 0, 0, false, 0, NULL,
       "the run folder; when it holds a run already, the next free name is taken (outputs-2)" },
+    { IN_TOP, BOTH, "vram", K_SIZE, AT(vram), "null", 0, 0, false, 0, NULL,
+      "most device memory that the run may take, \"14G\"; null: what there is. Results do not depend on it; `medrl plan` "
+      "shows it" },
 
     { IN_MODEL, BOTH, "name", K_STRING, AT(model.name), NULL, 0, 0, false, 0, NULL,
       "a Hugging Face name, a folder or a .gguf file" },
@@ -228,6 +231,7 @@ static void describe_range(mr_str *out, const mr_field *f) {
         mr_str_printf(out, "true, false%s%s", *list ? ", " : "", list);
         return;
     case K_TARGETS: mr_str_puts(out, "list of names"); return;
+    case K_SIZE: mr_str_puts(out, "size: 14G, 900M, 7.5GiB"); return;
     case K_STRING:
         if (!f->names) {
             mr_str_puts(out, "string");
