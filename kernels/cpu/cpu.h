@@ -94,7 +94,7 @@ mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src
                             mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
 void cpu_weight_free(mr_backend *b, mr_weight *w);
 mr_weight_info cpu_weight_info(const mr_weight *w);
-size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, unsigned uses, int rank, int rows, bool take);
+size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, const mr_room *room);
 void cpu_weight_set(mr_backend *b, mr_weight *w, const float *values);
 void cpu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
 bool cpu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested,
@@ -109,6 +109,7 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
 void cpu_silu_mul(mr_backend *b, float *y, const float *gu, int N, int F);
 void cpu_add(mr_backend *b, float *y, const float *x, int64_t n);
 size_t cpu_kv_bytes(mr_backend *b, int64_t n_slots, int K, int D);
+size_t cpu_attention_bwd_scratch(int head_dim); /* of one thread */
 void cpu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,
                 int N, int K, int D);
 void cpu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,

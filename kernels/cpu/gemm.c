@@ -70,7 +70,6 @@ static void generic_f32_bf16(const gemm_tile *t, int rows) {
 
 static void generic_tn(float *acc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t n, int rows,
                        int cols) {
-    for (int r = 0; r < rows; r++) __builtin_memset(acc + r * GEMM_COLS, 0, GEMM_COLS * sizeof *acc);
     for (int64_t i = 0; i < n; i++)
         for (int r = 0; r < rows; r++) {
             float av = a[i * lda + r];
@@ -261,11 +260,17 @@ void cpu_tn_items(mr_backend *b, const gemm_tn *t, int64_t from, int64_t to) {
     for (int64_t u = from; u < to; u++) {
         int64_t q0 = u / tiles * GEMM_COLS, i = u % tiles, p0 = t->n_p * i / tiles, p1 = t->n_p * (i + 1) / tiles;
         int cols = (int)min64(GEMM_COLS, t->n_q - q0);
+        for (int64_t p = p0; p < p1; p++) {
+            const float *from_row = t->dst + p * t->sp + q0 * t->sq;
+            float *row = acc + (p - p0) * GEMM_COLS;
+            for (int c = 0; c < cols; c++) row[c] = from_row[c * t->sq] / t->scale;
+            for (int c = cols; c < GEMM_COLS; c++) row[c] = 0;
+        }
         kernels->tn(acc, t->a + p0, t->lda, t->x + q0, t->ldx, t->n, (int)(p1 - p0), cols);
         for (int64_t p = p0; p < p1; p++) {
             float *to_row = t->dst + p * t->sp + q0 * t->sq;
             const float *row = acc + (p - p0) * GEMM_COLS;
-            for (int c = 0; c < cols; c++) to_row[c * t->sq] += t->scale * row[c];
+            for (int c = 0; c < cols; c++) to_row[c * t->sq] = t->scale * row[c];
         }
     }
 }

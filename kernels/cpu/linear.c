@@ -369,17 +369,20 @@ void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const 
 
 /* --- scratch, ahead of time --- */
 
-cpu_linear_room cpu_linear_needs(mr_backend *b, const mr_weight_info *w, unsigned uses, int rank, int rows) {
-    size_t n = (size_t)rows;
-    /* a float a head for attention_bwd (a head has 8 values or more), a span and a float a row for attention, norms */
-    cpu_linear_room room = { n * (size_t)(64 + w->n_in / 2), n + 256, 0 };
+cpu_linear_room cpu_linear_needs(mr_backend *b, const mr_weight_info *w, const mr_room *room) {
+    size_t n = (size_t)room->rows;
+    bool bwd = room->uses & MR_USE_BWD;
+    /* a float a row for norms and a few for a span of attention; backward a float a head */
+    cpu_linear_room x = { n * (64 + sizeof(float) * (size_t)room->heads), n + 256, 0 };
     if (w->compute == MR_BF16) {
-        size_t in = input_bytes(rows, w->n_in), out = uses & MR_USE_BWD ? padded(input_bytes(rows, w->n_out)) : 0;
+        size_t in = input_bytes(room->rows, w->n_in), out = bwd ? padded(input_bytes(room->rows, w->n_out)) : 0;
         size_t most = in > out ? in : out;
-        if (most > room.rows) room.rows = most;
+        if (most > x.rows) x.rows = most;
     }
-    if (rank) room.inner += padded(input_bytes(rows, rank)) + 3 * 64;
-    bool deep = w->n_in > GEMM_K_BLOCK || ((uses & MR_USE_BWD) && w->n_out > GEMM_K_BLOCK);
-    if (deep || w->store == MR_NF4) room.thread = cpu_product_scratch(b, w);
-    return room;
+    if (room->rank) x.inner += padded(input_bytes(room->rows, room->rank)) + 3 * 64;
+    bool deep = w->n_in > GEMM_K_BLOCK || (bwd && w->n_out > GEMM_K_BLOCK);
+    if (deep || w->store == MR_NF4) x.thread = cpu_product_scratch(b, w);
+    size_t chunk = bwd && room->head_dim ? cpu_attention_bwd_scratch(room->head_dim) : 0;
+    if (chunk > x.thread) x.thread = chunk;
+    return x;
 }

@@ -126,19 +126,18 @@ static size_t weight_bytes(const mr_weight_info *w, unsigned uses) {
     return bytes ? bytes : n * (type == MR_F32 ? 4 : 2);
 }
 
-size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, unsigned uses, int rank, int rows, bool take) {
-    w->bytes = weight_bytes(w, uses);
-    cpu_linear_room room = { 0 };
-    if (uses & (MR_USE_FWD | MR_USE_BWD))
-        room = cpu_linear_needs(b, &(mr_weight_info){ .store = stored(w->store, w->compute), .compute = w->compute,
-                                                      .n_out = w->n_out, .n_in = w->n_in }, uses, rank, rows);
-    if (take && rows > 0 &&
-        !(cpu_reserve(b, CPU_SLOT_SHARED, room.rows) && cpu_reserve(b, CPU_SLOT_SHARED + 1, room.inner) &&
-          cpu_reserve(b, CPU_SLOT_THREADS, room.thread)))
-        cpu_fail_status(b, MR_ENOMEM, "scratch", "%zu bytes do not fit into memory; use fewer rows a step", room.rows);
+size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, const mr_room *room) {
+    w->bytes = weight_bytes(w, room->uses);
+    mr_weight_info as_stored = *w;
+    as_stored.store = stored(w->store, w->compute);
+    cpu_linear_room x = { 0 };
+    if (room->rows > 0) x = cpu_linear_needs(b, &as_stored, room);
+    if (room->take && !(cpu_reserve(b, CPU_SLOT_SHARED, x.rows) && cpu_reserve(b, CPU_SLOT_SHARED + 1, x.inner) &&
+                        cpu_reserve(b, CPU_SLOT_THREADS, x.thread)))
+        cpu_fail_status(b, MR_ENOMEM, "scratch", "%zu bytes do not fit into memory; use fewer rows a step", x.rows);
     /* the block of rows that weight_create reads stays as well */
     size_t source = ((size_t)source_rows(w->n_out, w->n_in) * (size_t)w->n_in + NF4_BLOCK) * sizeof(float);
-    return source + source / 8 + room.rows + room.inner + (size_t)b->n_threads * room.thread;
+    return source + source / 8 + x.rows + x.inner + (size_t)b->n_threads * x.thread;
 }
 
 mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,

@@ -35,7 +35,7 @@ static inline mr_dtype weight_panel_type(const mr_weight *w) {
 typedef struct cpu_linear_room {
     size_t rows, inner, thread;
 } cpu_linear_room;
-cpu_linear_room cpu_linear_needs(mr_backend *b, const mr_weight_info *w, unsigned uses, int rank, int rows);
+cpu_linear_room cpu_linear_needs(mr_backend *b, const mr_weight_info *w, const mr_room *room);
 
 /* Memory of weights (slab.c): as mr_try_alloc and mr_free. */
 void *cpu_slab_alloc(mr_backend *b, size_t bytes);

@@ -160,19 +160,26 @@ static shape shape_of(mr_backend *b, const mr_config *c, const mr_model_opts *m,
 
 /* Scratch of the products of both phases; with take it is made ready. */
 static size_t scratch(mr_backend *b, const mr_config *c, const mr_model_opts *m, const mr_decoder_opts *o, bool take) {
-    size_t most = 0, need;
-    unsigned uses = mr_linear_uses(m);
-    int rows = o->rollout_rows > o->train_rows ? o->rollout_rows : o->train_rows;
-    for (int g = 0; g < MR_N_GROUPS; g++) {
-        mr_weight_info w = { .store = m->store, .compute = m->compute, .n_out = mr_group_rows(c, g),
-                             .n_in = mr_proj_cols(c, mr_groups[g].first) };
-        need = mr_weight_room(b, &w, uses, mr_lora_rank(&m->lora, g), rows, take);
+    size_t most = 0;
+    mr_room room = { .uses = mr_linear_uses(m), .heads = c->num_attention_heads, .head_dim = c->head_dim, .take = take };
+    room.rows = o->rollout_rows > o->train_rows ? o->rollout_rows : o->train_rows;
+    for (int g = 0; g <= MR_N_GROUPS; g++) {
+        mr_weight_info w = { .store = m->store, .compute = m->compute };
+        if (g < MR_N_GROUPS) {
+            w.n_out = mr_group_rows(c, g);
+            w.n_in = mr_proj_cols(c, mr_groups[g].first);
+            room.rank = mr_lora_rank(&m->lora, g);
+        } else { /* the head */
+            w.store = mr_table_store(m);
+            w.n_out = c->vocab_size;
+            w.n_in = c->hidden_size;
+            room.rank = 0;
+            room.rows = o->head_rows;
+        }
+        size_t need = mr_weight_room(b, &w, &room);
         if (need > most) most = need;
     }
-    mr_weight_info head = { .store = mr_table_store(m), .compute = m->compute, .n_out = c->vocab_size,
-                            .n_in = c->hidden_size };
-    need = mr_weight_room(b, &head, uses, 0, o->head_rows, take);
-    return need > most ? need : most;
+    return most;
 }
 
 void mr_decoder_plan(mr_decoder_room *room, mr_backend *b, const mr_config *c, const mr_model_opts *m,

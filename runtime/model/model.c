@@ -213,8 +213,8 @@ static void walk(cursor *k) {
 
 /* --- the plan --- */
 
-size_t mr_weight_room(mr_backend *b, mr_weight_info *w, unsigned uses, int rank, int rows, bool take) {
-    if (b->weight_room) return b->weight_room(b, w, uses, rank, rows, take);
+size_t mr_weight_room(mr_backend *b, mr_weight_info *w, const mr_room *room) {
+    if (b->weight_room) return b->weight_room(b, w, room);
     size_t n = (size_t)w->n_out * (size_t)w->n_in, blocks = (n + 63) / 64;
     w->bytes = w->store == MR_NF4   ? n / 2 + blocks + blocks / 256 * sizeof(float)
                : w->store == MR_F32 ? n * sizeof(float)
@@ -225,7 +225,7 @@ size_t mr_weight_room(mr_backend *b, mr_weight_info *w, unsigned uses, int rank,
 static size_t planned_weight(mr_backend *b, const mr_model_opts *o, int64_t rows, int64_t cols, mr_dtype store,
                              unsigned uses) {
     mr_weight_info w = { .store = store, .compute = o->compute, .n_out = rows, .n_in = cols };
-    mr_weight_room(b, &w, uses, 0, 0, false);
+    mr_weight_room(b, &w, &(mr_room){ .uses = uses });
     return w.bytes;
 }
 

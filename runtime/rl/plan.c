@@ -58,6 +58,10 @@ static void add_fixed(mr_plan *p, const inputs *in) {
     mr_model_room_clear(&m);
 }
 
+static size_t model_bytes(const mr_plan *p) {
+    return p->linears + p->tables + p->vectors + p->values + p->copies + p->grads;
+}
+
 static int64_t group_rows(const mr_plan *p) {
     return p->max_prompt + (int64_t)p->group * (p->max_completion - 1);
 }
@@ -81,8 +85,7 @@ static void measure(mr_plan *p, const inputs *in, int in_flight, int64_t pack, i
     p->in_flight = in_flight;
     mr_decoder_plan(&p->decoder, in->b, in->c, &in->mo, o);
     o->head_rows = p->decoder.head_rows;
-    p->total = p->linears + p->tables + p->vectors + p->values + p->copies + p->grads + p->states + p->decoder.block +
-               p->decoder.scratch;
+    p->total = model_bytes(p) + p->states + p->decoder.block + p->decoder.scratch;
 }
 
 /* Without a cap. On a CPU memory is shared with other programs: keys and values of many prompts are kept in bounds. */
@@ -244,17 +247,27 @@ static void proposals(mr_str *out, const inputs *in, size_t cap) {
                   lora ? "lower max_completion_length and lora.r, or " : "train an adapter (section lora), or ");
 }
 
+/* "3.21 GB" or "450.1 MB" */
+static void size_text(char text[24], size_t bytes) {
+    if (bytes >= 1000000000)
+        snprintf(text, 24, "%.2f GB", (double)bytes / 1e9);
+    else
+        snprintf(text, 24, "%.1f MB", (double)bytes / 1e6);
+}
+
 static mr_status refuse(const mr_plan *p, const inputs *in, mr_err *err) {
     mr_str text = { 0 };
+    char need[24], model[24], states[24], have[24];
     proposals(&text, in, p->cap);
-    const char *place = in->s.model.name ? in->s.model.name : "model";
-    bool set = in->s.vram > 0;
+    size_text(need, p->total);
+    size_text(model, model_bytes(p));
+    size_text(states, p->states);
+    size_text(have, p->cap);
     mr_status st = mr_fail(err, MR_ENOMEM,
-                           "%s: the run needs %.2f GB of memory at least (weights and adapter %.2f, optimizer %.2f, the "
-                           "rest for one group at a time), %s %.2f GB; %s",
-                           place, (double)p->total / 1e9,
-                           (double)(p->linears + p->tables + p->vectors + p->values + p->copies + p->grads) / 1e9,
-                           (double)p->states / 1e9, set ? "vram is" : "the device has", (double)p->cap / 1e9, text.data);
+                           "%s: the run needs at least %s of memory (weights, adapter and gradients %s, optimizer %s, the "
+                           "rest for one group at a time), %s %s; %s",
+                           in->s.model.name ? in->s.model.name : "model", need, model, states,
+                           in->s.vram ? "vram is" : "the device has", have, text.data);
     mr_str_clear(&text);
     return st;
 }
@@ -325,8 +338,7 @@ void mr_plan_describe(const mr_plan *p, const char *device, bool all, mr_str *ou
         describe_all(p, out);
     } else {
         snprintf(detail, sizeof detail, "%lld trained parameters", (long long)p->n_trained);
-        line(out, "weights, adapters, gradients",
-             p->linears + p->tables + p->vectors + p->values + p->copies + p->grads, detail);
+        line(out, "weights, adapters, gradients", model_bytes(p), detail);
         snprintf(detail, sizeof detail, "%d prompts x %d, prompts to %d tokens, completions to %d; packs of %d rows",
                  p->prompts, p->group, p->max_prompt, p->max_completion, p->room.train_rows);
         line(out, "keys, values, activations", p->decoder.block + p->decoder.scratch, detail);
