@@ -263,14 +263,14 @@ void cpu_tn_items(mr_backend *b, const gemm_tn *t, int64_t from, int64_t to) {
         for (int64_t p = p0; p < p1; p++) {
             const float *from_row = t->dst + p * t->sp + q0 * t->sq;
             float *row = acc + (p - p0) * GEMM_COLS;
-            for (int c = 0; c < cols; c++) row[c] = from_row[c * t->sq] / t->scale;
+            for (int c = 0; c < cols; c++) row[c] = from_row[c * t->sq];
             for (int c = cols; c < GEMM_COLS; c++) row[c] = 0;
         }
         kernels->tn(acc, t->a + p0, t->lda, t->x + q0, t->ldx, t->n, (int)(p1 - p0), cols);
         for (int64_t p = p0; p < p1; p++) {
             float *to_row = t->dst + p * t->sp + q0 * t->sq;
             const float *row = acc + (p - p0) * GEMM_COLS;
-            for (int c = 0; c < cols; c++) to_row[c * t->sq] = t->scale * row[c];
+            for (int c = 0; c < cols; c++) to_row[c * t->sq] = row[c];
         }
     }
 }

@@ -413,10 +413,17 @@ static mr_status run(shaping *x, const mr_parts_opts *po, mr_err *err) {
 
 /* --- the report --- */
 
+static double flop_unit(const shaping *x) {
+    return x->product_rate < 1e13 ? 1e9 : 1e12;
+}
+static const char *flop_name(const shaping *x) {
+    return x->product_rate < 1e13 ? "GFLOP/s" : "TFLOP/s";
+}
+
 static void print_part(const shaping *x, const char *what, const part *p) {
-    printf("%-26s %10.3f ms %10.0f tokens/s %9.1f GB/s %4.0f %% %9.2f TFLOP/s %4.0f %%\n", what, 1e3 * p->s,
+    printf("%-26s %10.3f ms %10.0f tokens/s %9.1f GB/s %4.0f %% %9.1f %s %4.0f %%\n", what, 1e3 * p->s,
            p->tokens / p->s, p->cost.bytes / p->s / 1e9, 100 * p->cost.bytes / p->s / x->copy_rate,
-           p->cost.flops / p->s / 1e12, 100 * p->cost.flops / p->s / x->product_rate);
+           p->cost.flops / p->s / flop_unit(x), flop_name(x), 100 * p->cost.flops / p->s / x->product_rate);
 }
 
 static void print_table(const shaping *x) {
@@ -428,8 +435,8 @@ static void print_table(const shaping *x) {
     printf("job: %lld x %lld completions of %lld from prompts of %lld, gradient checkpointing %s; per cent are of\n",
            (long long)o->prompts, (long long)o->group, (long long)o->n_new, (long long)o->n_prompt,
            o->no_checkpointing ? "off" : "on");
-    printf("%.1f GB/s (a copy, read and written) and %.2f TFLOP/s (a large product), both measured here\n",
-           x->copy_rate / 1e9, x->product_rate / 1e12);
+    printf("%.1f GB/s (a copy, read and written) and %.1f %s (a large product), both measured here\n",
+           x->copy_rate / 1e9, x->product_rate / flop_unit(x), flop_name(x));
     printf("%-26s %10.3f s  %10.1f million weights/s\n", "make and store weights", x->load_s, x->n_params / x->load_s / 1e6);
     print_part(x, "prefill", &x->prefill);
     for (int i = 0; i < x->n_batches; i++) {

@@ -1,9 +1,9 @@
 /* plan.h - the memory of a run by part, before anything is loaded, and how a run is made to fit into less.
  *
- * Three things are chosen here and change no result: how many prompts are sampled together, how many rows of logits
- * exist at a time, how many groups share a training pack (rl/step_grpo.c says what a pack changes in the last bits of
- * a gradient). What a plan says is what the backend's account holds after opening (kernels.h, bytes), within 3 %; after
- * the first step nothing is taken any more.
+ * Three things are chosen here: how many prompts are sampled together, how many rows of logits exist at a time, how many
+ * groups share a training pack. On the CPU no bit of an adapter depends on them. (Training all weights of a model whose
+ * head is its embedding, the last bits depend on packs: both add to one gradient in turn.) What a plan says is what the
+ * backend's account holds after opening (kernels.h, bytes), within 3 %; after the first step nothing is taken any more.
  * Memory is the device's; host buffers (texts, token lists, a copy of the data) are not in it.
  * Units: bytes, tokens. Threads: no hidden state. */
 #ifndef MR_PLAN_H

@@ -526,8 +526,10 @@ static mr_status parse(mr_settings *s, const cJSON *recipe, const char *place, m
         if (cJSON_IsNull(v) || !strcmp(v->string, "method")) continue;
         if (!strcmp(v->string, "on_cpu") || !strcmp(v->string, "rewards") || !strcmp(v->string, "reward_weights"))
             continue;
-        if (!strcmp(v->string, "output_dir")) {
-            MR_TRY(take_value(&at, &mr_fields[1], v));
+        const mr_field *top = mr_fields;
+        while (top->section == IN_TOP && strcmp(v->string, top->key) != 0) top++;
+        if (top->section == IN_TOP) {
+            MR_TRY(take_value(&at, top, v));
         } else if (!strcmp(v->string, "data")) {
             if (!is_table(v)) return bad_value(&at, v, "want a table with train");
             s->data = cJSON_Duplicate(v, true);

@@ -47,7 +47,7 @@ typedef struct mr_foreign {
 } mr_foreign;
 
 extern const mr_field mr_fields[];
-extern const int mr_n_fields; /* the first two are method and output_dir */
+extern const int mr_n_fields; /* those of IN_TOP come first, method before all */
 extern const mr_foreign mr_foreigns[];
 extern const int mr_n_foreigns;
 extern const char *const mr_section_names[MR_N_SECTIONS]; /* "" for IN_TOP and IN_TRAIN */

@@ -27,8 +27,8 @@ const mr_field mr_fields[] = {
     { IN_TOP, BOTH, "output_dir", K_STRING, AT(output_dir), "\"outputs\"", 0, 0, false, 0, NULL,
       "the run folder; when it holds a run already, the next free name is taken (outputs-2)" },
     { IN_TOP, BOTH, "vram", K_SIZE, AT(vram), "null", 0, 0, false, 0, NULL,
-      "most device memory that the run may take, \"14G\"; null: what there is. Results do not depend on it; `medrl plan` "
-      "shows it" },
+      "most device memory that the run may take, \"14G\"; null: what there is. An adapter does not depend on it; "
+      "`medrl plan` shows what it does" },
 
     { IN_MODEL, BOTH, "name", K_STRING, AT(model.name), NULL, 0, 0, false, 0, NULL,
       "a Hugging Face name, a folder or a .gguf file" },
