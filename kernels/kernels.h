@@ -120,8 +120,8 @@ struct mr_backend {
     const char *device;    /* for people: "AMD EPYC, avx512_bf16, 2 threads" */
     bool has_bf16;         /* products in bf16 are native; otherwise ask for compute MR_F32 */
     int n_threads;
-    /* Device memory that alloc, weights and scratch hold now and have held at most, kept by the backend; and what the
-     * device has in all, 0 when nobody knows or the host's memory is meant. */
+    /* Device memory that alloc, weights and scratch hold now and have held at most, kept by the backend; and what there
+     * was to take at open, which plans do not exceed: 0 when nobody knows or it is the host's memory. */
     size_t bytes, bytes_peak, bytes_total;
     void *state;           /* the backend's own */
 
