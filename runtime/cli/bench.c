@@ -227,6 +227,19 @@ static void print_report(const benching *b) {
     cJSON_Delete(o);
 }
 
+/* A shape's options without --config would do nothing, and a model's name with it neither. */
+static mr_status check_options(const mr_bench_shape *s, const char *model, mr_err *err) {
+    const mr_bench_shape d = MR_BENCH_SHAPE;
+    if (s->config && model)
+        return mr_fail(err, MR_EINVAL, "bench: \"%s\" and --config %s together; name one of them", model, s->config);
+    bool changed = s->rank != d.rank || s->prompts != d.prompts || s->group != d.group || s->n_prompt != d.n_prompt ||
+                   s->n_new != d.n_new || s->batches || s->context || s->repeats || s->optim || s->vram ||
+                   s->no_checkpointing;
+    if (!s->config && changed)
+        return mr_fail(err, MR_EINVAL, "bench: an option of --config was given without it; add --config qwen2.5-3b, say");
+    return MR_OK;
+}
+
 mr_status mr_cmd_bench(int argc, char **argv, mr_err *err) {
     static const mr_usage usage = {
         "bench",
@@ -276,6 +289,7 @@ mr_status mr_cmd_bench(int argc, char **argv, mr_err *err) {
     };
     mr_args a;
     mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);
+    if (st == MR_OK && !a.help) st = check_options(&shape, a.n ? a.items[0] : NULL, err);
     if (st == MR_OK && !a.help) {
         po.n_threads = (int)threads;
         shape.quick = b->quick;

@@ -226,8 +226,9 @@ void mr_parts_close(mr_parts *p) {
     *p = (mr_parts){ 0 };
 }
 
-mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_census *census, mr_model_opts *mo, const mr_settings *s,
-                        mr_row_source rows, mr_err *err) {
+mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_model_opts *mo, const mr_settings *s, mr_row_source rows,
+                        mr_err *err) {
+    mr_census census;
     mr_dtype compute;
     MR_TRY(mr_model_resolve(&p->path, s->model.name, err));
     MR_TRY(mr_tokenizer_open(&p->tokenizer, p->path, err));
@@ -242,8 +243,8 @@ mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_census *census, mr_model_
     mr_tensors_close(t);
     MR_TRY(st);
     const mr_trainer_parts tp = { .settings = s, .tokenizer = p->tokenizer, .chat = p->chat, .rows = rows };
-    MR_TRY(mr_census_take(census, &tp, &c, err));
-    return mr_plan_make(plan, p->backend, &c, mo, s, census, err);
+    MR_TRY(mr_census_take(&census, &tp, &c, err));
+    return mr_plan_make(plan, p->backend, &c, mo, s, &census, err);
 }
 
 /* Tables key by key, all else in place of what was there. */

@@ -14,7 +14,6 @@ typedef struct planning {
     mr_settings settings;
     mr_parts parts; /* no model */
     mr_plan plan;
-    mr_census census;
     mr_dtype store, compute;
 } planning;
 
@@ -29,14 +28,14 @@ static mr_status make(planning *x, mr_err *err) {
     MR_TRY(mr_parts_settings(&x->settings, mr_pool_recipe(x->pool), place, err));
     MR_TRY(mr_pool_rows(x->pool, "train", &rows, err));
     if (rows.n_rows == 0) return mr_fail(err, MR_EDATA, "%s: data.train has no rows, want at least one", place);
-    MR_TRY(mr_parts_plan(&x->parts, &x->plan, &x->census, &mo, &x->settings, rows, err));
+    MR_TRY(mr_parts_plan(&x->parts, &x->plan, &mo, &x->settings, rows, err));
     x->store = mo.store;
     x->compute = mo.compute;
     return MR_OK;
 }
 
 static void print_table(const planning *x) {
-    const mr_census *c = &x->census;
+    const mr_census *c = &x->plan.census;
     printf("%s on %s, stored as %s, products in %s\n", x->settings.model.name, x->parts.backend->device,
            mr_dtype_name(x->store), mr_dtype_name(x->compute));
     printf("data: the longest prompt has %d tokens (row %lld; %lld of %lld rows were read), planned for %d", c->longest,
@@ -56,7 +55,7 @@ static void put(cJSON *o, const char *key, size_t bytes) {
 
 static void print_report(const planning *x) {
     const mr_plan *p = &x->plan;
-    const mr_census *c = &x->census;
+    const mr_census *c = &x->plan.census;
     cJSON *o = cJSON_CreateObject(), *parts = cJSON_AddObjectToObject(o, "bytes");
     put(parts, "linears", p->linears);
     put(parts, "embedding_and_head", p->tables);

@@ -195,9 +195,8 @@ static mr_status compare(mr_session *s, const char *hex, mr_err *err) {
 static mr_status open_model(mr_session *s, mr_err *err) {
     const mr_settings *set = &s->settings;
     mr_parts *p = &s->parts;
-    mr_census census;
     mr_model_opts mo;
-    MR_TRY(mr_parts_plan(p, &s->plan, &census, &mo, set, s->rows, err)); /* refused before anything is loaded */
+    MR_TRY(mr_parts_plan(p, &s->plan, &mo, set, s->rows, err)); /* refused before anything is loaded */
     MR_TRY(mr_model_open(&p->model, p->backend, p->path, &mo, err));
     if (set->model.adapter && *set->model.adapter) MR_TRY(mr_adapter_load(p->model, set->model.adapter, err));
     return MR_OK;

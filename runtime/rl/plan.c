@@ -11,6 +11,7 @@ enum {
     CPU_PACK_ROWS = 512, /* small groups share packs, since few rows use a matrix product badly */
     CUDA_PACK_ROWS = 4096,
     PREFILL_ROWS = 512,
+    CUDA_HEAD_ROWS = 256, /* whole tiles of a product; on a CPU decoder.h's 64 MB */
     LEAST_HEAD_ROWS = 16
 };
 static const size_t KV_BUDGET_CPU = (size_t)1 << 30;
@@ -100,7 +101,7 @@ static void wish(mr_plan *p, const inputs *in) {
         size_t fit = KV_BUDGET_CPU / bytes;
         if (fit < (size_t)in_flight) in_flight = fit < 1 ? 1 : (int)fit;
     }
-    measure(p, in, in_flight, pack < rows ? rows : pack, 0);
+    measure(p, in, in_flight, pack < rows ? rows : pack, in->b->kind == MR_CUDA ? CUDA_HEAD_ROWS : 0);
     p->wish.in_flight = in_flight;
     p->wish.pack_rows = p->room.train_rows;
     p->wish.head_rows = p->room.head_rows;
@@ -135,6 +136,7 @@ static bool squeeze(mr_plan *p, const inputs *in) {
 static void start(mr_plan *p, const inputs *in, size_t cap) {
     const mr_settings *s = &in->s;
     *p = (mr_plan){ .cap = cap,
+                    .census = in->census,
                     .optim = s->train.optim,
                     .sft = s->method == MR_METHOD_SFT,
                     .checkpointing = s->train.gradient_checkpointing,
@@ -356,10 +358,10 @@ mr_status mr_trainer_plan(mr_trainer *t, mr_err *err) {
         mr_census census;
         const mr_config *c = mr_model_config(t->parts.model);
         MR_TRY(mr_census_take(&census, &t->parts, c, err));
-        t->warned_prompt = census.warned_prompt;
-        t->warned_target = census.warned_target;
         MR_TRY(mr_plan_make(&t->plan, t->b, c, mr_model_options(t->parts.model), t->set, &census, err));
     }
+    t->warned_prompt = t->plan.census.warned_prompt;
+    t->warned_target = t->plan.census.warned_target;
     t->max_prompt = t->plan.max_prompt;
     t->max_completion = t->plan.max_completion;
     const mr_decoder_opts *o = &t->plan.room;

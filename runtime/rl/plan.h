@@ -33,6 +33,7 @@ struct mr_plan {
     size_t values, copies, grads, states;
     mr_decoder_room decoder; /* phase memory and the backend's scratch */
     size_t total, cap;       /* cap 0: none */
+    mr_census census;        /* that it was made from */
     int64_t n_trained;       /* parameters */
     mr_optim optim;
     bool sft, checkpointing;

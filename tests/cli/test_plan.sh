@@ -49,6 +49,10 @@ says 'vram is "14X", want a size such as "14G"'
 
 run 2 bench --config qwen2.5-4b
 says 'no configuration is called "qwen2.5-4b", want one of qwen2.5-0.5b'
+run 2 bench some-model --config qwen2.5-3b
+says 'name one of them'
+run 2 bench --rank 8
+says 'an option of --config was given without it'
 run 2 bench --config smollm2-135m --batch 1,x --device cpu
 says '--batch is "1,x"'
 run 0 bench --config smollm2-135m --store nf4 --rank 4 --prompt 8 --new 2 --group 2 --batch 1,2 --quick --json --device cpu
