@@ -119,8 +119,8 @@ void cpu_product_all(mr_backend *b, const gemm_product *p, int thread);
 /* Most scratch of one thread for products with w, of any number of rows. */
 size_t cpu_product_scratch(const mr_backend *b, const mr_weight_info *w);
 
-/* dst[p * sp + q * sq] += sum over n of a[n * lda + p] * x[n * ldx + q]: a gradient, in cpu_tn_cut's items. The sum goes on
- * from what is there, so a gradient is one chain over the rows of all packs and does not depend on how they were packed. */
+/* dst[p * sp + q * sq] += sum over n of a[n * lda + p] * x[n * ldx + q]: a gradient, in cpu_tn_cut's items. The sum goes
+ * on from what is there, so a gradient is one chain over the rows of all packs, however they were packed. */
 typedef struct gemm_tn {
     float *dst;
     int64_t sp, sq;

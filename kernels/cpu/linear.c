@@ -350,7 +350,8 @@ void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const 
     for (int i = 0; i < l->n_lora; i++)
         if (l->lora[i].db) g.u = u;
     size_t low_du = padded(input_bytes(N, R));
-    char *inner = l->n_lora ? cpu_scratch(b, CPU_SLOT_SHARED + 1, low_du + (g.u ? (size_t)(N * R) * sizeof(float) : 0)) : NULL;
+    size_t more = g.u ? (size_t)(N * R) * sizeof(float) : 0;
+    char *inner = l->n_lora ? cpu_scratch(b, CPU_SLOT_SHARED + 1, low_du + more) : NULL;
     if (l->n_lora && !inner) return;
     if (g.u) g.scaled = (float *)(void *)(inner + low_du);
     if (g.inner) {
@@ -397,7 +398,8 @@ cpu_linear_room cpu_linear_needs(mr_backend *b, const mr_weight_info *w, const m
         size_t most = in > out ? in : out;
         if (most > x.rows) x.rows = most;
     }
-    if (room->rank) x.inner += padded(input_bytes(room->rows, room->rank)) + 3 * 64 + (bwd ? n * (size_t)room->rank * 4 : 0);
+    if (room->rank) x.inner += padded(input_bytes(room->rows, room->rank)) + 3 * 64;
+    if (room->rank && bwd) x.inner += n * (size_t)room->rank * sizeof(float);
     bool deep = w->n_in > GEMM_K_BLOCK || (bwd && w->n_out > GEMM_K_BLOCK);
     if (deep || w->store == MR_NF4) x.thread = cpu_product_scratch(b, w);
     size_t chunk = bwd && room->head_dim ? cpu_attention_bwd_scratch(room->head_dim) : 0;

@@ -30,8 +30,8 @@ static inline mr_dtype weight_panel_type(const mr_weight *w) {
     return w->store == MR_NF4 ? w->compute : w->store;
 }
 
-/* Scratch that linear and linear_bwd ask for with a weight (linear.c): the rows' lower views and what attention and norms
- * of as many rows want, the adapters' inner values, one thread's part. */
+/* Scratch that linear and linear_bwd ask for with a weight (linear.c): the rows' lower views and what attention and
+ * norms of as many rows want, the adapters' inner values, one thread's part. */
 typedef struct cpu_linear_room {
     size_t rows, inner, thread;
 } cpu_linear_room;

@@ -12,7 +12,14 @@
 #include "cli/cli.h"
 #include "model/cost.h"
 
-enum { MAX_REPEATS = 99, MAX_BATCHES = 16, DECODE_STEPS = 32, DECODE_STEPS_QUICK = 8, PREFILL_ROWS = 512, MAX_TICKS = 65536 };
+enum {
+    MAX_REPEATS = 99,
+    MAX_BATCHES = 16,
+    DECODE_STEPS = 32,
+    DECODE_STEPS_QUICK = 8,
+    PREFILL_ROWS = 512,
+    MAX_TICKS = 65536
+};
 
 /* One measured part: seconds (median), tokens that come out, and what it needs at least. */
 typedef struct part {
@@ -202,7 +209,8 @@ static mr_status parse_batches(shaping *x, mr_err *err) {
         char *end;
         long n = strtol(at, &end, 10);
         if (end == at || (*end && *end != ',') || n < 1 || n > 65536 || x->n_batches == MAX_BATCHES)
-            return mr_fail(err, MR_EINVAL, "--batch is \"%s\", want up to %d numbers such as 1,6,48", text, MAX_BATCHES);
+            return mr_fail(err, MR_EINVAL, "--batch is \"%s\", want up to %d numbers such as 1,6,48", text,
+                           MAX_BATCHES);
         x->decodes[x->n_batches++].batch = (int)n;
         at = *end ? end + 1 : end;
     }
@@ -226,7 +234,8 @@ static mr_status open_job(shaping *x, const mr_parts_opts *po, mr_err *err) {
     MR_TRY(store_of(&x->mo.store, po->store, compute, err));
     x->mo.from_config = true;
     x->mo.config = &x->config;
-    x->kv_token_bytes = (double)b->kv_bytes(b, MR_KV_CHUNK, x->config.num_key_value_heads, x->config.head_dim) / MR_KV_CHUNK;
+    x->kv_token_bytes =
+        (double)b->kv_bytes(b, MR_KV_CHUNK, x->config.num_key_value_heads, x->config.head_dim) / MR_KV_CHUNK;
     x->n_params = (double)mr_parameter_count(&x->config);
     const mr_census census = { .prompt = (int)o->n_prompt, .completion = (int)o->n_new };
     MR_TRY(mr_plan_make(&x->plan, b, &x->config, &x->mo, &x->set, &census, err));
@@ -437,7 +446,8 @@ static void print_table(const shaping *x) {
            o->no_checkpointing ? "off" : "on");
     printf("%.1f GB/s (a copy, read and written) and %.1f %s (a large product), both measured here\n",
            x->copy_rate / 1e9, x->product_rate / flop_unit(x), flop_name(x));
-    printf("%-26s %10.3f s  %10.1f million weights/s\n", "make and store weights", x->load_s, x->n_params / x->load_s / 1e6);
+    printf("%-26s %10.3f s  %10.1f million weights/s\n", "make and store weights", x->load_s,
+           x->n_params / x->load_s / 1e6);
     print_part(x, "prefill", &x->prefill);
     for (int i = 0; i < x->n_batches; i++) {
         const decoding *d = &x->decodes[i];
@@ -452,8 +462,8 @@ static void print_table(const shaping *x) {
     print_part(x, "whole GRPO step", &x->step);
     printf("  rollout %.3f s (prefill %.3f, decode %.3f: %.3f ms a token), training %.3f s\n", x->rollout_s,
            x->step_prefill_s, x->step_decode_s, 1e3 * x->step_decode_s / (double)(o->n_new - 1), x->step_train_s);
-    printf("memory: planned %.3f GB, taken %.3f GB, process %.3f GB", (double)p->total / 1e9, (double)x->allocated / 1e9,
-           (double)mr_rss_peak_bytes() / 1e9);
+    printf("memory: planned %.3f GB, taken %.3f GB, process %.3f GB", (double)p->total / 1e9,
+           (double)x->allocated / 1e9, (double)mr_rss_peak_bytes() / 1e9);
     if (p->cap) printf("; of %.3f GB", (double)p->cap / 1e9);
     printf("\nmedian of %d; sampled and trained log-probabilities differ by at most %g\n", x->repeats, x->job.logp_gap);
 }

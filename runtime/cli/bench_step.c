@@ -46,8 +46,10 @@ mr_status mr_bench_open(mr_bench_job *j, int max_ids, mr_err *err) {
 }
 
 void mr_bench_close(mr_bench_job *j) {
-    void *const all[] = { j->ids,  j->rewards, j->reward,    j->std,          j->adv,         j->offset,    j->sampled,
-                          j->logp, j->dlogp,   j->pack_logp, j->pack_entropy, j->pack_weight, j->pack_ids, j->pack_n_ids };
+    void *const all[] = {
+        j->ids,  j->rewards, j->reward,    j->std,          j->adv,         j->offset,   j->sampled,
+        j->logp, j->dlogp,   j->pack_logp, j->pack_entropy, j->pack_weight, j->pack_ids, j->pack_n_ids
+    };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) mr_free(all[i]);
     mr_rollout_clear(&j->roll);
     mr_packer_clear(&j->packer);
@@ -116,10 +118,9 @@ static mr_status sample(mr_bench_job *j, int n_prompts, uint32_t step, mr_err *e
     mr_rollout_prompt *prompts = array((size_t)n_prompts, sizeof *prompts);
     mr_bench_random_ids(j, n_prompts * j->n_prompt);
     for (int p = 0; p < n_prompts; p++)
-        prompts[p] = (mr_rollout_prompt){ .ids = j->ids + p * j->n_prompt,
-                                          .n_ids = j->n_prompt,
-                                          .rng_prompt = (uint32_t)p,
-                                          .n_samples = j->group };
+        prompts[p] = (mr_rollout_prompt){
+            .ids = j->ids + p * j->n_prompt, .n_ids = j->n_prompt, .rng_prompt = (uint32_t)p, .n_samples = j->group
+        };
     const mr_rollout_opts o = {
         .sampling = { .temperature = j->set->train.temperature,
                       .top_p = j->set->train.top_p,

@@ -47,7 +47,7 @@ mr_status mr_bench_step(mr_bench_job *j, int n_prompts, uint32_t number, mr_err 
 mr_status mr_bench_train(mr_bench_job *j, int n_prompts, mr_err *err);
 mr_status mr_bench_logprobs(mr_bench_job *j, int n_prompts, mr_err *err);
 
-/* Seconds between the ends of a rollout's forwards: groups of n_samples completions of n_new tokens from prompts of n_ids.
+/* Seconds between the ends of a rollout's forwards: groups of n_samples completions of n_new from prompts of n_ids.
  * s[at most max]: the prompts' forwards with the first sampling, then a step each; *n how many. */
 mr_status mr_bench_clock(mr_bench_job *j, double *s, int max, int *n, int n_groups, int n_samples, int n_ids, int n_new,
                          mr_err *err);

@@ -113,9 +113,7 @@ mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, 
     }
     if (strcmp(device, "cpu") == 0) return mr_backend_open(out, MR_CPU, 0, n_threads, err);
     if (strcmp(device, "cuda") == 0) return mr_backend_open(out, MR_CUDA, 0, n_threads, err);
-    if (strncmp(device, "cuda:", 5) == 0 && device[5] >= '0' && device[5] <= '9' && !device[6])
-        return mr_backend_open(out, MR_CUDA, device[5] - '0', n_threads, err);
-    return mr_fail(err, MR_EINVAL, "--device is \"%s\", want auto, cpu, cuda or cuda:N", device);
+    return mr_fail(err, MR_EINVAL, "--device is \"%s\", want auto, cpu or cuda", device);
 }
 
 mr_status mr_parts_chat(mr_chat_family *out, const mr_tokenizer *t, const char *path, mr_err *err) {

@@ -103,7 +103,8 @@ mr_status mr_cmd_plan(int argc, char **argv, mr_err *err) {
         "RECIPE",
         1,
         1,
-        "The memory that a run of the recipe would take, part by part, and how it is made to fit: nothing is loaded but "
+        "The memory that a run of the recipe would take, part by part, and how it is made to fit: nothing is loaded "
+        "but "
         "the tokenizer and the data. A run that does not fit is refused with what to change.",
     };
     planning x = { 0 };
@@ -111,8 +112,8 @@ mr_status mr_cmd_plan(int argc, char **argv, mr_err *err) {
     int64_t threads = 0;
     bool json = false;
     const mr_opt opts[] = {
-        { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe; may be given many times", &x.overrides, 0,
-          0 },
+        { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe; may be given many times", &x.overrides,
+          0, 0 },
         { "vram", 0, MR_OPT_TEXT, "SIZE", "most device memory to take, as in 14G", &vram, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &x.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },

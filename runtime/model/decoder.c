@@ -161,7 +161,8 @@ static shape shape_of(mr_backend *b, const mr_config *c, const mr_model_opts *m,
 /* Scratch of the products of both phases; with take it is made ready. */
 static size_t scratch(mr_backend *b, const mr_config *c, const mr_model_opts *m, const mr_decoder_opts *o, bool take) {
     size_t most = 0;
-    mr_room room = { .uses = mr_linear_uses(m), .heads = c->num_attention_heads, .head_dim = c->head_dim, .take = take };
+    mr_room room = { .uses = mr_linear_uses(m), .head_dim = c->head_dim, .take = take };
+    room.heads = c->num_attention_heads;
     room.rows = o->rollout_rows > o->train_rows ? o->rollout_rows : o->train_rows;
     for (int g = 0; g <= MR_N_GROUPS; g++) {
         mr_weight_info w = { .store = m->store, .compute = m->compute };

@@ -2,7 +2,11 @@
 #include "rl/plan.h"
 #include "rl/trainer_impl.h"
 
-enum { CENSUS_ROWS = 512, ROUND = 32, MOST_STEP_TOKENS = 1 << 26 /* their ids, log-probabilities and masks take 2 GB */ };
+enum {
+    CENSUS_ROWS = 512,
+    ROUND = 32,
+    MOST_STEP_TOKENS = 1 << 26 /* their ids, log-probabilities and masks take 2 GB */
+};
 
 static int at_most(int64_t x, int64_t limit) {
     return (int)(x < limit ? x : limit);
@@ -24,8 +28,8 @@ static mr_status prompt_limit(int *limit, const mr_settings *s, const mr_config 
                        "grpo.prompts_per_step * num_generations * max_completion_length is %lld tokens a step, need at "
                        "most %d; lower one of them",
                        (long long)tokens, MOST_STEP_TOKENS);
-    *limit = s->train.max_prompt_length > 0 ? at_most(s->train.max_prompt_length, length - completion)
-                                            : length - completion;
+    *limit =
+        s->train.max_prompt_length > 0 ? at_most(s->train.max_prompt_length, length - completion) : length - completion;
     return MR_OK;
 }
 
@@ -51,7 +55,9 @@ mr_status mr_census_take(mr_census *out, const mr_trainer_parts *parts, const mr
     MR_TRY(prompt_limit(&limit, s, c, err));
     /* what encodes rows during the run does it here; nothing is cut but by the settings */
     mr_trainer *t = mr_alloc(sizeof *t);
-    *t = (mr_trainer){ .parts = *parts, .set = s, .max_prompt = limit, .max_completion = s->train.max_completion_length };
+    *t = (mr_trainer){
+        .parts = *parts, .set = s, .max_prompt = limit, .max_completion = s->train.max_completion_length
+    };
     mr_status st = MR_OK;
     for (int64_t i = 0; i < read && st == MR_OK; i++) st = read_row(out, t, i * n / read, err);
     out->n_cut = t->n_cut;

@@ -157,7 +157,8 @@ static size_t least_of(const inputs *in) {
 }
 
 /* The largest value at which it fits, found from above; 0: none. set is called with a copy of the inputs. */
-static int largest_fit(const inputs *in, size_t cap, int from, int step, int floor, void (*set)(inputs *in, int value)) {
+static int largest_fit(const inputs *in, size_t cap, int from, int step, int floor,
+                       void (*set)(inputs *in, int value)) {
     int lo = 0, hi = from > floor ? (from - floor) / step : 0; /* value = floor + i * step; hi is too much */
     inputs x = *in;
     set(&x, floor);
@@ -244,7 +245,8 @@ static void proposals(mr_str *out, const inputs *in, size_t cap) {
     }
     if (n) return;
     bool both = lora && in->mo.store != MR_NF4;
-    mr_str_printf(out, "no setting alone does it: %s%s%stake a smaller model", both ? "set model.load_in_4bit = true, " : "",
+    mr_str_printf(out, "no setting alone does it: %s%s%stake a smaller model",
+                  both ? "set model.load_in_4bit = true, " : "",
                   s->train.gradient_checkpointing ? "" : "gradient_checkpointing = true, ",
                   lora ? "lower max_completion_length and lora.r, or " : "train an adapter (section lora), or ");
 }
@@ -265,11 +267,12 @@ static mr_status refuse(const mr_plan *p, const inputs *in, mr_err *err) {
     size_text(model, model_bytes(p));
     size_text(states, p->states);
     size_text(have, p->cap);
-    mr_status st = mr_fail(err, MR_ENOMEM,
-                           "%s: the run needs at least %s of memory (weights, adapter and gradients %s, optimizer %s, the "
-                           "rest for one group at a time), %s %s; %s",
-                           in->s.model.name ? in->s.model.name : "model", need, model, states,
-                           in->s.vram ? "vram is" : "the device has", have, text.data);
+    mr_status st =
+        mr_fail(err, MR_ENOMEM,
+                "%s: the run needs at least %s of memory (weights, adapter and gradients %s, optimizer %s, the "
+                "rest for one group at a time), %s %s; %s",
+                in->s.model.name ? in->s.model.name : "model", need, model, states,
+                in->s.vram ? "vram is" : "the device has", have, text.data);
     mr_str_clear(&text);
     return st;
 }
@@ -323,8 +326,8 @@ static void describe_all(const mr_plan *p, mr_str *out) {
     line(out, "head", d->head, text);
     size_t rollout = d->rollout + d->rollout_kv, train = d->train + d->train_kv;
     line(out, "phases share", rollout > train ? rollout : train, "the larger of:");
-    snprintf(text, sizeof text, "%d prompts x %d at once, prompts to %d tokens, completions to %d", p->in_flight, p->group,
-             p->max_prompt, p->max_completion);
+    snprintf(text, sizeof text, "%d prompts x %d at once, prompts to %d tokens, completions to %d", p->in_flight,
+             p->group, p->max_prompt, p->max_completion);
     if (!p->sft) line(out, "  sampling: keys and values", d->rollout_kv, text);
     if (!p->sft) line(out, "  sampling: rows", d->rollout, "");
     line(out, "  training: keys and values", d->train_kv, "");

@@ -1,7 +1,7 @@
 /* plan.h - the memory of a run by part, before anything is loaded, and how a run is made to fit into less.
  *
- * Three things are chosen here: how many prompts are sampled together, how many rows of logits exist at a time, how many
- * groups share a training pack. On the CPU no bit of an adapter depends on them. (Training all weights of a model whose
+ * Three things are chosen here: how many prompts are sampled together, how many rows of logits exist at a time, how
+ * many groups share a training pack. On the CPU no bit of an adapter depends on them. (Training all weights of a model whose
  * head is its embedding, the last bits depend on packs: both add to one gradient in turn.) What a plan says is what the
  * backend's account holds after opening (kernels.h, bytes), within 3 %; after the first step nothing is taken any more.
  * Memory is the device's; host buffers (texts, token lists, a copy of the data) are not in it.
@@ -13,16 +13,16 @@
 
 /* How long the prompts and answers of the data are. */
 typedef struct mr_census {
-    int prompt, completion; /* tokens to plan for: of a prompt, of a completion (or sft's answer) */
-    int64_t n_rows, n_read; /* rows of the data; of these were tokenized */
-    int longest, longest_target; /* tokens, among those that were read */
-    int64_t longest_row;         /* index of that prompt */
-    int64_t n_cut;               /* prompts that max_prompt_length (or the model) cuts */
+    int prompt, completion;            /* tokens to plan for: of a prompt, of a completion (or sft's answer) */
+    int64_t n_rows, n_read;            /* rows of the data; of these were tokenized */
+    int longest, longest_target;       /* tokens, among those that were read */
+    int64_t longest_row;               /* index of that prompt */
+    int64_t n_cut;                     /* prompts that max_prompt_length (or the model) cuts */
     bool warned_prompt, warned_target; /* the user was told of a cut */
 } mr_census;
 
-/* Tokenizes up to 512 rows, evenly spaced; when there are more, a quarter is added for those not seen, and what is longer
- * still will be cut. parts: settings, rows, tokenizer and chat are used. MR_EINVAL when a completion leaves no room for
+/* Tokenizes up to 512 rows, evenly spaced; when there are more, a quarter is added for those not seen, and what is
+ * longer still will be cut. parts: settings, rows, tokenizer and chat are used. MR_EINVAL when a completion leaves no room for
  * a prompt or a step has too many tokens. */
 mr_status mr_census_take(mr_census *out, const mr_trainer_parts *parts, const mr_config *c, mr_err *err);
 

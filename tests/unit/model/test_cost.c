@@ -4,7 +4,7 @@
 
 #include "test.h"
 
-/* 4 channels, 2 heads of 3, 1 key head, F = 5, V = 10: q [6,4], k and v [3,4], o [4,6], gate and up [5,4], down [4,5] */
+/* 4 channels, 2 heads of 3, 1 key head, F = 5, V = 10: q [6,4], k and v [3,4], o [4,6], gate, up [5,4], down [4,5] */
 static mr_config small(void) {
     return (mr_config){ .hidden_size = 4,
                         .intermediate_size = 5,

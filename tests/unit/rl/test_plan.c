@@ -150,7 +150,8 @@ static void compare(world *w, const char *what) {
     CHECK_NEAR(planned, taken, 0.03 * taken); /* observed: at most 1.3 % too much, scratch that is counted twice */
 }
 
-static void one_setting(const char *name, mr_dtype store, mr_dtype compute, bool checkpointing, int rank, mr_optim optim) {
+static void one_setting(const char *name, mr_dtype store, mr_dtype compute, bool checkpointing, int rank,
+                        mr_optim optim) {
     world w;
     char path[512], what[160];
     world_init(&w);
@@ -233,7 +234,7 @@ static outcome with_cap(size_t cap, int rank) {
     w.set.train.gradient_checkpointing = true;
     world_open(&w, golden_path(path, sizeof path, rank ? "tiny_qwen2" : "tiny_llama3"), MR_F32, MR_F32);
     world_steps(&w, 3);
-    outcome o = { trained(&w),       w.plan.total,           w.b->bytes_peak,
+    outcome o = { trained(&w),      w.plan.total,           w.b->bytes_peak,
                   w.plan.in_flight, w.plan.room.train_rows, w.plan.room.head_rows };
     CHECK(!cap || w.plan.total <= cap);
     CHECK_INT(w.plan.wish.in_flight, 4);
@@ -241,8 +242,8 @@ static outcome with_cap(size_t cap, int rank) {
     return o;
 }
 
-/* Rank 3 is a scale of 8/3, which is no power of two. All weights (rank 0) of an untied model: gradients of norms and of
- * both tables do not depend on packs either. */
+/* Rank 3 is a scale of 8/3, which is no power of two. All weights (rank 0) of an untied model: gradients of norms and
+ * of both tables do not depend on packs either. */
 static void caps_change_no_result(void) {
     const int ranks[] = { 4, 3, 0 };
     for (int i = 0; i < 3; i++) {
