@@ -228,10 +228,6 @@ mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_model_opts *mo, const mr_
                         mr_err *err) {
     mr_census census;
     mr_dtype compute;
-    MR_TRY(mr_model_resolve(&p->path, s->model.name, err));
-    MR_TRY(mr_tokenizer_open(&p->tokenizer, p->path, err));
-    MR_TRY(mr_parts_chat(&p->chat, p->tokenizer, p->path, err));
-    p->has_chat = true;
     MR_TRY(mr_parts_dtype(&compute, s->model.dtype, p->backend, err));
     *mo = mr_plan_model_opts(s, compute);
     mr_tensors *t = NULL;

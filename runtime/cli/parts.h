@@ -49,8 +49,8 @@ mr_status mr_parts_chat(mr_chat_family *out, const mr_tokenizer *t, const char *
 /* "auto" is bf16 where the device has it. */
 mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, mr_err *err);
 
-/* Before a model is loaded: path, tokenizer and chat of settings.model into p, whose backend is open; then the plan,
- * from a census of rows. mo: what the model is to be opened with. */
+/* Before a model is loaded: the plan from a census of rows. p has backend, path, tokenizer and chat. mo: what the model
+ * is to be opened with. */
 mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_model_opts *mo, const mr_settings *s, mr_row_source rows,
                         mr_err *err);
 

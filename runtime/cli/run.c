@@ -62,8 +62,8 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
         { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe; may be given many times", &so.overrides,
           0, 0 },
         { "output", 'o', MR_OPT_TEXT, "DIR", "run folder, in place of the recipe's output_dir", &so.output, 0, 0 },
-        { "vram", 0, MR_OPT_TEXT, "SIZE", "most device memory to take, as in 14G", &vram, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &so.device, 0, 0 },
+        { "vram", 0, MR_OPT_TEXT, "SIZE", "most device memory to take, as in 14G", &vram, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "json", 0, MR_OPT_FLAG, NULL, "the outcome as one JSON object", &json, 0, 0 },
     };

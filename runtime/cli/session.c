@@ -195,6 +195,10 @@ static mr_status compare(mr_session *s, const char *hex, mr_err *err) {
 static mr_status open_model(mr_session *s, mr_err *err) {
     const mr_settings *set = &s->settings;
     mr_parts *p = &s->parts;
+    MR_TRY(mr_model_resolve(&p->path, set->model.name, err));
+    MR_TRY(mr_tokenizer_open(&p->tokenizer, p->path, err));
+    MR_TRY(mr_parts_chat(&p->chat, p->tokenizer, p->path, err));
+    p->has_chat = true;
     mr_model_opts mo;
     MR_TRY(mr_parts_plan(p, &s->plan, &mo, set, s->rows, err)); /* refused before anything is loaded */
     MR_TRY(mr_model_open(&p->model, p->backend, p->path, &mo, err));

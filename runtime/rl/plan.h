@@ -26,7 +26,7 @@ typedef struct mr_census {
  * a prompt or a step has too many tokens. */
 mr_status mr_census_take(mr_census *out, const mr_trainer_parts *parts, const mr_config *c, mr_err *err);
 
-struct mr_plan {
+typedef struct mr_plan {
     /* the base model: stored linears; embedding and head; norms and biases */
     size_t linears, tables, vectors;
     /* what is trained: f32 masters, copies in the compute type, gradients, the optimizer's states */
@@ -45,7 +45,7 @@ struct mr_plan {
         int in_flight, pack_rows, head_rows;
         size_t total;
     } wish;
-};
+} mr_plan;
 
 /* settings.vram is the cap, else what the device has. MR_ENOMEM when even the least does not fit: one line with what is
  * needed, what there is, and which settings to change to what. */

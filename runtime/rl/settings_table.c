@@ -24,11 +24,11 @@ static const char *const checkpointing_names[] = { "unsloth", NULL };
 const mr_field mr_fields[] = {
     { IN_TOP, BOTH, "method", K_ENUM, AT(method), "\"grpo\"", 0, 0, false, 0, mr_method_names,
       "how the model is trained; the section of the same name holds its settings" },
-    { IN_TOP, BOTH, "output_dir", K_STRING, AT(output_dir), "\"outputs\"", 0, 0, false, 0, NULL,
-      "the run folder; when it holds a run already, the next free name is taken (outputs-2)" },
     { IN_TOP, BOTH, "vram", K_SIZE, AT(vram), "null", 0, 0, false, 0, NULL,
       "most device memory that the run may take, \"14G\"; null: what there is. An adapter does not depend on it; "
       "`medrl plan` shows what it does" },
+    { IN_TOP, BOTH, "output_dir", K_STRING, AT(output_dir), "\"outputs\"", 0, 0, false, 0, NULL,
+      "the run folder; when it holds a run already, the next free name is taken (outputs-2)" },
 
     { IN_MODEL, BOTH, "name", K_STRING, AT(model.name), NULL, 0, 0, false, 0, NULL,
       "a Hugging Face name, a folder or a .gguf file" },

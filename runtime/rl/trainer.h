@@ -21,7 +21,6 @@
 #include "rl/settings.h"
 
 typedef struct mr_trainer mr_trainer;
-typedef struct mr_plan mr_plan; /* plan.h */
 
 typedef struct mr_trainer_parts {
     const mr_settings *settings;
@@ -33,7 +32,7 @@ typedef struct mr_trainer_parts {
     mr_observer observer;
     const char *run_dir; /* checkpoints go to RUN_DIR/checkpoint-N; NULL: none are written */
     const char *base_model_name;
-    const mr_plan *plan; /* NULL: made by mr_trainer_open, after its own census of the data */
+    const struct mr_plan *plan; /* plan.h; NULL: made by mr_trainer_open, after its own census of the data */
 } mr_trainer_parts;
 
 /* Plans memory for the longest prompts seen in a census of the data (at most 512 rows are tokenized), opens the
