@@ -275,19 +275,8 @@ static mr_status open_text(mr_session *s, mr_err *err) {
 static mr_status open_model(mr_session *s, mr_err *err) {
     const mr_settings *set = &s->settings;
     mr_parts *p = &s->parts;
-    mr_model_opts mo = {
-        .train = true,
-        .full = set->lora.r == 0,
-        .from_config = set->model.from_config,
-        .seed = set->train.seed,
-        .lora = { .r = set->lora.r,
-                  .lora_alpha = set->lora.lora_alpha,
-                  .use_rslora = set->lora.use_rslora,
-                  .seed = set->train.seed },
-    };
-    memcpy(mo.lora.targets, set->lora.targets, sizeof mo.lora.targets);
-    MR_TRY(mr_parts_dtype(&mo.compute, set->model.dtype, p->backend, err));
-    mo.store = set->model.load_in_4bit && !mo.full ? MR_NF4 : mo.compute;
+    mr_model_opts mo;
+    MR_TRY(mr_parts_plan(p, &s->plan, &mo, set, s->rows, err)); /* refused before anything is loaded */
     MR_TRY(mr_model_open(&p->model, p->backend, p->path, &mo, err));
     if (set->model.adapter && *set->model.adapter) MR_TRY(mr_adapter_load(p->model, set->model.adapter, err));
     return MR_OK;
@@ -439,6 +428,7 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
         .observer = { s, on_step, on_sample, on_event, on_progress, on_flush },
         .run_dir = mr_run_dir(s->run),
         .base_model_name = s->settings.model.name,
+        .plan = &s->plan,
     };
     tp.scorer = mr_pool_scorer(s->pool);
     if (o->control) tp.control = mr_live_listen(s->live);

@@ -54,6 +54,7 @@ typedef struct mr_session {
     mr_parts parts; /* backend, model, tokenizer, chat */
     mr_run *run;
     mr_trainer *trainer;
+    mr_plan plan;
     mr_row_source rows;
     mr_observer inner; /* the run folder's; the session listens in between */
     cJSON *config;     /* what config.json of a run that is continued says; NULL for a new one */
