@@ -106,7 +106,9 @@ static int dump(const char *path) {
     static const char *const files[] = { "rewards" };
     if (mr_script_test(files, 1, &out, &n_passed, &n_failed, &err) != MR_OK) return 5;
     mr_str_printf(&out, "%d %d\n", n_passed, n_failed);
-    return mr_file_write(path, out.data, out.len, &err) == MR_OK ? 0 : 6;
+    bool ok = mr_file_write(path, out.data, out.len, &err) == MR_OK;
+    mr_str_clear(&out);
+    return ok ? 0 : 6;
 }
 
 static void eight_processes_say_the_same(void) {
