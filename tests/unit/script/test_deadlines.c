@@ -111,7 +111,7 @@ static void a_reward_that_hangs_is_off_behind_the_third_sample(void) {
 
 static void the_deadline_is_that_of_one_call(void) {
     /* Three rewards of about 0.4 deadlines each: none of them is late, all of them together are. What this machine does
-     * in that time is found by trying; where it is too busy for an even share, a try says nothing. */
+     * in that time is found by trying; where it is too busy for an even share, a try says nothing: one of them has to go well. */
     put_file("rewards/spin.lua", "local M = {}\n"
                                  "function M.spin(n) local x = 0 for i = 1, n do x = (x * 31 + i) % 1e9 end return x end\n"
                                  "return M\n");
@@ -127,15 +127,17 @@ static void the_deadline_is_that_of_one_call(void) {
     mr_score s[3];
     char text[32];
     double n = 1e6, took = 0;
-    for (int i = 0; i < 12 && !(took > 1.1 && took < 1.45); i++) {
+    bool good = false;
+    for (int i = 0; i < 12 && !good; i++) {
         n *= took > 0.2 ? 1.25 / took : 4;
         snprintf(text, sizeof text, "%.0f", n);
         const char *texts[] = { text };
         took = mr_now_s();
         int n_faults = score_texts(p, texts, 1, "{}", s, NULL, 0);
         took = mr_now_s() - took;
-        if (took < 1.45) CHECK_INT(n_faults, 0);
+        good = took > 1.1 && n_faults == 0;
     }
+    CHECK(good);
     mr_pool_close(p);
 }
 
