@@ -348,9 +348,10 @@ static void apply_hangs(mr_pool *p) {
             if (!is_off(p, r, job->in.id)) continue;
             const int64_t *ids = p->hangs[r].ids;
             char text[256];
-            snprintf(text, sizeof text,
-                     "%s: not called: it did not end for samples %lld, %lld and %lld, and is off for the rest of the batch",
-                     p->v->places[r], (long long)ids[0], (long long)ids[1], (long long)ids[2]);
+            snprintf(
+                text, sizeof text,
+                "%s: not called: it did not end for samples %lld, %lld and %lld, and is off for the rest of the batch",
+                p->v->places[r], (long long)ids[0], (long long)ids[1], (long long)ids[2]);
             job->scores[r] = (mr_score){ p->v->lows[r], MR_FAULT };
             add_fault(p, job, r, text);
         }
@@ -693,7 +694,8 @@ static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fau
     }
     for (int i = 0; st == MR_OK && i < p->opts.n_workers; i++) { /* the compiler was off for one sample only */
         mr_peer *peer = &p->v->peers[i];
-        if (peer->alive && peer->no_jit && !p->opts.no_jit) st = restart(p, peer, false, "a call without compiler", err);
+        if (peer->alive && peer->no_jit && !p->opts.no_jit)
+            st = restart(p, peer, false, "a call without compiler", err);
     }
     p->n_jobs = p->n_done = p->n_fault_texts = p->n_respawns = 0;
     p->n_pending = p->pending_head = 0;

@@ -69,9 +69,7 @@ static int count_lines(const char *path) {
 
 static void a_reward_that_hangs_is_off_behind_the_third_sample(void) {
     put_stuck();
-    const struct {
-        int n_workers, start, step;
-    } runs[] = { { 1, 0, 1 }, { 2, 0, 1 }, { 2, N - 1, -1 }, { 3, 7, 17 } };
+    const struct { int n_workers, start, step; } runs[] = { { 1, 0, 1 }, { 2, 0, 1 }, { 2, N - 1, -1 }, { 3, 7, 17 } };
     for (size_t run = 0; run < sizeof runs / sizeof runs[0]; run++) {
         mr_pool *p = open_pool("stuck.lua", runs[run].n_workers, 0.15);
         mr_score s[3 * N];
@@ -112,9 +110,10 @@ static void a_reward_that_hangs_is_off_behind_the_third_sample(void) {
 static void the_deadline_is_that_of_one_call(void) {
     /* Three rewards of about 0.4 deadlines each: none of them is late, all of them together are. What this machine does
      * in that time is found by trying; where it is too busy for an even share, a try says nothing: one of them has to go well. */
-    put_file("rewards/spin.lua", "local M = {}\n"
-                                 "function M.spin(n) local x = 0 for i = 1, n do x = (x * 31 + i) % 1e9 end return x end\n"
-                                 "return M\n");
+    put_file("rewards/spin.lua",
+             "local M = {}\n"
+             "function M.spin(n) local x = 0 for i = 1, n do x = (x * 31 + i) % 1e9 end return x end\n"
+             "return M\n");
     static const char *const names[] = { "one", "two", "three" };
     for (int i = 0; i < 3; i++) {
         char path[32];
@@ -208,7 +207,8 @@ static void a_stopped_worker_is_not_the_samples_fault(void) {
     CHECK_NEAR(s.value, 1, 0);
 }
 
-SCRIPT_TEST_MAIN({ "a_reward_that_hangs_is_off_behind_the_third_sample", a_reward_that_hangs_is_off_behind_the_third_sample },
+SCRIPT_TEST_MAIN({ "a_reward_that_hangs_is_off_behind_the_third_sample",
+                   a_reward_that_hangs_is_off_behind_the_third_sample },
                  { "the_deadline_is_that_of_one_call", the_deadline_is_that_of_one_call },
                  { "a_crash_is_tried_again_without_compiler", a_crash_is_tried_again_without_compiler },
                  { "a_stopped_worker_is_not_the_samples_fault", a_stopped_worker_is_not_the_samples_fault })

@@ -183,7 +183,8 @@ static long status_field(pid_t pid, const char *name) {
     FILE *f = fopen(path, "re");
     long value = -1;
     while (f && value < 0 && fgets(line, sizeof line, f)) {
-        if (strncmp(line, name, strlen(name)) == 0 && line[strlen(name)] == ':') value = strtol(line + strlen(name) + 1, NULL, 10);
+        if (strncmp(line, name, strlen(name)) == 0 && line[strlen(name)] == ':')
+            value = strtol(line + strlen(name) + 1, NULL, 10);
     }
     if (f) fclose(f);
     return value;
@@ -219,7 +220,8 @@ static void run_attempt(mr_pool *p, const escape *e, int i) {
     }
     if (!right)
         fprintf(stderr, "  %s %d%s: wanted %s %s, got kind %d value %g \"%s\" after %.3f s\n", e->name, i + 1,
-                no_jit ? " without JIT" : "", x->kinds, x->text, o.scores[0].kind, o.scores[0].value, o.fault, o.took_s);
+                no_jit ? " without JIT" : "", x->kinds, x->text, o.scores[0].kind, o.scores[0].value, o.fault,
+                o.took_s);
     CHECK(right);
     o = score_one(p, "next", 4);
     if (!(o.scores[0].value == 1)) fprintf(stderr, "  %s %d, next: %s\n", e->name, i + 1, o.fault);
@@ -283,12 +285,9 @@ static void completions(mr_pool *p) {
         size_t len;
         double want;
     } list[] = {
-        { "\0a\0", 3, 3.0 },
-        { "\xff\xfe", 2, 2.255 },
-        { "\xe2\x80\xae", 3, 3.226 },
-        { "os.execute('id')", 16, 16.111 },
-        { "return", 6, 6.114 },
-        { huge, big, (double)big + 0.122 },
+        { "\0a\0", 3, 3.0 },          { "\xff\xfe", 2, 2.255 },
+        { "\xe2\x80\xae", 3, 3.226 }, { "os.execute('id')", 16, 16.111 },
+        { "return", 6, 6.114 },       { huge, big, (double)big + 0.122 },
     };
     for (size_t i = 0; i < sizeof list / sizeof list[0]; i++) {
         outcome o = score_one(p, list[i].text, list[i].len);
