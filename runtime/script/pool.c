@@ -169,6 +169,11 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
         mr_take_string(&t, peer->sandbox.missing, sizeof peer->sandbox.missing);
         if (t.bad || level < 1 || level > 3 || peer->sandbox.level != 0) return false;
         peer->sandbox.level = (int)level;
+        static bool warned; /* once for the process */
+        if (level < 2 && !warned)
+            mr_warn("sandbox: level %u only, without %s; run no scripts of strangers here", level,
+                    peer->sandbox.missing);
+        warned = warned || level < 2;
         return true;
     }
     case MR_WIRE_DENIED: {
