@@ -12,11 +12,11 @@
 
 #include <cuda_runtime_api.h>
 
-#include "kernels.h"
-
 #ifdef __cplusplus
-extern "C" {
+extern "C" { /* kernels.h is C */
 #endif
+
+#include "kernels.h"
 
 /* Products of 16-bit types sum over K in segments: each is a chain of its own, and their sums are added in order. */
 enum { CU_K_SEGMENT = 4096, CU_MAX_D = 256, CU_SLAB = 32 << 20 /* values of a product's rows that are converted at a time */ };

@@ -86,7 +86,7 @@ template <int T, bool NF4> __global__ static void few_kernel(few_product p, int 
     uint32_t *words = (uint32_t *)bytes, *mine = words + segment * segment_words(warps, n8);
     int64_t row0 = (int64_t)blockIdx.x * OUTPUTS, K = p.w.n_in;
     int64_t k0 = (int64_t)segment * CU_K_SEGMENT, k1 = K - k0 < CU_K_SEGMENT ? K : k0 + CU_K_SEGMENT;
-    int64_t longest = K < CU_K_SEGMENT ? K : CU_K_SEGMENT;
+    int64_t longest = n_segments > 1 ? (int64_t)CU_K_SEGMENT : K;
     int rounds = (int)((longest + warps * COLUMNS - 1) / (warps * COLUMNS));
     if (tid < 16) values[tid] = p.w.tables[CU_NF4 + tid];
     __syncthreads();

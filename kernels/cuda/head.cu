@@ -10,10 +10,8 @@
 enum { THREADS = 512, PIECE = 2048, MAX_PIECES = 1024, BUCKETS = 1024, PART = PIECE / 32 };
 
 typedef struct row_room {
-    float sums[MAX_PIECES], weighted[MAX_PIECES];
-    float e[PIECE + 32];
-    float room[32];
     double total, other, runs[THREADS];
+    float sums[MAX_PIECES], e[PIECE + 32], room[32];
     int id, piece;
 } row_room;
 
@@ -242,6 +240,7 @@ __device__ static uint64_t smallest_kept(uint64_t *keys, const float *s, float m
         if (bucket_of(s[i], most) <= last) keys[atomicAdd(&r.id, 1)] = key_of(s[i], i);
     __syncthreads();
     int n_kept = r.id, m = 1;
+    if (n_kept == 0) return 0; /* NaN everywhere: the caller sees it in logp */
     while (m < n_kept) m *= 2;
     for (int i = n_kept + lane; i < m; i += THREADS) keys[i] = 0;
     sort_keys(keys, m);
