@@ -28,14 +28,13 @@ __host__ __device__ static inline int64_t chunk_at(int64_t chunk, int kh, int K,
     return (chunk * K + kh) * CHUNK * 2 * D;
 }
 
-__global__ static void kv_put_kernel(float *kv, const float *k, const float *v, int ld, const int32_t *slots, int K, int D,
-                                     int64_t n) {
-    for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < n; at += (int64_t)gridDim.x * blockDim.x) {
-        int d = (int)(at % D), kh = (int)(at / D % K);
-        int64_t row = at / D / K, slot = slots[row], from = row * ld + kh * D + d;
-        float *to = kv + chunk_at(slot / CHUNK, kh, K, D) + slot % CHUNK * D + d;
-        to[0] = k[from];
-        to[CHUNK * D] = v[from];
+/* One block a row. */
+__global__ static void kv_put_kernel(float *kv, const float *k, const float *v, int ld, const int32_t *slots, int K, int D) {
+    int64_t slot = slots[blockIdx.x], from = (int64_t)blockIdx.x * ld;
+    for (int at = threadIdx.x; at < K * D; at += blockDim.x) {
+        float *to = kv + chunk_at(slot / CHUNK, at / D, K, D) + slot % CHUNK * D + at % D;
+        to[0] = k[from + at];
+        to[CHUNK * D] = v[from + at];
     }
 }
 
@@ -44,8 +43,7 @@ void cu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const f
     (void)n_slots;
     if (cu_failed(b) || N <= 0) return;
     assert(D <= CU_MAX_D && ld >= K * D);
-    int64_t n = (int64_t)N * K * D;
-    LAUNCH(b, "kv_put", kv_put_kernel, (int)((n + 255) / 256), 256, 0, (float *)kv, k, v, ld, slots, K, D, n);
+    LAUNCH(b, "kv_put", kv_put_kernel, N, THREADS, 0, (float *)kv, k, v, ld, slots, K, D);
 }
 
 /* --- tiles --- */

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cuda/cuda.h"
+#include "cuda/lt.h"
 #include "maps.h"
 #include "module.h"
 
@@ -138,6 +138,7 @@ static mr_status sync(mr_backend *b, mr_err *err) {
 static void close_device(mr_backend *b) {
     cu_state *s = cu_of(b);
     cudaStreamSynchronize(s->stream);
+    cu_lt_close(b);
     for (int i = 0; i < CU_N_SLOTS; i++) cudaFree(s->scratch[i].p);
     cudaFree(s->tables);
     cudaStreamDestroy(s->stream);

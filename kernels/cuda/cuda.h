@@ -41,6 +41,8 @@ typedef struct cu_state {
     char message[512];
     float *tables;
     struct { void *p; size_t bytes; } scratch[CU_N_SLOTS];
+    struct cu_lt *lt;    /* cuBLASLt, opened by the first large product; NULL before */
+    bool no_lt;          /* it was tried and is not there */
     struct { void *host; size_t bytes; } small[CU_N_SMALL]; /* what lies in the slots from CU_SLOT_SMALL on */
 } cu_state;
 

@@ -1,5 +1,6 @@
 /* dense.cu - products of many rows on tensor cores, f32 products, and gradients: gemm.cuh. */
 #include "cuda/gemm.cuh"
+#include "cuda/lt.h"
 
 /* --- 16 bits --- */
 
@@ -102,38 +103,78 @@ __global__ static void __launch_bounds__(BM / WM *(BN / WN) * 32)
             }
 }
 
+/* One segment, by our own kernel. */
 template <int T, int BM, int BN, int WM, int WN, bool BACKWARD>
-static void launch(mr_backend *b, const char *op, const dense_product *p) {
-    int64_t tiles = (p->n_rows + BM - 1) / BM * ((p->n_cols + BN - 1) / BN);
+static void launch(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add, const float *bias) {
+    int64_t tiles = (p.n_rows + BM - 1) / BM * ((p.n_cols + BN - 1) / BN);
     auto kernel = dense_kernel<T, BM, BN, WM, WN, BACKWARD>;
-    for (int64_t k0 = 0; k0 < p->k; k0 += CU_K_SEGMENT) {
-        int64_t k1 = p->k - k0 < CU_K_SEGMENT ? p->k : k0 + CU_K_SEGMENT;
-        LAUNCH(b, op, kernel, (int)tiles, BM / WM * (BN / WN) * 32, STAGES * (BM + BN) * BK * (int)sizeof(u16), *p, k0, k1,
-               p->add || k0 > 0, k1 == p->k ? p->bias : (const float *)NULL);
-    }
+    LAUNCH(b, op, kernel, (int)tiles, BM / WM * (BN / WN) * 32, STAGES * (BM + BN) * BK * (int)sizeof(u16), p, k0, k1, add, bias);
 }
 
-template <int T, bool BACKWARD> static void choose(mr_backend *b, const char *op, const dense_product *p) {
-    int64_t large = (p->n_rows + 127) / 128 * ((p->n_cols + 127) / 128);
-    if (p->n_rows > 64 && large >= cu_of(b)->n_sm / 2)
-        launch<T, 128, 128, 64, 32, BACKWARD>(b, op, p);
+template <int T, bool BACKWARD>
+static void own_segment(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add,
+                        const float *bias) {
+    int64_t large = (p.n_rows + 127) / 128 * ((p.n_cols + 127) / 128);
+    if (p.n_rows > 64 && large >= cu_of(b)->n_sm / 2)
+        launch<T, 128, 128, 64, 32, BACKWARD>(b, op, p, k0, k1, add, bias);
     else
-        launch<T, 64, 64, 32, 32, BACKWARD>(b, op, p);
+        launch<T, 64, 64, 32, 32, BACKWARD>(b, op, p, k0, k1, add, bias);
+}
+
+/* For cuBLASLt's probe: a whole product of its own. */
+template <int T, bool BACKWARD> static void own_product(mr_backend *b, const cu_lt_product *p, const void *op) {
+    dense_product d = { p->y, p->ldy, p->x, p->ldx, p->w, p->ldw, p->n_rows, p->n_cols, p->k, BACKWARD, p->add, 1.0f, NULL };
+    own_segment<T, BACKWARD>(b, (const char *)op, d, 0, p->k, p->add, NULL);
+}
+
+__global__ static void add_bias_kernel(float *y, int64_t ldy, const float *bias, int64_t n_cols) {
+    int64_t c = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    if (c < n_cols) y[blockIdx.y * ldy + c] += bias[c];
+}
+
+template <int T, bool BACKWARD> static void segments(mr_backend *b, const char *op, const dense_product &p) {
+    for (int64_t k0 = 0; k0 < p.k; k0 += CU_K_SEGMENT) {
+        int64_t k1 = p.k - k0 < CU_K_SEGMENT ? p.k : k0 + CU_K_SEGMENT;
+        bool add = p.add || k0 > 0;
+        const float *bias = k1 == p.k ? p.bias : NULL;
+        cu_lt_product q = { p.y, p.x + k0, BACKWARD ? p.w + k0 * p.ldw : p.w + k0, p.ldy, p.ldx, p.ldw, p.n_rows, p.n_cols,
+                            k1 - k0, T == F16, BACKWARD, add };
+        if (p.alpha != 1.0f || p.n_rows > 65535 || !cu_lt_product_run(b, &q, own_product<T, BACKWARD>, op)) {
+            own_segment<T, BACKWARD>(b, op, p, k0, k1, add, bias);
+        } else if (bias) {
+            LAUNCH(b, op, add_bias_kernel, dim3((unsigned)((p.n_cols + 255) / 256), (unsigned)p.n_rows), 256, 0, p.y, p.ldy, bias,
+                   p.n_cols);
+        }
+    }
 }
 
 void cu_dense(mr_backend *b, const char *op, int type, const dense_product *p) {
     if (p->n_rows <= 0 || cu_failed(b)) return;
     if (type == F16) {
         if (p->backward)
-            choose<F16, true>(b, op, p);
+            segments<F16, true>(b, op, *p);
         else
-            choose<F16, false>(b, op, p);
+            segments<F16, false>(b, op, *p);
     } else {
         if (p->backward)
-            choose<BF16, true>(b, op, p);
+            segments<BF16, true>(b, op, *p);
         else
-            choose<BF16, false>(b, op, p);
+            segments<BF16, false>(b, op, *p);
     }
+}
+
+__global__ static void bits_kernel(int *differ, const float *x, const float *y, int64_t n) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+        if (__float_as_uint(x[i]) != __float_as_uint(y[i])) atomicAdd(differ, 1);
+}
+
+bool cu_same_bits(mr_backend *b, const float *x, const float *y, int64_t n) {
+    int *differ = (int *)cu_scratch(b, "probe", CU_SLOT_ROWS, sizeof(int)), host = 1;
+    if (!differ) return false;
+    b->zero(b, differ, sizeof(int));
+    LAUNCH(b, "probe", bits_kernel, 1024, 256, 0, differ, x, y, n);
+    b->download(b, &host, differ, sizeof host);
+    return !cu_failed(b) && host == 0;
 }
 
 /* --- f32 --- */

@@ -91,15 +91,14 @@ __device__ static void sine_cosine(float *sine, float *cosine, float x) {
     *cosine = quadrant == 1 || quadrant == 2 ? -cc : cc;
 }
 
-/* One thread a pair (i, i + D/2). The angles are f32 products, as in transformers' rotary embedding. */
-__global__ static void rope_kernel(float *x, int ldx, const int32_t *pos, const float *inv_freq, int H, int D, bool inverse,
-                                   int64_t n) {
+/* One block a row, one thread a pair (i, i + D/2). The angles are f32 products, as in transformers' rotary embedding. */
+__global__ static void rope_kernel(float *x, int ldx, const int32_t *pos, const float *inv_freq, int H, int D, bool inverse) {
     int half = D / 2;
-    for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < n; at += (int64_t)gridDim.x * blockDim.x) {
-        int i = (int)(at % half), h = (int)(at / half % H);
-        int64_t row = at / half / H;
-        float s, c, *lo = x + row * ldx + (int64_t)h * D + i, *hi = lo + half, a = *lo, z = *hi;
-        sine_cosine(&s, &c, (float)pos[row] * inv_freq[i]);
+    float *row = x + (int64_t)blockIdx.x * ldx, p = (float)pos[blockIdx.x];
+    for (int at = threadIdx.x; at < H * half; at += blockDim.x) {
+        int i = at % half, h = at / half;
+        float s, c, *lo = row + h * D + i, *hi = lo + half, a = *lo, z = *hi;
+        sine_cosine(&s, &c, p * inv_freq[i]);
         if (inverse) s = -s;
         *lo = fmaf(-z, s, a * c);
         *hi = fmaf(a, s, z * c);
@@ -110,29 +109,34 @@ void cu_rope(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *
              bool inverse) {
     if (cu_failed(b) || N <= 0) return;
     assert(D % 2 == 0 && D <= CU_MAX_D && ldx >= H * D);
-    int64_t n = (int64_t)N * H * (D / 2);
-    LAUNCH(b, "rope", rope_kernel, blocks_for(n, THREADS), THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse, n);
+    LAUNCH(b, "rope", rope_kernel, N, THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse);
 }
 
 /* --- silu, add --- */
 
-__global__ static void silu_mul_kernel(float *y, const float *gu, int F, int64_t n) {
-    for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < n; at += (int64_t)gridDim.x * blockDim.x) {
-        int64_t row = at / F, c = at % F;
+__global__ static void silu_mul_kernel(float *y, const float *gu, int F, int N) {
+    int c = blockIdx.x * blockDim.x + threadIdx.x;
+    if (c >= F) return;
+    for (int64_t row = blockIdx.y; row < N; row += gridDim.y) {
         float g = gu[2 * row * F + c], up = gu[(2 * row + 1) * F + c];
-        y[at] = g / (1.0f + exp_f32(-g)) * up;
+        y[row * F + c] = g / (1.0f + exp_f32(-g)) * up;
     }
 }
 
 /* With s = 1 / (1 + e^-g): dg = dy * up * s * (1 + g * (1 - s)), dup = dy * g * s. */
-__global__ static void silu_mul_bwd_kernel(float *dgu, const float *dy, const float *gu, int F, int64_t n) {
-    for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < n; at += (int64_t)gridDim.x * blockDim.x) {
-        int64_t row = at / F, c = at % F;
-        float g = gu[2 * row * F + c], up = gu[(2 * row + 1) * F + c], d = dy[at];
+__global__ static void silu_mul_bwd_kernel(float *dgu, const float *dy, const float *gu, int F, int N) {
+    int c = blockIdx.x * blockDim.x + threadIdx.x;
+    if (c >= F) return;
+    for (int64_t row = blockIdx.y; row < N; row += gridDim.y) {
+        float g = gu[2 * row * F + c], up = gu[(2 * row + 1) * F + c], d = dy[row * F + c];
         float s = 1.0f / (1.0f + exp_f32(-g)), slope = s * fmaf(g, 1.0f - s, 1.0f);
         dgu[2 * row * F + c] = d * up * slope;
         dgu[(2 * row + 1) * F + c] = d * (g * s);
     }
+}
+
+static inline dim3 rows_grid(int N, int columns) {
+    return dim3((unsigned)((columns + THREADS - 1) / THREADS), (unsigned)(N < 32768 ? N : 32768));
 }
 
 __global__ static void add_kernel(float *y, const float *x, int64_t n) {
@@ -142,15 +146,13 @@ __global__ static void add_kernel(float *y, const float *x, int64_t n) {
 
 void cu_silu_mul(mr_backend *b, float *y, const float *gu, int N, int F) {
     if (cu_failed(b) || N <= 0) return;
-    int64_t n = (int64_t)N * F;
-    LAUNCH(b, "silu_mul", silu_mul_kernel, blocks_for(n, THREADS), THREADS, 0, y, gu, F, n);
+    LAUNCH(b, "silu_mul", silu_mul_kernel, rows_grid(N, F), THREADS, 0, y, gu, F, N);
 }
 
 void cu_silu_mul_bwd(mr_backend *b, float *dgu, const float *dy, const float *gu, int N, int F) {
     if (cu_failed(b) || N <= 0) return;
     assert(dgu != gu);
-    int64_t n = (int64_t)N * F;
-    LAUNCH(b, "silu_mul_bwd", silu_mul_bwd_kernel, blocks_for(n, THREADS), THREADS, 0, dgu, dy, gu, F, n);
+    LAUNCH(b, "silu_mul_bwd", silu_mul_bwd_kernel, rows_grid(N, F), THREADS, 0, dgu, dy, gu, F, N);
 }
 
 void cu_add(mr_backend *b, float *y, const float *x, int64_t n) {

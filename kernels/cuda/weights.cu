@@ -20,22 +20,26 @@ static inline int grid_for(int64_t n) {
 
 /* --- dense --- */
 
+/* Two neighbors a thread. */
 template <int T>
-__global__ static void to_half_kernel(u16 *dst, int64_t ld, const float *src, int64_t lds, int64_t n_cols, int64_t n) {
-    for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < n; at += (int64_t)gridDim.x * blockDim.x) {
-        int64_t row = at / ld, c = at % ld;
-        dst[at] = c < n_cols ? to_half<T>(src[row * lds + c]) : (u16)0;
+__global__ static void to_half_kernel(u16 *dst, int64_t ld, const float *src, int64_t lds, int64_t rows, int n_cols) {
+    int c = 2 * (blockIdx.x * blockDim.x + threadIdx.x);
+    if (c >= ld) return;
+    for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+        const float *from = src + row * lds;
+        *(uint32_t *)(dst + row * ld + c) = pack2<T>(c < n_cols ? from[c] : 0.0f, c + 1 < n_cols ? from[c + 1] : 0.0f);
     }
 }
 
 void cu_to_half(mr_backend *b, const char *op, int type, u16 *dst, int64_t ld, const float *src, int64_t lds, int64_t rows,
                 int64_t cols) {
-    int64_t n = rows * ld;
-    if (n <= 0) return;
+    if (rows <= 0) return;
+    assert(ld % 2 == 0);
+    dim3 grid((unsigned)((ld / 2 + THREADS - 1) / THREADS), (unsigned)(rows < 32768 ? rows : 32768));
     if (type == F16)
-        LAUNCH(b, op, to_half_kernel<F16>, grid_for(n), THREADS, 0, dst, ld, src, lds, cols, n);
+        LAUNCH(b, op, to_half_kernel<F16>, grid, THREADS, 0, dst, ld, src, lds, rows, (int)cols);
     else
-        LAUNCH(b, op, to_half_kernel<BF16>, grid_for(n), THREADS, 0, dst, ld, src, lds, cols, n);
+        LAUNCH(b, op, to_half_kernel<BF16>, grid, THREADS, 0, dst, ld, src, lds, rows, (int)cols);
 }
 
 /* rows [row, row + n) from f32 in device memory */

@@ -91,13 +91,14 @@ typedef struct parts {
     int n, rows[3], r[3];
 } parts;
 
-static layer layer_new(const kind *k, int64_t O, int64_t I, const parts *p, bool bias, bool grads) {
+/* On the GPU alone when not `both`. */
+static layer layer_new(const kind *k, int64_t O, int64_t I, const parts *p, bool both, bool bias, bool grads) {
     layer s = { .O = O, .I = I };
     mr_backend *sides[2] = { cpu, gpu };
     for (int i = 0; i < p->n; i++) s.R += p->r[i];
     float *w = random_new(O * I, 1.0f), *a = random_new(s.R * I, 0.5f), *more = random_new(O * (s.R ? s.R : 1), 0.5f),
           *g = random_new(O * I > s.R * I ? O * I : s.R * I, 1.0f);
-    for (int side = 0; side < 2; side++) {
+    for (int side = both ? 0 : 1; side < 2; side++) {
         mr_backend *b = sides[side];
         mr_linear *l = &s.l[side];
         mr_dtype compute = side ? k->compute : k->cpu_compute, dense = compute == MR_F32 ? MR_F32 : compute;
@@ -143,7 +144,7 @@ static double differ(const float *a, const float *b, int64_t n) {
 
 /* forward in [0], dx and du in [1], gradients in [2] */
 static void check_layer(const kind *k, int64_t O, int64_t I, int N, const parts *p, bool add, double diff[3]) {
-    layer s = layer_new(k, O, I, p, add, true);
+    layer s = layer_new(k, O, I, p, true, add, true);
     mr_backend *sides[2] = { cpu, gpu };
     float *x = random_new(N * I, 1), *dy = random_new(N * O, 1), *old = random_new(N * (O > I ? O : I), 1);
     float *y[2], *u[2], *dx[2], *du[2];
@@ -238,7 +239,7 @@ static bool same_rows(const rows_job *j, int from, int n) {
 static const int row_counts[] = { 1, 2, 3, 5, 8, 16, 17, 32, 33, 64, 65, 100, 128, 200, 512 };
 
 static void check_rows(const kind *k, int64_t O, int64_t I, const parts *p, int most, int *bad, int *runs) {
-    rows_job j = { .s = layer_new(k, O, I, p, true, false), .most = most };
+    rows_job j = { .s = layer_new(k, O, I, p, false, true, false), .most = most };
     mr_backend *b = gpu;
     int64_t R = j.s.R;
     float *x = random_new(most * I, 1), *dy = random_new(most * O, 1);

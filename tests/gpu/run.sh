@@ -3,8 +3,9 @@
 #
 #   tests/gpu/run.sh [FOLDER]     FOLDER: where to build (default: build-gpu); an argument "nobench" after it leaves the timings out
 #
-# Needs a C compiler and nvcc, nothing else: kernels/cpu and kernels/cuda stand without the libraries of the program. With the
-# folder .gpu (tests/gpu/pack.sh makes it on a machine that has them) the models' tests run on the GPU too.
+# CHECK=1 runs the small comparison under compute-sanitizer too. Needs a C compiler and nvcc, nothing else: kernels/cpu and
+# kernels/cuda stand without the libraries of the program. With the folder .gpu (tests/gpu/pack.sh makes it on a machine that has
+# them) the models' tests run on the GPU too.
 set -u
 top=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$top" || exit 1
@@ -25,8 +26,9 @@ device="-gencode arch=compute_$arch,code=sm_$arch -O3 -fmad=false -Xcompiler -fP
 jobs=$(nproc)
 {
     for f in kernels/cuda/*.cu; do echo "nvcc -std=c++17 $device -c -o $out/$(basename "$f").o $f"; done
-    echo "nvcc -Xcompiler -std=gnu11 $device -c -o $out/module_backend.o kernels/cuda/backend.c"
-    echo "nvcc -Xcompiler -std=gnu11 $device -c -o $out/module_status.o runtime/base/status.c"
+    for f in kernels/cuda/*.c runtime/base/status.c; do
+        echo "nvcc -Xcompiler -std=gnu11 $device -c -o $out/module_$(basename "$f").o $f"
+    done
     for f in kernels/cpu/*.c kernels/open.c runtime/base/status.c runtime/base/memory.c runtime/base/threads.c tests/gpu/*.c; do
         echo "${CC:-gcc} $host -Wno-psabi -c -o $out/$(basename "$f").host.o $f"
     done
@@ -37,6 +39,12 @@ echo "built for sm_$arch in $(($(date +%s) - start)) s"
 
 rc=0
 "$out/compare" || rc=1
+if [ -n "${CHECK-}" ]; then # takes a minute or two more: reads and writes out of place, and races in shared memory
+    for tool in memcheck racecheck; do
+        compute-sanitizer --tool "$tool" --print-limit 20 "$out/compare" small elementwise optimizer head attention linear 2>&1 |
+            grep -vE '^PASS|^      '
+    done
+fi
 if [ -d .gpu ]; then
     # programs from elsewhere, with their libraries; the module is the one built here
     for test in .gpu/test_*; do
