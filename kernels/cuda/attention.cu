@@ -60,6 +60,16 @@ __device__ inline const float *pair_row(const pairs &p, int i) {
     return p.q + i / p.G * p.ld + i % p.G * p.D;
 }
 
+/* P neighbors of a row of shared memory, from a place that is a multiple of P. */
+template <int P> __device__ inline void load_row(float x[P], const float *row) {
+    if (P == 4) {
+        float4 v = *(const float4 *)row;
+        x[0] = v.x, x[1 % P] = v.y, x[2 % P] = v.z, x[3 % P] = v.w;
+    } else {
+        for (int p = 0; p < P; p++) x[p] = row[p];
+    }
+}
+
 /* s[p][j] = sum over d of pair (ty * P + p) times key (tx * 4 + j), d ascending. a, k: room of SLICE x PAD each. Keys from n_keys on
  * and pairs from n on count as zero. */
 template <int P>
@@ -82,14 +92,13 @@ __device__ static void dots(float s[P][4], float (*a)[PAD], float (*k)[PAD], con
         __syncthreads();
         int depth = q.D - d0 < SLICE ? q.D - d0 : SLICE;
         for (int d = 0; d < depth; d++) {
-            float4 kv = *(const float4 *)&k[d][tx * 4];
-            float key[4] = { kv.x, kv.y, kv.z, kv.w };
+            float key[4], x[P];
+            load_row<4>(key, &k[d][tx * 4]);
+            load_row<P>(x, &a[d][ty * P]);
 #pragma unroll
-            for (int p = 0; p < P; p++) {
-                float x = a[d][ty * P + p];
+            for (int p = 0; p < P; p++)
 #pragma unroll
-                for (int j = 0; j < 4; j++) s[p][j] = fmaf(x, key[j], s[p][j]);
-            }
+                for (int j = 0; j < 4; j++) s[p][j] = fmaf(x[p], key[j], s[p][j]);
         }
     }
 }
@@ -107,14 +116,14 @@ __device__ static void accumulate(float acc[P][4], const float (*w)[PAD], float 
     }
     __syncthreads();
     for (int t = 0; t < n; t++) {
-        float4 row = *(const float4 *)&room[t][tx * 4];
-        float v[4] = { row.x, row.y, row.z, row.w };
+        float v[4], x[P];
+        load_row<4>(v, &room[t][tx * 4]);
+        load_row<P>(x, &w[t][ty * P]);
 #pragma unroll
         for (int p = 0; p < P; p++) {
-            float x = w[t][ty * P + p];
             if (!all && (t < from[p] || t >= to[p])) continue;
 #pragma unroll
-            for (int j = 0; j < 4; j++) acc[p][j] = fmaf(x, v[j], acc[p][j]);
+            for (int j = 0; j < 4; j++) acc[p][j] = fmaf(x[p], v[j], acc[p][j]);
         }
     }
 }
@@ -208,6 +217,7 @@ __device__ inline void merge(float *most, float *total, float *keep, float *take
     *most = now;
 }
 
+/* At 16 bytes, as SHARED_BYTES are. */
 typedef struct tile_room {
     float w[CHUNK][PAD];
     union {
