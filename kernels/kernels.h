@@ -124,6 +124,7 @@ struct mr_backend {
      * was to take at open, which plans do not exceed: 0 when nobody knows or it is the host's memory. */
     size_t bytes, bytes_peak, bytes_total;
     void *state;           /* the backend's own */
+    void (*close)(mr_backend *b); /* for mr_backend_close */
 
     /* Device memory, zeroed; NULL when it does not fit. Freed with free. */
     void *(*alloc)(mr_backend *b, size_t bytes);
@@ -223,7 +224,8 @@ struct mr_backend {
 };
 
 /* Opens device `index`; n_threads = 0 means all cores that this process may use. CPU: dispatches to the best instruction set and probes that
- * matrix products keep the row rule. MEDRL_CPU_ISA=avx2|avx512|avx512_bf16 lowers it (tests). MR_EINVAL when this build or machine lacks it. */
+ * matrix products keep the row rule. MEDRL_CPU_ISA=avx2|avx512|avx512_bf16 lowers it (tests). CUDA: loads libmedrl_cuda.so, which lies
+ * beside the program or where MEDRL_CUDA_MODULE says. MR_EINVAL when this build or machine lacks it; err names the way out. */
 mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int n_threads, mr_err *err);
 void mr_backend_close(mr_backend *b);
 

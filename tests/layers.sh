@@ -17,7 +17,7 @@ rule() {
             ok=0
             [ "$from" = "$own" ] && ok=1
             [ "$from" = "." ] && [ -f "$dir/$path" ] && ok=1
-            [ "$path" = "kernels.h" ] && from=kernels
+            [ -f "kernels/$path" ] && [ "$from" = "." ] && from=kernels
             for allowed in "$@"; do [ "$from" = "$allowed" ] && ok=1; done
             [ $ok = 1 ] || echo "$file:$number: $dir may not include \"$path\"; it may use: $*"
         done

@@ -181,11 +181,21 @@ static int usable_cpus(void) {
     return n < 1 ? 1 : n;
 }
 
+static void cpu_close(mr_backend *b) {
+    cpu_state *s = cpu_of(b);
+    cpu_slabs_close(b);
+    mr_threads_close(s->pool);
+    pthread_mutex_destroy(&s->fail_lock);
+    for (int i = 0; i < CPU_N_SLOTS; i++) mr_free(s->scratch[i].p);
+    mr_free(s);
+}
+
 /* --- the table --- */
 
 static const mr_backend table = {
     .kind = MR_CPU,
     .name = "cpu",
+    .close = cpu_close,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .upload = cpu_move,
@@ -222,12 +232,7 @@ static const mr_backend table = {
     .adamw_8bit = cpu_adamw_8bit,
 };
 
-mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int n_threads, mr_err *err) {
-    *out = NULL;
-    if (kind != MR_CPU)
-        return mr_fail(err, MR_EINVAL,
-                       "device cuda:%d: this build has no CUDA backend, expected device \"cpu\"; set device = \"cpu\"",
-                       index);
+mr_status cpu_open(mr_backend **out, int index, int n_threads, mr_err *err) {
     if (index != 0) return mr_fail(err, MR_EINVAL, "device cpu:%d: there is only one CPU device; use \"cpu\"", index);
     if (n_threads < 0 || n_threads > CPU_MAX_THREADS)
         return mr_fail(err, MR_EINVAL, "threads: %d is out of range, expected 1 to %d, or 0 for all cores", n_threads,
@@ -266,15 +271,4 @@ mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int 
     s->b.device = s->device;
     *out = &s->b;
     return MR_OK;
-}
-
-void mr_backend_close(mr_backend *b) {
-    if (!b) return;
-    assert(b->kind == MR_CPU);
-    cpu_state *s = cpu_of(b);
-    cpu_slabs_close(b);
-    mr_threads_close(s->pool);
-    pthread_mutex_destroy(&s->fail_lock);
-    for (int i = 0; i < CPU_N_SLOTS; i++) mr_free(s->scratch[i].p);
-    mr_free(s);
 }

@@ -39,6 +39,9 @@ typedef struct cpu_state {
 static inline cpu_state *cpu_of(const mr_backend *b) { return b->state; }
 static inline bool cpu_failed(const mr_backend *b) { return cpu_of(b)->failed; }
 
+/* Opens the CPU, for mr_backend_open. */
+mr_status cpu_open(mr_backend **out, int index, int n_threads, mr_err *err);
+
 /* Keeps the first failure of an operation ("attention") with a message, MR_EINTERNAL; safe inside a parallel region. */
 void cpu_fail(mr_backend *b, const char *op, const char *fmt, ...) MR_PRINTF(3, 4);
 void cpu_fail_status(mr_backend *b, mr_status st, const char *op, const char *fmt, ...) MR_PRINTF(4, 5);

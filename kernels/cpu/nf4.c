@@ -4,54 +4,12 @@
 #include <math.h>
 
 #include "cpu/weights.h"
+#include "maps.h"
 
-const float nf4_values[16] = {
-    -1.0f,
-    -0.6961928009986877f,
-    -0.5250730514526367f,
-    -0.39491748809814453f,
-    -0.28444138169288635f,
-    -0.18477343022823334f,
-    -0.09105003625154495f,
-    0.0f,
-    0.07958029955625534f,
-    0.16093020141124725f,
-    0.24611230194568634f,
-    0.33791524171829224f,
-    0.44070982933044434f,
-    0.5626170039176941f,
-    0.7229568362236023f,
-    1.0f,
-};
-
-/* --- the dynamic map: spec/quantization.md, 5.2 --- */
+const float nf4_values[16] = MR_NF4_VALUES;
 
 void cpu_dynamic_map(float map[256], bool is_signed) {
-    /* For each of seven decades the interval [0.1, 1] is cut evenly, and the middles of the pieces, scaled by 10^(i -
-     * 6), are values. The edges are torch's linspace in f32 (from both ends, with one rounding each), so that every
-     * bit agrees. */
-    static const float decade[7] = { 1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f, 1e-1f, 1.0f };
-    int at = 0;
-    for (int i = 0; i < 7; i++) {
-        int pieces = 1 << (is_signed ? i : i + 1), n = pieces + 1;
-        float step = (1.0f - 0.1f) / (float)(n - 1), before = 0.1f;
-        for (int k = 1; k < n; k++) {
-            float edge = k < n / 2 ? fmaf((float)k, step, 0.1f) : fmaf((float)-(n - 1 - k), step, 1.0f);
-            float middle = (before + edge) / 2.0f * decade[i];
-            map[at++] = middle;
-            if (is_signed) map[at++] = -middle;
-            before = edge;
-        }
-    }
-    map[at++] = 0.0f;
-    map[at++] = 1.0f;
-    assert(at == 256);
-    for (int i = 1; i < 256; i++) { /* insertion sort */
-        float v = map[i];
-        int j = i;
-        for (; j > 0 && map[j - 1] > v; j--) map[j] = map[j - 1];
-        map[j] = v;
-    }
+    mr_dynamic_map(map, is_signed);
 }
 
 static float nested_map[256];
@@ -64,27 +22,6 @@ static void make_nested_map(void) {
 const float *nf4_nested_map(void) {
     pthread_once(&nested_once, make_nested_map);
     return nested_map;
-}
-
-/* The search of bitsandbytes' kernel: halving steps from 127, then the nearer of two neighbors; an exact middle stays.
- * */
-static uint8_t nearest(const float map[256], float x) {
-    int pivot = 127, lower = 0, upper = 255;
-    float low = -1.0f, high = 1.0f, value = map[pivot];
-    for (int step = 64; step > 0; step >>= 1) {
-        if (x > value) {
-            lower = pivot, low = value;
-            pivot += step;
-        } else {
-            upper = pivot, high = value;
-            pivot -= step;
-        }
-        value = map[pivot];
-    }
-    if (upper == 255) high = map[upper];
-    if (lower == 0) low = map[lower];
-    if (x > value) return (uint8_t)(x > (high + value) * 0.5f ? upper : pivot);
-    return (uint8_t)(x < (low + value) * 0.5f ? lower : pivot);
 }
 
 /* --- quantizing --- */
@@ -132,7 +69,7 @@ void nf4_quantize_absmax(nf4_data *q, float *absmax) {
         q->nested[start / NF4_NESTED] = most;
         float inverse = 1.0f / most;
         for (int64_t i = start; i < end; i++)
-            q->absmax[i] = most == 0.0f ? 127 : nearest(map, absmax[i] * inverse); /* 127 is the map's zero */
+            q->absmax[i] = most == 0.0f ? 127 : mr_map_nearest(map, absmax[i] * inverse); /* 127 is the map's zero */
     }
 }
 

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "cpu/isa.h"
+#include "maps.h"
 
 enum { PARTS = 256, LANES = 8 };
 
@@ -84,29 +85,13 @@ void cpu_adamw(mr_backend *b, float *p, float *m, float *v, const float *g, int6
 
 enum { BLOCK = 256 };
 
-/* A map and, between each two neighbors i and i + 1, the float above which a number becomes i + 1. Usually that is their middle. bitsandbytes
- * gives an exact middle to the value at which its binary search ended; where that is the upper one the limit is one float lower. */
 typedef struct code_book {
-    float value[256], limit[256];
+    float value[256], limit[256]; /* maps.h */
 } code_book;
 
 static void book_init(code_book *book, bool is_signed) {
-    cpu_dynamic_map(book->value, is_signed);
-    for (int i = 0; i < 255; i++) {
-        float middle = (book->value[i] + book->value[i + 1]) * 0.5f;
-        int pivot = 127;
-        for (int step = 64; step > 0; step >>= 1) pivot += i >= pivot ? step : -step; /* the search for a number in gap i */
-        book->limit[i] = pivot > i ? nextafterf(middle, -INFINITY) : middle;
-    }
-    book->limit[255] = INFINITY;
-}
-
-/* How many limits x exceeds; NaN: 0. Without branches: half of them would be guessed wrong. */
-static inline int code_of(const code_book *book, float x) {
-    int code = 0;
-#pragma GCC unroll 8
-    for (int bit = 7; bit >= 0; bit--) code |= (int)(x > book->limit[code + (1 << bit) - 1]) << bit;
-    return code;
+    mr_dynamic_map(book->value, is_signed);
+    mr_map_limits(book->limit, book->value);
 }
 
 static float largest(const float *x, int n) {
@@ -131,11 +116,11 @@ static void block_step(const cpu_kernels *k, const code_book *first, const code_
     *absmax1 = most1;
     *absmax2 = most2;
     for (int i = 0; i < n; i++) {
-        int code = code_of(first, m[i] / most1);
+        int code = mr_map_code(first->limit, m[i] / most1);
         /* the first moment keeps its sign, even where zero is nearer (spec/optimizer.md, 6.1, line 6) */
         if (signbit(first->value[code]) != signbit(m[i])) code += m[i] > 0 ? 1 : -1;
         c1[i] = (uint8_t)code;
-        c2[i] = (uint8_t)code_of(second, v[i] / most2);
+        c2[i] = (uint8_t)mr_map_code(second->limit, v[i] / most2);
     }
 }
 

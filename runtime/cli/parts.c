@@ -2,6 +2,7 @@
 #include "cli/parts.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/fsafe.h"
@@ -104,16 +105,30 @@ mr_status mr_parts_locate(char **path, char **adapter, cJSON **run, const char *
     return mr_model_resolve(path, what, err);
 }
 
+/* "cuda" is cuda:0; -1 when it is neither that nor cuda:N. */
+static int cuda_index(const char *device) {
+    if (strncmp(device, "cuda", 4) != 0) return -1;
+    if (device[4] == '\0') return 0;
+    if (device[4] != ':' || !device[5] || strlen(device) > 7 || strspn(device + 5, "0123456789") != strlen(device + 5))
+        return -1;
+    return atoi(device + 5);
+}
+
 mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, mr_err *err) {
     *out = NULL;
     if (!device || strcmp(device, "auto") == 0) {
         mr_err none;
-        if (mr_backend_open(out, MR_CUDA, 0, n_threads, &none) == MR_OK) return MR_OK;
+        if (mr_backend_open(out, MR_CUDA, 0, n_threads, &none) == MR_OK) {
+            mr_info("device: auto takes %s, %s (--device cpu for the other)", (*out)->name, (*out)->device);
+            return MR_OK;
+        }
+        mr_debug("device: auto takes the CPU (%s)", none.msg);
         return mr_backend_open(out, MR_CPU, 0, n_threads, err);
     }
     if (strcmp(device, "cpu") == 0) return mr_backend_open(out, MR_CPU, 0, n_threads, err);
-    if (strcmp(device, "cuda") == 0) return mr_backend_open(out, MR_CUDA, 0, n_threads, err);
-    return mr_fail(err, MR_EINVAL, "--device is \"%s\", want auto, cpu or cuda", device);
+    int index = cuda_index(device);
+    if (index >= 0) return mr_backend_open(out, MR_CUDA, index, n_threads, err); /* asked for: never the CPU instead */
+    return mr_fail(err, MR_EINVAL, "--device is \"%s\", want auto, cpu, cuda or cuda:N", device);
 }
 
 mr_status mr_parts_chat(mr_chat_family *out, const mr_tokenizer *t, const char *path, mr_err *err) {

@@ -2,16 +2,21 @@
 #ifndef MR_TINY_H
 #define MR_TINY_H
 
+#include <stdlib.h>
+
 #include "base/json.h"
 #include "model/decoder.h"
 #include "test.h"
 
 enum { MAX_ROWS = 1024, MAX_SPANS = 40 };
 
+/* The CPU, or with MEDRL_TEST_DEVICE=cuda the first GPU. */
 static inline mr_backend *tiny_backend(int threads) {
     mr_backend *b = NULL;
     mr_err err;
-    REQUIRE_OK(mr_backend_open(&b, MR_CPU, 0, threads, &err), err);
+    const char *device = getenv("MEDRL_TEST_DEVICE");
+    bool cuda = device && strcmp(device, "cuda") == 0;
+    REQUIRE_OK(mr_backend_open(&b, cuda ? MR_CUDA : MR_CPU, 0, threads, &err), err);
     return b;
 }
 

@@ -28,7 +28,9 @@ static inline void rig_open(rig *r, const char *name, const mr_model_opts *opts,
     mr_err err;
     char path[512];
     snprintf(path, sizeof path, "%s/tiny/%s", MR_GOLDEN, name);
-    REQUIRE_OK(mr_backend_open(&r->b, MR_CPU, 0, threads, &err), err);
+    const char *device = getenv("MEDRL_TEST_DEVICE"); /* "cuda": the first GPU */
+    bool cuda = device && strcmp(device, "cuda") == 0;
+    REQUIRE_OK(mr_backend_open(&r->b, cuda ? MR_CUDA : MR_CPU, 0, threads, &err), err);
     REQUIRE_OK(mr_model_open(&r->m, r->b, path, opts, &err), err);
 }
 

@@ -1,0 +1,730 @@
+/* attention.cu - the key/value store and attention, forward and backward, in f32.
+ *
+ * Store:    for every chunk of 64 slots and every key head, K [64][D] and V [64][D].
+ * Forward:  each chunk by itself: maximum m, weights e^(s - m), their sum, the weighted values in key order; then the chunks are merged
+ *           in order (arXiv:2205.14135, alg. 1, lines 9 to 13). Few queries (decoding): a block a chunk, and a merge by a second
+ *           kernel. Many: a block walks its chunks and merges as it goes. Both call the same functions, so the bits are the same.
+ * Backward: dq by blocks of queries, over chunks and keys; dk and dv by chunks, over the queries (row, head) of one span; what
+ *           several completions give to a prompt's key is summed span by span, in order.
+ * Products: a block of 256 threads has a tile of 64 keys by 16 * P queries (P of them a thread, 4 keys or columns each). Each element is a chain
+ *           of fused multiply-adds over d, keys or queries, ascending; tiles never show. */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/device.cuh"
+#include "cuda/packet.h"
+
+enum { CHUNK = MR_KV_CHUNK, SLICE = 32, WIDTH = 64, PAD = 68, THREADS = 256 };
+
+size_t cu_kv_bytes(mr_backend *b, int64_t n_slots, int K, int D) {
+    (void)b;
+    assert(n_slots % MR_KV_CHUNK == 0 && D <= CU_MAX_D);
+    return (size_t)n_slots * (size_t)K * (size_t)D * 2 * sizeof(float);
+}
+
+/* K of a chunk and head; V follows, CHUNK * D later. */
+__host__ __device__ static inline int64_t chunk_at(int64_t chunk, int kh, int K, int D) {
+    return (chunk * K + kh) * CHUNK * 2 * D;
+}
+
+/* One block a row. */
+__global__ static void kv_put_kernel(float *kv, const float *k, const float *v, int ld, const int32_t *slots, int K, int D) {
+    int64_t slot = slots[blockIdx.x], from = (int64_t)blockIdx.x * ld;
+    for (int at = threadIdx.x; at < K * D; at += blockDim.x) {
+        float *to = kv + chunk_at(slot / CHUNK, at / D, K, D) + slot % CHUNK * D + at % D;
+        to[0] = k[from + at];
+        to[CHUNK * D] = v[from + at];
+    }
+}
+
+void cu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,
+               int N, int K, int D) {
+    (void)n_slots;
+    if (cu_failed(b) || N <= 0) return;
+    assert(D <= CU_MAX_D && ld >= K * D);
+    LAUNCH(b, "kv_put", kv_put_kernel, N, THREADS, 0, (float *)kv, k, v, ld, slots, K, D);
+}
+
+/* --- tiles --- */
+
+/* Pairs (row, head) of one span and key head, in the order row by row: number i is row i / G, head kh * G + i % G. */
+typedef struct pairs {
+    const float *q; /* row row0, head kh * G */
+    int64_t ld;     /* row stride */
+    int first, n, G, D;
+} pairs;
+
+__device__ inline const float *pair_row(const pairs &p, int i) {
+    i += p.first;
+    return p.q + i / p.G * p.ld + i % p.G * p.D;
+}
+
+/* P neighbors of a row of shared memory, from a place that is a multiple of P. */
+template <int P> __device__ inline void load_row(float x[P], const float *row) {
+    if (P == 4) {
+        float4 v = *(const float4 *)row;
+        x[0] = v.x, x[1 % P] = v.y, x[2 % P] = v.z, x[3 % P] = v.w;
+    } else {
+        for (int p = 0; p < P; p++) x[p] = row[p];
+    }
+}
+
+/* s[p][j] = sum over d of pair (ty * P + p) times key (tx * 4 + j), d ascending. a, k: room of SLICE x PAD each. Keys from n_keys on
+ * and pairs from n on count as zero. */
+template <int P>
+__device__ static void dots(float s[P][4], float (*a)[PAD], float (*k)[PAD], const pairs &q, const float *keys, int n_keys) {
+    int tid = threadIdx.x, ty = tid / 16, tx = tid % 16;
+#pragma unroll
+    for (int p = 0; p < P; p++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) s[p][j] = 0.0f;
+    for (int d0 = 0; d0 < q.D; d0 += SLICE) {
+        __syncthreads();
+        for (int i = tid; i < 16 * P * SLICE; i += THREADS) {
+            int r = i / SLICE, d = i % SLICE;
+            a[d][r] = r < q.n && d0 + d < q.D ? pair_row(q, r)[d0 + d] : 0.0f;
+        }
+        for (int i = tid; i < CHUNK * SLICE; i += THREADS) {
+            int r = i / SLICE, d = i % SLICE;
+            k[d][r] = r < n_keys && d0 + d < q.D ? keys[r * q.D + d0 + d] : 0.0f;
+        }
+        __syncthreads();
+        int depth = q.D - d0 < SLICE ? q.D - d0 : SLICE;
+        for (int d = 0; d < depth; d++) {
+            float key[4], x[P];
+            load_row<4>(key, &k[d][tx * 4]);
+            load_row<P>(x, &a[d][ty * P]);
+#pragma unroll
+            for (int p = 0; p < P; p++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) s[p][j] = fmaf(x[p], key[j], s[p][j]);
+        }
+    }
+}
+
+/* acc[p][j] += sum over t < n of w[t][ty * P + p] * rows[t][c0 + tx * 4 + j], t ascending, and only where t is in [from[p], to[p]): what
+ * a row does not see may be anything. `all`: every one sees every t. room: rows of WIDTH columns. fetch(t) points to row t. */
+template <int P, typename F>
+__device__ static void accumulate(float acc[P][4], const float (*w)[PAD], float (*room)[PAD], int n, int D, int c0, bool all,
+                                  const int *from, const int *to, F fetch) {
+    int tid = threadIdx.x, ty = tid / 16, tx = tid % 16;
+    __syncthreads();
+    for (int i = tid; i < n * WIDTH; i += THREADS) {
+        int t = i / WIDTH, c = i % WIDTH;
+        room[t][c] = c0 + c < D ? fetch(t)[c0 + c] : 0.0f;
+    }
+    __syncthreads();
+    for (int t = 0; t < n; t++) {
+        float v[4], x[P];
+        load_row<4>(v, &room[t][tx * 4]);
+        load_row<P>(x, &w[t][ty * P]);
+#pragma unroll
+        for (int p = 0; p < P; p++) {
+            if (!all && (t < from[p] || t >= to[p])) continue;
+#pragma unroll
+            for (int j = 0; j < 4; j++) acc[p][j] = fmaf(x[p], v[j], acc[p][j]);
+        }
+    }
+}
+
+/* Over the 16 threads that share a pair. */
+__device__ inline float row_max(float x) {
+    for (int d = 8; d; d >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, d));
+    return x;
+}
+__device__ inline float row_sum(float x) {
+    for (int d = 8; d; d >>= 1) x += __shfl_xor_sync(0xffffffffu, x, d);
+    return x;
+}
+
+__device__ inline int keys_seen(int n, int chunk) {
+    int left = n - chunk * CHUNK;
+    return left < 0 ? 0 : left > CHUNK ? CHUNK : left;
+}
+
+/* What all kernels below need. */
+typedef struct attending {
+    float *o, *lse;
+    const float *q, *kv;
+    const mr_span *spans;
+    int ldq, H, K, D, G;
+} attending;
+
+/* Chunk number `chunk` of a span's prefix or own keys. */
+typedef struct chunk_ref {
+    int64_t index; /* in the store */
+    int number, total;
+    bool prefix;
+} chunk_ref;
+
+__host__ __device__ static inline int chunks_of(int n_keys) { return (n_keys + CHUNK - 1) / CHUNK; }
+
+__device__ inline chunk_ref chunk_of(const mr_span &s, int number) {
+    int before = chunks_of(s.n_prefix);
+    chunk_ref c;
+    c.prefix = number < before;
+    c.number = c.prefix ? number : number - before;
+    c.index = (c.prefix ? s.prefix_slot0 : s.slot0) / CHUNK + c.number;
+    c.total = c.prefix ? s.n_prefix : s.past + s.n_rows;
+    return c;
+}
+
+__device__ inline pairs pairs_of(const float *x, int64_t ld, const mr_span &s, int kh, int G, int D, int first, int most) {
+    pairs p;
+    p.q = x + s.row0 * ld + kh * G * D, p.ld = ld;
+    p.first = first, p.G = G, p.D = D;
+    p.n = s.n_rows * G - first < most ? s.n_rows * G - first : most;
+    return p;
+}
+
+/* One chunk's own softmax for the pairs of a tile: m and sum of each pair (the same in all 16 of its threads), weights to w[key][pair]. A
+ * pair that sees nothing has seen = 0, m = -inf, sum = 0. all: every pair of the tile sees every key of the chunk. */
+template <int P>
+__device__ static bool chunk_softmax(float m[P], float sum[P], int seen[P], float (*w)[PAD], float (*a)[PAD], float (*k)[PAD],
+                                     const pairs &q, const mr_span &s, const chunk_ref &c, const float *keys) {
+    int ty = threadIdx.x / 16, tx = threadIdx.x % 16;
+    float x[P][4], scale = 1.0f / sqrtf((float)q.D);
+    int here = keys_seen(c.total, c.number);
+    dots<P>(x, a, k, q, keys, here);
+    for (int p = 0; p < P; p++) {
+        int row = (q.first + ty * P + p) / q.G;
+        seen[p] = ty * P + p < q.n ? keys_seen(c.prefix ? s.n_prefix : s.past + row + 1, c.number) : 0;
+        m[p] = -INFINITY;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            x[p][j] = tx * 4 + j < seen[p] ? x[p][j] * scale : -INFINITY;
+            m[p] = fmaxf(m[p], x[p][j]);
+        }
+        m[p] = row_max(m[p]);
+#pragma unroll
+        for (int j = 0; j < 4; j++) x[p][j] = tx * 4 + j < seen[p] ? exp_f32(x[p][j] - m[p]) : 0.0f;
+        sum[p] = row_sum((x[p][0] + x[p][1]) + (x[p][2] + x[p][3]));
+    }
+    __syncthreads(); /* w may still be read */
+    for (int p = 0; p < P; p++)
+        for (int j = 0; j < 4; j++) w[tx * 4 + j][ty * P + p] = x[p][j];
+    /* the first pair of the tile sees least */
+    return here == CHUNK && keys_seen(c.prefix ? s.n_prefix : s.past + q.first / q.G + 1, c.number) == CHUNK;
+}
+
+/* The running state (most, total) takes in one chunk (m, sum): factors for what is there and for what comes. */
+__device__ inline void merge(float *most, float *total, float *keep, float *take, float m, float sum) {
+    float now = fmaxf(*most, m);
+    *keep = exp_f32(*most - now);
+    *take = exp_f32(m - now);
+    *total = fmaf(sum, *take, *total * *keep);
+    *most = now;
+}
+
+/* At 16 bytes, as SHARED_BYTES are. */
+typedef struct tile_room {
+    float w[CHUNK][PAD];
+    union {
+        float rows[CHUNK][PAD];
+        float slices[2][SLICE][PAD];
+    } u;
+} tile_room;
+
+/* --- forward, many queries: one block a tile of 64 pairs and a key head --- */
+
+typedef struct tile_item {
+    int span, first;
+} tile_item;
+
+template <int S> __global__ static void __launch_bounds__(THREADS) many_kernel(attending a, const tile_item *items) {
+    SHARED_BYTES(bytes);
+    tile_room &room = *(tile_room *)bytes;
+    tile_item item = items[blockIdx.x];
+    mr_span s = a.spans[item.span];
+    int kh = blockIdx.y, ty = threadIdx.x / 16, tx = threadIdx.x % 16, D = a.D;
+    pairs q = pairs_of(a.q, a.ldq, s, kh, a.G, D, item.first, 64);
+    int last_row = (q.first + q.n - 1) / a.G, n_chunks = chunks_of(s.n_prefix) + chunks_of(s.past + last_row + 1);
+    float o[S][4][4], most[4], total[4];
+    const int none[4] = { 0, 0, 0, 0 };
+#pragma unroll
+    for (int p = 0; p < 4; p++) {
+        most[p] = -INFINITY, total[p] = 0.0f;
+#pragma unroll
+        for (int c = 0; c < S; c++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) o[c][p][j] = 0.0f;
+    }
+    for (int n = 0; n < n_chunks; n++) {
+        chunk_ref c = chunk_of(s, n);
+        const float *keys = a.kv + chunk_at(c.index, kh, a.K, D), *values = keys + CHUNK * D;
+        float m[4], sum[4], keep[4], take[4];
+        int seen[4];
+        bool all = chunk_softmax<4>(m, sum, seen, room.w, room.u.slices[0], room.u.slices[1], q, s, c, keys);
+#pragma unroll
+        for (int p = 0; p < 4; p++)
+            if (seen[p] > 0) merge(&most[p], &total[p], &keep[p], &take[p], m[p], sum[p]);
+#pragma unroll
+        for (int sl = 0; sl < S; sl++) {
+            float part[4][4] = {};
+            accumulate<4>(part, room.w, room.u.rows, keys_seen(c.total, c.number), D, sl * WIDTH, all, none, seen,
+                          [&](int t) { return values + t * D; });
+#pragma unroll
+            for (int p = 0; p < 4; p++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    if (seen[p] > 0) o[sl][p][j] = fmaf(part[p][j], take[p], o[sl][p][j] * keep[p]);
+        }
+    }
+#pragma unroll
+    for (int p = 0; p < 4; p++) {
+        int i = ty * 4 + p;
+        if (i >= q.n) continue;
+        int64_t row = s.row0 + (q.first + i) / a.G;
+        int head = kh * a.G + (q.first + i) % a.G;
+#pragma unroll
+        for (int sl = 0; sl < S; sl++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                int c = sl * WIDTH + tx * 4 + j;
+                if (c < D) a.o[(row * a.H + head) * D + c] = o[sl][p][j] / total[p];
+            }
+        if (a.lse && tx == 0) a.lse[row * a.H + head] = most[p] + logf(total[p]);
+    }
+}
+
+/* --- forward, few queries: one block a chunk, up to 16 pairs of a span; then the merge --- */
+
+typedef struct chunk_item {
+    int span, number;
+} chunk_item;
+
+/* parts: for each item, key head and pair: m, sum, D values. */
+__global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const chunk_item *items, float *parts) {
+    SHARED_BYTES(bytes);
+    tile_room &room = *(tile_room *)bytes;
+    chunk_item item = items[blockIdx.x];
+    mr_span s = a.spans[item.span];
+    int kh = blockIdx.y, ty = threadIdx.x / 16, tx = threadIdx.x % 16, D = a.D;
+    pairs q = pairs_of(a.q, a.ldq, s, kh, a.G, D, 0, 16);
+    chunk_ref c = chunk_of(s, item.number);
+    const float *keys = a.kv + chunk_at(c.index, kh, a.K, D), *values = keys + CHUNK * D;
+    float m[1], sum[1];
+    int seen[1];
+    const int none[1] = { 0 };
+    bool all = chunk_softmax<1>(m, sum, seen, room.w, room.u.slices[0], room.u.slices[1], q, s, c, keys);
+    float *to = parts + (((int64_t)blockIdx.x * a.K + kh) * 16 + ty) * (D + 2);
+    for (int c0 = 0; c0 < D; c0 += WIDTH) {
+        float part[1][4] = {};
+        accumulate<1>(part, room.w, room.u.rows, keys_seen(c.total, c.number), D, c0, all, none, seen,
+                      [&](int t) { return values + t * D; });
+        for (int j = 0; j < 4; j++)
+            if (c0 + tx * 4 + j < D && ty < q.n) to[2 + c0 + tx * 4 + j] = part[0][j];
+    }
+    if (tx == 0 && ty < q.n) to[0] = m[0], to[1] = sum[0];
+}
+
+/* One block a (span, pair) and key head. first_item[span]: its first chunk's item. */
+__global__ static void merge_kernel(attending a, const int *span_of, const int *first_item, const float *parts) {
+    int which = blockIdx.x / 16, pair = blockIdx.x % 16, kh = blockIdx.y, D = a.D;
+    mr_span s = a.spans[span_of[which]];
+    if (pair >= s.n_rows * a.G) return;
+    int before = chunks_of(s.n_prefix), own = s.past + pair / a.G + 1, n = before + chunks_of(own);
+    int64_t row = s.row0 + pair / a.G, head = kh * a.G + pair % a.G;
+    for (int c = threadIdx.x; c < D; c += blockDim.x) {
+        float most = -INFINITY, total = 0.0f, o = 0.0f;
+        for (int i = 0; i < n; i++) {
+            const float *from = parts + (((int64_t)(first_item[which] + i) * a.K + kh) * 16 + pair) * (D + 2);
+            float keep, take;
+            merge(&most, &total, &keep, &take, from[0], from[1]);
+            o = fmaf(from[2 + c], take, o * keep);
+        }
+        a.o[(row * a.H + head) * D + c] = o / total;
+        if (a.lse && c == 0) a.lse[row * a.H + head] = most + logf(total);
+    }
+}
+
+/* --- host --- */
+
+static void check_span(const mr_span *s, int64_t n_slots) {
+    assert(s->n_rows >= 0 && s->past >= 0 && s->slot0 % MR_KV_CHUNK == 0 && s->prefix_slot0 % MR_KV_CHUNK == 0);
+    assert(s->slot0 + (int64_t)s->past + s->n_rows <= n_slots && s->prefix_slot0 + (int64_t)s->n_prefix <= n_slots);
+    (void)s, (void)n_slots;
+}
+
+static void no_host_memory(mr_backend *b, const char *op) { cu_fail(b, MR_ENOMEM, op, "the host has no memory left"); }
+
+static void attend_many(mr_backend *b, attending a, const mr_span *spans, int S) {
+    packet p = { NULL, 0, 0 };
+    int n = 0;
+    bool ok = packet_add(&p, spans, (size_t)S * sizeof *spans);
+    for (int s = 0; s < S; s++)
+        for (int first = 0; first < spans[s].n_rows * a.G; first += 64, n++) {
+            tile_item item = { s, first };
+            ok = ok && packet_add(&p, &item, sizeof item);
+        }
+    const char *device = ok && n ? (const char *)cu_small(b, "attention", 0, p.data, p.len) : NULL;
+    free(p.data);
+    if (!ok) no_host_memory(b, "attention");
+    if (!device) return;
+    a.spans = (const mr_span *)device;
+    const tile_item *items = (const tile_item *)(device + (size_t)S * sizeof(mr_span));
+    dim3 grid(n, a.K);
+    int slices = (a.D + WIDTH - 1) / WIDTH;
+    if (slices == 1)
+        LAUNCH(b, "attention", many_kernel<1>, grid, THREADS, (int)sizeof(tile_room), a, items);
+    else if (slices == 2)
+        LAUNCH(b, "attention", many_kernel<2>, grid, THREADS, (int)sizeof(tile_room), a, items);
+    else
+        LAUNCH(b, "attention", many_kernel<4>, grid, THREADS, (int)sizeof(tile_room), a, items);
+}
+
+/* Spans [0, S) with at most 16 pairs each, n_items chunks in all. */
+static void attend_few(mr_backend *b, attending a, const mr_span *spans, int S, int n_items) {
+    packet p = { NULL, 0, 0 };
+    bool ok = packet_add(&p, spans, (size_t)S * sizeof *spans);
+    for (int s = 0; s < S; s++)
+        for (int c = 0; c < chunks_of(spans[s].n_prefix) + chunks_of(spans[s].past + spans[s].n_rows); c++) {
+            chunk_item item = { s, c };
+            ok = ok && packet_add(&p, &item, sizeof item);
+        }
+    size_t at = p.len;
+    for (int s = 0; s < S; s++) ok = ok && packet_add(&p, &s, sizeof s);
+    for (int s = 0, first = 0; s < S; s++) {
+        ok = ok && packet_add(&p, &first, sizeof first);
+        first += chunks_of(spans[s].n_prefix) + chunks_of(spans[s].past + spans[s].n_rows);
+    }
+    float *parts = (float *)cu_scratch(b, "attention", CU_SLOT_ATT, (size_t)n_items * a.K * 16 * (a.D + 2) * sizeof(float));
+    const char *device = ok && parts ? (const char *)cu_small(b, "attention", 0, p.data, p.len) : NULL;
+    free(p.data);
+    if (!ok) no_host_memory(b, "attention");
+    if (!device) return;
+    a.spans = (const mr_span *)device;
+    const chunk_item *items = (const chunk_item *)(device + (size_t)S * sizeof(mr_span));
+    const int *span_of = (const int *)(device + at);
+    dim3 grid(n_items, a.K), merges(S * 16, a.K);
+    LAUNCH(b, "attention", few_kernel, grid, THREADS, (int)sizeof(tile_room), a, items, parts);
+    LAUNCH(b, "attention", merge_kernel, merges, a.D <= 64 ? 64 : 128, 0, a, span_of, span_of + S, parts);
+}
+
+void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
+                  const mr_span *spans, int S, int H, int K, int D) {
+    if (cu_failed(b) || S <= 0) return;
+    assert(H % K == 0 && D <= CU_MAX_D && ldq >= H * D);
+    attending a = { o, lse, q, (const float *)kv, NULL, ldq, H, K, D, H / K };
+    bool few = true;
+    for (int s = 0; s < S; s++) {
+        check_span(&spans[s], n_slots);
+        few = few && spans[s].n_rows * a.G <= 16;
+    }
+    if (!few) {
+        attend_many(b, a, spans, S);
+        return;
+    }
+    /* as many spans at a time as the scratch has room for the parts of */
+    const int room = (int)(((size_t)32 << 20) / ((size_t)K * 16 * (size_t)(D + 2) * sizeof(float)));
+    for (int s = 0; s < S;) {
+        int n = 0, items = 0;
+        while (s + n < S) {
+            const mr_span *x = &spans[s + n];
+            int more = chunks_of(x->n_prefix) + chunks_of(x->past + x->n_rows);
+            if (n && items + more > room) break;
+            items += more, n++;
+        }
+        if (items) attend_few(b, a, spans + s, n, items);
+        s += n;
+    }
+}
+
+/* --- backward --- */
+
+typedef struct backward {
+    float *dq, *dk, *dv, *delta, *parts;
+    const float *d_o, *o, *lse, *q, *kv;
+    const mr_span *spans;
+    int lddq, lddkv, ldq, H, K, D, G;
+} backward;
+
+/* delta = sum over d of d_o * o: one warp a (row, head). */
+__global__ static void delta_kernel(float *delta, const float *d_o, const float *o, int D, int64_t n) {
+    int64_t i = blockIdx.x * (int64_t)(THREADS / 32) + threadIdx.x / 32;
+    if (i >= n) return; /* whole warps */
+    float sum = 0;
+    for (int d = threadIdx.x % 32; d < D; d += 32) sum = fmaf(d_o[i * D + d], o[i * D + d], sum);
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) delta[i] = sum;
+}
+
+/* p = e^(scale s - lse) and ds = p (dp - delta) scale for a tile of 64 pairs and a chunk (arXiv:2205.14135, alg. 4). */
+__device__ static bool tile_grads(float p[4][4], float ds[4][4], int seen[4], const backward &w, const mr_span &s,
+                                  const chunk_ref &c, int kh, int first, tile_room &room) {
+    int ty = threadIdx.x / 16, tx = threadIdx.x % 16, D = w.D;
+    float scale = 1.0f / sqrtf((float)D);
+    pairs q = pairs_of(w.q, w.ldq, s, kh, w.G, D, first, 64), d_o = pairs_of(w.d_o, (int64_t)w.H * D, s, kh, w.G, D, first, 64);
+    const float *keys = w.kv + chunk_at(c.index, kh, w.K, D), *values = keys + CHUNK * D;
+    int here = keys_seen(c.total, c.number);
+    dots<4>(p, room.u.slices[0], room.u.slices[1], q, keys, here);
+    dots<4>(ds, room.u.slices[0], room.u.slices[1], d_o, values, here);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int pair = first + ty * 4 + i, row = pair / w.G;
+        bool have = ty * 4 + i < q.n;
+        int64_t at = (int64_t)(s.row0 + (have ? row : 0)) * w.H + kh * w.G + pair % w.G;
+        float lse = w.lse[at], delta = w.delta[at];
+        seen[i] = have ? keys_seen(c.prefix ? s.n_prefix : row + 1, c.number) : 0;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            bool sees = tx * 4 + j < seen[i];
+            float e = sees ? exp_f32(p[i][j] * scale - lse) : 0.0f;
+            p[i][j] = e;
+            ds[i][j] = sees ? e * (ds[i][j] - delta) * scale : 0.0f;
+        }
+    }
+    return here == CHUNK && q.n == 64 && keys_seen(c.prefix ? s.n_prefix : first / w.G + 1, c.number) == CHUNK;
+}
+
+/* One block a tile of 64 pairs and a key head: over chunks and keys in order. */
+template <int S> __global__ static void __launch_bounds__(THREADS) dq_kernel(backward w, const tile_item *items) {
+    SHARED_BYTES(bytes);
+    tile_room &room = *(tile_room *)bytes;
+    tile_item item = items[blockIdx.x];
+    mr_span s = w.spans[item.span];
+    int kh = blockIdx.y, ty = threadIdx.x / 16, tx = threadIdx.x % 16, D = w.D;
+    int left = s.n_rows * w.G - item.first, n_pairs = left < 64 ? left : 64;
+    int n_chunks = chunks_of(s.n_prefix) + chunks_of((item.first + n_pairs - 1) / w.G + 1);
+    const int none[4] = { 0, 0, 0, 0 };
+    float dq[S][4][4];
+#pragma unroll
+    for (int c = 0; c < S; c++)
+#pragma unroll
+        for (int p = 0; p < 4; p++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) dq[c][p][j] = 0.0f;
+    for (int n = 0; n < n_chunks; n++) {
+        chunk_ref c = chunk_of(s, n);
+        const float *keys = w.kv + chunk_at(c.index, kh, w.K, D);
+        float p[4][4], ds[4][4];
+        int seen[4];
+        bool all = tile_grads(p, ds, seen, w, s, c, kh, item.first, room);
+        for (int i = 0; i < 4; i++)
+            for (int j = 0; j < 4; j++) room.w[tx * 4 + j][ty * 4 + i] = ds[i][j];
+#pragma unroll
+        for (int sl = 0; sl < S; sl++)
+            accumulate<4>(dq[sl], room.w, room.u.rows, keys_seen(c.total, c.number), D, sl * WIDTH, all, none, seen,
+                          [&](int t) { return keys + t * D; });
+        __syncthreads(); /* w and rows are read until here */
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        if (ty * 4 + i >= n_pairs) continue;
+        int pair = item.first + ty * 4 + i;
+        float *to = w.dq + (int64_t)(s.row0 + pair / w.G) * w.lddq + (kh * w.G + pair % w.G) * D;
+#pragma unroll
+        for (int sl = 0; sl < S; sl++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                if (sl * WIDTH + tx * 4 + j < D) to[sl * WIDTH + tx * 4 + j] = dq[sl][i][j];
+    }
+}
+
+/* dk and dv of one chunk from the pairs of one span, in order. To dk and dv, or to the span's share in w.parts when the chunk is of its prefix:
+ * parts[share + key of the prefix][dk: K * D, dv: K * D]. */
+typedef struct share_item {
+    int span, number; /* number: among the span's chunks, prefix first */
+    int64_t share;    /* row in parts; -1: own keys */
+} share_item;
+
+typedef struct grad_room {
+    tile_room tile; /* its w: p by [pair][key] */
+    float ds[64][PAD];
+    int to[64];
+} grad_room;
+
+template <int S> __global__ static void __launch_bounds__(THREADS) dkv_kernel(backward w, const share_item *items) {
+    SHARED_BYTES(bytes);
+    grad_room &room = *(grad_room *)bytes;
+    share_item item = items[blockIdx.x];
+    mr_span s = w.spans[item.span];
+    chunk_ref c = chunk_of(s, item.number);
+    int kh = blockIdx.y, ty = threadIdx.x / 16, tx = threadIdx.x % 16, D = w.D, n_pairs = s.n_rows * w.G;
+    int here = keys_seen(c.total, c.number);
+    float dk[S][4][4], dv[S][4][4];
+#pragma unroll
+    for (int a = 0; a < S; a++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) dk[a][i][j] = dv[a][i][j] = 0.0f;
+    /* pair t of a tile sees key k of the chunk when k < seen: for a key, those from some t on */
+    for (int first = c.prefix ? 0 : c.number * CHUNK * w.G / 64 * 64; first < n_pairs; first += 64) {
+        float p[4][4], ds[4][4];
+        int seen[4], from[4], to[4], n = n_pairs - first < 64 ? n_pairs - first : 64;
+        bool all = tile_grads(p, ds, seen, w, s, c, kh, first, room.tile);
+        for (int i = 0; i < 4; i++) {
+            if (tx == 0) room.to[ty * 4 + i] = seen[i];
+            for (int j = 0; j < 4; j++) {
+                room.tile.w[ty * 4 + i][tx * 4 + j] = p[i][j];
+                room.ds[ty * 4 + i][tx * 4 + j] = ds[i][j];
+            }
+        }
+        __syncthreads();
+        for (int i = 0; i < 4; i++) {
+            from[i] = 0, to[i] = n;
+            while (!all && from[i] < n && room.to[from[i]] <= ty * 4 + i) from[i]++;
+        }
+        pairs q = pairs_of(w.q, w.ldq, s, kh, w.G, D, first, 64),
+              d_o = pairs_of(w.d_o, (int64_t)w.H * D, s, kh, w.G, D, first, 64);
+#pragma unroll
+        for (int sl = 0; sl < S; sl++) {
+            accumulate<4>(dv[sl], room.tile.w, room.tile.u.rows, n, D, sl * WIDTH, all, from, to,
+                          [&](int t) { return pair_row(d_o, t); });
+            accumulate<4>(dk[sl], room.ds, room.tile.u.rows, n, D, sl * WIDTH, all, from, to,
+                          [&](int t) { return pair_row(q, t); });
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int key = ty * 4 + i;
+        if (key >= here) continue;
+        float *to_k, *to_v;
+        if (item.share >= 0) {
+            to_k = w.parts + (item.share + c.number * CHUNK + key) * 2 * w.K * D + kh * D;
+            to_v = to_k + w.K * D;
+        } else {
+            int64_t at = (int64_t)(s.row0 + c.number * CHUNK + key) * w.lddkv + kh * D;
+            to_k = w.dk + at, to_v = w.dv + at;
+        }
+#pragma unroll
+        for (int sl = 0; sl < S; sl++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                int col = sl * WIDTH + tx * 4 + j;
+                if (col < D) to_k[col] = dk[sl][i][j], to_v[col] = dv[sl][i][j];
+            }
+    }
+}
+
+/* The shares of the spans in order: one thread a (row of a prompt, column). shares: {prompt row0, n, first row in parts}. */
+typedef struct share_sum {
+    int row0, n;
+    int64_t share;
+} share_sum;
+
+__global__ static void add_shares_kernel(backward w, const share_sum *sums, int n_sums) {
+    int64_t width = (int64_t)w.K * w.D, row = blockIdx.x;
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
+        for (int i = 0; i < n_sums; i++) {
+            if (row < sums[i].row0 || row >= sums[i].row0 + sums[i].n) continue;
+            const float *from = w.parts + (sums[i].share + row - sums[i].row0) * 2 * width;
+            w.dk[row * w.lddkv + c] += from[c];
+            w.dv[row * w.lddkv + c] += from[width + c];
+        }
+}
+
+static int prompt_of(const mr_span *spans, int at) {
+    for (int s = 0; s < at; s++)
+        if (spans[s].row0 == spans[at].prefix_row0) return s;
+    assert(0 && "a completion whose prompt is not among the spans before it");
+    return -1;
+}
+
+template <int S>
+static void launch_dkv(mr_backend *b, const backward &w, const share_item *items, int n) {
+    LAUNCH(b, "attention_bwd", dkv_kernel<S>, dim3(n, w.K), THREADS, (int)sizeof(grad_room), w, items);
+}
+template <int S> static void launch_dq(mr_backend *b, const backward &w, const tile_item *items, int n) {
+    LAUNCH(b, "attention_bwd", dq_kernel<S>, dim3(n, w.K), THREADS, (int)sizeof(tile_room), w, items);
+}
+
+/* dk and dv of all spans' own keys (from < 0), or the shares of completions [from, to) to their prompts. */
+static void grads_of(mr_backend *b, backward w, const mr_span *spans, int S, int from, int to) {
+    const char *op = "attention_bwd";
+    packet p = { NULL, 0, 0 }, sums = { NULL, 0, 0 };
+    int n = 0, n_sums = 0;
+    int64_t rows = 0;
+    bool own = from < 0, ok = packet_add(&p, spans, (size_t)S * sizeof *spans);
+    size_t at = (p.len + 7) / 8 * 8; /* a span has 28 bytes; items begin at 8 */
+    static const char fill[8] = { 0 };
+    ok = ok && packet_add(&p, fill, at - p.len);
+    for (int s = own ? 0 : from; ok && s < (own ? S : to); s++) {
+        int before = chunks_of(spans[s].n_prefix), here = own ? chunks_of(spans[s].n_rows) : before;
+        for (int c = 0; c < here; c++, n++) {
+            share_item item = { s, own ? before + c : c, own ? -1 : rows };
+            ok = ok && packet_add(&p, &item, sizeof item);
+        }
+        if (own || !before) continue;
+        share_sum sum = { spans[prompt_of(spans, s)].row0, spans[s].n_prefix, rows };
+        ok = ok && packet_add(&sums, &sum, sizeof sum);
+        rows += spans[s].n_prefix, n_sums++;
+    }
+    size_t sums_at = p.len;
+    ok = ok && (!n_sums || packet_add(&p, sums.data, sums.len));
+    if (rows) w.parts = (float *)cu_scratch(b, op, CU_SLOT_ATT, (size_t)rows * 2 * w.K * w.D * sizeof(float));
+    const char *device = ok && n && (w.parts || !rows) ? (const char *)cu_small(b, op, own ? 1 : 2, p.data, p.len) : NULL;
+    free(p.data), free(sums.data);
+    if (!ok) no_host_memory(b, op);
+    if (!device) return;
+    w.spans = (const mr_span *)device;
+    const share_item *items = (const share_item *)(device + at);
+    int slices = (w.D + WIDTH - 1) / WIDTH;
+    if (slices == 1)
+        launch_dkv<1>(b, w, items, n);
+    else if (slices == 2)
+        launch_dkv<2>(b, w, items, n);
+    else
+        launch_dkv<4>(b, w, items, n);
+    if (!n_sums) return;
+    int last = 0;
+    for (int s = from; s < to; s++)
+        if (spans[s].n_prefix) {
+            const mr_span *prompt = &spans[prompt_of(spans, s)];
+            if (prompt->row0 + prompt->n_rows > last) last = prompt->row0 + prompt->n_rows;
+        }
+    LAUNCH(b, op, add_shares_kernel, last, 128, 0, w, (const share_sum *)(device + sums_at), n_sums);
+}
+
+void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, int lddkv, const float *d_o,
+                      const float *o, const float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
+                      const mr_span *spans, int S, int N, int H, int K, int D) {
+    if (cu_failed(b) || N <= 0 || S <= 0) return;
+    const char *op = "attention_bwd";
+    assert(H % K == 0 && D <= CU_MAX_D && ldq >= H * D && lddq >= H * D && lddkv >= K * D);
+    for (int s = 0; s < S; s++) {
+        check_span(&spans[s], n_slots);
+        assert(spans[s].past == 0 && spans[s].row0 + spans[s].n_rows <= N);
+    }
+    float *delta = (float *)cu_scratch(b, op, CU_SLOT_ROWS, (size_t)N * (size_t)H * sizeof(float));
+    if (!delta) return;
+    backward w = { dq, dk, dv, delta, NULL, d_o, o, lse, q, (const float *)kv, NULL, lddq, lddkv, ldq, H, K, D, H / K };
+    int64_t n_pairs = (int64_t)N * H;
+    LAUNCH(b, op, delta_kernel, (int)((n_pairs + THREADS / 32 - 1) / (THREADS / 32)), THREADS, 0, delta, d_o, o, D, n_pairs);
+
+    /* own keys, then what completions give to their prompts: as many of them at a time as the scratch has room for */
+    grads_of(b, w, spans, S, -1, -1);
+    int64_t room = ((int64_t)256 << 20) / (2 * K * D * (int64_t)sizeof(float));
+    for (int s = 0; s < S && !cu_failed(b);) {
+        int end = s;
+        int64_t rows = 0;
+        while (end < S && (end == s || rows + spans[end].n_prefix <= room)) rows += spans[end++].n_prefix;
+        if (rows) grads_of(b, w, spans, S, s, end);
+        s = end;
+    }
+
+    packet p = { NULL, 0, 0 };
+    int n = 0;
+    bool ok = packet_add(&p, spans, (size_t)S * sizeof *spans);
+    for (int s = 0; s < S; s++)
+        for (int first = 0; first < spans[s].n_rows * w.G; first += 64, n++) {
+            tile_item item = { s, first };
+            ok = ok && packet_add(&p, &item, sizeof item);
+        }
+    const char *device = ok && n ? (const char *)cu_small(b, op, 3, p.data, p.len) : NULL;
+    free(p.data);
+    if (!ok) no_host_memory(b, op);
+    if (!device) return;
+    w.spans = (const mr_span *)device;
+    const tile_item *items = (const tile_item *)(device + (size_t)S * sizeof(mr_span));
+    int slices = (D + WIDTH - 1) / WIDTH;
+    if (slices == 1)
+        launch_dq<1>(b, w, items, n);
+    else if (slices == 2)
+        launch_dq<2>(b, w, items, n);
+    else
+        launch_dq<4>(b, w, items, n);
+}

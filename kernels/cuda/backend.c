@@ -1,0 +1,286 @@
+/* backend.c - opens a CUDA device: is there a driver, is the GPU new enough; the table, memory and the first failure. */
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/lt.h"
+#include "maps.h"
+#include "module.h"
+
+/* --- failures --- */
+
+void cu_fail(mr_backend *b, mr_status st, const char *op, const char *fmt, ...) {
+    cu_state *s = cu_of(b);
+    if (s->failed) return;
+    va_list args;
+    va_start(args, fmt);
+    int n = snprintf(s->message, sizeof s->message, "%s: %s: ", s->name, op);
+    vsnprintf(s->message + n, sizeof s->message - (size_t)n, fmt, args);
+    va_end(args);
+    s->status = st;
+    s->failed = true;
+}
+
+bool cu_check(mr_backend *b, const char *op, cudaError_t e) {
+    if (e == cudaSuccess) return true;
+    cu_fail(b, e == cudaErrorMemoryAllocation ? MR_ENOMEM : MR_EINTERNAL, op, "%s (%s)", cudaGetErrorString(e),
+            cudaGetErrorName(e));
+    return false;
+}
+
+void cu_launched(mr_backend *b, const char *op) {
+    cu_state *s = cu_of(b);
+    if (cu_check(b, op, cudaGetLastError()) && s->sync_each) cu_check(b, op, cudaStreamSynchronize(s->stream));
+}
+
+/* --- memory --- */
+
+void *cu_scratch(mr_backend *b, const char *op, int slot, size_t bytes) {
+    cu_state *s = cu_of(b);
+    if (s->scratch[slot].bytes >= bytes && s->scratch[slot].p) return s->scratch[slot].p;
+    cudaStreamSynchronize(s->stream); /* work that uses the old one */
+    cudaFree(s->scratch[slot].p);
+    size_t grown = bytes + bytes / 8 + 256;
+    s->scratch[slot].p = NULL, s->scratch[slot].bytes = 0;
+    if (cudaMalloc(&s->scratch[slot].p, grown) != cudaSuccess) {
+        cudaGetLastError();
+        s->scratch[slot].p = NULL;
+        cu_fail(b, MR_ENOMEM, op, "%zu bytes of scratch do not fit into the GPU's memory; use fewer rows a step", bytes);
+        return NULL;
+    }
+    s->scratch[slot].bytes = grown;
+    if (slot >= CU_SLOT_SMALL) s->small[slot - CU_SLOT_SMALL].bytes = 0;
+    return s->scratch[slot].p;
+}
+
+const void *cu_small(mr_backend *b, const char *op, int which, const void *host, size_t bytes) {
+    cu_state *s = cu_of(b);
+    int slot = CU_SLOT_SMALL + which;
+    assert(which >= 0 && which < CU_N_SMALL && bytes > 0);
+    if (bytes == s->small[which].bytes && memcmp(host, s->small[which].host, bytes) == 0) return s->scratch[slot].p;
+    void *p = cu_scratch(b, op, slot, bytes), *copy = realloc(s->small[which].host, bytes);
+    if (copy) s->small[which].host = copy;
+    s->small[which].bytes = 0;
+    if (!p) return NULL;
+    if (!copy) {
+        cu_fail(b, MR_ENOMEM, op, "the host has no %zu bytes left", bytes);
+        return NULL;
+    }
+    memcpy(copy, host, bytes);
+    /* pageable memory: the call returns when the host's bytes have been read */
+    if (!cu_check(b, op, cudaMemcpyAsync(p, copy, bytes, cudaMemcpyHostToDevice, s->stream))) return NULL;
+    s->small[which].bytes = bytes;
+    return p;
+}
+
+static void *device_alloc(mr_backend *b, size_t bytes) {
+    void *p = NULL;
+    if (cudaMalloc(&p, bytes ? bytes : 1) != cudaSuccess) {
+        cudaGetLastError(); /* not sticky: the caller says what does not fit */
+        return NULL;
+    }
+    cudaMemsetAsync(p, 0, bytes, cu_of(b)->stream);
+    return p;
+}
+
+static void device_free(mr_backend *b, void *p) {
+    if (!p) return;
+    cudaStreamSynchronize(cu_of(b)->stream);
+    cudaFree(p);
+}
+
+static void upload(mr_backend *b, void *dst, const void *host, size_t bytes) {
+    if (cu_failed(b) || !bytes) return;
+    /* pageable memory: the call returns when the host's bytes have been read */
+    cu_check(b, "upload", cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, cu_of(b)->stream));
+}
+
+static void download(mr_backend *b, void *host, const void *src, size_t bytes) {
+    if (cu_failed(b) || !bytes) return;
+    cudaStream_t stream = cu_of(b)->stream;
+    if (cu_check(b, "download", cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, stream)))
+        cu_check(b, "download", cudaStreamSynchronize(stream));
+}
+
+/* The regions may overlap, as memmove's: then through scratch. */
+static void copy(mr_backend *b, void *dst, const void *src, size_t bytes) {
+    if (cu_failed(b) || !bytes || dst == src) return;
+    cudaStream_t stream = cu_of(b)->stream;
+    const char *d = dst, *f = src;
+    if (d < f + bytes && f < d + bytes) {
+        void *between = cu_scratch(b, "copy", CU_SLOT_X, bytes);
+        if (!between || !cu_check(b, "copy", cudaMemcpyAsync(between, src, bytes, cudaMemcpyDeviceToDevice, stream)))
+            return;
+        src = between;
+    }
+    cu_check(b, "copy", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream));
+}
+
+static void zero(mr_backend *b, void *dst, size_t bytes) {
+    if (cu_failed(b) || !bytes) return;
+    cu_check(b, "zero", cudaMemsetAsync(dst, 0, bytes, cu_of(b)->stream));
+}
+
+static mr_status sync(mr_backend *b, mr_err *err) {
+    cu_state *s = cu_of(b);
+    cu_check(b, "sync", cudaStreamSynchronize(s->stream));
+    if (!s->failed) return MR_OK;
+    mr_status st = mr_fail(err, s->status, "%s", s->message);
+    s->failed = false;
+    s->status = MR_OK;
+    return st;
+}
+
+/* --- the table --- */
+
+static void close_device(mr_backend *b) {
+    cu_state *s = cu_of(b);
+    cudaStreamSynchronize(s->stream);
+    cu_lt_close(b);
+    for (int i = 0; i < CU_N_SLOTS; i++) cudaFree(s->scratch[i].p);
+    cudaFree(s->tables);
+    cudaStreamDestroy(s->stream);
+    for (int i = 0; i < CU_N_SMALL; i++) free(s->small[i].host);
+    free(s);
+}
+
+static const mr_backend table = {
+    .kind = MR_CUDA,
+    .close = close_device,
+    .alloc = device_alloc,
+    .free = device_free,
+    .upload = upload,
+    .download = download,
+    .copy = copy,
+    .zero = zero,
+    .sync = sync,
+    .weight_create = cu_weight_create,
+    .weight_free = cu_weight_free,
+    .weight_info = cu_weight_info,
+    .weight_set = cu_weight_set,
+    .weight_rows = cu_weight_rows,
+    .weight_nf4 = cu_weight_nf4,
+    .embed = cu_embed,
+    .rmsnorm = cu_rmsnorm,
+    .rope = cu_rope,
+    .linear = cu_linear,
+    .silu_mul = cu_silu_mul,
+    .add = cu_add,
+    .kv_bytes = cu_kv_bytes,
+    .kv_put = cu_kv_put,
+    .attention = cu_attention,
+    .rmsnorm_bwd = cu_rmsnorm_bwd,
+    .linear_bwd = cu_linear_bwd,
+    .silu_mul_bwd = cu_silu_mul_bwd,
+    .attention_bwd = cu_attention_bwd,
+    .embed_bwd = cu_embed_bwd,
+    .logprob = cu_logprob,
+    .logprob_bwd = cu_logprob_bwd,
+    .sample = cu_sample,
+    .sum_squares = cu_sum_squares,
+    .adamw = cu_adamw,
+    .adamw_8bit = cu_adamw_8bit,
+};
+
+/* What the GPU and its driver must be, as one line when they are not. */
+static mr_status check_device(int index, struct cudaDeviceProp *prop, mr_err *err) {
+    int driver = 0, runtime = 0, count = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    if (driver == 0)
+        return mr_fail(err, MR_EINVAL,
+                       "device cuda:%d: this machine has no NVIDIA driver (libcuda.so.1 is not there); install the driver, "
+                       "or use --device cpu",
+                       index);
+    cudaError_t e = cudaGetDeviceCount(&count);
+    if (e == cudaErrorInsufficientDriver || driver / 1000 < runtime / 1000)
+        return mr_fail(err, MR_EINVAL,
+                       "device cuda:%d: the NVIDIA driver knows CUDA %d.%d, but this module was built with %d.%d; update "
+                       "the driver, or build with an older CUDA",
+                       index, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    if (e == cudaErrorNoDevice || (e == cudaSuccess && count == 0))
+        return mr_fail(err, MR_EINVAL,
+                       "device cuda:%d: the driver sees no GPU; look at `nvidia-smi` and CUDA_VISIBLE_DEVICES, or use "
+                       "--device cpu",
+                       index);
+    if (e != cudaSuccess)
+        return mr_fail(err, MR_EINTERNAL, "device cuda:%d: %s (%s); look at `nvidia-smi`", index, cudaGetErrorString(e),
+                       cudaGetErrorName(e));
+    if (index < 0 || index >= count)
+        return mr_fail(err, MR_EINVAL, "device cuda:%d: this machine has %d GPU%s, expected cuda:0 to cuda:%d", index,
+                       count, count == 1 ? "" : "s", count - 1);
+    e = cudaGetDeviceProperties(prop, index);
+    if (e != cudaSuccess)
+        return mr_fail(err, MR_EINTERNAL, "device cuda:%d: %s (%s); look at `nvidia-smi`", index, cudaGetErrorString(e),
+                       cudaGetErrorName(e));
+    if (prop->major * 10 + prop->minor < 75)
+        return mr_fail(err, MR_EINVAL,
+                       "device cuda:%d: %s has compute capability %d.%d, need at least 7.5 (Turing: T4, RTX 20); use "
+                       "--device cpu",
+                       index, prop->name, prop->major, prop->minor);
+    return MR_OK;
+}
+
+/* Scratch that every run needs: attention's parts, rows of products, sums, small host data. */
+static bool first_scratch(mr_backend *b) {
+    bool ok = cu_scratch(b, "open", CU_SLOT_ATT, (size_t)32 << 20) && cu_scratch(b, "open", CU_SLOT_X, (size_t)4 << 20) &&
+              cu_scratch(b, "open", CU_SLOT_U, (size_t)2 << 20) && cu_scratch(b, "open", CU_SLOT_ROWS, (size_t)1 << 20);
+    for (int i = 0; i < CU_N_SMALL; i++) ok = ok && cu_scratch(b, "open", CU_SLOT_SMALL + i, (size_t)128 << 10);
+    return ok;
+}
+
+static bool make_tables(cu_state *s) {
+    static const float nf4[16] = MR_NF4_VALUES;
+    float host[CU_N_TABLES];
+    memcpy(host + CU_NF4, nf4, sizeof nf4);
+    mr_dynamic_map(host + CU_MAP, true);
+    mr_map_limits(host + CU_LIMIT, host + CU_MAP);
+    mr_dynamic_map(host + CU_UMAP, false);
+    mr_map_limits(host + CU_ULIMIT, host + CU_UMAP);
+    return cu_check(&s->b, "open", cudaMalloc((void **)&s->tables, sizeof host)) &&
+           cu_check(&s->b, "open", cudaMemcpyAsync(s->tables, host, sizeof host, cudaMemcpyHostToDevice, s->stream)) &&
+           cu_check(&s->b, "open", cudaStreamSynchronize(s->stream));
+}
+
+static mr_status open_device(mr_backend **out, int index, mr_err *err) {
+    *out = NULL;
+    struct cudaDeviceProp prop;
+    MR_TRY(check_device(index, &prop, err));
+    cu_state *s = calloc(1, sizeof *s);
+    if (!s) return mr_fail(err, MR_ENOMEM, "device cuda:%d: the host has no memory left", index);
+    s->b = table;
+    s->b.state = s;
+    s->index = index;
+    s->sm = prop.major * 10 + prop.minor;
+    s->n_sm = prop.multiProcessorCount;
+    s->max_shared = (int)prop.sharedMemPerBlockOptin;
+    const char *each = getenv("MEDRL_CUDA_SYNC");
+    s->sync_each = each && *each && *each != '0';
+    s->b.has_bf16 = s->sm >= 80;
+    s->b.n_threads = 1;
+    snprintf(s->name, sizeof s->name, "cuda:%d", index);
+    snprintf(s->device, sizeof s->device, "%.100s, sm_%d, %d SMs, %.1f GB", prop.name, s->sm, s->n_sm,
+             (double)prop.totalGlobalMem / 1e9);
+    s->b.name = s->name;
+    s->b.device = s->device;
+    mr_backend *b = &s->b;
+    if (cu_check(b, "open", cudaSetDevice(index)) &&
+        cu_check(b, "open", cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking)) && make_tables(s))
+        first_scratch(b);
+    if (s->failed) {
+        mr_status st = mr_fail(err, s->status, "%s; is the GPU used by others? look at `nvidia-smi`", s->message);
+        close_device(b);
+        return st;
+    }
+    *out = b;
+    return MR_OK;
+}
+
+/* The one symbol that the module exports: module.h. */
+__attribute__((visibility("default"))) const mr_cuda_module_table *mr_cuda_module(void);
+const mr_cuda_module_table *mr_cuda_module(void) {
+    static const mr_cuda_module_table entry = { MR_CUDA_ABI, open_device };
+    return &entry;
+}

@@ -1,0 +1,142 @@
+/* cuda.h - what the files of the CUDA backend share. Nothing above kernels/cuda includes it.
+ *
+ * State:   one cu_state behind mr_backend.state: the device, one stream, tables, scratch, the first failure.
+ * Order:   everything runs on one stream, so operations see what those before them wrote. upload and download wait for
+ *          their own bytes only where the host's memory asks for it.
+ * Failure: an operation starts with `if (cu_failed(b)) return;`. A launch that is refused, or (with MEDRL_CUDA_SYNC=1) a
+ *          kernel that faults, is kept with the operation's name; without it a fault shows at sync.
+ * Rounding: compiled without contraction (-fmad=false): a fused multiply-add stands only where fmaf says so. Two kernels that must
+ *          give the same bits therefore do when they call the same functions. */
+#ifndef MR_CUDA_H
+#define MR_CUDA_H
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" { /* kernels.h is C */
+#endif
+
+#include "kernels.h"
+
+/* Products of 16-bit types sum over K in segments: each is a chain of its own, and their sums are added in order. */
+enum { CU_K_SEGMENT = 4096, CU_MAX_D = 256, CU_SLAB = 32 << 20 /* values of a product's rows that are converted at a time */ };
+
+enum { CU_N_SMALL = 5 };
+enum { CU_SLOT_X, CU_SLOT_U, CU_SLOT_W, CU_SLOT_ATT, CU_SLOT_ROWS, CU_SLOT_HEAD, CU_SLOT_SMALL,
+       CU_N_SLOTS = CU_SLOT_SMALL + CU_N_SMALL };
+
+/* Offsets into cu_state.tables, in floats: maps.h. */
+enum { CU_NF4 = 0, CU_MAP = 16, CU_LIMIT = CU_MAP + 256, CU_UMAP = CU_LIMIT + 256, CU_ULIMIT = CU_UMAP + 256,
+       CU_N_TABLES = CU_ULIMIT + 256 };
+
+typedef struct cu_state {
+    mr_backend b;        /* first member: the table that callers see */
+    int index, sm, n_sm; /* sm: 75, 80, 86, 89, 90 ... */
+    int max_shared;      /* bytes of shared memory that a block may ask for */
+    cudaStream_t stream;
+    char name[16], device[192];
+    bool sync_each;      /* MEDRL_CUDA_SYNC */
+    bool failed;
+    mr_status status;
+    char message[512];
+    float *tables;
+    struct { void *p; size_t bytes; } scratch[CU_N_SLOTS];
+    struct cu_lt *lt;    /* cuBLASLt, opened by the first large product; NULL before */
+    bool no_lt;          /* it was tried and is not there */
+    struct { void *host; size_t bytes; } small[CU_N_SMALL]; /* what lies in the slots from CU_SLOT_SMALL on */
+} cu_state;
+
+static inline cu_state *cu_of(const mr_backend *b) { return (cu_state *)b->state; }
+static inline bool cu_failed(const mr_backend *b) { return cu_of(b)->failed; }
+
+/* Keeps the first failure of an operation. */
+void cu_fail(mr_backend *b, mr_status st, const char *op, const char *fmt, ...) MR_PRINTF(4, 5);
+/* After a launch or a call of the runtime: keeps what went wrong. False then. */
+bool cu_check(mr_backend *b, const char *op, cudaError_t e);
+void cu_launched(mr_backend *b, const char *op);
+
+/* At least `bytes` of device memory, not zeroed, valid until the slot is asked for again with more. Sized by open and by
+ * weight_create, so a step of the usual shapes asks for nothing; a larger one grows it, and it stays. NULL after keeping the failure. */
+void *cu_scratch(mr_backend *b, const char *op, int slot, size_t bytes);
+/* Small host data to device memory; skipped when it is what the last call with this `which` (0 .. CU_N_SMALL - 1) left there: the spans of a
+ * pack are the same in every layer. Valid until the next call with it. NULL after a failure. */
+const void *cu_small(mr_backend *b, const char *op, int which, const void *host, size_t bytes);
+
+static inline int64_t cu_round(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+/* Rows of ld values that are converted at a time: whole tiles, about CU_SLAB values. */
+static inline int64_t cu_slab_rows(int64_t ld, int64_t n) {
+    int64_t rows = CU_SLAB / ld / 128 * 128;
+    if (rows < 128) rows = 128;
+    return n < rows ? n : rows;
+}
+
+/* --- weights --- */
+typedef struct cu_nf4 {
+    uint8_t *codes;  /* device; tiled: see weights.cu */
+    uint8_t *absmax; /* [n_blocks] */
+    float *nested;   /* [ceil(n_blocks/256)] */
+    float offset;
+    int64_t n, n_blocks;
+    bool tiled;
+    uint8_t *host_codes, *host_absmax; /* copies for weight_nf4, made when asked for */
+    float *host_nested;
+} cu_nf4;
+
+struct mr_weight {
+    mr_backend *b;
+    mr_dtype store, compute;
+    int64_t n_out, n_in, ld; /* ld: row stride of data in elements, a multiple of 8 for 16-bit types */
+    unsigned uses;
+    size_t bytes;
+    void *data;              /* [n_out][ld], zero behind n_in; NULL for NF4 */
+    cu_nf4 nf4;
+};
+
+mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
+                           mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
+void cu_weight_free(mr_backend *b, mr_weight *w);
+mr_weight_info cu_weight_info(const mr_weight *w);
+void cu_weight_set(mr_backend *b, mr_weight *w, const float *values);
+void cu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
+bool cu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);
+/* The matrix in 16 bits, [n_out][ld] with ld a multiple of 8: w's own data, or NF4 unpacked to scratch. NULL after a failure. */
+const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t *ld);
+
+/* --- the operations, as kernels.h describes them --- */
+void cu_embed(mr_backend *b, float *x, const mr_weight *w, const int32_t *ids, int N);
+void cu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, const float *w, int N, int C, float eps);
+void cu_rope(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *inv_freq, int N, int H, int D,
+             bool inverse);
+void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
+void cu_silu_mul(mr_backend *b, float *y, const float *gu, int N, int F);
+void cu_add(mr_backend *b, float *y, const float *x, int64_t n);
+size_t cu_kv_bytes(mr_backend *b, int64_t n_slots, int K, int D);
+void cu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,
+               int N, int K, int D);
+void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
+                  const mr_span *spans, int S, int H, int K, int D);
+void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,
+                    const float *w, int N, int C, float eps);
+void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const float *x, const float *u,
+                   const mr_linear *l, int N, bool add);
+void cu_silu_mul_bwd(mr_backend *b, float *dgu, const float *dy, const float *gu, int N, int F);
+void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, int lddkv, const float *d_o,
+                      const float *o, const float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
+                      const mr_span *spans, int S, int N, int H, int K, int D);
+void cu_embed_bwd(mr_backend *b, float *dw, const float *dx, const int32_t *ids, int N, int C);
+void cu_logprob(mr_backend *b, float *logp, float *entropy, float *lse, const float *z, const int32_t *targets,
+                float inv_t, int N, int V);
+void cu_logprob_bwd(mr_backend *b, float *z, const float *lse, const int32_t *targets, const float *dlogp, float inv_t,
+                    int N, int V);
+void cu_sample(mr_backend *b, int32_t *ids, float *logp, const float *z, const float *u, const mr_sampling *opt,
+               const int32_t *const *history, const int32_t *n_history, int N, int V);
+double cu_sum_squares(mr_backend *b, const float *x, int64_t n, bool *all_finite);
+void cu_adamw(mr_backend *b, float *p, float *m, float *v, const float *g, int64_t n, const mr_adamw *opt);
+void cu_adamw_8bit(mr_backend *b, float *p, uint8_t *c1, uint8_t *c2, float *absmax1, float *absmax2, const float *g,
+                   int64_t n, const mr_adamw *opt);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,273 @@
+/* dense.cu - products of many rows on tensor cores, f32 products, and gradients: gemm.cuh. */
+#include "cuda/gemm.cuh"
+#include "cuda/lt.h"
+
+/* --- 16 bits --- */
+
+enum { BK = 32, STAGES = 4 }; /* columns of K in a stage; 64 KiB of stages for 128 x 128, what a Turing has */
+
+/* One segment of K, [k0, k1). Tiles of BM x BN, a warp has WM x WN. Shared memory: rows of 16-byte chunks whose place is
+ * XORed with the row, so that ldmatrix's eight rows meet eight different banks. */
+template <int T, int BM, int BN, int WM, int WN, bool BACKWARD>
+__global__ static void __launch_bounds__(BM / WM *(BN / WN) * 32)
+    dense_kernel(dense_product p, int64_t k0, int64_t k1, bool add, const float *bias) {
+    constexpr int THREADS = BM / WM * (BN / WN) * 32, MI = WM / 16, NI = WN / 8, X_CHUNKS = BM * (BK / 8),
+                  W_CHUNKS = BN * (BK / 8), STAGE = (BM + BN) * BK;
+    SHARED_BYTES(bytes);
+    u16 *shared = (u16 *)bytes;
+    int tid = threadIdx.x, warp = tid / 32, lane = tid % 32;
+    int wm = warp % (BM / WM) * WM, wn = warp / (BM / WM) * WN;
+    /* blocks that run together share tiles of w: 8 tiles of rows at a time */
+    int64_t tiles_m = (p.n_rows + BM - 1) / BM, tiles_n = (p.n_cols + BN - 1) / BN, band = tiles_m < 8 ? tiles_m : 8;
+    int64_t at = blockIdx.x, group = at / (band * tiles_n), in = at % (band * tiles_n);
+    int64_t here = tiles_m - group * band < band ? tiles_m - group * band : band;
+    int64_t m0 = (group * band + in % here) * BM, n0 = in / here * BN;
+    int64_t steps = (k1 - k0 + BK - 1) / BK;
+
+    auto fetch = [&](int64_t step) {
+        u16 *sx = shared + step % STAGES * STAGE, *sw = sx + BM * BK;
+        int64_t k = k0 + step * BK;
+        for (int i = tid; i < X_CHUNKS; i += THREADS) {
+            int r = i / 4, c = i % 4;
+            bool ok = m0 + r < p.n_rows && k + c * 8 < k1;
+            copy16(sx + r * BK + (c ^ (r >> 1 & 3)) * 8, ok ? p.x + (m0 + r) * p.ldx + k + c * 8 : p.x, ok);
+        }
+        if (BACKWARD) { /* rows of w are K */
+            for (int i = tid; i < W_CHUNKS; i += THREADS) {
+                int r = i / (BN / 8), c = i % (BN / 8);
+                bool ok = k + r < k1 && n0 + c * 8 < p.n_cols;
+                copy16(sw + r * BN + (c ^ (r & 7)) * 8, ok ? p.w + (k + r) * p.ldw + n0 + c * 8 : p.w, ok);
+            }
+        } else {
+            for (int i = tid; i < W_CHUNKS; i += THREADS) {
+                int r = i / 4, c = i % 4;
+                bool ok = n0 + r < p.n_cols && k + c * 8 < k1;
+                copy16(sw + r * BK + (c ^ (r >> 1 & 3)) * 8, ok ? p.w + (n0 + r) * p.ldw + k + c * 8 : p.w, ok);
+            }
+        }
+    };
+
+    float acc[MI][NI][4];
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+        for (int j = 0; j < NI; j++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) acc[i][j][q] = 0.0f;
+    for (int s = 0; s < STAGES - 1; s++) {
+        if (s < steps) fetch(s);
+        copy_commit();
+    }
+    for (int64_t step = 0; step < steps; step++) {
+        copy_wait<STAGES - 2>();
+        __syncthreads();
+        if (step + STAGES - 1 < steps) fetch(step + STAGES - 1);
+        copy_commit();
+        const u16 *sx = shared + step % STAGES * STAGE, *sw = sx + BM * BK;
+#pragma unroll
+        for (int kk = 0; kk < BK / 16; kk++) {
+            uint32_t a[MI][4], b[NI][2];
+#pragma unroll
+            for (int i = 0; i < MI; i++) {
+                int r = wm + i * 16 + (lane & 15), c = kk * 2 + (lane >> 4);
+                load_matrices(a[i], sx + r * BK + (c ^ (r >> 1 & 3)) * 8);
+            }
+#pragma unroll
+            for (int j = 0; j < NI; j += 2) {
+                uint32_t m[4];
+                if (BACKWARD) {
+                    int r = kk * 16 + (lane & 15), c = (wn + j * 8) / 8 + (lane >> 4);
+                    load_transposed(m, sw + r * BN + (c ^ (r & 7)) * 8);
+                } else {
+                    int r = wn + j * 8 + (lane & 7) + (lane >> 4 << 3), c = kk * 2 + (lane >> 3 & 1);
+                    load_matrices(m, sw + r * BK + (c ^ (r >> 1 & 3)) * 8);
+                }
+                b[j][0] = m[0], b[j][1] = m[1], b[j + 1][0] = m[2], b[j + 1][1] = m[3];
+            }
+#pragma unroll
+            for (int i = 0; i < MI; i++)
+#pragma unroll
+                for (int j = 0; j < NI; j++) mma16<T>(acc[i][j], a[i], b[j]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+        for (int j = 0; j < NI; j++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                int64_t r = m0 + wm + i * 16 + (lane >> 2) + q / 2 * 8, c = n0 + wn + j * 8 + (lane & 3) * 2 + q % 2;
+                if (r >= p.n_rows || c >= p.n_cols) continue;
+                float *y = p.y + r * p.ldy + c, v = add ? fmaf(p.alpha, acc[i][j][q], *y) : p.alpha * acc[i][j][q];
+                *y = bias ? v + bias[c] : v;
+            }
+}
+
+/* One segment, by our own kernel. */
+template <int T, int BM, int BN, int WM, int WN, bool BACKWARD>
+static void launch(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add, const float *bias) {
+    int64_t tiles = (p.n_rows + BM - 1) / BM * ((p.n_cols + BN - 1) / BN);
+    auto kernel = dense_kernel<T, BM, BN, WM, WN, BACKWARD>;
+    LAUNCH(b, op, kernel, (int)tiles, BM / WM * (BN / WN) * 32, STAGES * (BM + BN) * BK * (int)sizeof(u16), p, k0, k1, add, bias);
+}
+
+template <int T, bool BACKWARD>
+static void own_segment(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add,
+                        const float *bias) {
+    int64_t large = (p.n_rows + 127) / 128 * ((p.n_cols + 127) / 128);
+    if (p.n_rows > 64 && large >= cu_of(b)->n_sm / 2)
+        launch<T, 128, 128, 64, 32, BACKWARD>(b, op, p, k0, k1, add, bias);
+    else
+        launch<T, 64, 64, 32, 32, BACKWARD>(b, op, p, k0, k1, add, bias);
+}
+
+/* For cuBLASLt's probe: a whole product of its own. */
+template <int T, bool BACKWARD> static void own_product(mr_backend *b, const cu_lt_product *p, const void *op) {
+    dense_product d = { p->y, p->ldy, p->x, p->ldx, p->w, p->ldw, p->n_rows, p->n_cols, p->k, BACKWARD, p->add, 1.0f, NULL };
+    own_segment<T, BACKWARD>(b, (const char *)op, d, 0, p->k, p->add, NULL);
+}
+
+__global__ static void add_bias_kernel(float *y, int64_t ldy, const float *bias, int64_t n_cols) {
+    int64_t c = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    if (c < n_cols) y[blockIdx.y * ldy + c] += bias[c];
+}
+
+template <int T, bool BACKWARD> static void segments(mr_backend *b, const char *op, const dense_product &p) {
+    for (int64_t k0 = 0; k0 < p.k; k0 += CU_K_SEGMENT) {
+        int64_t k1 = p.k - k0 < CU_K_SEGMENT ? p.k : k0 + CU_K_SEGMENT;
+        bool add = p.add || k0 > 0;
+        const float *bias = k1 == p.k ? p.bias : NULL;
+        cu_lt_product q = { p.y, p.x + k0, BACKWARD ? p.w + k0 * p.ldw : p.w + k0, p.ldy, p.ldx, p.ldw, p.n_rows, p.n_cols,
+                            k1 - k0, T == F16, BACKWARD, add };
+        if (p.alpha != 1.0f || p.n_rows > 65535 || !cu_lt_product_run(b, &q, own_product<T, BACKWARD>, op)) {
+            own_segment<T, BACKWARD>(b, op, p, k0, k1, add, bias);
+        } else if (bias) {
+            LAUNCH(b, op, add_bias_kernel, dim3((unsigned)((p.n_cols + 255) / 256), (unsigned)p.n_rows), 256, 0, p.y, p.ldy, bias,
+                   p.n_cols);
+        }
+    }
+}
+
+void cu_dense(mr_backend *b, const char *op, int type, const dense_product *p) {
+    if (p->n_rows <= 0 || cu_failed(b)) return;
+    if (type == F16) {
+        if (p->backward)
+            segments<F16, true>(b, op, *p);
+        else
+            segments<F16, false>(b, op, *p);
+    } else {
+        if (p->backward)
+            segments<BF16, true>(b, op, *p);
+        else
+            segments<BF16, false>(b, op, *p);
+    }
+}
+
+__global__ static void bits_kernel(int *differ, const float *x, const float *y, int64_t n) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+        if (__float_as_uint(x[i]) != __float_as_uint(y[i])) atomicAdd(differ, 1);
+}
+
+bool cu_same_bits(mr_backend *b, const float *x, const float *y, int64_t n) {
+    int *differ = (int *)cu_scratch(b, "probe", CU_SLOT_ROWS, sizeof(int)), host = 1;
+    if (!differ) return false;
+    b->zero(b, differ, sizeof(int));
+    LAUNCH(b, "probe", bits_kernel, 1024, 256, 0, differ, x, y, n);
+    b->download(b, &host, differ, sizeof host);
+    return !cu_failed(b) && host == 0;
+}
+
+/* --- f32 --- */
+
+enum { TILE = 64, DEPTH = 16 };
+
+/* 256 threads, 4 x 4 elements each; both sides of a step of DEPTH in shared memory as [k][row]. load(k, i) fetches one value. */
+template <typename A, typename B> __device__ static void f32_tile(float acc[4][4], int64_t k, A load_a, B load_b) {
+    __shared__ float sa[DEPTH][TILE + 4], sb[DEPTH][TILE + 4];
+    int tid = threadIdx.x, ty = tid / 16, tx = tid % 16;
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++) acc[i][j] = 0.0f;
+    for (int64_t k0 = 0; k0 < k; k0 += DEPTH) {
+        __syncthreads();
+        for (int i = tid; i < TILE * DEPTH; i += 256) {
+            load_a(sa, k0, i);
+            load_b(sb, k0, i);
+        }
+        __syncthreads();
+        int depth = k - k0 < DEPTH ? (int)(k - k0) : DEPTH;
+        for (int d = 0; d < depth; d++) {
+            float4 a = *(const float4 *)&sa[d][ty * 4], b = *(const float4 *)&sb[d][tx * 4];
+            float av[4] = { a.x, a.y, a.z, a.w }, bv[4] = { b.x, b.y, b.z, b.w };
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) acc[i][j] = fmaf(av[i], bv[j], acc[i][j]);
+        }
+    }
+}
+
+typedef float f32_stage[TILE + 4];
+
+__global__ static void __launch_bounds__(256) f32_kernel(f32_product p) {
+    int64_t tiles_m = (p.n_rows + TILE - 1) / TILE, m0 = blockIdx.x % tiles_m * TILE, n0 = blockIdx.x / tiles_m * TILE;
+    float acc[4][4];
+    f32_tile(
+        acc, p.k,
+        [&](f32_stage *s, int64_t k0, int i) { /* neighbors along k */
+            int64_t r = m0 + i / DEPTH, k = k0 + i % DEPTH;
+            s[i % DEPTH][i / DEPTH] = r < p.n_rows && k < p.k ? p.x[r * p.ldx + k] : 0.0f;
+        },
+        [&](f32_stage *s, int64_t k0, int i) {
+            if (p.backward) { /* neighbors along the columns of w */
+                int64_t k = k0 + i / TILE, c = n0 + i % TILE;
+                s[i / TILE][i % TILE] = k < p.k && c < p.n_cols ? weight_value(p.w, k, c) : 0.0f;
+            } else {
+                int64_t c = n0 + i / DEPTH, k = k0 + i % DEPTH;
+                s[i % DEPTH][i / DEPTH] = k < p.k && c < p.n_cols ? weight_value(p.w, c, k) : 0.0f;
+            }
+        });
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++) {
+            int64_t r = m0 + threadIdx.x / 16 * 4 + i, c = n0 + threadIdx.x % 16 * 4 + j;
+            if (r >= p.n_rows || c >= p.n_cols) continue;
+            float *y = p.y + r * p.ldy + c, v = p.add ? fmaf(p.alpha, acc[i][j], *y) : p.alpha * acc[i][j];
+            *y = p.bias ? v + p.bias[c] : v;
+        }
+}
+
+void cu_f32(mr_backend *b, const char *op, const f32_product *p) {
+    if (p->n_rows <= 0 || cu_failed(b)) return;
+    int64_t tiles = (p->n_rows + TILE - 1) / TILE * ((p->n_cols + TILE - 1) / TILE);
+    LAUNCH(b, op, f32_kernel, (int)tiles, 256, 0, *p);
+}
+
+/* --- gradients --- */
+
+__global__ static void __launch_bounds__(256)
+    tn_kernel(float *dst, const float *a, int64_t lda, int64_t n_p, const float *x, int64_t ldx, int64_t n_q, int64_t n,
+              float scale) {
+    int64_t tiles_p = (n_p + TILE - 1) / TILE, p0 = blockIdx.x % tiles_p * TILE, q0 = blockIdx.x / tiles_p * TILE;
+    float acc[4][4];
+    f32_tile(
+        acc, n,
+        [&](f32_stage *s, int64_t k0, int i) {
+            int64_t k = k0 + i / TILE, c = p0 + i % TILE;
+            s[i / TILE][i % TILE] = k < n && c < n_p ? a[k * lda + c] : 0.0f;
+        },
+        [&](f32_stage *s, int64_t k0, int i) {
+            int64_t k = k0 + i / TILE, c = q0 + i % TILE;
+            s[i / TILE][i % TILE] = k < n && c < n_q ? x[k * ldx + c] : 0.0f;
+        });
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++) {
+            int64_t r = p0 + threadIdx.x / 16 * 4 + i, c = q0 + threadIdx.x % 16 * 4 + j;
+            if (r < n_p && c < n_q) dst[r * n_q + c] += scale * acc[i][j];
+        }
+}
+
+void cu_tn(mr_backend *b, const char *op, float *dst, const float *a, int64_t lda, int64_t n_p, const float *x, int64_t ldx,
+           int64_t n_q, int64_t n, float scale) {
+    if (cu_failed(b)) return;
+    int64_t tiles = (n_p + TILE - 1) / TILE * ((n_q + TILE - 1) / TILE);
+    LAUNCH(b, op, tn_kernel, (int)tiles, 256, 0, dst, a, lda, n_p, x, ldx, n_q, n, scale);
+}

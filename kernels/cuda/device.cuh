@@ -1,0 +1,191 @@
+/* device.cuh - what kernels are made of: 16-bit numbers, tensor-core steps, copies into shared memory, sums over a
+ * warp or a block in one fixed order, e^x.
+ *
+ * With MR_EMULATE the same kernels are compiled for the CPU, where tests/gpu/emulate runs them thread by thread: then the
+ * few instructions below come from there. */
+#ifndef MR_DEVICE_CUH
+#define MR_DEVICE_CUH
+
+#define MR_MAPS_FN static __host__ __device__ inline
+
+#ifdef MR_EMULATE
+#include <emulate_device.h>
+#else
+#include <cuda_runtime.h>
+#define SHARED_BYTES(name) extern __shared__ __align__(16) unsigned char name[]
+/* kernel<<<...>>> with the backend's stream; what went wrong is kept under `op`. */
+#define LAUNCH(b, op, kernel, grid, threads, bytes, ...)                                                               \
+    do {                                                                                                               \
+        if ((bytes) > 48 * 1024)                                                                                       \
+            cu_check(b, op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes)));  \
+        kernel<<<grid, threads, bytes, cu_of(b)->stream>>>(__VA_ARGS__);                                               \
+        cu_launched(b, op);                                                                                            \
+    } while (0)
+#endif
+
+#include "cuda/cuda.h"
+#include "maps.h"
+
+typedef uint16_t u16;
+enum { BF16, F16 }; /* the two 16-bit types, as a template argument */
+
+static inline int half_type(mr_dtype t) { return t == MR_F16 ? F16 : BF16; }
+
+/* --- 16-bit numbers --- */
+
+#ifndef MR_EMULATE
+__device__ inline u16 f32_to_f16(float f) {
+    u16 h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+    return h;
+}
+__device__ inline float f16_to_f32(u16 h) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+    return f;
+}
+#endif
+
+/* To nearest, ties to even; NaN stays NaN. */
+__device__ inline u16 f32_to_bf16(float f) {
+    uint32_t u = __float_as_uint(f), rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, quiet = (u >> 16) | 0x40u;
+    return (u16)((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+}
+
+template <int T> __device__ inline u16 to_half(float f) { return T == F16 ? f32_to_f16(f) : f32_to_bf16(f); }
+template <int T> __device__ inline float from_half(u16 h) {
+    return T == F16 ? f16_to_f32(h) : __uint_as_float((uint32_t)h << 16);
+}
+
+/* Two neighbors of a row in one register, the first in the lower half. */
+template <int T> __device__ inline uint32_t pack2(float first, float second) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    uint32_t r;
+    if (T == F16)
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(second), "f"(first));
+    else
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(second), "f"(first));
+    return r;
+#else
+    return (uint32_t)to_half<T>(first) | (uint32_t)to_half<T>(second) << 16;
+#endif
+}
+
+/* --- tensor cores --- */
+
+#ifndef MR_EMULATE
+/* c[16,8] += a[16,16] b[16,8]: one step of every product's chain (PTX ISA, mma.m16n8k16; on sm_75 two steps of m16n8k8). */
+template <int T> __device__ inline void mma16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+#if __CUDA_ARCH__ >= 800
+    if (T == F16)
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    else
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif __CUDA_ARCH__ >= 750
+    if (T == F16)
+        for (int h = 0; h < 2; h++)
+            asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                         : "r"(a[2 * h]), "r"(a[2 * h + 1]), "r"(b[h]));
+    /* bf16: weight_create refuses it below sm_80 */
+#endif
+}
+
+/* Four 8x8 matrices of 16-bit numbers; lanes 8 i .. 8 i + 7 point to the rows of matrix i. Lane l gets row l / 4, columns
+ * 2 (l % 4) and the next of each; transposed: the same of the transposed matrices. */
+__device__ inline void load_matrices(uint32_t r[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+__device__ inline void load_transposed(uint32_t r[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+
+/* 16 bytes into shared memory, in the background where the GPU can; zeros when not ok. */
+__device__ inline void copy16(void *shared, const void *global, bool ok) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(shared)), "l"(global),
+                 "r"(ok ? 16 : 0)
+                 : "memory");
+#else
+    *(uint4 *)shared = ok ? *(const uint4 *)global : make_uint4(0, 0, 0, 0);
+#endif
+}
+__device__ inline void copy_commit() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+/* All but the last n groups of copies are there. */
+template <int n> __device__ inline void copy_wait() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
+#endif
+}
+#endif
+
+/* --- sums --- */
+
+/* Lanes 16 apart, then 8, 4, 2, 1: all lanes get the same bits. */
+__device__ inline float warp_sum(float x) {
+    for (int d = 16; d; d >>= 1) x += __shfl_xor_sync(0xffffffffu, x, d);
+    return x;
+}
+__device__ inline double warp_sum(double x) {
+    for (int d = 16; d; d >>= 1) x += __shfl_xor_sync(0xffffffffu, x, d);
+    return x;
+}
+__device__ inline float warp_max(float x) {
+    for (int d = 16; d; d >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, d));
+    return x;
+}
+
+/* Over all threads of a block (whole warps); `room` holds one value a warp. All threads get the result. */
+template <typename V> __device__ inline V block_sum(V x, V *room) {
+    x = warp_sum(x);
+    __syncthreads(); /* room may still be read from the last time */
+    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = x;
+    __syncthreads();
+    V sum = room[0];
+    for (unsigned w = 1; w < blockDim.x / 32; w++) sum += room[w];
+    return sum;
+}
+__device__ inline float block_max(float x, float *room) {
+    x = warp_max(x);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = x;
+    __syncthreads();
+    float most = room[0];
+    for (unsigned w = 1; w < blockDim.x / 32; w++) most = fmaxf(most, room[w]);
+    return most;
+}
+
+/* --- e^x: the steps of kernels/cpu/vec.h, so that the two backends agree to the last bits --- */
+
+__device__ inline float exp_f32(float x) {
+    float n = rintf(x * 0x1.715476p+0f);
+    float r = fmaf(-n, 0x1.63p-1f, x);
+    r = fmaf(n, 0x1.bd0106p-13f, r);
+    float q = fmaf(r, 0x1.6d110ap-10f, 0x1.120b6ep-7f);
+    q = fmaf(q, r, 0x1.55551ap-5f);
+    q = fmaf(q, r, 0x1.5554dcp-3f);
+    q = fmaf(q, r, 0.5f);
+    q = fmaf(q, r, 1.0f);
+    q = fmaf(q, r, 1.0f);
+    n = fminf(fmaxf(n, -252.0f), 252.0f);
+    int k = (int)n, half = k >> 1, rest = k - half;
+    q = q * __uint_as_float((uint32_t)(half + 127) << 23) * __uint_as_float((uint32_t)(rest + 127) << 23);
+    if (x > 0x1.62e42ep+6f) q = INFINITY; /* ln of the largest float */
+    return x < -0x1.5d589ep+6f ? 0.0f : q; /* ln of the smallest normal one */
+}
+
+#endif

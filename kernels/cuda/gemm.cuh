@@ -1,0 +1,80 @@
+/* gemm.cuh - matrix products of the CUDA backend, for linear.cu.
+ *
+ * Order:  an element of y is a chain of mma steps of 16 over K from 0 upward, one f32 accumulator, in segments of CU_K_SEGMENT whose sums
+ *         are added in order (reference: one order for every tile size gives the same bits). Which kernel serves, by
+ *         the number of rows, and which tile an element falls into never show:
+ *             y = ((old + s0) + s1 ...) + bias, then fma(scale, LoRA's chain, y) for each part.
+ * few:    up to CU_FEW_ROWS rows; NF4 is unpacked in registers, LoRA and bias are in the same launch.
+ * dense:  many rows, both sides in 16 bits, one launch a segment.
+ * f32:    products of compute type f32: one chain of fused multiply-adds over K.
+ * tn:     gradients: sums over rows, f32, in row order. */
+#ifndef MR_CUDA_GEMM_H
+#define MR_CUDA_GEMM_H
+
+#include "cuda/half.cuh"
+
+enum { CU_FEW_ROWS = 32 };
+
+/* One LoRA part inside `few`: y[:, row0 ..] = fma(scale, u @ b^T, y). */
+typedef struct few_part {
+    int row0, rows, r;
+    float scale;
+    const float *u; /* the part's first column; rows ldu apart */
+    const u16 *b;   /* [rows][ldb] */
+    int64_t ldb;
+} few_part;
+
+typedef struct few_product {
+    float *y;
+    int64_t ldy;
+    const float *x;
+    int64_t ldx;
+    int n_rows; /* at most CU_FEW_ROWS */
+    weight_view w;
+    int64_t n_out;
+    const float *bias;
+    bool add;
+    int n_parts;
+    int64_t ldu;
+    few_part part[3];
+} few_product;
+
+/* Whether `few` can serve: a weight of 16 bits or NF4 in tiles, not too long, with LoRA parts on whole tiles of 16 rows. */
+bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora, int n_rows);
+void cu_few(mr_backend *b, const char *op, const few_product *p);
+
+/* y[n_rows, n_cols] (+)= alpha * x @ w^T, or x @ w when backward; x [n_rows][ldx] and w [..][ldw] are 16-bit, zero up to a
+ * multiple of 8 columns. add: fma(alpha, sum, y), else alpha * sum; then + bias. */
+typedef struct dense_product {
+    float *y;
+    int64_t ldy;
+    const u16 *x;
+    int64_t ldx;
+    const u16 *w;
+    int64_t ldw;
+    int64_t n_rows, n_cols, k;
+    bool backward, add;
+    float alpha;
+    const float *bias;
+} dense_product;
+void cu_dense(mr_backend *b, const char *op, int type, const dense_product *p);
+
+/* The same with f32 rows and any weight, for compute type f32. */
+typedef struct f32_product {
+    float *y;
+    int64_t ldy;
+    const float *x;
+    int64_t ldx;
+    weight_view w;
+    int64_t n_rows, n_cols, k;
+    bool backward, add;
+    float alpha;
+    const float *bias;
+} f32_product;
+void cu_f32(mr_backend *b, const char *op, const f32_product *p);
+
+/* dst[p][q] += scale * sum over n of a[n][p] * x[n][q], n ascending; dst is dense. */
+void cu_tn(mr_backend *b, const char *op, float *dst, const float *a, int64_t lda, int64_t n_p, const float *x, int64_t ldx,
+           int64_t n_q, int64_t n, float scale);
+
+#endif

@@ -1,0 +1,53 @@
+/* half.cuh - how kernels read a weight, element by element, and rows in 16 bits. */
+#ifndef MR_HALF_CUH
+#define MR_HALF_CUH
+
+#include "cuda/device.cuh"
+
+/* What a kernel needs of a weight. */
+typedef struct weight_view {
+    int store, compute;
+    int64_t n_in, ld;
+    const void *data;
+    const uint8_t *codes, *absmax;
+    const float *nested, *tables;
+    float offset;
+    bool tiled;
+} weight_view;
+
+static inline weight_view view_of(const mr_weight *w) {
+    weight_view v = { w->store, w->compute, w->n_in, w->ld, w->data, w->nf4.codes, w->nf4.absmax, w->nf4.nested,
+                      cu_of(w->b)->tables, w->nf4.offset, w->nf4.tiled };
+    return v;
+}
+
+/* Where the byte of (row, col) and (row, col + 1) lies among tiles (weights.cu). col is even. */
+static __host__ __device__ inline int64_t nf4_tiled_at(int64_t row, int64_t col, int64_t n_in) {
+    int64_t tile = row / 16 * (n_in / 64) + col / 64;
+    int byte = (int)(col % 64) / 2, lane = (int)(row % 8) * 4 + byte % 4;
+    return tile * 512 + lane * 16 + row % 16 / 8 * 8 + byte / 4;
+}
+
+/* The maximum of a block of 64, from its two levels. */
+__device__ inline float nf4_scale(const weight_view &w, int64_t block) {
+    return w.tables[CU_MAP + w.absmax[block]] * w.nested[block / 256] + w.offset;
+}
+
+/* One element as products see it. */
+__device__ inline float weight_value(const weight_view &w, int64_t row, int64_t col) {
+    if (w.store == MR_F32) return ((const float *)w.data)[row * w.ld + col];
+    if (w.store == MR_BF16) return from_half<BF16>(((const u16 *)w.data)[row * w.ld + col]);
+    if (w.store == MR_F16) return from_half<F16>(((const u16 *)w.data)[row * w.ld + col]);
+    int64_t at = row * w.n_in + col;
+    int byte = w.codes[w.tiled ? nf4_tiled_at(row, col & ~(int64_t)1, w.n_in) : at / 2];
+    float v = w.tables[CU_NF4 + (byte >> (at & 1 ? 0 : 4) & 15)] * nf4_scale(w, at / 64);
+    if (w.compute == MR_BF16) return from_half<BF16>(to_half<BF16>(v));
+    if (w.compute == MR_F16) return from_half<F16>(to_half<F16>(v));
+    return v;
+}
+
+/* dst[rows][ld] in 16 bits from src[rows][lds], zero from cols to ld. */
+void cu_to_half(mr_backend *b, const char *op, int type, u16 *dst, int64_t ld, const float *src, int64_t lds, int64_t rows,
+                int64_t cols);
+
+#endif

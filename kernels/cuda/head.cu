@@ -1,0 +1,388 @@
+/* head.cu - log-probabilities of given tokens, their gradient, and the choice of new ones.
+ *
+ * One block a row. Sampling, training and scoring get a token's log-probability from row_stats and row_logp below, so their bits
+ * agree. A row is read in pieces of PIECE logits: 32 f32 lanes within a piece, double across pieces, in order. */
+#include <assert.h>
+
+#include "cuda/device.cuh"
+#include "cuda/packet.h"
+
+enum { THREADS = 512, PIECE = 2048, MAX_PIECES = 1024, BUCKETS = 1024, PART = PIECE / 32 };
+
+typedef struct row_room {
+    double total, other, runs[THREADS];
+    float sums[MAX_PIECES], e[PIECE + 32], room[32];
+    int id, piece;
+} row_room;
+
+__host__ __device__ static inline int pieces_of(int n) { return (n + PIECE - 1) / PIECE; }
+
+template <typename F> __device__ static float largest(F value, int n, row_room &r) {
+    float most = -INFINITY;
+    for (int i = threadIdx.x; i < n; i += THREADS) most = fmaxf(most, value(i));
+    return block_max(most, r.room);
+}
+
+/* r.sums = each piece's sum of value(i); r.total = their sum, in order. All threads call it; the result is there afterwards. */
+template <typename F> __device__ static void sum_pieces(F value, int n, row_room &r) {
+    int lane = threadIdx.x % 32;
+    __syncthreads();
+    for (int p = threadIdx.x / 32; p < pieces_of(n); p += THREADS / 32) {
+        float sum = 0.0f;
+        for (int i = p * PIECE + lane; i < (p + 1) * PIECE; i += 32) sum += i < n ? value(i) : 0.0f;
+        sum = warp_sum(sum);
+        if (lane == 0) r.sums[p] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        double total = 0;
+        for (int p = 0; p < pieces_of(n); p++) total += (double)r.sums[p];
+        r.total = total;
+    }
+    __syncthreads();
+}
+
+/* --- log-probabilities --- */
+
+typedef struct stats {
+    float max;            /* of z/t */
+    double sum, weighted; /* of e^(z/t - max), and of (z/t - max) e^(z/t - max) */
+} stats;
+
+/* The weighted sum only when asked for; `sum` is the same either way. */
+__device__ static stats row_stats(const float *z, float inv_t, int n, bool weighted, row_room &r) {
+    stats s;
+    s.max = largest([&](int i) { return z[i]; }, n, r) * inv_t;
+    s.weighted = 0;
+    if (weighted) {
+        sum_pieces(
+            [&](int i) {
+                float a = z[i] * inv_t - s.max, e = exp_f32(a);
+                return e > 0.0f ? a * e : 0.0f; /* 0 log 0 = 0 */
+            },
+            n, r);
+        s.weighted = r.total;
+    }
+    sum_pieces([&](int i) { return exp_f32(z[i] * inv_t - s.max); }, n, r);
+    s.sum = r.total;
+    return s;
+}
+
+__device__ static float row_logp(const stats &s, float z, float inv_t) {
+    return (float)((double)(z * inv_t) - (double)s.max - log(s.sum));
+}
+
+__global__ static void __launch_bounds__(THREADS)
+    logprob_kernel(float *logp, float *entropy, float *lse, const float *z, const int32_t *targets, float inv_t, int V) {
+    SHARED_BYTES(bytes);
+    row_room &r = *(row_room *)bytes;
+    int n = blockIdx.x;
+    const float *row = z + (int64_t)n * V;
+    stats s = row_stats(row, inv_t, V, entropy != NULL, r);
+    if (threadIdx.x) return;
+    logp[n] = row_logp(s, row[targets[n]], inv_t);
+    if (lse) lse[n] = (float)((double)s.max + log(s.sum));
+    if (entropy) entropy[n] = (float)(log(s.sum) - s.weighted / s.sum);
+}
+
+void cu_logprob(mr_backend *b, float *logp, float *entropy, float *lse, const float *z, const int32_t *targets,
+                float inv_t, int N, int V) {
+    if (cu_failed(b) || N <= 0) return;
+    assert(inv_t > 0 && pieces_of(V) <= MAX_PIECES);
+    LAUNCH(b, "logprob", logprob_kernel, N, THREADS, (int)sizeof(row_room), logp, entropy, lse, z, targets, inv_t, V);
+}
+
+__global__ static void logprob_bwd_kernel(float *z, const float *lse, const int32_t *targets, const float *dlogp,
+                                          float inv_t, int V) {
+    int n = blockIdx.y, c = blockIdx.x * blockDim.x + threadIdx.x;
+    if (c >= V) return;
+    float *at = z + (int64_t)n * V + c, factor = dlogp[n] * inv_t;
+    float d = exp_f32(*at * inv_t - lse[n]) * -factor;
+    *at = c == targets[n] ? d + factor : d;
+}
+
+void cu_logprob_bwd(mr_backend *b, float *z, const float *lse, const int32_t *targets, const float *dlogp, float inv_t,
+                    int N, int V) {
+    if (cu_failed(b)) return;
+    for (int at = 0; at < N; at += 32768) { /* the grid's second side is short */
+        int n = N - at < 32768 ? N - at : 32768;
+        LAUNCH(b, "logprob_bwd", logprob_bwd_kernel, dim3((V + 255) / 256, n), 256, 0, z + (int64_t)at * V, lse + at,
+               targets + at, dlogp + at, inv_t, V);
+    }
+}
+
+/* --- sampling --- */
+
+/* The lowest id with the largest value; 0 when all are NaN. */
+template <typename F> __device__ static int arg_max(F value, int n, row_room &r) {
+    float most = largest(value, n, r);
+    if (threadIdx.x == 0) r.id = n;
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += THREADS)
+        if (value(i) == most) {
+            atomicMin(&r.id, i);
+            break;
+        }
+    __syncthreads();
+    return r.id < n ? r.id : 0;
+}
+
+/* The first id whose cumulative value exceeds u * total, in id order; r.sums and r.total are those of `value`. The last id with
+ * a positive value when rounding leaves none; 0 without any. */
+template <typename F> __device__ static int pick(F value, int n, double u, row_room &r) {
+    double target = u * r.total;
+    if (threadIdx.x == 0) {
+        int piece = 0, last = pieces_of(n) - 1;
+        double before = 0;
+        for (; piece < last && before + (double)r.sums[piece] <= target; piece++) before += (double)r.sums[piece];
+        for (; piece > 0 && r.sums[piece] == 0.0f; piece--) before -= (double)r.sums[piece - 1];
+        r.piece = piece, r.other = before;
+    }
+    __syncthreads();
+    int first = r.piece * PIECE;
+    for (int i = threadIdx.x; i < PIECE; i += THREADS) r.e[i + i / PART] = first + i < n ? value(first + i) : 0.0f;
+    __syncthreads();
+    if (threadIdx.x < 32) { /* 32 parts of the piece */
+        double sum = 0;
+        for (int i = 0; i < PART; i++) {
+            float e = r.e[threadIdx.x * (PART + 1) + i];
+            sum += e > 0.0f ? (double)e : 0.0;
+        }
+        r.runs[threadIdx.x] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        double before = r.other;
+        int part = 0, id = 0;
+        for (; part < 31 && before + r.runs[part] <= target; part++) before += r.runs[part];
+        while (part > 0 && !(r.runs[part] > 0)) before -= r.runs[--part];
+        for (int i = 0; i < PART; i++) {
+            float e = r.e[part * (PART + 1) + i];
+            if (!(e > 0.0f)) continue;
+            id = first + part * PART + i;
+            before += (double)e;
+            if (before > target) break;
+        }
+        r.id = id;
+    }
+    __syncthreads();
+    return r.id;
+}
+
+/* Orders by score, of equal ones the higher id first, since it is the one that top_p keeps (spec/grpo.md, 3.2). */
+__device__ inline uint64_t key_of(float s, int id) {
+    uint32_t u = __float_as_uint(s);
+    u ^= u >> 31 ? 0xffffffffu : 0x80000000u;
+    return (uint64_t)u << 32 | (uint32_t)id;
+}
+__device__ inline float key_score(uint64_t key) {
+    uint32_t u = (uint32_t)(key >> 32);
+    return __uint_as_float(u >> 31 ? u ^ 0x80000000u : ~u);
+}
+
+/* Bucket 0 holds the best scores; 32 buckets are one nat. */
+__device__ inline int bucket_of(float s, float most) {
+    float d = (most - s) * 32.0f;
+    return d < (float)(BUCKETS - 1) ? (int)d : BUCKETS - 1;
+}
+
+/* keys[m], m a power of two, falling (bitonic). */
+__device__ static void sort_keys(uint64_t *keys, int m) {
+    for (int size = 2; size <= m; size *= 2)
+        for (int step = size / 2; step > 0; step /= 2) {
+            __syncthreads();
+            for (int i = threadIdx.x; i < m / 2; i += THREADS) {
+                int at = 2 * i - i % step; /* i with a 0 put in at the bit of step */
+                uint64_t x = keys[at], y = keys[at + step];
+                if ((x < y) == ((at & size) == 0)) keys[at] = y, keys[at + step] = x;
+            }
+        }
+    __syncthreads();
+}
+
+/* The smallest key that top_k and top_p leave. s[n] are the scores; keys has room for n rounded up to a power of two. Only what lies in the
+ * buckets down to where they end is sorted. */
+__device__ static uint64_t smallest_kept(uint64_t *keys, const float *s, float most, const mr_sampling &opt, int n, row_room &r) {
+    int *count = (int *)r.e, lane = threadIdx.x; /* BUCKETS counts fit where a piece does */
+    bool top_k = opt.top_k > 0 && opt.top_k < n;
+    int last = BUCKETS - 1;
+    double all = 0;
+    if (top_k) {
+        for (int i = lane; i < BUCKETS; i += THREADS) count[i] = 0;
+        __syncthreads();
+        for (int i = lane; i < n; i += THREADS) atomicAdd(&count[bucket_of(s[i], most)], 1);
+        __syncthreads();
+        if (lane == 0) {
+            int seen = 0, at = 0;
+            for (; at < BUCKETS - 1 && (seen += count[at]) < opt.top_k; at++) {}
+            r.piece = at;
+        }
+        __syncthreads();
+        last = r.piece;
+    } else {
+        sum_pieces([&](int i) { return exp_f32(s[i] - most); }, n, r);
+        all = r.total;
+        double want = (double)opt.top_p * all * (1 + 1e-9);
+        int low = 0; /* the first bucket down to which there is mass enough */
+        while (low < last) {
+            int middle = (low + last) / 2;
+            sum_pieces([&](int i) { return bucket_of(s[i], most) <= middle ? exp_f32(s[i] - most) : 0.0f; }, n, r);
+            if (r.total < want)
+                low = middle + 1;
+            else
+                last = middle;
+        }
+    }
+    __syncthreads();
+    if (lane == 0) r.id = 0;
+    __syncthreads();
+    for (int i = lane; i < n; i += THREADS)
+        if (bucket_of(s[i], most) <= last) keys[atomicAdd(&r.id, 1)] = key_of(s[i], i);
+    __syncthreads();
+    int n_kept = r.id, m = 1;
+    if (n_kept == 0) return 0; /* NaN everywhere: the caller sees it in logp */
+    while (m < n_kept) m *= 2;
+    for (int i = n_kept + lane; i < m; i += THREADS) keys[i] = 0;
+    sort_keys(keys, m);
+    if (top_k) { /* equals of the last one stay */
+        if (lane == 0) r.piece = n_kept;
+        __syncthreads();
+        for (int i = opt.top_k + lane; i < n_kept; i += THREADS)
+            if (key_score(keys[i]) != key_score(keys[opt.top_k - 1])) {
+                atomicMin(&r.piece, i);
+                break;
+            }
+        __syncthreads();
+        n_kept = r.piece;
+    }
+    if (opt.top_p < 1) {
+        int run = (n_kept + THREADS - 1) / THREADS, from = lane * run, to = from + run < n_kept ? from + run : n_kept;
+        double sum = 0;
+        for (int i = from; i < to; i++) sum += (double)exp_f32(key_score(keys[i]) - most);
+        __syncthreads();
+        r.runs[lane] = sum;
+        __syncthreads();
+        if (lane == 0) {
+            double before = 0;
+            for (int t = 0; t < THREADS; t++) {
+                double mine = r.runs[t];
+                r.runs[t] = before;
+                before += mine;
+            }
+            r.other = before;
+            r.piece = n_kept;
+        }
+        __syncthreads();
+        double before = r.runs[lane], want = (double)opt.top_p * (top_k ? r.other : all);
+        for (int i = from; i < to; i++) { /* i is out when what comes before it is enough */
+            if (i > 0 && before >= want) {
+                atomicMin(&r.piece, i);
+                break;
+            }
+            before += (double)exp_f32(key_score(keys[i]) - most);
+        }
+        __syncthreads();
+        n_kept = r.piece;
+    }
+    uint64_t kept = keys[n_kept - 1];
+    __syncthreads();
+    return kept;
+}
+
+/* scratch of one row: n scores, then keys. seen[n_seen]: the ids whose scores the repetition penalty changes. */
+__device__ static int pick_filtered(const float *z, const mr_sampling &opt, const int32_t *seen, int n_seen, double u,
+                                    uint64_t *keys, float *s, row_room &r) {
+    const int n = opt.n_vocab;
+    float inv_t = opt.temperature > 0 ? 1.0f / opt.temperature : 1.0f;
+    for (int i = threadIdx.x; i < n; i += THREADS) s[i] = z[i] * inv_t;
+    __syncthreads();
+    for (int i = threadIdx.x; i < n_seen; i += THREADS) {
+        int32_t id = seen[i]; /* from z, so that an id that comes twice is changed once */
+        if (id >= 0 && id < n)
+            s[id] = (z[id] < 0 ? z[id] * opt.repetition_penalty : z[id] / opt.repetition_penalty) * inv_t;
+    }
+    __syncthreads();
+    if (opt.temperature <= 0) return arg_max([&](int i) { return s[i]; }, n, r);
+    float most = largest([&](int i) { return s[i]; }, n, r);
+    uint64_t kept = opt.top_k > 0 || opt.top_p < 1 ? smallest_kept(keys, s, most, opt, n, r) : 0;
+    auto value = [&](int i) {
+        float e = exp_f32(s[i] - most);
+        return key_of(s[i], i) >= kept && !(e < opt.min_p) && e > 0.0f ? e : 0.0f;
+    };
+    sum_pieces(value, n, r);
+    return pick(value, n, u, r);
+}
+
+/* history: {first, n} for each row, then ids; NULL without a penalty. row0: the first row of this launch. */
+__global__ static void __launch_bounds__(THREADS)
+    sample_kernel(int32_t *ids, float *logp, const float *z, const float *u, mr_sampling opt, const int32_t *history,
+                  int n_rows, int row0, int V, bool filtered, char *scratch, int64_t stride, int64_t keys_bytes) {
+    SHARED_BYTES(bytes);
+    row_room &r = *(row_room *)bytes;
+    int n = row0 + blockIdx.x, id, n_vocab = opt.n_vocab;
+    bool greedy = opt.temperature <= 0;
+    float inv_t = greedy ? 1.0f : 1.0f / opt.temperature;
+    const float *row = z + (int64_t)n * V;
+    stats s = row_stats(row, inv_t, V, false, r);
+    if (filtered) {
+        char *mine = scratch + blockIdx.x * stride;
+        const int32_t *seen = history ? history + 2 * n_rows + history[2 * n] : NULL;
+        id = pick_filtered(row, opt, seen, history ? history[2 * n + 1] : 0, (double)u[n], (uint64_t *)mine,
+                           (float *)(mine + keys_bytes), r);
+    } else if (greedy) {
+        id = arg_max([&](int i) { return row[i]; }, n_vocab, r);
+    } else {
+        float most = s.max;
+        if (n_vocab != V) {
+            stats part = row_stats(row, inv_t, n_vocab, false, r);
+            most = part.max;
+        }
+        id = pick([&](int i) { return exp_f32(row[i] * inv_t - most); }, n_vocab, (double)u[n], r);
+    }
+    if (threadIdx.x) return;
+    ids[n] = id;
+    logp[n] = row_logp(s, row[id], inv_t);
+}
+
+/* The rows' histories to the device; NULL after a failure. */
+static const int32_t *upload_history(mr_backend *b, const int32_t *const *history, const int32_t *n_history, int N) {
+    packet p = { NULL, 0, 0 };
+    bool ok = true;
+    for (int n = 0, first = 0; n < N; first += n_history[n++]) {
+        int32_t head[2] = { first, n_history[n] };
+        ok = ok && packet_add(&p, head, sizeof head);
+    }
+    for (int n = 0; n < N; n++)
+        ok = ok && (n_history[n] == 0 || packet_add(&p, history[n], (size_t)n_history[n] * sizeof(int32_t)));
+    const int32_t *device = ok ? (const int32_t *)cu_small(b, "sample", 4, p.data, p.len) : NULL;
+    if (!ok) cu_fail(b, MR_ENOMEM, "sample", "the host has no memory left");
+    free(p.data);
+    return device;
+}
+
+void cu_sample(mr_backend *b, int32_t *ids, float *logp, const float *z, const float *u, const mr_sampling *opt,
+               const int32_t *const *history, const int32_t *n_history, int N, int V) {
+    if (cu_failed(b) || N <= 0) return;
+    assert(opt->n_vocab > 0 && opt->n_vocab <= V && pieces_of(V) <= MAX_PIECES);
+    bool penalty = opt->repetition_penalty != 1.0f, greedy = opt->temperature <= 0;
+    bool filtered = penalty || (!greedy && (opt->top_k > 0 || opt->top_p < 1 || opt->min_p > 0));
+    assert(!penalty || (history && n_history));
+    const int32_t *seen = NULL;
+    if (penalty && !(seen = upload_history(b, history, n_history, N))) return;
+    int64_t m = 1;
+    while (m < opt->n_vocab) m *= 2;
+    int64_t keys_bytes = m * (int64_t)sizeof(uint64_t), stride = keys_bytes + cu_round(opt->n_vocab * (int64_t)sizeof(float), 16);
+    int at_once = N;
+    char *scratch = NULL;
+    if (filtered) { /* some tens of rows at a time */
+        int64_t fit = ((int64_t)64 << 20) / stride;
+        at_once = fit < 1 ? 1 : fit < N ? (int)fit : N;
+        scratch = (char *)cu_scratch(b, "sample", CU_SLOT_HEAD, (size_t)(at_once * stride));
+        if (!scratch) return;
+    }
+    for (int at = 0; at < N; at += at_once) {
+        int n = N - at < at_once ? N - at : at_once;
+        LAUNCH(b, "sample", sample_kernel, n, THREADS, (int)sizeof(row_room), ids, logp, z, u, *opt, seen, N, at, V, filtered,
+               scratch, stride, keys_bytes);
+    }
+}

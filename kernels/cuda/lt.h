@@ -1,0 +1,36 @@
+/* lt.h - cuBLASLt behind a probe: lt.c. */
+#ifndef MR_CUDA_LT_H
+#define MR_CUDA_LT_H
+
+#include "cuda/cuda.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct cu_lt cu_lt;
+
+enum { CU_LT_ROWS = 192 }; /* fewer rows are the own kernels' */
+
+/* One segment: y[n_rows, n_cols] (+)= x @ w^T, or x @ w when backward; as dense_product in gemm.cuh. */
+typedef struct cu_lt_product {
+    float *y;
+    const uint16_t *x, *w;
+    int64_t ldy, ldx, ldw, n_rows, n_cols, k;
+    bool f16, backward, add;
+} cu_lt_product;
+
+/* The same product by the own kernel. */
+typedef void (*cu_lt_own)(mr_backend *b, const cu_lt_product *p, const void *ctx);
+
+/* False when the library is not there, does not give the own kernel's bits for this shape, or refuses: nothing is written then. */
+bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, const void *ctx);
+void cu_lt_close(mr_backend *b);
+
+/* dense.cu: whether two buffers hold the same bits. Synchronous. */
+bool cu_same_bits(mr_backend *b, const float *x, const float *y, int64_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

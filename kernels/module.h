@@ -1,0 +1,22 @@
+/* module.h - how the program and the CUDA module find each other.
+ *
+ * libmedrl_cuda.so exports one symbol, mr_cuda_module, a function that returns this table. Both sides are built from one tree: `abi`
+ * sums up the layouts that they share, and the program refuses a module with another one. */
+#ifndef MR_MODULE_H
+#define MR_MODULE_H
+
+#include "kernels.h"
+
+#define MR_CUDA_FILE "libmedrl_cuda.so"
+#define MR_CUDA_SYMBOL "mr_cuda_module"
+
+#define MR_CUDA_ABI                                                                                                    \
+    ((uint64_t)sizeof(mr_backend) << 40 | (uint64_t)sizeof(mr_linear) << 24 | (uint64_t)sizeof(mr_span) << 12 |        \
+     (uint64_t)(sizeof(mr_sampling) + sizeof(mr_adamw) + sizeof(mr_weight_info)))
+
+typedef struct mr_cuda_module_table {
+    uint64_t abi;
+    mr_status (*open)(mr_backend **out, int index, mr_err *err);
+} mr_cuda_module_table;
+
+#endif

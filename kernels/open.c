@@ -1,0 +1,59 @@
+/* open.c - mr_backend_open: the CPU, which is always there, or the CUDA module, which is loaded when it is asked for. */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cpu/cpu.h"
+#include "module.h"
+
+/* MEDRL_CUDA_MODULE, or the module beside the program. */
+static void module_path(char *path, size_t size) {
+    const char *given = getenv("MEDRL_CUDA_MODULE");
+    if (given && *given) {
+        snprintf(path, size, "%s", given);
+        return;
+    }
+    ssize_t n = readlink("/proc/self/exe", path, size - 1);
+    path[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(path, '/');
+    size_t dir = slash ? (size_t)(slash - path) + 1 : 0;
+    snprintf(path + dir, size - dir, "%s", MR_CUDA_FILE);
+}
+
+static mr_status open_cuda(mr_backend **out, int index, mr_err *err) {
+    char path[512];
+    module_path(path, sizeof path);
+    if (access(path, R_OK) != 0)
+        return mr_fail(err, MR_EINVAL,
+                       "device cuda:%d: %s is not there; build it with `./bootstrap cuda` (needs nvcc), or use "
+                       "--device cpu",
+                       index, path);
+    /* never closed: the CUDA runtime in it cannot be unloaded */
+    void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    if (!module)
+        return mr_fail(err, MR_EINVAL, "device cuda:%d: %s; build it again with `./bootstrap cuda`, or use --device cpu",
+                       index, dlerror());
+    const mr_cuda_module_table *(*entry)(void);
+    void *symbol = dlsym(module, MR_CUDA_SYMBOL);
+    memcpy(&entry, &symbol, sizeof entry); /* ISO C has no cast from object to function pointer */
+    const mr_cuda_module_table *table = entry ? entry() : NULL;
+    if (!table || table->abi != MR_CUDA_ABI) {
+        dlclose(module);
+        return mr_fail(err, MR_EINVAL,
+                       "device cuda:%d: %s comes from another build than this program; build it again with "
+                       "`./bootstrap cuda`",
+                       index, path);
+    }
+    return table->open(out, index, err);
+}
+
+mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int n_threads, mr_err *err) {
+    *out = NULL;
+    return kind == MR_CUDA ? open_cuda(out, index, err) : cpu_open(out, index, n_threads, err);
+}
+
+void mr_backend_close(mr_backend *b) {
+    if (b) b->close(b);
+}

@@ -1,0 +1,189 @@
+/* compare_attention.c - attention against the CPU; and the row rule: a row has the same bits in any pack, and step by step
+ * in decoding as at once in training. */
+#include "compare.h"
+
+enum { MAX_SPANS = 80, MAX_ROWS = 8192 };
+
+/* Sequences with q, k, v in one buffer [N, LD] = [q | k | v], as the model has them. */
+typedef struct pack {
+    int H, K, D, ld, S, N;
+    int64_t n_slots;
+    mr_span spans[MAX_SPANS];
+    int32_t slots[MAX_ROWS];
+    int origin[MAX_ROWS]; /* the row's number in the largest pack, from which it takes its values */
+} pack;
+
+static void add_span(pack *p, int n_rows, int prompt, int origin) {
+    require(p->S < MAX_SPANS && p->N + n_rows <= MAX_ROWS, "rows of a pack");
+    mr_span *s = &p->spans[p->S++];
+    *s = (mr_span){ .row0 = p->N, .n_rows = n_rows, .slot0 = (int32_t)p->n_slots };
+    if (prompt >= 0) {
+        s->prefix_slot0 = p->spans[prompt].slot0;
+        s->n_prefix = p->spans[prompt].n_rows;
+        s->prefix_row0 = p->spans[prompt].row0;
+    }
+    for (int i = 0; i < n_rows; i++) p->slots[p->N] = (int32_t)p->n_slots + i, p->origin[p->N++] = origin + i;
+    p->n_slots += (n_rows + MR_KV_CHUNK - 1) / MR_KV_CHUNK * MR_KV_CHUNK;
+}
+
+static pack pack_new(int H, int K, int D) {
+    pack p;
+    memset(&p, 0, sizeof p);
+    p.H = H, p.K = K, p.D = D, p.ld = (H + 2 * K) * D;
+    return p;
+}
+
+typedef struct result {
+    float *o, *lse, *dqkv; /* host */
+} result;
+
+/* Values of the whole, from which every pack takes its rows. */
+typedef struct values {
+    float *qkv, *d_o;
+} values;
+
+static float *rows_of(const pack *p, const float *from, int ld) {
+    float *to = nan_new((int64_t)p->N * ld);
+    for (int n = 0; n < p->N; n++) memcpy(to + (int64_t)n * ld, from + (int64_t)p->origin[n] * ld, (size_t)ld * sizeof *to);
+    return to;
+}
+
+static void *store_new(mr_backend *b, const pack *p) {
+    return put(b, NULL, (int64_t)(b->kv_bytes(b, p->n_slots, p->K, p->D) / sizeof(float)));
+}
+
+static result run(mr_backend *b, const pack *p, const values *v, bool backward) {
+    int64_t N = p->N, O = p->H * p->D;
+    float *host = rows_of(p, v->qkv, p->ld), *host_do = rows_of(p, v->d_o, (int)O);
+    float *qkv = put_off(b, host, N * p->ld), *o = put(b, NULL, N * O), *lse = put(b, NULL, N * p->H);
+    int32_t *slots = put_ids(b, p->slots, N);
+    void *kv = store_new(b, p);
+    b->kv_put(b, kv, p->n_slots, qkv + O, qkv + O + p->K * p->D, p->ld, slots, p->N, p->K, p->D);
+    b->attention(b, o, lse, qkv, p->ld, kv, p->n_slots, p->spans, p->S, p->H, p->K, p->D);
+    result r = { get(b, o, N * O), get(b, lse, N * p->H), NULL };
+    if (backward) {
+        float *d_o = put(b, host_do, N * O), *d = put(b, NULL, N * p->ld);
+        b->attention_bwd(b, d, p->ld, d + O, d + O + p->K * p->D, p->ld, d_o, o, lse, qkv, p->ld, kv, p->n_slots, p->spans, p->S,
+                         p->N, p->H, p->K, p->D);
+        r.dqkv = get(b, d, N * p->ld);
+    }
+    free(host), free(host_do);
+    drop(b);
+    return r;
+}
+
+static void result_free(result *r) { free(r->o), free(r->lse), free(r->dqkv); }
+
+/* Whether the rows that a pack shares with the whole have the bits that they have there; of dqkv only rows from `grads_from` on. */
+static bool same_rows(const pack *p, const result *r, const result *whole, int grads_from) {
+    int64_t O = p->H * p->D;
+    for (int n = 0; n < p->N; n++) {
+        int64_t w = p->origin[n];
+        if (!same_bits(r->o + n * O, whole->o + w * O, O) || !same_bits(r->lse + n * p->H, whole->lse + w * p->H, p->H)) return false;
+        if (r->dqkv && n >= grads_from && !same_bits(r->dqkv + n * p->ld, whole->dqkv + w * p->ld, p->ld)) return false;
+    }
+    return true;
+}
+
+/* Decoding: the prompt at once, then a row of each completion at a time, in a store that holds NaN where no key is yet. */
+static bool decode_equals(const pack *p, const values *v, const result *whole) {
+    mr_backend *b = gpu;
+    int64_t O = p->H * p->D;
+    int longest = 0, prompt = p->spans[0].n_rows;
+    for (int s = 1; s < p->S; s++)
+        if (p->spans[s].n_rows > longest) longest = p->spans[s].n_rows;
+    float *host = rows_of(p, v->qkv, p->ld), *qkv = put(b, host, (int64_t)p->N * p->ld), *o = put(b, NULL, (int64_t)p->N * O),
+          *lse = put(b, NULL, (int64_t)p->N * p->H), *step = put(b, NULL, (int64_t)MAX_SPANS * p->ld), *got;
+    int32_t *slots = put_ids(b, p->slots, p->N), *step_slots = put_ids(b, p->slots, MAX_SPANS);
+    void *kv = store_new(b, p);
+    bool same = true;
+    b->kv_put(b, kv, p->n_slots, qkv + O, qkv + O + p->K * p->D, p->ld, slots, prompt, p->K, p->D);
+    b->attention(b, o, NULL, qkv, p->ld, kv, p->n_slots, p->spans, 1, p->H, p->K, p->D);
+    got = get(b, o, prompt * O);
+    same = same_bits(got, whole->o, prompt * O);
+    free(got);
+    for (int t = 0; t < longest && same; t++) {
+        mr_span spans[MAX_SPANS];
+        int n = 0, row[MAX_SPANS];
+        for (int s = 1; s < p->S; s++) {
+            if (t >= p->spans[s].n_rows) continue;
+            spans[n] = p->spans[s];
+            spans[n].row0 = n, spans[n].n_rows = 1, spans[n].past = t;
+            row[n] = p->spans[s].row0 + t;
+            b->upload(b, step + (int64_t)n * p->ld, host + (int64_t)row[n] * p->ld, (size_t)p->ld * sizeof *step);
+            b->upload(b, step_slots + n, &p->slots[row[n]], sizeof *step_slots);
+            n++;
+        }
+        b->kv_put(b, kv, p->n_slots, step + O, step + O + p->K * p->D, p->ld, step_slots, n, p->K, p->D);
+        b->attention(b, o, lse, step, p->ld, kv, p->n_slots, spans, n, p->H, p->K, p->D);
+        got = get(b, o, n * O);
+        float *l = get(b, lse, n * p->H);
+        for (int i = 0; i < n; i++)
+            same = same && same_bits(got + i * O, whole->o + row[i] * O, O) &&
+                   same_bits(l + i * p->H, whole->lse + row[i] * p->H, p->H);
+        free(got), free(l);
+    }
+    free(host);
+    drop(b);
+    return same;
+}
+
+typedef struct shape {
+    int H, K, D, prompt, group, length; /* completions of length, length + 1, ... */
+} shape;
+
+/* diff: o, lse, gradients. bad: packs, decoding. */
+static void check(const shape *z, double diff[3], int bad[2]) {
+    pack p = pack_new(z->H, z->K, z->D);
+    add_span(&p, z->prompt, -1, 0);
+    for (int g = 0; g < z->group; g++) add_span(&p, z->length + g, 0, p.N);
+    int other = p.S;
+    add_span(&p, z->prompt / 2 + 1, -1, p.N); /* a second prompt, with one completion */
+    add_span(&p, z->length, other, p.N);
+    values v = { random_new((int64_t)p.N * p.ld, 2.0f), random_new((int64_t)p.N * p.H * p.D, 1.0f) };
+    result want = run(cpu, &p, &v, true), got = run(gpu, &p, &v, true);
+    diff[0] = fmax(diff[0], worst(got.o, want.o, (int64_t)p.N * p.H * p.D));
+    diff[1] = fmax(diff[1], worst(got.lse, want.lse, (int64_t)p.N * p.H));
+    diff[2] = fmax(diff[2], worst(got.dqkv, want.dqkv, (int64_t)p.N * p.ld));
+    /* the prompt with its last completion alone; the same behind another sequence; the prompt without any */
+    for (int variant = 0; variant < 3; variant++) {
+        pack q = pack_new(z->H, z->K, z->D);
+        int at = 0;
+        if (variant == 1) {
+            add_span(&q, p.spans[other].n_rows, -1, p.spans[other].row0);
+            at = 1;
+        }
+        int first = q.N;
+        add_span(&q, z->prompt, -1, 0);
+        if (variant < 2) add_span(&q, p.spans[z->group].n_rows, at, p.spans[z->group].row0);
+        result r = run(gpu, &q, &v, true);
+        /* the gradients of the prompt depend on which completions there are */
+        bool same = same_rows(&q, &r, &got, variant == 2 ? q.N : first + z->prompt);
+        bad[0] += !same;
+        result_free(&r);
+    }
+    pack d = pack_new(z->H, z->K, z->D);
+    add_span(&d, z->prompt, -1, 0);
+    for (int g = 0; g < z->group; g++) add_span(&d, z->length + g, 0, d.N);
+    bad[1] += !decode_equals(&d, &v, &got);
+    result_free(&want), result_free(&got);
+    free(v.qkv), free(v.d_o);
+}
+
+void test_attention(void) {
+    static const shape shapes[] = {
+        { 1, 1, 2, 1, 1, 1 },        { 2, 1, 20, 3, 2, 5 },      { 3, 3, 36, 70, 3, 2 },    { 8, 2, 32, 64, 2, 66 },
+        { 4, 1, 80, 65, 3, 9 },      { 16, 1, 64, 33, 2, 7 },    { 9, 3, 64, 128, 16, 3 },  { 6, 2, 136, 20, 2, 70 },
+        { 2, 2, 256, 66, 2, 4 },     { 9, 3, 64, 300, 6, 130 },  { 16, 2, 128, 512, 6, 70 }, { 16, 2, 128, 1024, 4, 200 },
+        { 32, 8, 128, 200, 8, 100 }, { 14, 2, 64, 129, 16, 33 },
+    };
+    int n = (int)(sizeof shapes / sizeof shapes[0]) - (small_run ? 5 : 0);
+    double diff[3] = { 0 };
+    int bad[2] = { 0 };
+    for (int i = 0; i < n; i++) check(&shapes[i], diff, bad);
+    verdict(diff[0] < 3e-6, "attention", "%.1e (allowed 3e-06)", diff[0]);
+    verdict(diff[1] < 3e-6, "attention: lse", "%.1e (allowed 3e-06)", diff[1]);
+    verdict(diff[2] < 1e-5, "attention_bwd", "%.1e (allowed 1e-05)", diff[2]);
+    verdict(bad[0] == 0, "row rule of attention: packs", "%d of %d packs differ", bad[0], 3 * n);
+    verdict(bad[1] == 0, "row rule of attention: decoding", "%d of %d groups differ from the pass over all rows", bad[1], n);
+}

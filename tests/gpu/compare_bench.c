@@ -1,0 +1,233 @@
+/* compare_bench.c - how fast, beside the limits of the machine: copies, products of Qwen2.5-3B's shapes, attention of one training
+ * pack and one decode step. Weights are rotated through more memory than the second cache holds. Times are those of calls as the
+ * decoder makes them, launches included. */
+#include "compare.h"
+
+#include <time.h>
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void wait(void) {
+    mr_err err;
+    if (gpu->sync(gpu, &err) != MR_OK) verdict(false, "bench", "%s", err.msg);
+}
+
+/* Seconds of one call: as many as fit in about 60 ms, after one to warm up. */
+static double time_of(void (*call)(void *ctx, int i), void *ctx) {
+    call(ctx, 0);
+    wait();
+    double t = now();
+    call(ctx, 1);
+    wait();
+    double one = now() - t;
+    int n = one > 0.03 ? 2 : (int)(0.06 / (one > 2e-6 ? one : 2e-6));
+    t = now();
+    for (int i = 0; i < n; i++) call(ctx, i);
+    wait();
+    return (now() - t) / n;
+}
+
+/* --- copies --- */
+
+typedef struct copying { char *a, *b; size_t bytes; } copying;
+static void copy_call(void *ctx, int i) {
+    const copying *c = ctx;
+    gpu->copy(gpu, i % 2 ? c->a : c->b, i % 2 ? c->b : c->a, c->bytes);
+}
+static void add_call(void *ctx, int i) {
+    const copying *c = ctx;
+    (void)i;
+    gpu->add(gpu, (float *)(void *)c->a, (const float *)(const void *)c->b, (int64_t)(c->bytes / sizeof(float)));
+}
+
+/* --- products --- */
+
+enum { COPIES = 40 };
+typedef struct product {
+    mr_linear l[COPIES];
+    int n, M;
+    float *x, *y, *u, *du;
+    bool backward;
+} product;
+
+static void product_call(void *ctx, int i) {
+    const product *p = ctx;
+    const mr_linear *l = &p->l[i % p->n];
+    if (p->backward)
+        gpu->linear_bwd(gpu, p->x, l->n_lora ? p->du : NULL, p->y, p->x, l->n_lora ? p->u : NULL, l, p->M, false);
+    else
+        gpu->linear(gpu, p->y, l->n_lora ? p->u : NULL, p->x, l, p->M, false);
+}
+
+static const float *pattern; /* a million values, repeated */
+enum { PATTERN = 1 << 20 };
+static mr_status pattern_rows(void *self, float *dst, int64_t row, int64_t n, mr_err *err) {
+    int64_t n_in = *(const int64_t *)self, count = n * n_in, at = row * n_in % PATTERN;
+    (void)err;
+    for (int64_t i = 0; i < count; i += PATTERN - at, at = 0)
+        memcpy(dst + i, pattern + at, (size_t)(count - i < PATTERN - at ? count - i : PATTERN - at) * sizeof *dst);
+    return MR_OK;
+}
+
+static mr_weight *pattern_weight(int64_t O, int64_t I, mr_dtype store, unsigned uses) {
+    mr_weight *w = NULL;
+    mr_err err;
+    mr_dtype compute = gpu->has_bf16 ? MR_BF16 : MR_F16;
+    if (gpu->weight_create(gpu, &w, (mr_weight_source){ &I, pattern_rows }, O, I, store == MR_NF4 ? MR_NF4 : compute, compute,
+                           uses, &err) != MR_OK)
+        require(false, err.msg);
+    return w;
+}
+
+typedef struct shape { const char *name; int O, I, parts; bool head; } shape;
+
+static void bench_shape(const shape *s, mr_dtype store, int lora, double bandwidth) {
+    static const int rows[] = { 1, 6, 48, 512, 3584 };
+    product p = { .n = 1 };
+    double bytes = (double)s->O * s->I * (store == MR_NF4 ? 0.5163 : 2);
+    p.n = (int)(150e6 / bytes) + 1;
+    if (p.n > COPIES) p.n = COPIES;
+    for (int i = 0; i < p.n; i++) {
+        mr_linear *l = &p.l[i];
+        memset(l, 0, sizeof *l);
+        l->w = pattern_weight(s->O, s->I, store, MR_USE_FWD | MR_USE_BWD);
+        if (!lora) continue;
+        l->n_lora = s->parts, l->r_total = lora * s->parts;
+        l->a = pattern_weight(l->r_total, s->I, MR_BF16, MR_USE_FWD | MR_USE_BWD);
+        int first = s->parts == 3 ? 2048 : s->O / s->parts, rest = s->parts == 3 ? 256 : first;
+        for (int k = 0, at = 0; k < s->parts; at += k ? rest : first, k++) {
+            mr_lora_part *part = &l->lora[k];
+            *part = (mr_lora_part){ .row0 = at, .rows = k ? rest : first, .r0 = k * lora, .r = lora, .scale = 1 };
+            part->b = pattern_weight(part->rows, lora, MR_BF16, MR_USE_FWD | MR_USE_BWD);
+        }
+    }
+    for (int backward = 0; backward < 2; backward++)
+        for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+            if ((s->head && rows[i] > 512) || (backward && rows[i] < 512)) continue;
+            p.M = rows[i], p.backward = backward;
+            int64_t most = p.M;
+            p.x = put(gpu, NULL, most * s->I), p.y = put(gpu, NULL, most * s->O);
+            p.u = put(gpu, NULL, most * 192), p.du = put(gpu, NULL, most * 192);
+            gpu->zero(gpu, p.x, (size_t)(most * s->I) * sizeof(float)), gpu->zero(gpu, p.y, (size_t)(most * s->O) * sizeof(float));
+            double t = time_of(product_call, &p), flops = 2.0 * p.M * s->O * s->I;
+            printf("      %-10s %6d x %-6d %s%s%s M=%-5d %9.1f us  %7.1f TFLOP/s  %6.0f GB/s of weights (%.0f %% of a copy)\n", s->name,
+                   s->O, s->I, store == MR_NF4 ? "nf4 " : "bf16", lora ? "+lora" : "     ", backward ? " bwd" : "    ", p.M, 1e6 * t,
+                   flops / t / 1e12, bytes / t / 1e9, 100 * bytes / t / bandwidth);
+            fflush(stdout);
+            drop(gpu);
+        }
+    for (int i = 0; i < p.n; i++) {
+        gpu->weight_free(gpu, p.l[i].w), gpu->weight_free(gpu, p.l[i].a);
+        for (int k = 0; k < p.l[i].n_lora; k++) gpu->weight_free(gpu, p.l[i].lora[k].b);
+    }
+}
+
+/* --- attention --- */
+
+enum { H = 16, K = 2, D = 128, LD = (H + 2 * K) * D, PROMPT = 512, GROUP = 6, LENGTH = 512 };
+typedef struct attending {
+    mr_span spans[1 + GROUP];
+    int S, N;
+    int64_t n_slots;
+    float *qkv, *o, *lse, *d_o, *d;
+    void *kv;
+} attending;
+
+static void attention_call(void *ctx, int i) {
+    const attending *a = ctx;
+    (void)i;
+    gpu->attention(gpu, a->o, a->lse, a->qkv, LD, a->kv, a->n_slots, a->spans, a->S, H, K, D);
+}
+static void attention_bwd_call(void *ctx, int i) {
+    const attending *a = ctx;
+    (void)i;
+    gpu->attention_bwd(gpu, a->d, LD, a->d + H * D, a->d + (H + K) * D, LD, a->d_o, a->o, a->lse, a->qkv, LD, a->kv, a->n_slots,
+                       a->spans, a->S, a->N, H, K, D);
+}
+
+static void bench_attention(double bandwidth) {
+    attending a = { .S = 1 + GROUP, .N = PROMPT + GROUP * LENGTH, .n_slots = PROMPT + GROUP * LENGTH };
+    double pairs = 0.5 * PROMPT * PROMPT + GROUP * (LENGTH * (double)PROMPT + 0.5 * LENGTH * LENGTH);
+    for (int s = 0; s < a.S; s++)
+        a.spans[s] = (mr_span){ .row0 = s * LENGTH, .n_rows = LENGTH, .slot0 = s * LENGTH, .n_prefix = s ? PROMPT : 0 };
+    float *host = random_new((int64_t)a.N * LD, 1);
+    a.qkv = put(gpu, host, (int64_t)a.N * LD), a.d_o = put(gpu, host, (int64_t)a.N * H * D);
+    a.o = put(gpu, NULL, (int64_t)a.N * H * D), a.lse = put(gpu, NULL, (int64_t)a.N * H), a.d = put(gpu, NULL, (int64_t)a.N * LD);
+    a.kv = put(gpu, host, a.n_slots * 2 * K * D);
+    double t = time_of(attention_call, &a), flops = 4 * pairs * H * D;
+    printf("      attention  512 + 6 x 512 rows  forward  %9.1f us  %6.1f TFLOP/s\n", 1e6 * t, flops / t / 1e12);
+    t = time_of(attention_bwd_call, &a);
+    printf("      attention  512 + 6 x 512 rows  backward %9.1f us  %6.1f TFLOP/s (of 2.5 times the forward's)\n", 1e6 * t,
+           2.5 * flops / t / 1e12);
+    a.S = GROUP;
+    for (int s = 0; s < GROUP; s++)
+        a.spans[s] = (mr_span){ .row0 = s, .n_rows = 1, .past = LENGTH - 1, .slot0 = (s + 1) * LENGTH, .n_prefix = PROMPT };
+    a.lse = NULL;
+    t = time_of(attention_call, &a);
+    double bytes = (PROMPT + GROUP * (double)LENGTH) * 2 * K * D * 4;
+    printf("      attention  decode, 6 rows at 512 + 512  %9.1f us  %6.0f GB/s of keys and values (%.0f %% of a copy)\n", 1e6 * t,
+           bytes / t / 1e9, 100 * bytes / t / bandwidth);
+    free(host);
+    drop(gpu);
+}
+
+/* --- the rest of a decode step and of the head --- */
+
+typedef struct rowing { float *x, *w, *y, *z, *logp, *u; int32_t *ids; int N; mr_sampling opt; } rowing;
+static void norm_call(void *ctx, int i) {
+    const rowing *r = ctx;
+    (void)i;
+    gpu->rmsnorm(gpu, r->y, 2048, r->x, 2048, r->w, r->N, 2048, 1e-6f);
+}
+static void sample_call(void *ctx, int i) {
+    const rowing *r = ctx;
+    (void)i;
+    gpu->sample(gpu, r->ids, r->logp, r->z, r->u, &r->opt, NULL, NULL, 6, 151936);
+}
+
+static void bench_rows(void) {
+    rowing r = { .N = 3584, .opt = { .temperature = 1, .top_p = 1, .repetition_penalty = 1, .n_vocab = 151936 } };
+    float *host = random_new((int64_t)6 * 151936, 3);
+    r.x = put(gpu, NULL, 3584 * 2048), r.y = put(gpu, NULL, 3584 * 2048), r.w = put(gpu, host, 2048);
+    r.z = put(gpu, host, (int64_t)6 * 151936), r.u = put(gpu, host, 6), r.logp = put(gpu, NULL, 6);
+    r.ids = (int32_t *)put(gpu, NULL, 6);
+    double t = time_of(norm_call, &r);
+    printf("      rmsnorm    3584 x 2048 %9.1f us  %6.0f GB/s\n", 1e6 * t, 2.0 * 3584 * 2048 * 4 / t / 1e9);
+    t = time_of(sample_call, &r);
+    printf("      sample     6 x 151936  %9.1f us\n", 1e6 * t);
+    r.opt.top_p = 0.95f;
+    t = time_of(sample_call, &r);
+    printf("      sample     6 x 151936, top_p %9.1f us\n", 1e6 * t);
+    free(host);
+    drop(gpu);
+}
+
+void bench_all(void) {
+    static const shape shapes[] = {
+        { "qkv", 2560, 2048, 3, false }, { "o", 2048, 2048, 1, false }, { "gate_up", 22016, 2048, 2, false },
+        { "down", 2048, 11008, 1, false }, { "lm_head", 151936, 2048, 0, true },
+    };
+    pattern = random_new(PATTERN, 0.05f);
+    copying c = { .bytes = (size_t)1 << 30 };
+    c.a = (char *)put(gpu, pattern, PATTERN);
+    drop(gpu);
+    c.a = gpu->alloc(gpu, c.bytes), c.b = gpu->alloc(gpu, c.bytes);
+    require(c.a && c.b, "2 GiB of device memory");
+    double copy = 2.0 * (double)c.bytes / time_of(copy_call, &c), sum = 3.0 * (double)c.bytes / time_of(add_call, &c);
+    gpu->free(gpu, c.a), gpu->free(gpu, c.b);
+    double bandwidth = copy > sum ? copy : sum;
+    printf("bench\n      copy of 1 GiB: %.0f GB/s (read + write); add: %.0f GB/s\n", copy / 1e9, sum / 1e9);
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        if (!shapes[i].head) bench_shape(&shapes[i], MR_NF4, 0, bandwidth);
+        if (!shapes[i].head) bench_shape(&shapes[i], MR_NF4, 64, bandwidth);
+        bench_shape(&shapes[i], MR_BF16, 0, bandwidth);
+    }
+    bench_attention(bandwidth);
+    bench_rows();
+    wait();
+    free((void *)(uintptr_t)pattern);
+}

@@ -1,0 +1,284 @@
+/* compare_linear.c - weights, linear layers forward and backward, and the row rule of products. */
+#include "compare.h"
+
+/* --- weights --- */
+
+static void check_weight(const kind *k, int64_t O, int64_t I, double *diff, bool *bytes) {
+    float *values = random_new(O * I, 1.0f), *other = random_new(O * I, 3.0f);
+    for (int64_t i = 0; i < O * I && i < 200; i++) values[i] = i < 130 ? 0.0f : values[i]; /* blocks of zeros */
+    mr_weight *w[2];
+    mr_backend *sides[2] = { cpu, gpu };
+    float *rows[2];
+    for (int s = 0; s < 2; s++) {
+        mr_backend *b = sides[s];
+        mr_dtype compute = s ? k->compute : k->cpu_compute, store = s || k->store != MR_F16 ? k->store : MR_F32;
+        w[s] = weight_new(b, values, O, I, store, compute, MR_USE_FWD | MR_USE_BWD | MR_USE_ROWS);
+        float *device = put(b, NULL, O * I);
+        b->weight_rows(b, device, w[s], 0, O);
+        rows[s] = get(b, device, O * I);
+    }
+    double d = worst(rows[1], rows[0], O * I);
+    if (d > *diff) *diff = d;
+    if (k->store == MR_NF4) {
+        const uint8_t *codes[2], *absmax[2];
+        const float *nested[2];
+        float offset[2];
+        int64_t blocks = (O * I + 63) / 64;
+        for (int s = 0; s < 2; s++)
+            require(sides[s]->weight_nf4(w[s], &codes[s], &absmax[s], &nested[s], &offset[s]), "weight_nf4");
+        *bytes = *bytes && memcmp(codes[0], codes[1], (size_t)(O * I + 1) / 2) == 0 &&
+                 memcmp(absmax[0], absmax[1], (size_t)blocks) == 0 && offset[0] == offset[1] &&
+                 memcmp(nested[0], nested[1], (size_t)((blocks + 255) / 256) * sizeof(float)) == 0;
+    } else {
+        for (int s = 0; s < 2; s++) {
+            mr_backend *b = sides[s];
+            free(rows[s]);
+            b->weight_set(b, w[s], put(b, other, O * I));
+            float *device = put(b, NULL, O * I);
+            b->weight_rows(b, device, w[s], O / 2, O - O / 2);
+            rows[s] = get(b, device, (O - O / 2) * I);
+        }
+        d = worst(rows[1], rows[0], (O - O / 2) * I);
+        if (d > *diff) *diff = d;
+    }
+    for (int s = 0; s < 2; s++) sides[s]->weight_free(sides[s], w[s]), free(rows[s]), drop(sides[s]);
+    free(values), free(other);
+}
+
+void test_weights(void) {
+    static const int64_t sizes[][2] = { { 1, 1 }, { 20, 36 }, { 65, 33 }, { 128, 64 }, { 131, 130 }, { 48, 192 }, { 3, 7 }, { 512, 2048 } };
+    for (int k = 0; k < n_kinds; k++) {
+        if (!kind_here(&kinds[k])) continue;
+        double diff = 0, allowed = kinds[k].compute == MR_F16 ? 6e-4 : 0; /* f16 against f32: half a unit of 2^-10 */
+        bool bytes = true;
+        for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+            if (!small_run || sizes[i][0] < 512) check_weight(&kinds[k], sizes[i][0], sizes[i][1], &diff, &bytes);
+        char name[64];
+        snprintf(name, sizeof name, "weights: %s", kinds[k].name);
+        verdict(diff <= allowed && bytes, name, "rows differ %.1e (allowed %.0e)%s", diff, allowed,
+                kinds[k].store != MR_NF4 ? "" : bytes ? "; NF4 bytes equal" : "; NF4 BYTES DIFFER");
+    }
+    enum { V = 70, C = 33, N = 6 };
+    const int32_t ids[N] = { 69, 0, 3, 3, 64, 3 };
+    float *table = random_new(V * C, 1), *dw = random_new(V * C, 1), *dx = random_new(N * C, 1), *x[2], *g[2];
+    mr_backend *sides[2] = { cpu, gpu };
+    for (int s = 0; s < 2; s++) {
+        mr_backend *b = sides[s];
+        mr_weight *w = weight_new(b, table, V, C, MR_F32, MR_F32, MR_USE_ROWS);
+        float *dev = put(b, NULL, N * C), *grad = put(b, dw, V * C);
+        int32_t *dev_ids = put_ids(b, ids, N);
+        b->embed(b, dev, w, dev_ids, N);
+        b->embed_bwd(b, grad, put(b, dx, N * C), dev_ids, N, C);
+        x[s] = get(b, dev, N * C), g[s] = get(b, grad, V * C);
+        b->weight_free(b, w);
+    }
+    verdict(same_bits(x[0], x[1], N * C) && same_bits(g[0], g[1], V * C), "embed, embed_bwd", "bits equal the CPU's: wanted");
+    void *none = gpu->alloc(gpu, (size_t)1 << 50);
+    verdict(!none, "alloc", "a petabyte is NULL, and no failure is kept");
+    healthy("alloc");
+    for (int s = 0; s < 2; s++) free(x[s]), free(g[s]);
+    free(table), free(dw), free(dx);
+}
+
+/* --- a layer on both sides --- */
+
+typedef struct layer {
+    mr_linear l[2]; /* cpu, gpu; gradients are device memory with `grads` in it */
+    int64_t O, I, R;
+} layer;
+
+typedef struct parts {
+    int n, rows[3], r[3];
+} parts;
+
+/* On the GPU alone when not `both`. */
+static layer layer_new(const kind *k, int64_t O, int64_t I, const parts *p, bool both, bool bias, bool grads) {
+    layer s = { .O = O, .I = I };
+    mr_backend *sides[2] = { cpu, gpu };
+    for (int i = 0; i < p->n; i++) s.R += p->r[i];
+    float *w = random_new(O * I, 1.0f), *a = random_new(s.R * I, 0.5f), *more = random_new(O * (s.R ? s.R : 1), 0.5f),
+          *g = random_new(O * I > s.R * I ? O * I : s.R * I, 1.0f);
+    for (int side = both ? 0 : 1; side < 2; side++) {
+        mr_backend *b = sides[side];
+        mr_linear *l = &s.l[side];
+        mr_dtype compute = side ? k->compute : k->cpu_compute, dense = compute == MR_F32 ? MR_F32 : compute;
+        mr_dtype store = side || k->store != MR_F16 ? k->store : MR_F32;
+        unsigned uses = MR_USE_FWD | MR_USE_BWD;
+        l->w = weight_new(b, w, O, I, store, compute, uses);
+        l->bias = bias ? put(b, more, O) : NULL;
+        if (grads) l->dw = put(b, g, O * I), l->dbias = put(b, g, O);
+        if (!p->n) continue;
+        l->n_lora = p->n, l->r_total = (int)s.R;
+        l->a = weight_new(b, a, s.R, I, dense, compute, uses);
+        if (grads) l->da = put(b, g, s.R * I);
+        for (int i = 0, row = 0, r = 0; i < p->n; row += p->rows[i], r += p->r[i++]) {
+            mr_lora_part *part = &l->lora[i];
+            *part = (mr_lora_part){ .row0 = row, .rows = p->rows[i], .r0 = r, .r = p->r[i], .scale = 0.5f + (float)i };
+            part->b = weight_new(b, more + i, p->rows[i], p->r[i], dense, compute, uses);
+            if (grads) part->db = put(b, g, (int64_t)p->rows[i] * p->r[i]);
+        }
+    }
+    free(w), free(a), free(more), free(g);
+    return s;
+}
+
+static void layer_free(layer *s) {
+    mr_backend *sides[2] = { cpu, gpu };
+    for (int side = 0; side < 2; side++) {
+        mr_backend *b = sides[side];
+        mr_linear *l = &s->l[side];
+        b->weight_free(b, l->w), b->weight_free(b, l->a);
+        for (int i = 0; i < l->n_lora; i++) b->weight_free(b, l->lora[i].b);
+        drop(b);
+    }
+}
+
+static double larger(double a, double b) { return a > b ? a : b; }
+
+static double differ(const float *a, const float *b, int64_t n) {
+    float *want = get(cpu, a, n), *got = get(gpu, b, n);
+    double d = worst(got, want, n);
+    free(want), free(got);
+    return d;
+}
+
+/* forward in [0], dx and du in [1], gradients in [2] */
+static void check_layer(const kind *k, int64_t O, int64_t I, int N, const parts *p, bool add, double diff[3]) {
+    layer s = layer_new(k, O, I, p, true, add, true);
+    mr_backend *sides[2] = { cpu, gpu };
+    float *x = random_new(N * I, 1), *dy = random_new(N * O, 1), *old = random_new(N * (O > I ? O : I), 1);
+    float *y[2], *u[2], *dx[2], *du[2];
+    for (int side = 0; side < 2; side++) {
+        mr_backend *b = sides[side];
+        float *xd = put(b, x, N * I), *dyd = put_off(b, dy, N * O);
+        y[side] = put(b, add ? old : NULL, N * O), dx[side] = put(b, add ? old : NULL, N * I);
+        u[side] = put(b, NULL, N * s.R + 1), du[side] = put(b, NULL, N * s.R + 1);
+        b->linear(b, y[side], s.R ? u[side] : NULL, xd, &s.l[side], N, add);
+        if (side) { /* both backward passes from the same inner values */
+            float *inner = get(cpu, u[0], N * s.R);
+            double d = s.R ? differ(u[0], u[1], N * s.R) : 0;
+            diff[0] = larger(diff[0], d);
+            b->upload(b, u[side], inner, (size_t)(N * s.R) * sizeof(float));
+            free(inner);
+        }
+        b->linear_bwd(b, dx[side], s.R ? du[side] : NULL, dyd, xd, s.R ? u[side] : NULL, &s.l[side], N, add);
+    }
+    diff[0] = larger(diff[0], differ(y[0], y[1], N * O));
+    diff[1] = larger(diff[1], differ(dx[0], dx[1], N * I));
+    if (s.R) diff[1] = larger(diff[1], differ(du[0], du[1], N * s.R));
+    diff[2] = larger(diff[2], differ(s.l[0].dw, s.l[1].dw, O * I));
+    diff[2] = larger(diff[2], differ(s.l[0].dbias, s.l[1].dbias, O));
+    if (s.R) diff[2] = larger(diff[2], differ(s.l[0].da, s.l[1].da, s.R * I));
+    for (int i = 0; i < p->n; i++)
+        diff[2] = larger(diff[2], differ(s.l[0].lora[i].db, s.l[1].lora[i].db, (int64_t)p->rows[i] * p->r[i]));
+    free(x), free(dy), free(old);
+    layer_free(&s);
+}
+
+void test_linear(void) {
+    /* N, O, I: ones, odd, tiles and a bit, whole blocks and tiles of NF4, more than a segment of K either way; the last ones large */
+    static const struct { int n, o, i; parts p; } cases[] = {
+        { 1, 3, 1, { 0 } },
+        { 1, 64, 64, { 1, { 64 }, { 8 } } },
+        { 3, 20, 36, { 1, { 20 }, { 3 } } },
+        { 7, 65, 33, { 2, { 31, 34 }, { 4, 5 } } },
+        { 6, 128, 64, { 2, { 64, 64 }, { 16, 16 } } },
+        { 13, 130, 67, { 1, { 130 }, { 16 } } },
+        { 33, 48, 128, { 3, { 16, 16, 16 }, { 8, 8, 8 } } },
+        { 50, 40, 128, { 1, { 24 }, { 8 } } },
+        { 5, 32, 4224, { 1, { 32 }, { 8 } } },
+        { 5, 4224, 32, { 0 } },
+        { 40, 64, 4224, { 1, { 64 }, { 8 } } },
+        { 130, 192, 192, { 3, { 64, 64, 64 }, { 64, 64, 64 } } },
+        { 200, 960, 576, { 3, { 576, 192, 192 }, { 16, 16, 16 } } },
+        { 300, 512, 11008, { 1, { 512 }, { 64 } } },
+        { 48, 11008, 512, { 2, { 5504, 5504 }, { 64, 64 } } },
+    };
+    int n_cases = (int)(sizeof cases / sizeof cases[0]) - (small_run ? 4 : 0);
+    for (int k = 0; k < n_kinds; k++) {
+        if (!kind_here(&kinds[k])) continue;
+        double diff[3] = { 0 };
+        for (int c = 0; c < n_cases; c++)
+            check_layer(&kinds[k], cases[c].o, cases[c].i, cases[c].n, &cases[c].p, (c + k) % 2, diff);
+        char name[64];
+        double allowed = kinds[k].tolerance;
+        snprintf(name, sizeof name, "linear: %s", kinds[k].name);
+        verdict(diff[0] <= allowed, name, "%.1e (allowed %.0e)", diff[0], allowed);
+        snprintf(name, sizeof name, "linear_bwd, dx du: %s", kinds[k].name);
+        verdict(diff[1] <= allowed, name, "%.1e (allowed %.0e)", diff[1], allowed);
+        snprintf(name, sizeof name, "linear_bwd, gradients: %s", kinds[k].name);
+        verdict(diff[2] <= allowed, name, "%.1e (allowed %.0e)", diff[2], allowed);
+    }
+}
+
+/* --- the row rule --- */
+
+typedef struct rows_job {
+    layer s;
+    int most;
+    float *x, *dy, *y, *u, *dx, *du; /* inputs on the device; results of all rows at once, on the host */
+} rows_job;
+
+/* Rows [from, from + n) as a call of their own, in buffers that begin anywhere. */
+static bool same_rows(const rows_job *j, int from, int n) {
+    mr_backend *b = gpu;
+    const mr_linear *l = &j->s.l[1];
+    int64_t O = j->s.O, I = j->s.I, R = j->s.R;
+    float *y = put_off(b, NULL, n * O), *dx = put_off(b, NULL, n * I), *u = put_off(b, NULL, n * R + 1),
+          *du = put_off(b, NULL, n * R + 1);
+    b->linear(b, y, R ? u : NULL, j->x + from * I, l, n, false);
+    b->linear_bwd(b, dx, R ? du : NULL, j->dy + from * O, j->x + from * I, R ? u : NULL, l, n, false);
+    float *got[4] = { get(b, y, n * O), get(b, u, n * R), get(b, dx, n * I), get(b, du, n * R) };
+    bool same = same_bits(got[0], j->y + from * O, n * O) && same_bits(got[1], j->u + from * R, n * R) &&
+                same_bits(got[2], j->dx + from * I, n * I) && same_bits(got[3], j->du + from * R, n * R);
+    for (int i = 0; i < 4; i++) free(got[i]);
+    drop_last(b, 4);
+    return same;
+}
+
+static const int row_counts[] = { 1, 2, 3, 5, 8, 16, 17, 32, 33, 64, 65, 100, 128, 200, 512 };
+
+static void check_rows(const kind *k, int64_t O, int64_t I, const parts *p, int most, int *bad, int *runs) {
+    rows_job j = { .s = layer_new(k, O, I, p, false, true, false), .most = most };
+    mr_backend *b = gpu;
+    int64_t R = j.s.R;
+    float *x = random_new(most * I, 1), *dy = random_new(most * O, 1);
+    j.x = put_off(b, x, most * I), j.dy = put(b, dy, most * O);
+    float *y = put(b, NULL, most * O), *u = put(b, NULL, most * R + 1), *dx = put(b, NULL, most * I), *du = put(b, NULL, most * R + 1);
+    b->linear(b, y, R ? u : NULL, j.x, &j.s.l[1], most, false);
+    b->linear_bwd(b, dx, R ? du : NULL, j.dy, j.x, R ? u : NULL, &j.s.l[1], most, false);
+    j.y = get(b, y, most * O), j.u = get(b, u, most * R), j.dx = get(b, dx, most * I), j.du = get(b, du, most * R);
+    for (size_t i = 0; i < sizeof row_counts / sizeof row_counts[0]; i++) {
+        int n = row_counts[i];
+        if (n > most || (small_run && i % 3 && n != 33)) continue;
+        int from = n < most ? n * 7 % (most - n) : 0;
+        *bad += !same_rows(&j, from, n);
+        (*runs)++;
+    }
+    free(x), free(dy), free(j.y), free(j.u), free(j.dx), free(j.du);
+    layer_free(&j.s);
+}
+
+void test_rows(void) {
+    static const struct { int o, i; parts p; } shapes[] = {
+        { 130, 75, { 1, { 130 }, { 16 } } },
+        { 96, 128, { 2, { 48, 48 }, { 16, 8 } } },
+        { 64, 4224, { 1, { 64 }, { 8 } } },
+        { 2560, 2048, { 3, { 2048, 256, 256 }, { 64, 64, 64 } } },
+        { 2048, 11008, { 1, { 2048 }, { 64 } } },
+        { 22016, 2048, { 2, { 11008, 11008 }, { 64, 64 } } },
+        { 960, 576, { 3, { 576, 192, 192 }, { 16, 16, 16 } } },
+    };
+    int n_shapes = (int)(sizeof shapes / sizeof shapes[0]) - (small_run ? 4 : 0);
+    for (int k = 0; k < n_kinds; k++) {
+        if (!kind_here(&kinds[k])) continue;
+        int bad = 0, runs = 0;
+        for (int s = 0; s < n_shapes; s++) {
+            if (kinds[k].compute == MR_F32 && s > 2 && s < n_shapes - 1) continue; /* slow, and one kernel for all */
+            check_rows(&kinds[k], shapes[s].o, shapes[s].i, &shapes[s].p, small_run ? 80 : 512, &bad, &runs);
+        }
+        char name[64];
+        snprintf(name, sizeof name, "row rule of products: %s", kinds[k].name);
+        verdict(bad == 0, name, "%d of %d row counts differ", bad, runs);
+    }
+}

@@ -1,0 +1,143 @@
+/* emulate.cc - see emulate_device.h: blocks one after another, their threads as fibers. x86-64 only. */
+#include "emulate_device.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include <vector>
+
+emu_place threadIdx, blockIdx, blockDim, gridDim;
+
+namespace {
+
+enum { MOST = 1024, STACK = 128 << 10, SHARED = 128 << 10 };
+enum state { READY, AT_WARP, AT_BLOCK, DONE };
+
+struct copy_op { void *dst; const void *src; };
+struct fiber {
+    void *sp;
+    state at;
+    std::vector<std::vector<copy_op>> groups;
+    std::vector<copy_op> open;
+};
+
+fiber fibers[MOST];
+char *stacks;
+alignas(128) unsigned char shared[SHARED];
+const void *lanes[MOST / 32][32];
+int n_threads, now;
+void *scheduler;
+const std::function<void()> *kernel_now;
+
+extern "C" void emu_switch(void **save, void *to);
+__asm__(".text\n.globl emu_switch\n.type emu_switch,@function\nemu_switch:\n"
+        "  pushq %rbp\n  pushq %rbx\n  pushq %r12\n  pushq %r13\n  pushq %r14\n  pushq %r15\n"
+        "  movq %rsp, (%rdi)\n  movq %rsi, %rsp\n"
+        "  popq %r15\n  popq %r14\n  popq %r13\n  popq %r12\n  popq %rbx\n  popq %rbp\n  ret\n");
+
+void leave(state at) {
+    fibers[now].at = at;
+    emu_switch(&fibers[now].sp, scheduler);
+}
+
+void begin() {
+    (*kernel_now)();
+    leave(DONE);
+    abort();
+}
+
+void prepare(int i) {
+    fiber &f = fibers[i];
+    f.groups.clear(), f.open.clear();
+    f.at = READY;
+    void **top = (void **)(stacks + (size_t)(i + 1) * STACK);
+    *--top = NULL; /* begin never returns; keeps the stack aligned as after a call */
+    *--top = (void *)begin;
+    for (int r = 0; r < 6; r++) *--top = NULL;
+    f.sp = top;
+}
+
+void resume(int i) {
+    now = i;
+    threadIdx = emu_place{ (unsigned)i, 0, 0 };
+    emu_switch(&scheduler, fibers[i].sp);
+}
+
+/* All lanes of a warp until each waits for the block or is done. */
+void run_warp(int warp, bool down) {
+    for (;;) {
+        bool ran = false, all = true;
+        for (int k = 0; k < 32; k++) {
+            int i = warp * 32 + (down ? 31 - k : k);
+            if (fibers[i].at == READY) resume(i), ran = true;
+        }
+        for (int k = 0; k < 32; k++) all = all && fibers[warp * 32 + k].at == AT_WARP;
+        if (all)
+            for (int k = 0; k < 32; k++) fibers[warp * 32 + k].at = READY;
+        else if (!ran)
+            break;
+    }
+    for (int k = 0; k < 32; k++)
+        if (fibers[warp * 32 + k].at == AT_WARP) {
+            fprintf(stderr, "emulator: warp %d of block %u waits for lanes that went elsewhere\n", warp, blockIdx.x);
+            abort();
+        }
+}
+
+void run_block(bool down) {
+    memset(shared, 0xff, sizeof shared);
+    for (int i = 0; i < n_threads; i++) prepare(i);
+    int warps = n_threads / 32;
+    for (;;) {
+        for (int w = 0; w < warps; w++) run_warp(down ? warps - 1 - w : w, down);
+        bool any = false;
+        for (int i = 0; i < n_threads; i++)
+            if (fibers[i].at == AT_BLOCK) fibers[i].at = READY, any = true;
+        if (!any) break;
+    }
+}
+
+} // namespace
+
+void emu_launch(dim3 grid, dim3 threads, size_t bytes, const std::function<void()> &kernel) {
+    if (!stacks) stacks = (char *)mmap(NULL, (size_t)MOST * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    n_threads = (int)threads.x;
+    if (n_threads > MOST || n_threads % 32 || bytes > SHARED || stacks == MAP_FAILED || !grid.x || !grid.y || grid.y > 65535) {
+        fprintf(stderr, "emulator: %d threads, %zu bytes, grid %u x %u\n", n_threads, bytes, grid.x, grid.y);
+        abort();
+    }
+    const char *order = getenv("MEDRL_EMULATE_ORDER");
+    bool down = order && strcmp(order, "down") == 0;
+    kernel_now = &kernel;
+    gridDim = emu_place{ grid.x, grid.y, grid.z };
+    blockDim = emu_place{ threads.x, 1, 1 };
+    for (unsigned y = 0; y < grid.y; y++)
+        for (unsigned x = 0; x < grid.x; x++) {
+            blockIdx = emu_place{ x, y, 0 };
+            run_block(down);
+        }
+}
+
+unsigned char *emu_shared() { return shared; }
+void __syncthreads() { leave(AT_BLOCK); }
+void emu_warp_wait() { leave(AT_WARP); }
+const void *&emu_lane(int lane) { return lanes[now / 32][lane]; }
+
+void emu_copy(void *dst, const void *src) { fibers[now].open.push_back(copy_op{ dst, src }); }
+void emu_commit() {
+    fibers[now].groups.push_back(fibers[now].open);
+    fibers[now].open.clear();
+}
+void emu_wait(int n) {
+    std::vector<std::vector<copy_op>> &g = fibers[now].groups;
+    while ((int)g.size() > n) {
+        for (const copy_op &c : g.front()) {
+            if (c.src)
+                memcpy(c.dst, c.src, 16);
+            else
+                memset(c.dst, 0, 16);
+        }
+        g.erase(g.begin());
+    }
+}

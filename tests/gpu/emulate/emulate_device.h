@@ -1,0 +1,114 @@
+/* emulate_device.h - CUDA's device side on a CPU, for kernels/cuda/device.cuh with MR_EMULATE.
+ *
+ * A launch runs block by block; the threads of a block are fibers of one thread of the machine, which change at __syncthreads and at every
+ * instruction of a whole warp. So kernels are tested for what they compute (indices, lanes' operands, barriers, copies that have not
+ * arrived yet), without a GPU; not for speed, and not for the rounding of a real tensor core. MEDRL_EMULATE_ORDER=down runs
+ * the threads of a block from the last to the first: a missing barrier gives other results then.
+ * Copies of copy16 happen only when copy_wait asks for them; shared memory starts as NaN in every block. */
+#ifndef MR_EMULATE_DEVICE_H
+#define MR_EMULATE_DEVICE_H
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static
+#define __launch_bounds__(...)
+#define SHARED_BYTES(name) unsigned char *name = emu_shared()
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct alignas(16) uint4 { uint32_t x, y, z, w; };
+struct alignas(16) float4 { float x, y, z, w; };
+static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return uint4{ x, y, z, w }; }
+
+/* --- emulate.cc --- */
+struct emu_place { unsigned x, y, z; };
+extern emu_place threadIdx, blockIdx, blockDim, gridDim;
+void emu_launch(dim3 grid, dim3 threads, size_t bytes, const std::function<void()> &kernel);
+unsigned char *emu_shared();
+void __syncthreads();
+void emu_warp_wait();      /* until all 32 lanes of the warp are here */
+const void *&emu_lane(int lane); /* what that lane of this warp has put down */
+void emu_copy(void *dst, const void *src);
+void emu_commit();
+void emu_wait(int n);
+
+#define LAUNCH(b, op, kernel, grid, threads, bytes, ...)                                                               \
+    do {                                                                                                               \
+        emu_launch(grid, threads, (size_t)(bytes), [=] { kernel(__VA_ARGS__); });                                      \
+        cu_launched(b, op);                                                                                            \
+    } while (0)
+
+template <typename V> static inline V __shfl_xor_sync(unsigned, V v, int d) {
+    int lane = (int)threadIdx.x % 32;
+    emu_lane(lane) = &v;
+    emu_warp_wait();
+    V r = *(const V *)emu_lane(lane ^ d);
+    emu_warp_wait();
+    return r;
+}
+static inline int atomicAdd(int *p, int v) { int old = *p; *p += v; return old; }
+static inline int atomicMin(int *p, int v) { int old = *p; if (v < old) *p = v; return old; }
+static inline uint32_t __float_as_uint(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+static inline float __uint_as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+static inline uint16_t f32_to_f16(float f) { return (uint16_t)_cvtss_sh(f, 0); }
+static inline float f16_to_f32(uint16_t h) { return _cvtsh_ss(h); }
+
+/* --- instructions of a warp; layouts: PTX ISA, mma.m16n8k16 and ldmatrix --- */
+
+struct emu_operands { uint32_t a[4], b[2]; };
+template <int T> static inline float emu_half(uint32_t word, int k) {
+    uint16_t h = (uint16_t)(word >> 16 * (k & 1));
+    return T ? f16_to_f32(h) : __uint_as_float((uint32_t)h << 16);
+}
+template <int T> static inline void mma16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+    int lane = (int)threadIdx.x % 32;
+    emu_operands mine = { { a[0], a[1], a[2], a[3] }, { b[0], b[1] } };
+    emu_lane(lane) = &mine;
+    emu_warp_wait();
+    for (int q = 0; q < 4; q++) {
+        int row = lane / 4 + q / 2 * 8, col = lane % 4 * 2 + q % 2;
+        for (int k = 0; k < 16; k++) {
+            const emu_operands *x = (const emu_operands *)emu_lane(row % 8 * 4 + k % 8 / 2);
+            const emu_operands *y = (const emu_operands *)emu_lane(col * 4 + k % 8 / 2);
+            c[q] = fmaf(emu_half<T>(x->a[row / 8 + k / 8 * 2], k), emu_half<T>(y->b[k / 8], k), c[q]);
+        }
+    }
+    emu_warp_wait();
+}
+
+template <bool TRANSPOSED> static inline void emu_matrices(uint32_t r[4], const void *row) {
+    int lane = (int)threadIdx.x % 32;
+    if ((uintptr_t)row % 16) __builtin_trap();
+    emu_lane(lane) = row;
+    emu_warp_wait();
+    for (int m = 0; m < 4; m++) {
+        uint16_t v[2];
+        for (int i = 0; i < 2; i++) {
+            int from = TRANSPOSED ? lane % 4 * 2 + i : lane / 4, col = TRANSPOSED ? lane / 4 : lane % 4 * 2 + i;
+            v[i] = ((const uint16_t *)emu_lane(8 * m + from))[col];
+        }
+        r[m] = (uint32_t)v[0] | (uint32_t)v[1] << 16;
+    }
+    emu_warp_wait();
+}
+static inline void load_matrices(uint32_t r[4], const void *row) { emu_matrices<false>(r, row); }
+static inline void load_transposed(uint32_t r[4], const void *row) { emu_matrices<true>(r, row); }
+
+static inline void copy16(void *shared, const void *global, bool ok) {
+    if ((uintptr_t)shared % 16 || (uintptr_t)global % 16) __builtin_trap();
+    emu_copy(shared, ok ? global : NULL);
+}
+static inline void copy_commit() { emu_commit(); }
+template <int n> static inline void copy_wait() { emu_wait(n); }
+
+#endif
