@@ -204,6 +204,7 @@ static void push_front(mr_pool *p, mr_pool_job *job) {
 
 static void add_fault(mr_pool *p, const mr_pool_job *job, int reward, const char *text) {
     p->n_faults++;
+    if (!*text) return; /* a group's fault is told once */
     if (p->n_fault_texts == p->cap_faults) {
         if (p->cap_faults >= 256) return; /* counted, not described */
         p->cap_faults = p->cap_faults ? 2 * p->cap_faults : 16;
@@ -212,18 +213,11 @@ static void add_fault(mr_pool *p, const mr_pool_job *job, int reward, const char
     mr_fault *f = &p->faults[p->n_fault_texts++];
     f->id = job->in.id;
     f->reward = reward;
-    snprintf(f->text, sizeof f->text, "%.440s (sample %lld)", text, (long long)job->in.id);
-}
-
-static void put_job(mr_str *s, const mr_pool_job *job) {
-    mr_put_i64(s, job->in.id);
-    mr_put_u32(s, (uint32_t)job->single);
-    mr_put_i64(s, job->in.step);
-    mr_put_u32(s, (uint32_t)job->in.n_tokens);
-    mr_put_u8(s, job->in.truncated);
-    mr_put_bytes(s, job->in.text, job->in.len);
-    mr_put_bytes(s, job->in.prompt, strlen(job->in.prompt));
-    mr_put_bytes(s, job->in.row_json, strlen(job->in.row_json));
+    if (job->members)
+        snprintf(f->text, sizeof f->text, "%.400s (the %d samples of a group, from sample %lld on)", text,
+                 job->n_members, (long long)job->in.id);
+    else
+        snprintf(f->text, sizeof f->text, "%.440s (sample %lld)", text, (long long)job->in.id);
 }
 
 static int n_waiting(const mr_pool *p) {
@@ -244,7 +238,7 @@ static void feed(mr_pool *p, mr_peer *peer) {
     while (n < want && n_waiting(p) > 0) {
         mr_pool_job *job = p->pending[p->pending_head];
         if (n > 0 && (job->single >= 0 || s.len > MR_FEED_BYTES)) break;
-        put_job(&s, job);
+        mr_pool_put_job(&s, job);
         p->pending_head++;
         if (peer->n_flight == 0) peer->since = mr_now_s();
         peer->flight[peer->n_flight++] = job;
@@ -263,25 +257,12 @@ static bool take_scored(mr_pool *p, mr_peer *peer, const mr_frame *f) {
     if (peer->n_flight == 0) return false;
     mr_pool_job *job = peer->flight[0];
     mr_take t = mr_take_frame(f);
-    int64_t id = mr_take_i64(&t);
-    uint32_t n = mr_take_u32(&t);
-    if (id != job->in.id || n != (job->single < 0 ? (uint32_t)p->v->n_rewards : 1)) return false;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t reward = mr_take_u32(&t);
-        unsigned kind = mr_take_u8(&t);
-        double value = mr_take_f64(&t);
-        char text[512];
-        mr_take_string(&t, text, sizeof text);
-        if (t.bad || reward >= (uint32_t)p->v->n_rewards || kind > MR_FAULT || !isfinite(value)) return false;
-        if (job->single >= 0 && reward != (uint32_t)job->single) return false;
-        job->scores[reward] = (mr_score){ value, (mr_score_kind)kind };
-        if (kind == MR_FAULT) add_fault(p, job, (int)reward, text);
-    }
-    if (t.at != t.end) return false;
+    if (!mr_pool_take_scores(p, job, &t, add_fault)) return false;
     memmove(peer->flight, peer->flight + 1, (size_t)--peer->n_flight * sizeof peer->flight[0]);
     peer->since = mr_now_s();
     job->n_deaths = 0;
-    if (job->single >= 0 && ++job->single < p->v->n_rewards)
+    if (job->single >= 0) job->single = mr_pool_own_reward(p, job, job->single + 1);
+    if (job->single >= 0 && job->single < p->v->n_rewards)
         push_front(p, job);
     else
         p->n_done++;
@@ -303,15 +284,14 @@ static mr_status replace(mr_pool *p, mr_peer *peer, bool late, mr_err *err) {
     if (peer->n_flight > 0) {
         mr_pool_job *job = peer->flight[0];
         if (job->single < 0) {
-            job->single = 0; /* only a suspect yet */
+            job->single = mr_pool_own_reward(p, job, 0); /* only a suspect yet */
         } else if (!late && ++job->n_deaths < p->opts.n_workers) {
             /* Once more: as many workers may have been ended from outside before one of them saw the job. */
         } else {
             char text[256];
             snprintf(text, sizeof text, "%s: %s", p->v->places[job->single], how);
-            job->scores[job->single] = (mr_score){ p->v->lows[job->single], MR_FAULT };
-            add_fault(p, job, job->single, text);
-            job->single++;
+            mr_pool_give_up(p, job, text, add_fault);
+            job->single = mr_pool_own_reward(p, job, job->single + 1);
             job->n_deaths = 0;
         }
         if (job->single < p->v->n_rewards)
@@ -379,6 +359,11 @@ static size_t cut(const char *text, size_t len, size_t max) {
     return max;
 }
 
+static void submit_unit(mr_pool *p, mr_pool_job *job) {
+    p->n_units++;
+    push_back(p, job);
+}
+
 static mr_status scorer_submit(void *self, const mr_score_job *in, mr_err *err) {
     mr_pool *p = self;
     if (strlen(in->row_json) > MAX_ROW_BYTES) return mr_fail(err, MR_EDATA, "a data row has more than 16 MiB");
@@ -396,11 +381,9 @@ static mr_status scorer_submit(void *self, const mr_score_job *in, mr_err *err) 
         p->jobs = mr_realloc(p->jobs, (size_t)p->cap_jobs * sizeof *p->jobs);
     }
     p->jobs[p->n_jobs++] = job;
-    if (p->v->n_rewards == 0) {
-        p->n_done++;
-        return MR_OK;
-    }
-    push_back(p, job);
+    mr_pool_job *group = p->v->n_batch > 0 ? mr_group_add(p, job) : NULL;
+    if (p->v->n_rewards > p->v->n_batch) submit_unit(p, job);
+    if (group) submit_unit(p, group);
     return n_waiting(p) >= MR_FEED_JOBS / 2 ? pump(p, false, err) : MR_OK;
 }
 
@@ -410,7 +393,8 @@ static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fau
     mr_status st = MR_OK;
     if (n_jobs != p->n_jobs)
         st = mr_fail(err, MR_EINTERNAL, "collect() of %d jobs, %d were submitted", n_jobs, p->n_jobs);
-    while (st == MR_OK && p->n_done < p->n_jobs) st = pump(p, true, err);
+    for (mr_pool_job *group; (group = mr_group_rest(p));) submit_unit(p, group);
+    while (st == MR_OK && p->n_done < p->n_units) st = pump(p, true, err);
     int n_rewards = p->v->n_rewards;
     for (int i = 0; st == MR_OK && i < p->n_jobs; i++) {
         const mr_pool_job *job = p->jobs[i];
@@ -438,7 +422,7 @@ static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fau
             if (p->v->peers[i].n_flight > 0) mr_peer_stop(&p->v->peers[i]);
         }
     }
-    p->n_jobs = p->n_done = p->n_faults = p->n_fault_texts = p->n_respawns = 0;
+    p->n_jobs = p->n_units = p->n_done = p->n_groups = p->n_faults = p->n_fault_texts = p->n_respawns = 0;
     p->n_pending = p->pending_head = 0;
     mr_arena_reset(&p->arena);
     return st;

@@ -14,6 +14,9 @@ typedef struct mr_pool_job {
     int single;       /* -1: all rewards at once; otherwise the reward that runs next, alone */
     int n_deaths;   /* workers that ended with this reward alone */
     mr_score *scores; /* [n_rewards] */
+    /* A group, for the rewards that have score_batch: its completions by id. NULL: one completion, for the others. */
+    struct mr_pool_job **members;
+    int n_members;
 } mr_pool_job;
 
 /* A worker of the parent's side. */
@@ -35,7 +38,8 @@ typedef struct mr_version {
     char **names;  /* rewards */
     char **places; /* their files, for messages */
     double *lows;
-    int n_rewards;
+    bool *batch; /* the reward sees groups */
+    int n_rewards, n_batch;
 } mr_version;
 
 typedef struct mr_split {
@@ -51,6 +55,8 @@ struct mr_pool {
     char *display; /* the recipe's name in messages */
     char **overrides;
     int n_overrides;
+    char **rewards; /* mr_pool_opts.rewards */
+    int n_rewards;
     mr_version *v;
     float *weights;
     mr_split *splits[8];
@@ -62,7 +68,9 @@ struct mr_pool {
     int n_jobs, cap_jobs;
     mr_pool_job **pending; /* [head, n) wait for a worker */
     int pending_head, n_pending, cap_pending;
-    int n_done;
+    int n_units, n_done; /* completions and groups that workers score */
+    mr_pool_job **groups; /* not whole yet */
+    int n_groups, cap_groups;
     mr_fault *faults;
     int n_faults, n_fault_texts, cap_faults;
     uint64_t refused; /* signature of files that a reload turned down */
@@ -78,6 +86,22 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
                        mr_frame *reply, mr_err *err);
 /* Answers NEED_TEXT, NEED_FILE, LOG, TICK. False: the frame is something else, or the worker is gone. */
 bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f);
+
+/* groups.c */
+/* Puts a completion into its group; gives the group when that made it whole, NULL otherwise. */
+mr_pool_job *mr_group_add(mr_pool *p, mr_pool_job *job);
+/* At collect: the next group that is not whole, as it stands; NULL when there is none. */
+mr_pool_job *mr_group_rest(mr_pool *p);
+/* The first reward from `from` on that is this job's to run; n_rewards when there is none. */
+int mr_pool_own_reward(const mr_pool *p, const mr_pool_job *job, int from);
+/* Appends a job to a SCORE frame. */
+void mr_pool_put_job(mr_str *s, const mr_pool_job *job);
+/* Reads the answer to a job into its scores; faults are told to on_fault (text "": counted only). False: it is no
+ * answer to this job. */
+typedef void (*mr_fault_fn)(mr_pool *p, const mr_pool_job *job, int reward, const char *text);
+bool mr_pool_take_scores(mr_pool *p, mr_pool_job *job, mr_take *t, mr_fault_fn on_fault);
+/* The reward job->single is guilty: its lowest value for the completion, or for each of the group. */
+void mr_pool_give_up(mr_pool *p, mr_pool_job *job, const char *text, mr_fault_fn on_fault);
 
 /* open.c */
 mr_status mr_version_open(mr_pool *p, mr_version **out, mr_err *err);
