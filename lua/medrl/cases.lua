@@ -1,5 +1,5 @@
 --- The cases that a Lua file carries: what they are run with, what came, and how a difference reads. A reload runs them
---- before a reward is accepted; `medrl test` runs them and shows all that failed. Called by the program, not by scripts.
+--- before a reward is accepted; `medrl test` runs them and shows all that failed. Called by the program, not scripts.
 local json = require "medrl.json"
 local text = require "medrl.text"
 

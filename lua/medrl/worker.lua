@@ -95,6 +95,25 @@ local function shown_reward(name, entry)
   return name
 end
 
+-- What `medrl test --fuzz` is to let pass: M.fuzz = { allow = { exploit = "reason" or { reason =, up_to = } } }, with
+-- "*" for all that are not named.
+local function allowed(module, file)
+  local allow = type(module.fuzz) == "table" and module.fuzz.allow or {}
+  if type(allow) ~= "table" then fail("%s: fuzz.allow is a %s, want { exploit = \"reason\" }", file, type(allow)) end
+  for name, reason in pairs(allow) do
+    if type(reason) == "table" then
+      if reason.up_to ~= nil and type(reason.up_to) ~= "number" then
+        fail("%s: fuzz.allow: \"%s\": up_to is a %s, want a number", file, tostring(name), type(reason.up_to))
+      end
+      reason = reason.reason
+    end
+    if type(name) ~= "string" or type(reason) ~= "string" or #reason < 10 then
+      fail("%s: fuzz.allow: \"%s\" has no reason, want a sentence", file, tostring(name))
+    end
+  end
+  return allow
+end
+
 -- "NAME:option=value,option=value" or "path/to/file.lua:..." as an entry of `rewards`.
 local function parse_reward(spec)
   local name, rest = spec:match("^(.-%.lua):(.*)$")
@@ -108,7 +127,8 @@ local function parse_reward(spec)
   return entry
 end
 
-local function open_rewards(entries, with_cases)
+-- with_allowed: an entry tells what it allows to exploits.
+local function open_rewards(entries, with_cases, with_allowed)
   local rewards, names, taken = {}, json.array({}), {}
   if type(entries) ~= "table" then fail("%s: rewards is a %s, want a list of names", place, type(entries)) end
   for i, entry in ipairs(entries) do
@@ -132,6 +152,9 @@ local function open_rewards(entries, with_cases)
       if failures[1] then fail("%s", cases.line(file, failures[1])) end
     end
     names[i] = shown_reward(name, entry)
+    if with_allowed then
+      names[i] = { name = name, weight = type(entry) == "table" and entry.weight or nil, allow = allowed(module, file) }
+    end
     rewards[i] = {
       name = name, place = file, score = module.score or module.score_batch, batch = module.score_batch ~= nil,
       options = cases.options_of(module, given, ("%s: rewards[%d] (%s)"):format(place, i, name)),
@@ -218,7 +241,8 @@ function M.open(spec)
       recipe.rewards[i] = entry
     end
   end
-  local rewards, names = open_rewards(recipe.rewards == nil and {} or recipe.rewards, spec.cases)
+  local rewards, names = open_rewards(recipe.rewards == nil and {} or recipe.rewards, spec.cases,
+    spec.rewards[1] ~= nil)
   local shown = {}
   for key, value in pairs(recipe) do shown[key] = value end
   if recipe.rewards ~= nil then shown.rewards = names end -- options stay with the scripts; the trainer knows names
