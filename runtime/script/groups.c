@@ -24,7 +24,7 @@ static mr_pool_job *whole(mr_pool_job *g) {
 }
 
 mr_pool_job *mr_group_add(mr_pool *p, mr_pool_job *job) {
-    int want = job->in.n_group > 1 ? job->in.n_group : 1, at = 0;
+    int want = job->in.n_group ? job->in.n_group : 1, at = 0;
     while (at < p->n_groups && (want == 1 || p->groups[at]->in.group != job->in.group)) at++;
     if (at == p->n_groups) {
         if (p->n_groups == p->cap_groups) {
@@ -35,12 +35,16 @@ mr_pool_job *mr_group_add(mr_pool *p, mr_pool_job *job) {
         g->in = job->in;
         g->in.n_group = want;
         g->single = -1;
-        g->members = mr_arena_alloc(&p->arena, (size_t)want * sizeof *g->members);
         p->groups[p->n_groups++] = g;
     }
     mr_pool_job *g = p->groups[at];
+    if ((g->n_members & (g->n_members - 1)) == 0) { /* full at each power of two */
+        mr_pool_job **more = mr_arena_alloc(&p->arena, (size_t)(2 * g->n_members + 1) * sizeof *more);
+        if (g->n_members) memcpy(more, g->members, (size_t)g->n_members * sizeof *more);
+        g->members = more;
+    }
     g->members[g->n_members++] = job;
-    if (g->n_members < g->in.n_group) return NULL;
+    if (want < 0 || g->n_members < g->in.n_group) return NULL;
     p->groups[at] = p->groups[--p->n_groups];
     return whole(g);
 }
