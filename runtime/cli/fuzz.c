@@ -221,27 +221,46 @@ static void print_allowed(const fuzzing *z) {
     }
 }
 
+/* One call by itself, and what it took. */
+static mr_status score_one(fuzzing *z, double *took, const mr_str *text, const cJSON *kind, const cJSON *row,
+                           mr_err *err) {
+    double start = mr_now_s();
+    MR_TRY(submit(z, text->data, text->len, kind, row, err));
+    MR_TRY(collect(z, err));
+    *took = mr_now_s() - start;
+    return MR_OK;
+}
+
 /* One exploit on every row of one kind. */
 static mr_status try_exploit(fuzzing *z, const cJSON *exploit, const cJSON *kind, double limit, mr_str *text,
                              mr_err *err) {
     const char *name = field(exploit, "name")->valuestring, *kind_name = field(kind, "kind")->valuestring;
     const cJSON *row;
     exploit_text(text, exploit, kind);
-    double start = mr_now_s(), best = -HUGE_VAL;
-    cJSON_ArrayForEach(row, field(kind, "rows")) MR_TRY(submit(z, text->data, text->len, kind, row, err));
-    int n = z->n_jobs;
-    MR_TRY(collect(z, err));
-    double each = (mr_now_s() - start) / n;
-    z->n_tried += n;
-    for (int i = 0; i < n; i++)
-        if (z->scores[i].kind == MR_SCORED) best = fmax(best, z->scores[i].value);
-    if (z->n_faults > 0) {
-        z->n_faulty++;
-        note(z, "fault", name, kind_name, (double)NAN, (double)NAN, z->faults[0].text);
+    double best = -HUGE_VAL, longest = 0;
+    bool faulty = false;
+    cJSON_ArrayForEach(row, field(kind, "rows")) {
+        double took;
+        MR_TRY(score_one(z, &took, text, kind, row, err));
+        /* a machine that is busy with other things makes one call slow, not three */
+        for (int again = 0; took > slow_s && z->n_faults == 0 && again < 2; again++) {
+            double other;
+            MR_TRY(score_one(z, &other, text, kind, row, err));
+            took = fmin(took, other);
+        }
+        longest = fmax(longest, took);
+        z->n_tried++;
+        if (z->scores[0].kind == MR_SCORED) best = fmax(best, z->scores[0].value);
+        if (z->n_faults > 0 && !faulty) {
+            faulty = true;
+            z->n_faulty++;
+            note(z, "fault", name, kind_name, (double)NAN, (double)NAN, z->faults[0].text);
+        }
+        if (longest > slow_s) break; /* other rows would tell the same and take as long */
     }
-    if (each > slow_s) {
+    if (longest > slow_s) {
         char why[64];
-        snprintf(why, sizeof why, "%.0f ms a call, want below %.0f", 1e3 * each, 1e3 * slow_s);
+        snprintf(why, sizeof why, "%.0f ms a call, want below %.0f", 1e3 * longest, 1e3 * slow_s);
         z->n_slow++;
         note(z, "slow", name, kind_name, (double)NAN, (double)NAN, why);
     }
@@ -274,7 +293,7 @@ static mr_status check_allowed(const fuzzing *z, mr_err *err) {
 static mr_status fuzz_one(fuzzing *z, const char *reward, const char *table, bool json, mr_err *err) {
     const char *list[] = { reward, NULL };
     /* one worker: a call's time is then its own */
-    mr_pool_opts o = { .n_workers = 1, .rewards = list };
+    mr_pool_opts o = { .n_workers = 1, .rewards = list, .deadline_s = 4 * slow_s };
     MR_TRY(mr_pool_open(&z->pool, table, &o, err));
     z->scorer = mr_pool_scorer(z->pool);
     z->table = mr_pool_recipe(z->pool);
