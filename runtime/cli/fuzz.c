@@ -144,10 +144,11 @@ static void exploit_text(mr_str *out, const cJSON *exploit, const cJSON *kind) {
         }
         return;
     }
-    const char *s = text->valuestring, *hole = field(exploit, "echo") ? strstr(s, "%s") : NULL;
+    const cJSON *echo = field(exploit, "echo");
+    const char *s = text->valuestring, *hole = echo ? strstr(s, "%s") : NULL;
     for (int i = times ? times->valueint : 1; i > 0; i--) {
         mr_str_add(out, s, hole ? (size_t)(hole - s) : strlen(s));
-        if (hole) mr_str_printf(out, "%s%s", field(kind, "prompt")->valuestring, hole + 2);
+        if (hole) mr_str_printf(out, "%s%s", field(kind, echo->valuestring)->valuestring, hole + 2);
     }
 }
 
