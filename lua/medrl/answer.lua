@@ -1,9 +1,9 @@
 --- The answer of a completion, and whether it is the right one: tags, \boxed{}, numbers. For rewards.
 ---
 --- Understood as a number: 42, -4.5, .5, 1,200 (also 1{,}200), 3/4, \frac{3}{4}, \frac34, 1 1/2, 1e3,
---- 2.5 \times 10^{3}, 50% (equal to 0.5 and to 50), with a currency sign in front, a \text{unit} behind, a final full
---- stop, $...$ or \(...\) around. Not understood: roots, pi, intervals, sets, algebra (these are compared as text),
---- digits of other scripts, numbers in words.
+--- 2.5 \times 10^{3}, 50% (equal to 0.5 and to 50), with a currency sign or "x =" in front, a \text{unit} or degrees
+--- behind, a final full stop, parentheses, $...$ or \(...\) around. Not understood: sums and other arithmetic, roots,
+--- pi, intervals, sets, algebra (these are compared as text), digits of other scripts, numbers in words.
 local text = require "medrl.text"
 
 local M = {}
@@ -68,7 +68,7 @@ function M.normal(s)
   s = s:gsub("\\[dt]frac", "\\frac"):gsub("\\frac(%d)(%d)", "\\frac{%1}{%2}"):gsub("\\%%", "%%")
   s = s:gsub("([%d}])%s*\\text%s*{[^{}]*}%s*$", "%1"):gsub("\\text%s*{([^{}]*)}", "%1")
   s = s:gsub("\\mathrm%s*{([^{}]*)}", "%1"):gsub("\\mathbf%s*{([^{}]*)}", "%1")
-  s = s:gsub("\\times", "×"):gsub("\\cdot", "×")
+  s = s:gsub("\\times", "×"):gsub("\\cdot", "×"):gsub("%^%s*{?%s*\\circ%s*}?%s*$", "")
   s = text.lower(text.strip(s))
   s = s:gsub("(%d)%s+(%d+/%d+)", "%1+%2"):gsub("^(%-?%d+)(\\frac)", "%1+%2") -- mixed numbers, before blanks go
   -- blanks go, but not between words or digits: "4 2" is not 42
@@ -126,7 +126,7 @@ end
 --- nil: it is not a number.
 function M.number(s)
   if #s > MAX_BYTES then return nil end
-  s = M.normal(s):gsub("^€", ""):gsub("^£", "")
+  s = M.normal(s):gsub("^€", ""):gsub("^£", ""):gsub("^%a=", ""):gsub("^%(([^%(%),]+)%)$", "%1")
   local bare, percent = s:gsub("%%$", "")
   local x = value_of(bare)
   if not x then return nil end

@@ -390,7 +390,8 @@ mr_status mr_fuzz(const char *const *rewards, int n, bool json, mr_err *err) {
     if (st == MR_OK && json) mr_print_json(list);
     if (st == MR_OK && bad)
         st = mr_fail(err, MR_EINVAL,
-                     "test: %d finds, printed above; mend the reward, or say in its M.fuzz.allow why one is right", bad);
+                     "test: %d find%s, printed above; mend the reward, or say in its M.fuzz.allow why one is right", bad,
+                     bad == 1 ? "" : "s");
     cJSON_Delete(list);
     mr_free(table);
     mr_arena_clear(&arena);
