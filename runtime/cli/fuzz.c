@@ -57,8 +57,7 @@ static mr_status submit(fuzzing *z, const char *text, size_t len, const cJSON *k
 
 static mr_status collect(fuzzing *z, mr_err *err) {
     memset(z->faults, 0, sizeof z->faults);
-    mr_status st =
-        z->scorer.collect(z->scorer.self, z->scores, z->n_jobs, z->faults, MAX_FAULTS, &z->n_faults, err);
+    mr_status st = z->scorer.collect(z->scorer.self, z->scores, z->n_jobs, z->faults, MAX_FAULTS, &z->n_faults, err);
     z->n_jobs = 0;
     return st;
 }
@@ -337,8 +336,8 @@ static mr_status fuzz_one(fuzzing *z, const char *reward, const char *table, boo
         if (z->lines.len) fputs(z->lines.data, stdout);
         if (z->n_notes > MAX_LINES) printf("  and %d more; --json has them all\n", z->n_notes - MAX_LINES);
         print_allowed(z);
-        printf("  %d earn more, %d more are allowed, %d faults, %d slow\n", z->n_finds, z->n_allowed,
-               z->n_faulty, z->n_slow);
+        printf("  %d earn more, %d more are allowed, %d faults, %d slow\n", z->n_finds, z->n_allowed, z->n_faulty,
+               z->n_slow);
         fflush(stdout);
     }
     mr_str_clear(&head);
@@ -390,8 +389,8 @@ mr_status mr_fuzz(const char *const *rewards, int n, bool json, mr_err *err) {
     if (st == MR_OK && json) mr_print_json(list);
     if (st == MR_OK && bad)
         st = mr_fail(err, MR_EINVAL,
-                     "test: %d find%s, printed above; mend the reward, or say in its M.fuzz.allow why one is right", bad,
-                     bad == 1 ? "" : "s");
+                     "test: %d find%s, printed above; mend the reward, or say in its M.fuzz.allow why one is right",
+                     bad, bad == 1 ? "" : "s");
     cJSON_Delete(list);
     mr_free(table);
     mr_arena_clear(&arena);

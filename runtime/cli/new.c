@@ -31,7 +31,8 @@ enum { N_KINDS = sizeof kinds / sizeof kinds[0] };
 
 static mr_status check_name(const char *name, mr_err *err) {
     bool good = islower((unsigned char)name[0]) && strlen(name) <= MAX_NAME;
-    for (const char *p = name; *p; p++) good = good && (islower((unsigned char)*p) || isdigit((unsigned char)*p) || *p == '_');
+    for (const char *p = name; *p; p++)
+        good = good && (islower((unsigned char)*p) || isdigit((unsigned char)*p) || *p == '_');
     return good ? MR_OK
                 : mr_fail(err, MR_EINVAL,
                           "new: \"%s\" is no name, want lower-case letters, digits and _, beginning with a letter, at "

@@ -38,7 +38,7 @@ static double correlation(const pairs *p) {
 }
 
 typedef struct by_reward {
-    pairs both;       /* where old and new are numbers */
+    pairs both; /* where old and new are numbers */
     double old_sum, new_sum;
     int64_t n_old, n_new, abstained, faults, changed;
     bool recorded;
@@ -82,7 +82,7 @@ typedef struct rescoring {
     int64_t n_samples, n_unlike; /* samples whose old and new are both numbers and differ */
     char *fault_lines[SHOWN_FAULTS];
     int n_fault_lines;
-    cJSON *weights; /* of the run's rewards, by name; for --keep */
+    cJSON *weights;        /* of the run's rewards, by name; for --keep */
     bool common, old_rows; /* a given name was recorded; lines without their columns were met */
 } rescoring;
 
@@ -127,7 +127,8 @@ static void keep_top(rescoring *z, const cJSON *line, double old_value, double n
         mr_free(z->top[at].text);
         mr_free(z->top[at].answer);
     }
-    for (; at > 0 && z->top[at - 1].change < change; at--) z->top[at] = z->top[at - 1]; /* equal ones: the first stays */
+    for (; at > 0 && z->top[at - 1].change < change; at--)
+        z->top[at] = z->top[at - 1]; /* equal ones: the first stays */
     z->top[at] = row;
 }
 
@@ -229,7 +230,9 @@ static char *row_of(rescoring *z, const cJSON *line, bool same_group) {
     if (!columns && same_group && z->n_rows > 0) return z->rows[z->n_rows - 1];
     cJSON *made = NULL;
     if (!columns) {
-        static const char *const names[][2] = { { "answer", "answer" }, { "source", "source" }, { "db_set", "source" } };
+        static const char *const names[][2] = { { "answer", "answer" },
+                                                { "source", "source" },
+                                                { "db_set", "source" } };
         made = cJSON_CreateObject();
         for (int i = 0; i < 3; i++) {
             const cJSON *v = field(line, names[i][1]);
@@ -270,8 +273,8 @@ static mr_status take_line(rescoring *z, cJSON *line, const char *place, mr_err 
     if (z->n_records == z->cap_records) { /* a group larger than the chunk */
         z->cap_records = z->cap_records ? 2 * z->cap_records : CHUNK;
         z->records = mr_realloc(z->records, (size_t)z->cap_records * sizeof *z->records);
-        z->scores = mr_realloc(z->scores, (size_t)z->cap_records * (size_t)(z->s->scorer.n_rewards + 1) *
-                                              sizeof *z->scores);
+        z->scores =
+            mr_realloc(z->scores, (size_t)z->cap_records * (size_t)(z->s->scorer.n_rewards + 1) * sizeof *z->scores);
     }
     record *r = &z->records[z->n_records];
     *r = (record){ line, row_of(z, line, same_group) };
@@ -520,8 +523,7 @@ mr_status mr_rescore(mr_scoring *s, const char *run, mr_err *err) {
     z.top = mr_alloc((size_t)(s->n_top + 1) * sizeof *z.top);
     read_weights(&z);
     mr_status st = read_samples(&z, err);
-    if (st == MR_OK && z.n_samples == 0)
-        st = mr_fail(err, MR_EDATA, "%s: has no samples yet", z.path);
+    if (st == MR_OK && z.n_samples == 0) st = mr_fail(err, MR_EDATA, "%s: has no samples yet", z.path);
     if (st == MR_OK && s->json) print_json(&z);
     if (st == MR_OK && !s->json) print_text(&z);
     for (int i = 0; i < z.n_records; i++) cJSON_Delete(z.records[i].line);

@@ -45,8 +45,7 @@ static void print_scores_json(const mr_scorer *sc, const mr_score *scores, const
             cJSON_AddNullToObject(rewards, sc->names[r]);
         else
             cJSON_AddNumberToObject(rewards, sc->names[r], scores[r].value);
-        if (scores[r].kind == MR_FAULT)
-            cJSON_AddStringToObject(bad, sc->names[r], fault_of(faults, n_faults, id, r));
+        if (scores[r].kind == MR_FAULT) cJSON_AddStringToObject(bad, sc->names[r], fault_of(faults, n_faults, id, r));
     }
     double total = weighted(sc, scores);
     if (isnan(total))

@@ -12,7 +12,7 @@ enum { MR_FEED_JOBS = 16, MR_FEED_BYTES = 256 << 10 };
 typedef struct mr_pool_job {
     mr_score_job in;  /* texts in the pool's arena */
     int single;       /* -1: all rewards at once; otherwise the reward that runs next, alone */
-    int n_deaths;   /* workers that ended with this reward alone */
+    int n_deaths;     /* workers that ended with this reward alone */
     mr_score *scores; /* [n_rewards] */
     /* A group, for the rewards that have score_batch: its completions by id. NULL: one completion, for the others. */
     struct mr_pool_job **members;
@@ -68,7 +68,7 @@ struct mr_pool {
     int n_jobs, cap_jobs;
     mr_pool_job **pending; /* [head, n) wait for a worker */
     int pending_head, n_pending, cap_pending;
-    int n_units, n_done; /* completions and groups that workers score */
+    int n_units, n_done;  /* completions and groups that workers score */
     mr_pool_job **groups; /* not whole yet */
     int n_groups, cap_groups;
     mr_fault *faults;

@@ -218,7 +218,8 @@ mr_status mr_script_test(const char *const *paths, int n_paths, mr_str *out, cJS
         mr_free(home_lua);
     }
     if (found.n > 1) qsort(found.items, (size_t)found.n, sizeof *found.items, compare_names);
-    for (int i = 0; st == MR_OK && i < found.n; i++) st = test_file(found.items[i], out, files, n_passed, n_failed, err);
+    for (int i = 0; st == MR_OK && i < found.n; i++)
+        st = test_file(found.items[i], out, files, n_passed, n_failed, err);
     clear_names(&found);
     return st;
 }

@@ -17,12 +17,13 @@ enum { MR_WIRE_MAX_BYTES = 64 << 20, MR_WIRE_TEXT_MAX = 1 << 20 };
 typedef enum mr_wire_type {
     /* parent to child */
     MR_WIRE_START = 1, /* u64 memory cap */
-    MR_WIRE_LOAD,      /* u8 on_cpu, u8 run cases, u8 mr_load_mode, u32 n, n strings: overrides, u32 n, n strings: rewards
-                          -> REPLY: recipe JSON and rewards, or ERROR */
+    MR_WIRE_LOAD,      /* u8 on_cpu, u8 run cases, u8 mr_load_mode, u32 n, n strings: overrides, u32 n, n strings:
+                          rewards -> REPLY: recipe JSON and rewards, or ERROR */
     MR_WIRE_ROWS,      /* string split -> REPLY: i64 n_rows, string report */
     MR_WIRE_ROW,       /* string split, i64 index -> REPLY: strings messages (JSON), row (JSON), source */
     MR_WIRE_SCORE,     /* u32 n, n jobs -> n times SCORED. A job: i64 id, i32 reward (-1: all), u32 members (0: one
-                          completion), i64 step, strings prompt and row; a completion: u32 tokens, u8 truncated, string */
+                          completion), i64 step, strings prompt and row, its completions: u32 tokens, u8 truncated,
+                          string text */
     MR_WIRE_TEXT,      /* u8 found, string name or reason, string text: answers NEED_TEXT */
     MR_WIRE_FILE,      /* u8 found, string name or reason; a descriptor comes with it when found: answers NEED_FILE */
     /* child to parent */

@@ -128,6 +128,29 @@ is "$(awk '$1 == "correctness" { print $4, $5 }' out)" '1.0000 0'
 run 2 score rewards -r xmlcount
 says 'medrl: rewards: holds no samples.jsonl, want the folder of a run'
 
+# --- a run with score_batch: it saw the groups, and they can be scored again to the same numbers
+cat >rewards/differs.lua <<'LUA'
+local M = { name = "differs", range = { 0, 1 } }
+function M.score_batch(samples)
+  local seen, values = {}, {}
+  for i, s in ipairs(samples) do
+    values[i] = seen[s.completion] and 0 or 1
+    seen[s.completion] = true
+  end
+  return values
+end
+M.cases = { { { "a", "b", "a" }, {}, { 1, 1, 0 } } }
+return M
+LUA
+"$medrl" demo -o batch --set grpo.max_steps=3 --set 'rewards=["correctness", "differs", "size"]' >out 2>err || fail "demo batch"
+is "$(grep -c '"rewards/size/mean": 6,' batch/metrics.jsonl)" 3
+run 0 score batch -r rewards/differs.lua -r rewards/size.lua -r correctness
+is "$(awk '$1 == "differs" { print ($2 == $3), ($2 > 0.2), ($2 < 0.9), $4, $5 }' out)" '1 1 1 1.0000 0'
+# who scores what does not show: other workers, the same numbers
+cp out first
+run 0 score batch -r rewards/differs.lua -r rewards/size.lua -r correctness --workers 5
+cmp -s out first || fail "five workers score otherwise than two"
+
 # --- weights, beside the names or as TRL's list, and each reward normalized by itself (spec: TRL 1.16, GDPO)
 two='--set grpo.max_steps=2 --set grpo.multi_objective_aggregation=normalize_then_sum'
 "$medrl" demo -o beside $two --set 'rewards=[{"name": "xmlcount", "weight": 0.5}, {"name": "correctness", "weight": 2}]' \

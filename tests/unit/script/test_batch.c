@@ -80,25 +80,24 @@ static void a_group_that_stays_short_is_scored_as_it_is(void) {
 }
 
 /* What score_batch does is named by the first completion. */
-static const char odd[] =
-    "local M = { name = 'odd', range = { -1.0, 2.0 } }\n"
-    "local function fill(n, v) local t = {} for i = 1, n do t[i] = v end return t end\n"
-    "local how = {\n"
-    "  fine = function(n) return fill(n, 1) end,\n"
-    "  few = function(n) return fill(n - 1, 1) end,\n"
-    "  many = function(n) return fill(n + 2, 1) end,\n"
-    "  number = function() return 1 end,\n"
-    "  none = function() return nil end,\n"
-    "  throw = function(n) return n.nothing end,\n" /* line 9 */
-    "  nan = function(n) local t = fill(n, 1) t[2] = 0 / 0 return t end,\n"
-    "  text = function(n) local t = fill(n, 1) t[3] = 'x' return t end,\n"
-    "  high = function(n) local t = fill(n, 1) t[1] = 2.5 return t end,\n"
-    "  hole = function(n) local t = fill(n, 1) t[2] = nil return t end,\n"
-    "  abstain = function(n) local t = fill(n, 1) t[2] = false return t end,\n"
-    "  loop = function() while true do end end,\n"
-    "}\n"
-    "function M.score_batch(samples) return how[samples[1].completion](#samples) end\n"
-    "return M\n";
+static const char odd[] = "local M = { name = 'odd', range = { -1.0, 2.0 } }\n"
+                          "local function fill(n, v) local t = {} for i = 1, n do t[i] = v end return t end\n"
+                          "local how = {\n"
+                          "  fine = function(n) return fill(n, 1) end,\n"
+                          "  few = function(n) return fill(n - 1, 1) end,\n"
+                          "  many = function(n) return fill(n + 2, 1) end,\n"
+                          "  number = function() return 1 end,\n"
+                          "  none = function() return nil end,\n"
+                          "  throw = function(n) return n.nothing end,\n" /* line 9 */
+                          "  nan = function(n) local t = fill(n, 1) t[2] = 0 / 0 return t end,\n"
+                          "  text = function(n) local t = fill(n, 1) t[3] = 'x' return t end,\n"
+                          "  high = function(n) local t = fill(n, 1) t[1] = 2.5 return t end,\n"
+                          "  hole = function(n) local t = fill(n, 1) t[2] = nil return t end,\n"
+                          "  abstain = function(n) local t = fill(n, 1) t[2] = false return t end,\n"
+                          "  loop = function() while true do end end,\n"
+                          "}\n"
+                          "function M.score_batch(samples) return how[samples[1].completion](#samples) end\n"
+                          "return M\n";
 
 typedef struct outcome {
     const char *how;
@@ -136,8 +135,9 @@ static void wrong_answers_cost_their_group_or_sample(void) {
         mr_err err = { .msg = "" };
         for (int i = 0; i < 12; i++) { /* the odd group stands between two that are fine */
             const char *text = i == 4 ? c->how : i % 4 == 0 ? "fine" : "xx";
-            mr_score_job job = { .id = i, .text = text, .len = strlen(text), .row_json = "{}", .group = i / 4,
-                                 .n_group = 4 };
+            mr_score_job job = {
+                .id = i, .text = text, .len = strlen(text), .row_json = "{}", .group = i / 4, .n_group = 4
+            };
             REQUIRE_OK(sc.submit(sc.self, &job, &err), err);
         }
         mr_score s[24];
@@ -250,5 +250,4 @@ static void rewards_without_a_recipe(void) {
 SCRIPT_TEST_MAIN({ "a_batch_is_the_group_by_id", a_batch_is_the_group_by_id },
                  { "a_group_that_stays_short_is_scored_as_it_is", a_group_that_stays_short_is_scored_as_it_is },
                  { "wrong_answers_cost_their_group_or_sample", wrong_answers_cost_their_group_or_sample },
-                 { "cases_of_a_batch", cases_of_a_batch },
-                 { "rewards_without_a_recipe", rewards_without_a_recipe })
+                 { "cases_of_a_batch", cases_of_a_batch }, { "rewards_without_a_recipe", rewards_without_a_recipe })

@@ -22,10 +22,9 @@ static void score_case(run *r, const cJSON *c, mr_score *score) {
     mr_scorer sc = mr_pool_scorer(r->pool);
     const char *text = cJSON_GetObjectItem(c, "completion")->valuestring;
     char *row = cJSON_PrintUnformatted(cJSON_GetObjectItem(c, "row"));
-    mr_score_job job = { .text = text,
-                         .len = strlen(text),
-                         .row_json = row,
-                         .n_tokens = cJSON_GetObjectItem(c, "n_tokens")->valueint };
+    mr_score_job job = {
+        .text = text, .len = strlen(text), .row_json = row, .n_tokens = cJSON_GetObjectItem(c, "n_tokens")->valueint
+    };
     REQUIRE_OK(sc.submit(sc.self, &job, &err), err);
     int n_faults;
     REQUIRE_OK(sc.collect(sc.self, score, 1, NULL, 0, &n_faults, &err), err);
