@@ -127,7 +127,7 @@ local function parse_reward(spec)
   return entry
 end
 
--- with_allowed: an entry tells what it allows to exploits.
+-- with_allowed: an entry tells what it allows to exploits (the main file is lua/medrl/exploits.lua).
 local function open_rewards(entries, with_cases, with_allowed)
   local rewards, names, taken = {}, json.array({}), {}
   if type(entries) ~= "table" then fail("%s: rewards is a %s, want a list of names", place, type(entries)) end
@@ -242,7 +242,7 @@ function M.open(spec)
     end
   end
   local rewards, names = open_rewards(recipe.rewards == nil and {} or recipe.rewards, spec.cases,
-    spec.rewards[1] ~= nil)
+    recipe.exploits ~= nil)
   local shown = {}
   for key, value in pairs(recipe) do shown[key] = value end
   if recipe.rewards ~= nil then shown.rewards = names end -- options stay with the scripts; the trainer knows names

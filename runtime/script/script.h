@@ -27,7 +27,7 @@ typedef struct mr_pool_opts {
     /* Rewards in place of the recipe's, NULL-terminated or NULL: "NAME" as in a recipe, or a file ("x.lua",
      * "path/to/x.lua": working folder first, then MEDRL_HOME/lua), each with options behind a colon:
      * "soft_format:dotall=true,weight=0.5". With these mr_pool_open takes NULL for the recipe: the pool has a scorer,
-     * reloads changed files (mr_scorer.between_steps) and has no rows. */
+     * reloads changed files (mr_scorer.between_steps), has no rows, and mr_pool_recipe holds the rewards alone. */
     const char *const *rewards;
 } mr_pool_opts;
 

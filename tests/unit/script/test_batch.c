@@ -209,6 +209,9 @@ static void rewards_without_a_recipe(void) {
     CHECK_INT(sc.n_rewards, 3);
     CHECK_STR(sc.names[1], "away");
     CHECK_NEAR(sc.weights[0], 0.25, 0);
+    char *shown = cJSON_PrintUnformatted(mr_pool_recipe(p));
+    CHECK_STR(shown, "{\"rewards\":[{\"name\":\"opt\",\"weight\":0.25},\"away\",\"xmlcount\"]}");
+    cJSON_free(shown);
     const char *texts[] = { "ab" };
     mr_score s[3];
     CHECK_INT(score_texts(p, texts, 1, "{}", s, NULL, 0), 0);

@@ -117,7 +117,7 @@ static void run_behavior(const behavior *b) {
     mr_free(text);
     put_file("rewards/good.lua", "return { name = 'good', score = function(c) return tonumber(c) % 3 end }\n");
     put_recipe("bad.lua", "{ name = \"bad\", weight = 0.5 }, \"good\"", "");
-    mr_pool *p = open_pool("bad.lua", 2, 0.25);
+    mr_pool *p = open_pool("bad.lua", 2, 0.5);
     mr_scorer sc = mr_pool_scorer(p);
     mr_err err = { .msg = "" };
     for (int i = N - 1; i >= 0; i--) {
