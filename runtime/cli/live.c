@@ -241,7 +241,8 @@ mr_status mr_live_score(mr_session *s, cJSON **objects, const char *const *texts
                                    .len = strlen(texts[i]),
                                    .row_json = row_json.data,
                                    .prompt = prompt,
-                                   .n_tokens = count_tokens(&s->parts, texts[i]) };
+                                   .n_tokens = count_tokens(&s->parts, texts[i]),
+                                   .n_group = n };
         st = scorer.submit(scorer.self, &job, err);
     }
     if (st == MR_OK) st = scorer.collect(scorer.self, scores, n, faults, FAULTS, &n_faults, err);

@@ -40,6 +40,10 @@ typedef struct mr_score_job {
     int n_tokens;
     bool truncated; /* hit max_completion_length */
     int64_t step;
+    /* The jobs of one prompt have one group number (the caller's), one row_json and one prompt: rewards with score_batch
+     * see them at once. n_group: how many there are; 0: this one is alone; -1: not known, whole at collect. */
+    int64_t group;
+    int n_group;
 } mr_score_job;
 
 /* What became of one reward for one completion. */
@@ -76,7 +80,9 @@ typedef struct mr_scorer {
     /* Starts scoring; returns at once. A reward that fails costs its sample and never fails the call. */
     mr_status (*submit)(void *self, const mr_score_job *job, mr_err *err);
     /* Waits for every job submitted since the last collect and writes scores[id * n_rewards + reward]; n_jobs = how
-     * many were submitted (ids 0..n-1). faults: up to max_faults are described, n_faults counts all. */
+     * many were submitted (ids 0..n-1). faults: up to max_faults are described, n_faults counts all. A fault of a whole
+     * group is described once and counts for each of its samples: entries that are left over have id and reward -1 and
+     * no text. */
     mr_status (*collect)(void *self, mr_score *scores, int n_jobs, mr_fault *faults, int max_faults, int *n_faults,
                          mr_err *err);
     /* Called between steps: a changed script is checked and taken over, or refused with one line. NULL when the scorer

@@ -544,7 +544,8 @@ static mr_status side_score(side *w, const char *row_json, mr_err *err) {
                                    .prompt = w->prompt.data ? w->prompt.data : "",
                                    .n_tokens = w->roll.items[submitted].n,
                                    .truncated = w->roll.items[submitted].truncated,
-                                   .step = t->step };
+                                   .step = t->step,
+                                   .n_group = w->n };
         st = s->submit(s->self, &job, err);
     }
     if (st != MR_OK) return st;

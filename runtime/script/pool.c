@@ -1,16 +1,17 @@
 /* pool.c - workers as the trainer sees them: start, ask, feed with completions, kill at the deadline, replay.
  *
- * Scoring: jobs wait in `pending`, go out in frames of a few, and come back one by one in the order they were sent, so
- * that after a death the first unanswered job is the suspect; the shared page names the reward. A call that missed its
+ * Scoring: jobs (completions, and whole groups for the rewards with score_batch: groups.c) wait in `pending`, go out in
+ * frames of a few, and come back one by one in the order they were sent, so that after a death the first unanswered job
+ * is the suspect; the shared page names the reward. A call that missed its
  * deadline while its worker computed (a quarter of the time at least, or it gets as much again) is guilty at once.
  * Where the worker did not compute (a machine that was suspended, a worker that was stopped) and after a crash the
  * suspect is replayed alone, one reward at a time; only a reward that misses the deadline alone, or ends as many workers
  * as there are (at least two; after a crash that a compiled loop could explain once more without the compiler), is
  * guilty. All others go back to the queue. Which worker scores what never changes a result.
  *
- * A reward that hangs for three samples of a batch is off for all samples with a larger id than the third (by id, not by
- * time: samples that had their score already lose it), so a batch ends after a few deadlines and ends the same way
- * whatever the order of arrival was. For that the jobs are held back until collect() once a reward is off, and go out by
+ * A reward that hangs for three jobs of a batch is off for all jobs with a larger id than the third (by id, not by time:
+ * those that had their scores already lose them), so a batch ends after a few deadlines and ends the same way whatever
+ * the order of arrival was. A group counts as one job, with the id of its first sample. For that the jobs are held back until collect() once a reward is off, and go out by
  * id from then on. */
 #include <errno.h>
 #include <fcntl.h>
@@ -300,7 +301,11 @@ static void add_fault(mr_pool *p, const mr_pool_job *job, int reward, const char
     mr_fault *f = &p->faults[at];
     f->id = job->in.id;
     f->reward = reward;
-    snprintf(f->text, sizeof f->text, "%.440s (sample %lld)", text, (long long)job->in.id);
+    if (job->members)
+        snprintf(f->text, sizeof f->text, "%.400s (the %d samples of a group, from sample %lld on)", text,
+                 job->n_members, (long long)job->in.id);
+    else
+        snprintf(f->text, sizeof f->text, "%.440s (sample %lld)", text, (long long)job->in.id);
 }
 
 /* --- rewards that hang --- */
@@ -311,7 +316,8 @@ static bool is_off(const mr_pool *p, int reward, int64_t id) {
 
 static int by_id(const void *pa, const void *pb) {
     const mr_pool_job *a = *(mr_pool_job *const *)pa, *b = *(mr_pool_job *const *)pb;
-    return (a->in.id > b->in.id) - (a->in.id < b->in.id);
+    if (a->in.id == b->in.id) return (a->members != NULL) - (b->members != NULL);
+    return a->in.id > b->in.id ? 1 : -1;
 }
 
 /* With a reward off, small ids first: they decide where it goes off, and every hang among them brings that nearer. */
@@ -334,7 +340,8 @@ static void add_hang(mr_pool *p, int reward, int64_t id) {
 
 /* Where a job that runs one reward at a time stands next, from job->single on. False: all are done. */
 static bool settle(const mr_pool *p, mr_pool_job *job) {
-    while (job->single < p->v->n_rewards && (job->single == job->judged || is_off(p, job->single, job->in.id)))
+    while (job->single < p->v->n_rewards && (!mr_job_runs(p, job, job->single) || job->single == job->judged ||
+                                             is_off(p, job->single, job->in.id)))
         job->single++;
     return job->single < p->v->n_rewards;
 }
@@ -350,28 +357,18 @@ static void apply_hangs(mr_pool *p) {
     for (int i = 0; i < p->n_jobs; i++) {
         mr_pool_job *job = p->jobs[i];
         for (int r = 0; r < p->v->n_rewards; r++) {
-            if (!is_off(p, r, job->in.id)) continue;
+            mr_pool_job *unit = p->v->batch[r] ? job->group : job;
+            if (!is_off(p, r, unit->in.id) || job != mr_job_member(unit, 0)) continue; /* a group: once */
             const int64_t *ids = p->hangs[r].ids;
             char text[256];
             snprintf(
                 text, sizeof text,
                 "%s: not called: it did not end for samples %lld, %lld and %lld, and is off for the rest of the batch",
                 p->v->places[r], (long long)ids[0], (long long)ids[1], (long long)ids[2]);
-            job->scores[r] = (mr_score){ p->v->lows[r], MR_FAULT };
-            add_fault(p, job, r, text);
+            mr_job_give_up(p, unit, r);
+            add_fault(p, unit, r, text);
         }
     }
-}
-
-static void put_job(mr_str *s, const mr_pool_job *job) {
-    mr_put_i64(s, job->in.id);
-    mr_put_u32(s, (uint32_t)job->single);
-    mr_put_i64(s, job->in.step);
-    mr_put_u32(s, (uint32_t)job->in.n_tokens);
-    mr_put_u8(s, job->in.truncated);
-    mr_put_bytes(s, job->in.text, job->in.len);
-    mr_put_bytes(s, job->in.prompt, strlen(job->in.prompt));
-    mr_put_bytes(s, job->in.row_json, strlen(job->in.row_json));
 }
 
 static int n_waiting(const mr_pool *p) {
@@ -451,7 +448,7 @@ static void feed(mr_pool *p, mr_peer *peer) {
     while (n < want && n_waiting(p) > 0) {
         mr_pool_job *job = p->pending[p->pending_head];
         if (n > 0 && (job->single >= 0 || s.len > MR_FEED_BYTES)) break;
-        put_job(&s, job);
+        mr_job_put(&s, job);
         p->pending_head++;
         if (peer->n_flight == 0) mark_progress(peer, true);
         peer->flight[peer->n_flight++] = job;
@@ -464,6 +461,11 @@ static void feed(mr_pool *p, mr_peer *peer) {
     mr_str_clear(&s);
     peer->n_log = peer->n_asked = 0;
     peer->wire.limit = MR_SCORED_BYTES;
+    for (int i = 0; i < peer->n_flight; i++) {
+        size_t most = mr_job_answer_max(p, peer->flight[i]);
+        if (most > MR_WIRE_MAX_BYTES) most = MR_WIRE_MAX_BYTES;
+        if (most > peer->wire.limit) peer->wire.limit = most;
+    }
     if (p->pending_head == p->n_pending) p->pending_head = p->n_pending = 0;
 }
 
@@ -486,21 +488,7 @@ static bool take_scored(mr_pool *p, mr_peer *peer, const mr_frame *f) {
     if (peer->n_flight == 0) return false;
     mr_pool_job *job = peer->flight[0];
     mr_take t = mr_take_frame(f);
-    int64_t id = mr_take_i64(&t);
-    uint32_t n = mr_take_u32(&t);
-    if (id != job->in.id || n != (job->single < 0 ? (uint32_t)p->v->n_rewards : 1)) return false;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t reward = mr_take_u32(&t);
-        unsigned kind = mr_take_u8(&t);
-        double value = mr_take_f64(&t);
-        char text[512];
-        mr_take_string(&t, text, sizeof text);
-        if (t.bad || reward >= (uint32_t)p->v->n_rewards || kind > MR_FAULT || !isfinite(value)) return false;
-        if (job->single >= 0 && reward != (uint32_t)job->single) return false;
-        job->scores[reward] = (mr_score){ value, (mr_score_kind)kind };
-        if (kind == MR_FAULT) add_fault(p, job, (int)reward, text);
-    }
-    if (t.at != t.end) return false;
+    if (!mr_job_take(p, job, &t, add_fault)) return false;
     memmove(peer->flight, peer->flight + 1, (size_t)--peer->n_flight * sizeof peer->flight[0]);
     mark_progress(peer, true);
     next_reward(p, job);
@@ -512,13 +500,13 @@ static int blamed(const mr_pool *p, const mr_peer *peer, const mr_pool_job *job)
     if (job->single >= 0) return job->single;
     if (!peer->at || peer->at->id != job->in.id) return -1;
     int32_t reward = peer->at->reward;
-    return reward >= 0 && reward < p->v->n_rewards ? reward : -1;
+    return reward >= 0 && reward < p->v->n_rewards && mr_job_runs(p, job, reward) ? reward : -1;
 }
 
 static void find_guilty(mr_pool *p, mr_pool_job *job, int reward, const char *how) {
     char text[256];
     snprintf(text, sizeof text, "%s: %s", p->v->places[reward], how);
-    job->scores[reward] = (mr_score){ p->v->lows[reward], MR_FAULT };
+    mr_job_give_up(p, job, reward);
     add_fault(p, job, reward, text);
 }
 
@@ -529,7 +517,7 @@ static void judge_late(mr_pool *p, mr_pool_job *job, int reward, bool at_work, c
     } else if (job->single < 0) {
         find_guilty(p, job, reward, how);
         job->judged = reward;
-        job->single = 0; /* the others of this sample have not answered, or their answers went down with the worker */
+        job->single = 0; /* the other rewards of this job have not answered, or their answers went down with the worker */
         add_hang(p, reward, job->in.id);
     } else {
         find_guilty(p, job, reward, how);
@@ -644,6 +632,11 @@ static size_t cut(const char *text, size_t len, size_t max) {
     return max;
 }
 
+static void submit_unit(mr_pool *p, mr_pool_job *job) {
+    p->n_units++;
+    push_back(p, job);
+}
+
 static mr_status scorer_submit(void *self, const mr_score_job *in, mr_err *err) {
     mr_pool *p = self;
     if (strlen(in->row_json) > MAX_ROW_BYTES) return mr_fail(err, MR_EDATA, "a data row has more than 16 MiB");
@@ -661,11 +654,9 @@ static mr_status scorer_submit(void *self, const mr_score_job *in, mr_err *err) 
         p->jobs = mr_realloc(p->jobs, (size_t)p->cap_jobs * sizeof *p->jobs);
     }
     p->jobs[p->n_jobs++] = job;
-    if (p->v->n_rewards == 0) {
-        p->n_done++;
-        return MR_OK;
-    }
-    push_back(p, job);
+    mr_pool_job *group = p->v->n_batch > 0 ? mr_group_add(p, job) : NULL;
+    if (p->v->n_rewards > p->v->n_batch) submit_unit(p, job);
+    if (group) submit_unit(p, group);
     return n_waiting(p) >= MR_FEED_JOBS / 2 ? pump(p, false, err) : MR_OK;
 }
 
@@ -676,6 +667,7 @@ static void keep_batch(mr_pool *p) {
     mr_arena arena = p->last_arena;
     mr_pool_job **jobs = p->last_jobs;
     const int cap = p->cap_last;
+    qsort(p->jobs, (size_t)p->n_jobs, sizeof *p->jobs, by_id);
     p->last_arena = p->arena;
     p->last_jobs = p->jobs;
     p->cap_last = p->cap_jobs;
@@ -691,9 +683,10 @@ static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fau
     mr_status st = MR_OK;
     if (n_jobs != p->n_jobs)
         st = mr_fail(err, MR_EINTERNAL, "collect() of %d jobs, %d were submitted", n_jobs, p->n_jobs);
+    for (mr_pool_job *group; (group = mr_group_rest(p));) submit_unit(p, group);
     p->collecting = true;
     if (p->any_off) sort_pending(p);
-    while (st == MR_OK && p->n_done < p->n_jobs) {
+    while (st == MR_OK && p->n_done < p->n_units) {
         st = pump(p, true, err);
         const mr_fault *f = st == MR_OK && p->trial ? mr_pool_new_fault(p) : NULL;
         if (f) st = mr_fail(err, MR_EINVAL, "%s", f->text);
@@ -710,6 +703,7 @@ static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fau
     }
     int n = p->n_fault_texts < max_faults ? p->n_fault_texts : max_faults;
     if (faults && n > 0) memcpy(faults, p->faults, (size_t)n * sizeof *faults);
+    for (int i = n; faults && i < n_faulty && i < max_faults; i++) faults[i] = (mr_fault){ .id = -1, .reward = -1 };
     if (n_faults) *n_faults = n_faulty;
     if (st != MR_OK) {
         /* Jobs still under way belong to the batch that is dropped: their workers go with it. */
@@ -723,7 +717,7 @@ static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fau
         if (peer->alive && peer->no_jit && !p->opts.no_jit)
             st = restart(p, peer, false, "a call without compiler", err);
     }
-    p->n_jobs = p->n_done = p->n_fault_texts = p->n_respawns = 0;
+    p->n_jobs = p->n_units = p->n_done = p->n_groups = p->n_fault_texts = p->n_respawns = 0;
     p->n_pending = p->pending_head = 0;
     p->hangs = NULL;
     p->any_off = p->collecting = false;

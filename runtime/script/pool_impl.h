@@ -1,5 +1,5 @@
-/* pool_impl.h - what pool.c (workers and scoring), open.c (loading, rows, data) and reload.c share. Private to
- * runtime/script. */
+/* pool_impl.h - what pool.c (workers and scoring), groups.c (jobs), open.c (loading, rows, data) and reload.c share.
+ * Private to runtime/script. */
 #ifndef MR_POOL_IMPL_H
 #define MR_POOL_IMPL_H
 
@@ -13,17 +13,22 @@ enum { MR_FEED_JOBS = 16, MR_FEED_BYTES = 256 << 10, MR_HANGS_MAX = 3, MR_FAULT_
  * so many times the limit in all. */
 enum { MR_MAX_LOG = 41 * 2 * MR_FEED_JOBS, MR_MAX_ASKED = 10000, MR_MAX_LIMITS = 100, MR_SCORED_BYTES = 1 << 20 };
 
+/* A unit of work: a completion, for the rewards with score; or a group, for those with score_batch. */
 typedef struct mr_pool_job {
-    mr_score_job in;  /* texts in the pool's arena */
+    mr_score_job in;  /* texts in the pool's arena; of a group: its first sample's */
     int single;       /* -1: all rewards at once; otherwise the reward that runs next, alone */
     int judged;       /* a reward that was found to hang while all of them ran; -1: none */
     int n_deaths;     /* workers that ended with this reward alone */
     bool no_jit;      /* the next try goes to a worker without a compiler */
-    mr_score *scores; /* [n_rewards] */
+    mr_score *scores; /* [n_rewards]; NULL for a group, whose members have them */
+    /* A group: its completions by id. NULL: one completion. */
+    struct mr_pool_job **members;
+    int n_members;
+    struct mr_pool_job *group; /* of a completion: the group that it is a member of; NULL: no reward has score_batch */
 } mr_pool_job;
 
-/* Calls of one reward that did not end, in one batch: the smallest ids, ascending. With MR_HANGS_MAX of them the reward
- * is off for every sample behind the last one. */
+/* Calls of one reward that did not end, in one batch: the smallest ids of jobs, ascending. With MR_HANGS_MAX of them the
+ * reward is off for every job behind the last one. */
 typedef struct mr_hangs {
     int n;
     int64_t ids[MR_HANGS_MAX];
@@ -59,7 +64,8 @@ typedef struct mr_version {
     char **names;  /* rewards */
     char **places; /* their files, for messages */
     double *lows;
-    int n_rewards;
+    bool *batch; /* the reward has score_batch */
+    int n_rewards, n_batch;
     char *cases; /* that passed when it was loaded: lines "FILE<tab>NUMBER" */
 } mr_version;
 
@@ -76,6 +82,8 @@ struct mr_pool {
     char *display; /* the recipe's name in messages */
     char **overrides;
     int n_overrides;
+    char **rewards; /* mr_pool_opts.rewards */
+    int n_rewards;
     mr_version *v;
     mr_version *in_use; /* while another one is on trial as v */
     float *weights;
@@ -93,12 +101,14 @@ struct mr_pool {
     int n_jobs, cap_jobs;
     mr_pool_job **pending; /* [head, n) wait for a worker */
     int pending_head, n_pending, cap_pending;
-    int n_done;
+    int n_units, n_done; /* completions and groups that workers score */
+    mr_pool_job **groups; /* not whole yet */
+    int n_groups, cap_groups;
     mr_fault *faults; /* by sample and reward, the first MR_FAULT_TEXTS of them */
     int n_fault_texts;
     mr_hangs *hangs; /* [n_rewards], in the arena; NULL: no call of this batch hung */
     bool any_off, collecting;
-    /* the last batch, which a new version has to stand */
+    /* the last batch by id, which a new version has to stand */
     mr_arena last_arena;
     mr_pool_job **last_jobs;
     int n_last, cap_last;
@@ -117,6 +127,27 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
                        mr_frame *reply, mr_err *err);
 /* Answers NEED_TEXT, NEED_FILE, LOG, TICK. False: the frame is something else, or the worker is gone. */
 bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f);
+
+/* groups.c */
+/* Puts a completion into its group; gives the group when that made it whole, NULL otherwise. */
+mr_pool_job *mr_group_add(mr_pool *p, mr_pool_job *job);
+/* At collect: the next group that is not whole, as it stands; NULL when there is none. */
+mr_pool_job *mr_group_rest(mr_pool *p);
+/* How many completions a job has, and which. */
+int mr_job_size(const mr_pool_job *job);
+mr_pool_job *mr_job_member(mr_pool_job *job, int k);
+/* Whether the reward is this job's to run: those with score_batch are for groups, the others for completions. */
+bool mr_job_runs(const mr_pool *p, const mr_pool_job *job, int reward);
+/* Appends a job to a SCORE frame. */
+void mr_job_put(mr_str *s, const mr_pool_job *job);
+/* How long the answer to it may be. */
+size_t mr_job_answer_max(const mr_pool *p, const mr_pool_job *job);
+/* Reads the answer to a job into its scores; faults are told to on_fault, those of a whole group once, as the group's.
+ * False: it is no answer to this job. */
+typedef void (*mr_fault_fn)(mr_pool *p, const mr_pool_job *job, int reward, const char *text);
+bool mr_job_take(mr_pool *p, mr_pool_job *job, mr_take *t, mr_fault_fn on_fault);
+/* The reward is guilty: its lowest value for the completion, or for each of the group. */
+void mr_job_give_up(mr_pool *p, mr_pool_job *job, int reward);
 
 /* open.c */
 mr_status mr_version_open(mr_pool *p, mr_version **out, bool cases, mr_err *err);

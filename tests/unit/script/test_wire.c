@@ -46,8 +46,9 @@ static void put_answer(mr_str *s, int64_t id, uint32_t n, uint32_t reward, unsig
     s->len = 0;
     mr_put_i64(s, id);
     mr_put_u32(s, n);
+    mr_put_u32(s, is("member 1") ? 1 : is("all of no group") ? UINT32_MAX : 0);
     mr_put_u32(s, reward);
-    mr_put_u8(s, kind);
+    mr_put_u8(s, is("all of no group") ? MR_FAULT : kind);
     mr_put_f64(s, value);
     mr_put_bytes(s, "", 0);
 }
@@ -98,6 +99,7 @@ static void play_load(void) {
     mr_put_bytes(&s, "fake", 4);
     mr_put_bytes(&s, "rewards/fake.lua", 16);
     mr_put_f64(&s, is("low is nan") ? (double)NAN : -1.0);
+    mr_put_u8(&s, is("batch 7") ? 7 : 0);
     mr_put_bytes(&s, "", 0);
     if (is("more than asked")) mr_put_u32(&s, 7);
     if (is("cut")) s.len -= 3;
@@ -138,7 +140,7 @@ static void play_score(void) {
         pause();
     }
     if (is("half a frame")) {
-        const uint32_t head[2] = { MR_WIRE_SCORED, 33 };
+        const uint32_t head[2] = { MR_WIRE_SCORED, 37 };
         (void)!write(3, head, sizeof head);
         (void)!write(3, s.data, 10);
         pause();
@@ -224,7 +226,7 @@ static void lies_at_load_are_refused(void) {
         { "many rewards", "want at most 256" },     { "low is nan", "makes no sense" },
         { "more than asked", "was cut" },           { "cut", "was cut" },
         { "asks and does not read", "the worker" }, { "asks for ever", "the worker" },
-        { "logs for ever", "the worker" },
+        { "logs for ever", "the worker" },          { "batch 7", "makes no sense" },
     };
     for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
         set_plan(plans[i][0]);
@@ -246,7 +248,7 @@ static void lies_while_scoring_are_refused(void) {
         "wrong id",   "negative id",  "too many",           "none",       "reward 200",  "kind 9",
         "nan",        "infinite",     "trailing bytes",     "cut answer", "long string", "empty frame",
         "huge frame", "no type",      "half a frame",       "an error",   "a command",   "log flood",
-        "big log",    "another page", "denied without end",
+        "big log",    "another page", "denied without end", "member 1",   "all of no group",
     };
     size_t before = 0;
     for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
