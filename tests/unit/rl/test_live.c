@@ -1,6 +1,7 @@
 /* What changes while a run goes on, with rows and rewards in C: settings, weights, reloads, pauses, samples on the side;
  * and that a resumed run repeats all of it to the bit. */
 #include "base/log.h"
+#include "base/rng.h"
 #include "rig.h"
 #include "rl/metrics.h"
 #include "rl/rollout.h"
@@ -487,6 +488,11 @@ static void mend(world *w, int64_t step) {
     if (w->n_waits == 2) w->reload_at = step;
 }
 
+static void go_on(world *w, int64_t step) {
+    (void)step;
+    if (mr_trainer_paused(w->t)) mr_trainer_go_on(w->t);
+}
+
 static void a_broken_reward_pauses(void) {
     static world w;
     mr_err err;
@@ -521,6 +527,17 @@ static void a_broken_reward_pauses(void) {
     CHECK_CONTAINS(err.msg, "ended.lua:3: broken (sample 0); mend that file first");
     char hex[65];
     hash_of(hex, dir, 5);
+    world_close(&w);
+
+    world_init(&w); /* told to go on as it is: three more steps, and it pauses again */
+    w.set.train.max_fault_share = 0.4;
+    w.set.train.max_steps = 8;
+    w.broken_to = 100;
+    w.between = go_on;
+    world_open(&w, dir);
+    REQUIRE_OK(mr_trainer_run(w.t, &err), err);
+    CHECK_INT(n_events(&w, "pause"), 2);
+    CHECK_STR(event_text(&w, "go on"), "asked to");
     world_close(&w);
 
     world_init(&w); /* 0: never */
@@ -558,6 +575,13 @@ static void a_resumed_run_repeats_it(void) {
     CHECK_INT(a.n_steps, 12);
     CHECK(a.log[5][2] == 1 && a.log[6][2] == 2);
     hash_of(want, dir, 12);
+    mr_mt19937 rng; /* other rows from step 6 on: the seed's first permutation of them */
+    int64_t perm[16];
+    mr_mt19937_init(&rng, 42);
+    mr_mt19937_randperm(&rng, perm, 12);
+    for (int k = 6; k <= 11; k++) CHECK_INT(a.rows[k], perm[2 * (k - 6)]);
+    mr_mt19937_randperm(&rng, perm, 12);
+    CHECK_INT(a.rows[12], perm[0]);
     for (int from = 1; from < 12; from++) {
         world_init(&b);
         b.set.train.save_steps = 0;
