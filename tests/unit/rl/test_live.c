@@ -33,6 +33,7 @@ struct world {
     /* what is done between steps */
     void (*between)(world *w, int64_t step);
     int n_boundary, n_within, n_waits;
+    bool waiting; /* the run is paused, and asks what to do */
     int64_t reload_at; /* the step after which version 2 is there */
 };
 
@@ -165,7 +166,8 @@ static void serve(void *self, mr_trainer *t, bool boundary, double wait_s) {
         w->n_within++;
         return;
     }
-    if (wait_s > 0)
+    w->waiting = wait_s > 0;
+    if (w->waiting)
         w->n_waits++;
     else
         w->n_boundary++;
@@ -490,7 +492,7 @@ static void mend(world *w, int64_t step) {
 
 static void go_on(world *w, int64_t step) {
     (void)step;
-    if (mr_trainer_paused(w->t)) mr_trainer_go_on(w->t);
+    if (w->waiting) mr_trainer_go_on(w->t);
 }
 
 static void a_broken_reward_pauses(void) {
