@@ -33,8 +33,8 @@ typedef struct change {
     char *reports[8];
 } change;
 
-static void change_clear(change *c) {
-    mr_version_close(c->v);
+static void change_clear(mr_pool *p, change *c) {
+    mr_pool_turn_down(p, c->v);
     cJSON_Delete(c->live);
     mr_str_clear(&c->fixed);
     mr_str_clear(&c->batch);
@@ -362,7 +362,7 @@ mr_status mr_pool_between_steps(void *self, int64_t step, mr_reload *out, mr_err
     if (!mr_texts_changed(&p->v->texts, &what, &signature, &young)) {
         p->refused = 0;
         p->young_since = 0;
-    } else if (signature != p->refused) { /* else: turned down before, and nothing was saved since */
+    } else if (signature != p->refused || mr_texts_mended(&p->tried)) { /* else: turned down, and nothing saved since */
         change c = { 0 };
         mr_err why = { .msg = "" };
         const double now = mr_now_s();
@@ -378,7 +378,7 @@ mr_status mr_pool_between_steps(void *self, int64_t step, mr_reload *out, mr_err
             out->refused = true;
             mr_str_printf(&out->note, "%s; the version in use stays (changed: %s)", why.msg, what.data);
         }
-        change_clear(&c);
+        change_clear(p, &c);
     }
     mr_str_clear(&what);
     return MR_OK;
@@ -394,7 +394,7 @@ mr_status mr_pool_replay(void *self, const cJSON *detail, mr_reload *out, mr_err
         cJSON_Delete(out->detail); /* told as it was recorded */
         out->detail = cJSON_Duplicate(detail, true);
     }
-    change_clear(&c);
+    change_clear(p, &c);
     return st;
 }
 

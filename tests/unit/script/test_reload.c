@@ -233,6 +233,34 @@ static void recipes_change_rewards_weights_and_settings(void) {
     mr_pool_close(p);
 }
 
+/* A version that was turned down is tried again when any of its files is saved, also one that the version in use does not
+ * have. */
+static void files_that_are_new_are_looked_at(void) {
+    put_file("rewards/live.lua", "return { score = function() return 1 end }\n");
+    put_recipe("live.lua", "\"live\"", "");
+    mr_pool *p = open_pool("live.lua", 2, 2);
+    mr_reload r = { 0 };
+    score_all(p, 0, 1);
+    put_recipe("live.lua", "\"live\", \"fresh\"", "");
+    wait_look(p, &r);
+    CHECK(r.refused);
+    CHECK_CONTAINS(r.note.data, "module \"rewards.fresh\" was not found");
+    CHECK(!look(p, &r));
+    put_file("rewards/fresh.lua", "return { score = function() return 2 end\n");
+    wait_look(p, &r);
+    CHECK(r.refused);
+    CHECK_CONTAINS(r.note.data, "rewards/fresh.lua:2:");
+    nap(0.15);
+    for (int i = 0; i < 3; i++) CHECK(!look(p, &r));
+    put_file("rewards/fresh.lua", "return { score = function() return 2 end }\n");
+    wait_look(p, &r);
+    CHECK(r.taken);
+    CHECK_NEAR(score_all(p, 1, 2), 2, 0);
+    unlink("rewards/fresh.lua");
+    mr_reload_clear(&r);
+    mr_pool_close(p);
+}
+
 /* A file of data that is gone by now would be missed if it were read again: for a reward it is not. */
 static void data_is_read_again_only_when_it_may_differ(void) {
     put_file("datasets/things.lua", "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
@@ -436,8 +464,7 @@ static void stored_texts_are_taken_again(void) {
     mr_reload_clear(&r);
 }
 
-/* Under sanitizers and on a busy machine the limit says only that nothing is quadratic; docs/performance.md has the
- * figure. */
+/* Prints the figure. Under sanitizers and on a busy machine the limit says only that nothing is quadratic. */
 static void the_check_is_quick(void) {
     put_recipe("five.lua", "\"xmlcount\", \"soft_format\", \"strict_format\", \"valid_answer\", \"correctness\"", "");
     char *home = mr_path_join(MR_ROOT, "lua/rewards/correctness.lua"), *text;
@@ -492,6 +519,7 @@ SCRIPT_TEST_MAIN({ "bad_files_change_nothing", bad_files_change_nothing },
                  { "what_is_no_file_changes_nothing", what_is_no_file_changes_nothing },
                  { "a_good_file_takes_over_at_once", a_good_file_takes_over_at_once },
                  { "recipes_change_rewards_weights_and_settings", recipes_change_rewards_weights_and_settings },
+                 { "files_that_are_new_are_looked_at", files_that_are_new_are_looked_at },
                  { "data_is_read_again_only_when_it_may_differ", data_is_read_again_only_when_it_may_differ },
                  { "half_a_file_is_waited_for", half_a_file_is_waited_for },
                  { "a_hundred_saves_a_second", a_hundred_saves_a_second },
