@@ -60,12 +60,14 @@ static void only_changes_after_the_checkpoint(void) {
 /* The first attempt had recorded changes up to step 20; the second one died at 12, with one of two equal changes of that
  * step done again. */
 static void what_was_left_is_not_lost(void) {
-    put("events.jsonl", "{\"step\": 11, \"kind\": \"set\", \"text\": \"x\"}\n{\"step\": 12, \"kind\": \"set\", \"text\": "
-                        "\"y\"}\n");
+    put("events.jsonl",
+        "{\"step\": 11, \"kind\": \"set\", \"text\": \"x\"}\n{\"step\": 12, \"kind\": \"set\", \"text\": "
+        "\"y\"}\n");
     put("metrics.jsonl", "{\"step\": 12, \"loss\": 1}\n");
-    put("journal.json", "{\"last\": 20, \"events\": [{\"step\": 11, \"kind\": \"set\", \"text\": \"x\"},"
-                        "{\"step\": 12, \"kind\": \"set\", \"text\": \"y\"},{\"step\": 12, \"kind\": \"set\", \"text\": "
-                        "\"y\"},{\"step\": 15, \"kind\": \"reload\", \"text\": \"z\"}]}\n");
+    put("journal.json",
+        "{\"last\": 20, \"events\": [{\"step\": 11, \"kind\": \"set\", \"text\": \"x\"},"
+        "{\"step\": 12, \"kind\": \"set\", \"text\": \"y\"},{\"step\": 12, \"kind\": \"set\", \"text\": "
+        "\"y\"},{\"step\": 15, \"kind\": \"reload\", \"text\": \"z\"}]}\n");
     check_journal(0, "set@11 set@12 set@12 reload@15", 20);
     put("metrics.jsonl", "{\"step\": 30, \"loss\": 1}\n"); /* long past it: nothing of the old one counts */
     check_journal(0, "set@11 set@12", 30);
@@ -108,5 +110,5 @@ static void make_folder(void) {
 }
 
 TEST_MAIN({ "make_folder", make_folder }, { "only_changes_after_the_checkpoint", only_changes_after_the_checkpoint },
-          { "what_was_left_is_not_lost", what_was_left_is_not_lost }, { "it_is_kept_and_removed", it_is_kept_and_removed },
-          { "clean_up", clean_up })
+          { "what_was_left_is_not_lost", what_was_left_is_not_lost },
+          { "it_is_kept_and_removed", it_is_kept_and_removed }, { "clean_up", clean_up })

@@ -33,7 +33,7 @@ struct world {
     /* what is done between steps */
     void (*between)(world *w, int64_t step);
     int n_boundary, n_within, n_waits;
-    bool waiting; /* the run is paused, and asks what to do */
+    bool waiting;      /* the run is paused, and asks what to do */
     int64_t reload_at; /* the step after which version 2 is there */
 };
 
@@ -256,7 +256,8 @@ static int n_events(const world *w, const char *kind) {
 }
 static const char *event_text(const world *w, const char *kind) {
     for (const cJSON *e = w->events->child; e; e = e->next)
-        if (!strcmp(cJSON_GetObjectItem(e, "kind")->valuestring, kind)) return cJSON_GetObjectItem(e, "text")->valuestring;
+        if (!strcmp(cJSON_GetObjectItem(e, "kind")->valuestring, kind))
+            return cJSON_GetObjectItem(e, "text")->valuestring;
     return NULL;
 }
 
@@ -314,7 +315,7 @@ static void a_setting_is_in_force_from_the_next_step(void) {
     cJSON_Delete(o);
     REQUIRE_OK(set_json(&w, "grpo.reward_weights", "[0, 0.1]", &err), err);
     REQUIRE_OK(mr_trainer_step(w.t, &err), err);
-    CHECK(w.log[4][1] <= 0.1 + 1e-6); /* 0 x letters + 0.1 x ended */
+    CHECK(w.log[4][1] <= 0.1 + 1e-6);                             /* 0 x letters + 0.1 x ended */
     CHECK(w.set.train.temperature == 1 && w.weights[1] == 0.25f); /* the caller's own are left alone */
     world_close(&w);
 }
@@ -510,12 +511,13 @@ static void a_broken_reward_pauses(void) {
     CHECK_INT(w.n_steps, 10);
     CHECK_INT(n_events(&w, "pause"), 1);
     /* 2 rewards, 8 samples: a share of 0.5 only when all three steps are broken ones */
-    CHECK_STR(event_text(&w, "pause"),
-              "24 of 48 calls of rewards failed in the last 3 steps, more than max_fault_share = 0.4; most of ended (24), "
-              "as in: ended.lua:3: broken (sample 0); mend that file and save it: the run goes on by itself");
+    CHECK_STR(
+        event_text(&w, "pause"),
+        "24 of 48 calls of rewards failed in the last 3 steps, more than max_fault_share = 0.4; most of ended (24), "
+        "as in: ended.lua:3: broken (sample 0); mend that file and save it: the run goes on by itself");
     CHECK_STR(event_text(&w, "go on"), "a changed script was taken over");
     CHECK(w.log[5][2] == 1 && w.log[6][2] == 2); /* paused after step 5 */
-    CHECK(w.n_names[6] == w.n_names[5] - 2); /* one reward less: its mean and deviation */
+    CHECK(w.n_names[6] == w.n_names[5] - 2);     /* one reward less: its mean and deviation */
     world_close(&w);
 
     world_init(&w);

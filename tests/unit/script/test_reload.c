@@ -2,6 +2,7 @@
  * ones take over in all workers at once, and no sample is lost meanwhile. */
 #include "script_test.h"
 
+#include <dirent.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -263,8 +264,9 @@ static void files_that_are_new_are_looked_at(void) {
 
 /* A file of data that is gone by now would be missed if it were read again: for a reward it is not. */
 static void data_is_read_again_only_when_it_may_differ(void) {
-    put_file("datasets/things.lua", "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
-                                    "= 'user', content = r.q } } } end }\n");
+    put_file("datasets/things.lua",
+             "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
+             "= 'user', content = r.q } } } end }\n");
     put_file("things.jsonl", "{\"q\":\"a\",\"a\":\"1\"}\n{\"q\":\"b\",\"a\":\"2\"}\n");
     put_file("rewards/live.lua", "return { score = function() return 1 end }\n");
     put_recipe("things.lua", "\"live\"",
@@ -292,22 +294,25 @@ static void data_is_read_again_only_when_it_may_differ(void) {
     for (int i = 0; i < n; i++) listed = listed || strcmp(texts[i].name, "datasets/things.lua") == 0;
     CHECK(listed); /* it moved with the worker, and is still looked at: */
 
-    put_file("datasets/things.lua", "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
-                                    "= 'user', content = r.q .. r.q } } } end }\n");
+    put_file("datasets/things.lua",
+             "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
+             "= 'user', content = r.q .. r.q } } } end }\n");
     wait_look(p, &r);
     CHECK(r.refused);
     CHECK_CONTAINS(r.note.data, "things.jsonl: no such file");
     REQUIRE(rename("elsewhere.jsonl", "things.jsonl") == 0);
-    put_file("datasets/things.lua", "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
-                                    "= 'user', content = r.q .. '?' } } } end }\n");
+    put_file("datasets/things.lua",
+             "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
+             "= 'user', content = r.q .. '?' } } } end }\n");
     wait_look(p, &r);
     CHECK(r.taken && !r.rows);
     REQUIRE_OK(rows.get(rows.self, 0, &got, &err), err);
     CHECK_STR(got.messages[0].content, "a?");
     mr_row_clear(&got);
-    put_file("datasets/things.lua", "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
-                                    "= 'user', content = r.q } } } end,\n cases = { { { q = 'a', a = '1' }, { answer = '2' } "
-                                    "} } }\n");
+    put_file("datasets/things.lua",
+             "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
+             "= 'user', content = r.q } } } end,\n cases = { { { q = 'a', a = '1' }, { answer = '2' } "
+             "} } }\n");
     wait_look(p, &r);
     CHECK(r.refused);
     CHECK_CONTAINS(r.note.data, "datasets/things.lua: case 1: answer is 1, want 2");
@@ -370,12 +375,22 @@ static pid_t save_often(const char *path, double seconds) {
     _exit(0);
 }
 
+static int n_open_files(void) {
+    int n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    REQUIRE(d);
+    while (readdir(d)) n++;
+    closedir(d);
+    return n;
+}
+
 static void a_hundred_saves_a_second(void) {
     put_file("rewards/live.lua", "return { score = function() return 1 end }\n");
     put_recipe("live.lua", "\"live\"", "");
     mr_pool *p = open_pool("live.lua", 2, 2);
     mr_reload r = { 0 };
     score_all(p, 0, 1);
+    const int files_before = n_open_files();
     const pid_t pid = save_often("rewards/live.lua", 2);
     int n_taken = 0, n_refused = 0, n_steps = 0;
     for (double end = mr_now_s() + 2.6; mr_now_s() < end; n_steps++) {
@@ -386,13 +401,15 @@ static void a_hundred_saves_a_second(void) {
     int status;
     waitpid(pid, &status, 0);
     CHECK_INT(status, 0);
-    fprintf(stderr, "200 saves in 2 s: %d batches of 64, %d versions taken over, %d lines of refusal\n", n_steps, n_taken,
-            n_refused);
+    fprintf(stderr, "200 saves in 2 s: %d batches of 64, %d versions taken over, %d lines of refusal\n", n_steps,
+            n_taken, n_refused);
     CHECK(n_taken >= 1 && n_steps >= 10);
     CHECK(n_refused <= 3); /* one a second at most */
     CHECK_NEAR(score_all(p, 0, 1), 5, 0);
+    CHECK_INT(n_open_files(), files_before); /* no worker of all these versions is left */
     mr_reload_clear(&r);
     mr_pool_close(p);
+    CHECK_INT(waitpid(-1, NULL, WNOHANG), -1); /* and none waits to be reaped */
 }
 
 /* --- the same once more --- */
@@ -503,8 +520,10 @@ static void the_check_is_quick(void) {
         took = mr_now_s() - start;
         if (took < idle) idle = took;
     }
-    fprintf(stderr, "five shipped rewards, cases and a batch of %d: checked and taken over in %.1f ms; a look without a "
-            "change: %.3f ms\n", N, best * 1e3, idle * 1e3);
+    fprintf(stderr,
+            "five shipped rewards, cases and a batch of %d: checked and taken over in %.1f ms; a look without a "
+            "change: %.3f ms\n",
+            N, best * 1e3, idle * 1e3);
     CHECK(best < 1.0);
     CHECK(idle < 0.02);
     mr_free(s);
