@@ -223,7 +223,7 @@ static bool same_names(const mr_version *a, const mr_version *b) {
     return same;
 }
 
-/* The trainer and what it tells hold the names by pointer: an array stays as long as the list does, strings for ever. */
+/* The trainer and what it tells hold the names by pointer: arrays and strings stay as long as the pool does. */
 static void hand_names(mr_pool *p, mr_version *v) {
     mr_version *old = p->v;
     if (same_names(old, v)) {
