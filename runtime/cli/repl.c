@@ -31,8 +31,9 @@ static mr_status need_model(local *l, mr_err *err) {
     if (s->opts.recipe) return mr_session_need(s, MR_STAGE_MODEL, err);
     if (s->parts.model) return MR_OK;
     if (!l->model)
-        return mr_fail(err, MR_EINVAL, "there is no model; start with one: medrl repl --model smollm2-135m-instruct, or "
-                                       "with a recipe");
+        return mr_fail(err, MR_EINVAL,
+                       "there is no model; start with one: medrl repl --model smollm2-135m-instruct, or "
+                       "with a recipe");
     return mr_parts_open(&s->parts, l->model, &l->parts, err);
 }
 
@@ -116,7 +117,8 @@ static mr_status m_sample(local *l, const cJSON *args, cJSON **out, mr_err *err)
     const cJSON *row = cJSON_GetObjectItemCaseSensitive(args, "row");
     mr_status st = mr_chat_encode(p->tokenizer, &ids, p->chat, messages, n, true, -1, NULL, err);
     if (st == MR_OK) st = mr_chat_render(&text, p->chat, messages, n, true, -1, NULL, err);
-    if (st == MR_OK) st = complete(l, &ids, &so, cJSON_IsObject(row) ? row : NULL, text.data ? text.data : "", out, err);
+    if (st == MR_OK)
+        st = complete(l, &ids, &so, cJSON_IsObject(row) ? row : NULL, text.data ? text.data : "", out, err);
     l->n_samples++;
     mr_str_clear(&text);
     mr_free(ids.data);
@@ -235,7 +237,10 @@ static mr_status m_reload(local *l, const cJSON *args, cJSON **out, mr_err *err)
     if (st == MR_OK && taken && s->stage >= MR_STAGE_ROWS) st = mr_pool_rows(s->pool, "train", &s->rows, err);
     if (st == MR_OK) {
         *out = cJSON_CreateObject();
-        cJSON_AddStringToObject(*out, "note", note.len ? note.data : s->pool ? "nothing has changed" : "nothing is open yet");
+        cJSON_AddStringToObject(*out, "note",
+                                note.len  ? note.data
+                                : s->pool ? "nothing has changed"
+                                          : "nothing is open yet");
         cJSON_AddBoolToObject(*out, "taken", taken);
     }
     mr_str_clear(&note);
@@ -280,7 +285,8 @@ static mr_status run(local *l, mr_session_opts *so, mr_console *how, mr_err *err
     const char *list[64] = { NULL };
     int n = 0;
     if (so->recipe && mr_path_is_dir(so->recipe)) { /* a run: its model with its adapter */
-        if (l->model) return mr_fail(err, MR_EINVAL, "repl: %s is a folder, and --model names another model", so->recipe);
+        if (l->model)
+            return mr_fail(err, MR_EINVAL, "repl: %s is a folder, and --model names another model", so->recipe);
         l->model = so->recipe;
         so->recipe = NULL;
     }
