@@ -342,8 +342,8 @@ end
 
 local topics = {
   { "model", [[model:generate("Is aspirin an antibiotic?")   one completion, in a list
-model:generate("...", { n = 6, temperature = 0.9 })   more options: top_p, top_k,
-          min_p, repetition_penalty, max_new_tokens, seed, system
+model:generate("...", { n = 6, temperature = 0.9 })   more options: top_p,
+          top_k, min_p, repetition_penalty, max_new_tokens, seed, system
 model:generate(data[3], { n = 4 })   a row's prompt: with its rewards by name
 model:generate("...", { row = { answer = "no" } })   the same, columns typed in]] },
   { "score", [[score("<answer>no</answer>", { answer = "no" })   all rewards by name
@@ -365,7 +365,7 @@ run:checkpoint()          a checkpoint now
 run:reload()              looks at the scripts now]] },
   { "set", [[set{ learning_rate = 2e-6 }   settings of the run, from the next step on]] },
   { "settings", [[settings()      what can be set, and what it is]] },
-  { "reload", [[reload()        reads changed Lua files: rewards, data, the recipe, what was required]] },
+  { "reload", [[reload()        changed Lua files: rewards, data, the recipe, what was required]] },
   { "text", [[text.strip(s), text.last_between(s, a, b) ...   as require "medrl.text"]] },
   { "re", [[re.compile("^\\s*yes", "i"):test(s)     as require "medrl.re"]] },
   { "json", [[json.encode(t), json.decode(s)]] },
@@ -377,7 +377,7 @@ run:reload()              looks at the scripts now]] },
 local own_topics = {
   { "run", [[(a run begins with the first step())]] },
   { "step", [[step()          trains a step as `medrl run` does, in a run folder; step(5) five]] },
-  { "reset", [[reset()         adapter and optimizer as at the start; the next step begins a new run]] },
+  { "reset", [[reset()         adapter and optimizer as at the start; then a new run begins]] },
   { "save", [[save("DIR")     the adapter as a PEFT folder]] },
   { "chat", [[chat()          a conversation with the present weights; Ctrl-D comes back]] },
 }

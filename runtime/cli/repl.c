@@ -21,6 +21,7 @@ typedef struct local {
     const char *model; /* --model, NULL: the recipe's */
     mr_parts_opts parts;
     int64_t n_samples; /* so far: their seeds */
+    bool started;      /* its run has its first event */
     bool between;      /* the trainer stands between two steps: a checkpoint is whole */
 } local;
 
@@ -126,6 +127,14 @@ static mr_status m_sample(local *l, const cJSON *args, cJSON **out, mr_err *err)
     return st;
 }
 
+/* Each run says once how it began. */
+static mr_status tell_start(local *l, mr_err *err) {
+    const mr_observer *o = &l->session.inner;
+    if (!l->session.trainer || l->started) return MR_OK;
+    l->started = true;
+    return o->event(o->self, 0, "start", "started by medrl repl", NULL, err);
+}
+
 static void ask_to_stop(void *self) {
     mr_trainer_stop(self);
 }
@@ -134,14 +143,13 @@ static mr_status m_step(local *l, const cJSON *args, cJSON **out, mr_err *err) {
     mr_session *s = &l->session;
     int64_t n;
     MR_TRY(mr_json_opt_int(&n, args, "n", 1, 1, MOST_STEPS, "step", err));
-    MR_TRY(mr_session_keep(s, err));
-    const bool first = s->stage < MR_STAGE_TRAINER;
     MR_TRY(mr_session_need(s, MR_STAGE_TRAINER, err));
-    if (first) MR_TRY(s->inner.event(s->inner.self, 0, "start", "started by medrl repl", NULL, err));
+    MR_TRY(tell_start(l, err));
     const int64_t from = mr_trainer_step_index(s->trainer), max = mr_trainer_max_steps(s->trainer);
     if (from >= max)
         return mr_fail(err, MR_EINVAL, "step: the run is at its end, step %lld; set{ max_steps = %lld } goes on",
                        (long long)max, (long long)(max + n));
+    mr_trainer_unstop(s->trainer); /* of an earlier Ctrl-C; one that came just now is not lost */
     mr_console_also(ask_to_stop, s->trainer);
     mr_status st = mr_trainer_advance(s->trainer, n, err);
     mr_console_also(NULL, NULL);
@@ -157,6 +165,7 @@ static mr_status m_step(local *l, const cJSON *args, cJSON **out, mr_err *err) {
 
 static mr_status m_reset(local *l, const cJSON *args, cJSON **out, mr_err *err) {
     (void)args, (void)out;
+    l->started = l->between = false;
     return mr_session_reset(&l->session, err);
 }
 
@@ -261,7 +270,8 @@ static mr_status call(void *self, const char *method, const cJSON *args, cJSON *
         if (!strcmp(own[i].name, method)) return own[i].call(l, args, result, err);
     const mr_control_request r = { method, args, getpid(), true, l->session.trainer };
     bool later = false;
-    return mr_live_call(l->session.live, &r, result, &later, err);
+    MR_TRY(mr_live_call(l->session.live, &r, result, &later, err));
+    return tell_start(l, err);
 }
 
 /* ---- the command ---- */
@@ -344,6 +354,7 @@ mr_status mr_cmd_repl(int argc, char **argv, mr_err *err) {
         so.recipe = a.n ? a.items[0] : NULL;
         so.n_threads = l.parts.n_threads = (int)threads;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
+        so.keep = true;
         l.parts.device = so.device;
         st = run(&l, &so, &how, err);
     }
