@@ -367,8 +367,7 @@ static void put_worst(const mr_trainer *t, mr_str *out) {
 
 mr_status mr_trainer_watch_faults(mr_trainer *t, mr_err *err) {
     const double limit = t->set->train.max_fault_share;
-    if (t->set->method == MR_METHOD_SFT || limit <= 0 || t->n_fault_steps < MR_FAULT_STEPS ||
-        t->step >= t->max_steps)
+    if (t->set->method == MR_METHOD_SFT || limit <= 0 || t->n_fault_steps < MR_FAULT_STEPS || t->step >= t->max_steps)
         return MR_OK;
     int64_t calls = 0, faults = 0;
     for (int k = 0; k < MR_FAULT_STEPS; k++) {

@@ -78,6 +78,7 @@ struct mr_pool {
     int n_last, cap_last;
     bool trial; /* a batch is scored by a new version, see reload.c */
     uint64_t refused;   /* signature of files that a reload turned down */
+    mr_texts tried;     /* and the texts that it was made of: more may be new in it than what changed */
     double young_since; /* since when files that do not load keep changing; 0: they do not */
     int n_respawns;   /* within the batch */
 };
@@ -95,6 +96,8 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f);
 /* open.c */
 mr_status mr_version_open(mr_pool *p, mr_version **out, bool cases, mr_err *err);
 void mr_version_close(mr_version *v);
+/* Closes a version that is not used; what it was made of is kept in p->tried. NULL is fine. */
+void mr_pool_turn_down(mr_pool *p, mr_version *v);
 mr_status mr_pool_weights(const mr_pool *p, const cJSON *recipe, int n, float *weights, mr_err *err);
 mr_status mr_peer_load(mr_pool *p, mr_version *v, mr_peer *peer, bool cases, mr_frame *reply, mr_err *err);
 mr_status mr_peer_open_split(mr_pool *p, mr_version *v, const char *name, int64_t *n_rows, char **report, mr_err *err);

@@ -24,17 +24,17 @@ static const double YOUNG_LIMIT_S = 1.0; /* files that do not load and keep chan
 typedef struct change {
     const cJSON *detail; /* a reload that is repeated; NULL: the files on disk */
     mr_version *v;
-    cJSON *live;     /* settings that change */
-    mr_str fixed;    /* settings that would, and stay */
-    mr_str batch;    /* what the last batch says */
-    bool keep_data;  /* the old data worker goes on */
-    bool rows;       /* data.train has another length */
+    cJSON *live;       /* settings that change */
+    mr_str fixed;      /* settings that would, and stay */
+    mr_str batch;      /* what the last batch says */
+    bool keep_data;    /* the old data worker goes on */
+    bool rows;         /* data.train has another length */
     int64_t n_rows[8]; /* of the open splits */
     char *reports[8];
 } change;
 
-static void change_clear(change *c) {
-    mr_version_close(c->v);
+static void change_clear(mr_pool *p, change *c) {
+    mr_pool_turn_down(p, c->v);
     cJSON_Delete(c->live);
     mr_str_clear(&c->fixed);
     mr_str_clear(&c->batch);
@@ -167,6 +167,18 @@ static void tell_means(const mr_pool *p, const change *c, const mr_score *now, i
     mr_free(was);
 }
 
+/* Faults are described up to a number; what is beyond it is found by what became of each sample. */
+static mr_status check_scores(const mr_pool *p, const change *c, const mr_score *now, int n, mr_err *err) {
+    const mr_version *v = c->v;
+    for (int i = 0; i < n * v->n_rewards; i++) {
+        const int sample = i / v->n_rewards, reward = i % v->n_rewards, was = reward_of(p->in_use, v->names[reward]);
+        if (now[i].kind != MR_FAULT || (was >= 0 && p->last_jobs[sample]->scores[was].kind == MR_FAULT)) continue;
+        return mr_fail(err, MR_EINVAL, "%s: fails on sample %d of the last batch, which had a score", v->places[reward],
+                       sample);
+    }
+    return MR_OK;
+}
+
 /* The samples of the last batch (TRIAL_JOBS of them at most) scored by the new workers. MR_EINVAL: a fault that the
  * version in use did not have there. */
 static mr_status try_batch(mr_pool *p, change *c, mr_err *err) {
@@ -189,11 +201,11 @@ static mr_status try_batch(mr_pool *p, change *c, mr_err *err) {
     if (st == MR_OK) st = end;
     p->trial = false;
     p->v = p->in_use;
+    if (st == MR_OK) st = check_scores(p, c, scores, n, err);
     if (st == MR_OK) {
         tell_means(p, c, scores, n, &c->batch);
         for (int i = 0; i < n; i++) { /* the batch is from now on one of the new version's */
-            p->last_jobs[i]->scores =
-                mr_arena_alloc(&p->last_arena, (size_t)(c->v->n_rewards + 1) * sizeof *scores);
+            p->last_jobs[i]->scores = mr_arena_alloc(&p->last_arena, (size_t)(c->v->n_rewards + 1) * sizeof *scores);
             memcpy(p->last_jobs[i]->scores, scores + i * c->v->n_rewards, (size_t)c->v->n_rewards * sizeof *scores);
         }
         p->n_last = n;
@@ -211,7 +223,7 @@ static bool same_names(const mr_version *a, const mr_version *b) {
     return same;
 }
 
-/* The trainer and what it tells hold the names by pointer: an array stays as long as the list does, strings for ever. */
+/* The trainer and what it tells hold the names by pointer: arrays and strings stay as long as the pool does. */
 static void hand_names(mr_pool *p, mr_version *v) {
     mr_version *old = p->v;
     if (same_names(old, v)) {
@@ -362,7 +374,7 @@ mr_status mr_pool_between_steps(void *self, int64_t step, mr_reload *out, mr_err
     if (!mr_texts_changed(&p->v->texts, &what, &signature, &young)) {
         p->refused = 0;
         p->young_since = 0;
-    } else if (signature != p->refused) { /* else: turned down before, and nothing was saved since */
+    } else if (signature != p->refused || mr_texts_mended(&p->tried)) { /* else: turned down, and nothing saved since */
         change c = { 0 };
         mr_err why = { .msg = "" };
         const double now = mr_now_s();
@@ -378,7 +390,7 @@ mr_status mr_pool_between_steps(void *self, int64_t step, mr_reload *out, mr_err
             out->refused = true;
             mr_str_printf(&out->note, "%s; the version in use stays (changed: %s)", why.msg, what.data);
         }
-        change_clear(&c);
+        change_clear(p, &c);
     }
     mr_str_clear(&what);
     return MR_OK;
@@ -394,7 +406,7 @@ mr_status mr_pool_replay(void *self, const cJSON *detail, mr_reload *out, mr_err
         cJSON_Delete(out->detail); /* told as it was recorded */
         out->detail = cJSON_Duplicate(detail, true);
     }
-    change_clear(&c);
+    change_clear(p, &c);
     return st;
 }
 

@@ -24,7 +24,7 @@ typedef struct mr_pool_opts {
     size_t memory_bytes;          /* of one worker; 0: 512 MiB beyond its start */
     bool on_cpu;                  /* merge the recipe's on_cpu table */
     /* A run that is continued: the texts that were in use ({ "scripts", "modules" } as in mr_reload.detail; copied),
-     * read from store/<sha256>.lua; what is not in it, and medrl.*, comes from its place. NULL: all from their places. */
+     * from store/<sha256>.lua; what is not among them, and medrl.*, comes from its place. NULL: all do. */
     const cJSON *pinned;
     const char *store;            /* RUN/scripts, for pinned and for mr_scorer.replay */
     const cJSON *base;            /* the recipe that the run was planned with (copied); NULL: the one that opens */

@@ -27,7 +27,10 @@ typedef struct mr_texts {
     int home_root;  /* which of them is MEDRL_HOME/lua */
     mr_text **list; /* in the order of first use; entries never move */
     int n;
-    const struct mr_texts *before; /* the version in use: its files stay where they are, or are missed. NULL: none */
+    /* The version in use: its files stay where they are, or are missed; medrl's own texts are taken from it, since they
+     * belong to the program that runs. NULL: none. */
+    const struct mr_texts *before;
+    char *missing;                 /* the module that was asked for last and not found; NULL: none */
     cJSON *pinned;                 /* owned; NULL: none (script.h, mr_pool_opts) */
     char *store;
     const mr_text *newest; /* the last one of a user's that was handed out: what a worker hangs in, when it hangs */
@@ -43,6 +46,8 @@ mr_status mr_texts_get(mr_texts *t, const char *module, const mr_text **out, mr_
  * nothing changed. signature identifies this state of the files, so that one that was refused is not tried again.
  * young: a file was saved within the last tenth of a second, and more may be on its way. */
 bool mr_texts_changed(mr_texts *t, mr_str *what, uint64_t *signature, bool *young);
+/* The same for a version that was turned down: a file of it was saved since, or the one that it missed is there now. */
+bool mr_texts_mended(mr_texts *t);
 /* The text of a module when it is there; NULL. */
 const mr_text *mr_texts_find(const mr_texts *t, const char *module);
 /* Adds a copy of a text of another version. */
