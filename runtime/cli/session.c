@@ -456,41 +456,6 @@ static void close_run(mr_session *s) {
     s->told = NULL;
 }
 
-mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err) {
-    static mr_status (*const opens[])(mr_session *, mr_err *) = {
-        [MR_STAGE_SCRIPTS] = open_scripts, [MR_STAGE_ROWS] = open_rows,       [MR_STAGE_TEXT] = open_text,
-        [MR_STAGE_MODEL] = open_model,     [MR_STAGE_TRAINER] = open_trainer,
-    };
-    if (stage > s->stage && !s->opts.recipe)
-        return mr_fail(err, MR_EINVAL, "there is no recipe; start with one: medrl repl recipes/medical_mix.lua");
-    while (s->stage < stage) {
-        mr_status st = opens[s->stage + 1](s, err);
-        if (st != MR_OK && s->stage + 1 == MR_STAGE_TRAINER) close_run(s);
-        if (st != MR_OK && s->stage + 1 == MR_STAGE_MODEL) {
-            mr_model_close(s->parts.model);
-            s->parts.model = NULL;
-        }
-        MR_TRY(st);
-        s->stage++;
-    }
-    return MR_OK;
-}
-
-void mr_session_begin(mr_session *s, const mr_session_opts *opts) {
-    *s = (mr_session){ .opts = *opts, .first_reward = NAN, .last_reward = NAN, .start_s = mr_now_s() };
-    s->live = mr_live_new(s);
-}
-
-mr_status mr_session_open(mr_session *s, const mr_session_opts *opts, mr_err *err) {
-    mr_session_begin(s, opts);
-    if (opts->resume) {
-        MR_TRY(mr_run_config_load(&s->config, opts->resume, err));
-        if (!s->config)
-            return mr_fail(err, MR_ENOTFOUND, "%s: is no run folder, want one that `medrl run` made", opts->resume);
-    }
-    return mr_session_need(s, MR_STAGE_TRAINER, err);
-}
-
 /* The parameters' values to and from the host. */
 static mr_status keep_start(mr_session *s, bool back, mr_err *err) {
     int n;
@@ -516,12 +481,44 @@ static void drop_start(mr_session *s) {
     s->start = NULL;
 }
 
-mr_status mr_session_keep(mr_session *s, mr_err *err) {
-    MR_TRY(mr_session_need(s, MR_STAGE_MODEL, err));
-    if (s->start || s->stage > MR_STAGE_MODEL) return MR_OK;
-    mr_status st = keep_start(s, false, err);
-    if (st != MR_OK) drop_start(s);
-    return st;
+mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err) {
+    static mr_status (*const opens[])(mr_session *, mr_err *) = {
+        [MR_STAGE_SCRIPTS] = open_scripts, [MR_STAGE_ROWS] = open_rows,       [MR_STAGE_TEXT] = open_text,
+        [MR_STAGE_MODEL] = open_model,     [MR_STAGE_TRAINER] = open_trainer,
+    };
+    if (stage > s->stage && !s->opts.recipe)
+        return mr_fail(err, MR_EINVAL, "there is no recipe; start with one: medrl repl recipes/medical_mix.lua");
+    while (s->stage < stage) {
+        mr_status st = MR_OK;
+        if (s->stage + 1 == MR_STAGE_TRAINER && s->opts.keep && !s->start) {
+            st = keep_start(s, false, err);
+            if (st != MR_OK) drop_start(s);
+        }
+        if (st == MR_OK) st = opens[s->stage + 1](s, err);
+        if (st != MR_OK && s->stage + 1 == MR_STAGE_TRAINER) close_run(s);
+        if (st != MR_OK && s->stage + 1 == MR_STAGE_MODEL) {
+            mr_model_close(s->parts.model);
+            s->parts.model = NULL;
+        }
+        MR_TRY(st);
+        s->stage++;
+    }
+    return MR_OK;
+}
+
+void mr_session_begin(mr_session *s, const mr_session_opts *opts) {
+    *s = (mr_session){ .opts = *opts, .first_reward = NAN, .last_reward = NAN, .start_s = mr_now_s() };
+    s->live = mr_live_new(s);
+}
+
+mr_status mr_session_open(mr_session *s, const mr_session_opts *opts, mr_err *err) {
+    mr_session_begin(s, opts);
+    if (opts->resume) {
+        MR_TRY(mr_run_config_load(&s->config, opts->resume, err));
+        if (!s->config)
+            return mr_fail(err, MR_ENOTFOUND, "%s: is no run folder, want one that `medrl run` made", opts->resume);
+    }
+    return mr_session_need(s, MR_STAGE_TRAINER, err);
 }
 
 mr_status mr_session_reset(mr_session *s, mr_err *err) {

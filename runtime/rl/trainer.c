@@ -323,6 +323,10 @@ void mr_trainer_stop(mr_trainer *t) {
     t->stop = 1;
 }
 
+void mr_trainer_unstop(mr_trainer *t) {
+    t->stop = 0;
+}
+
 /* --- checkpoints --- */
 
 static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, int64_t events) {
@@ -566,7 +570,6 @@ static mr_status steps(mr_trainer *t, int64_t until, mr_err *err) {
 }
 
 mr_status mr_trainer_advance(mr_trainer *t, int64_t n, mr_err *err) {
-    t->stop = 0;
     if (t->half_done)
         return mr_fail(err, MR_EINVAL,
                        "step %lld was stopped between two of its updates; go back to a checkpoint or to the start",
