@@ -46,6 +46,7 @@ static void put_answer(mr_str *s, int64_t id, uint32_t n, uint32_t reward, unsig
     s->len = 0;
     mr_put_i64(s, id);
     mr_put_u32(s, n);
+    mr_put_u32(s, is("member 3") ? 3 : is("all members") ? UINT32_MAX : 0);
     mr_put_u32(s, reward);
     mr_put_u8(s, kind);
     mr_put_f64(s, value);
@@ -60,7 +61,8 @@ static void play_load(void) {
         say(MR_WIRE_READY, &s);
         if (is("ready twice")) say(MR_WIRE_READY, &s);
     }
-    while (hear().type != MR_WIRE_LOAD) {}
+    while (hear().type != MR_WIRE_LOAD) {
+    }
     s.len = 0;
     if (is("asks and does not read")) {
         for (int i = 0; i < 64; i++) {
@@ -97,6 +99,7 @@ static void play_load(void) {
     mr_put_bytes(&s, "fake", 4);
     mr_put_bytes(&s, "rewards/fake.lua", 16);
     mr_put_f64(&s, is("low is nan") ? (double)NAN : -1.0);
+    mr_put_u8(&s, 0); /* score, not score_batch */
     mr_put_bytes(&s, "", 0);
     if (is("more than asked")) mr_put_u32(&s, 7);
     if (is("cut")) s.len -= 3;
@@ -184,7 +187,8 @@ static int hostile_worker(void) {
     close(fd);
     plan[n] = 0;
     mr_wire_init(&wire, 3);
-    while (hear().type != MR_WIRE_START) {}
+    while (hear().type != MR_WIRE_START) {
+    }
     int page = mr_wire_take_fd(&wire);
     if (is("another page") && page >= 0) {
         mr_at *at = mmap(NULL, sizeof *at, PROT_READ | PROT_WRITE, MAP_SHARED, page, 0);
@@ -217,16 +221,11 @@ static void lies_at_load_are_refused(void) {
     put_file("rewards/big.lua", big.data);
     mr_str_clear(&big);
     static const char *const plans[][2] = {
-        { "no ready", "the worker ended" },
-        { "ready twice", "the worker ended" },
-        { "level 9", "the worker ended" },
-        { "no json", "fake.lua" },
-        { "many rewards", "want at most 256" },
-        { "low is nan", "makes no sense" },
-        { "more than asked", "was cut" },
-        { "cut", "was cut" },
-        { "asks and does not read", "the worker" },
-        { "asks for ever", "the worker" },
+        { "no ready", "the worker ended" },         { "ready twice", "the worker ended" },
+        { "level 9", "the worker ended" },          { "no json", "fake.lua" },
+        { "many rewards", "want at most 256" },     { "low is nan", "makes no sense" },
+        { "more than asked", "was cut" },           { "cut", "was cut" },
+        { "asks and does not read", "the worker" }, { "asks for ever", "the worker" },
         { "logs for ever", "the worker" },
     };
     for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
@@ -246,9 +245,10 @@ static void lies_at_load_are_refused(void) {
 
 static void lies_while_scoring_are_refused(void) {
     static const char *const plans[] = {
-        "wrong id",    "negative id",    "too many",   "none",        "reward 200",  "kind 9",       "nan",
-        "infinite",    "trailing bytes", "cut answer", "long string", "empty frame", "huge frame",   "no type",
-        "half a frame", "an error",      "a command",  "log flood",   "big log",     "another page", "denied without end",
+        "wrong id",    "negative id", "too many",   "none",         "member 3",           "all members",
+        "reward 200",  "kind 9",      "nan",        "infinite",     "trailing bytes",     "cut answer",
+        "long string", "empty frame", "huge frame", "no type",      "half a frame",       "an error",
+        "a command",   "log flood",   "big log",    "another page", "denied without end",
     };
     size_t before = 0;
     for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
@@ -513,7 +513,8 @@ static long exec_is_refused(int s, int o) {
     (void)s, (void)o;
     void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     bool mapped = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED;
-    return p == MAP_FAILED || mapped || mprotect(p, 4096, PROT_READ | PROT_EXEC) == 0 || mprotect(p, 4096, PROT_READ) != 0;
+    return p == MAP_FAILED || mapped || mprotect(p, 4096, PROT_READ | PROT_EXEC) == 0 ||
+           mprotect(p, 4096, PROT_READ) != 0;
 }
 
 static long do_abort(int s, int o) {
@@ -555,8 +556,8 @@ static int tests(int argc, char **argv);
 SCRIPT_TEST_MAIN({ "lies_at_load_are_refused", lies_at_load_are_refused },
                  { "lies_while_scoring_are_refused", lies_while_scoring_are_refused },
                  { "odd_but_honest", odd_but_honest },
-                 { "forbidden_calls_end_the_process", forbidden_calls_end_the_process },
-                 { "last_words", last_words }, { "the_required_level_is_kept", the_required_level_is_kept })
+                 { "forbidden_calls_end_the_process", forbidden_calls_end_the_process }, { "last_words", last_words },
+                 { "the_required_level_is_kept", the_required_level_is_kept })
 #undef main
 
 int main(int argc, char **argv) {
