@@ -10,7 +10,8 @@
  *          f32 on the CPU. Products round their inputs to the compute type of the weight (bf16 or f32) and sum in f32.
  * Row rule: what an operation writes for one row depends on that row (for attention: on its own keys), never on
  *          N, on the other rows, on the alignment of a row in the buffer or on the thread count. Each sum has one fixed
- *          order. No float atomics. Backward sums over rows (weight gradients) run in row order 0..N-1 for every element.
+ *          order. No float atomics. Backward sums over rows (weight gradients) run in row order 0..N-1 for every element,
+ *          and on the CPU go on from the value that is there, so that N rows in two calls give the bits of one call.
  * Errors:  operations return void. The backend keeps the first failure with the operation's name; later
  *          operations do nothing; b->sync returns it. Wrong shapes are assert().
  * Memory:  operations allocate nothing that lasts; the scratch that they need is in the backend and is sized at open
@@ -48,6 +49,15 @@ typedef struct mr_weight_info {
     int64_t n_out, n_in;
     size_t bytes;     /* device memory that it takes */
 } mr_weight_info;
+
+/* The largest calls to come with a weight. */
+typedef struct mr_room {
+    unsigned uses;
+    int rows;            /* N of products with it, 0: none yet */
+    int rank;            /* r_total of adapters on it */
+    int heads, head_dim; /* of attention over as many rows */
+    bool take;           /* make the scratch ready now, so that it never grows later; a failure is kept as an operation's */
+} mr_room;
 
 /* One LoRA pair on rows [row0, row0 + rows) of a linear: y[:, row0..] += scale * (x @ A^T) @ B^T. (arXiv:2106.09685, eq. 3)
  * A is rows [r0, r0 + r) of the linear's stacked `a`. */
@@ -110,6 +120,9 @@ struct mr_backend {
     const char *device;    /* for people: "AMD EPYC, avx512_bf16, 2 threads" */
     bool has_bf16;         /* products in bf16 are native; otherwise ask for compute MR_F32 */
     int n_threads;
+    /* Device memory that alloc, weights and scratch hold now and have held at most, kept by the backend; and what there
+     * was to take at open, which plans do not exceed: 0 when nobody knows or it is the host's memory. */
+    size_t bytes, bytes_peak, bytes_total;
     void *state;           /* the backend's own */
 
     /* Device memory, zeroed; NULL when it does not fit. Freed with free. */
@@ -129,6 +142,10 @@ struct mr_backend {
                                mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
     void (*weight_free)(mr_backend *b, mr_weight *w);
     mr_weight_info (*weight_info)(const mr_weight *w);
+    /* For plans and for the time before step 0. What weight_create would take for w (all but bytes is set) goes to
+     * w->bytes; returned is the scratch that the operations of `room` need with it. Scratch is shared, so the largest
+     * counts. NULL: w lies row by row once, without scratch. */
+    size_t (*weight_room)(mr_backend *b, mr_weight_info *w, const mr_room *room);
     /* Replaces the values (store F32 or BF16) from f32 w[O,I] in device memory: after an optimizer step. */
     void (*weight_set)(mr_backend *b, mr_weight *w, const float *values);
     /* dst[n,I] = rows of the stored matrix as f32 (dequantized, exactly the values that products use). Needs MR_USE_ROWS or NF4 or

@@ -321,6 +321,10 @@ static void part_items(void *ctx, int thread, int64_t from, int64_t to) {
     }
 }
 
+size_t cpu_attention_bwd_scratch(int head_dim) {
+    return (size_t)(4 * MR_KV_CHUNK * cpu_pad16(head_dim)) * sizeof(float);
+}
+
 void cpu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, int lddkv, const float *d_o,
                        const float *o, const float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
                        const mr_span *spans, int S, int N, int H, int K, int D) {
@@ -335,6 +339,10 @@ void cpu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv,
     float *delta = cpu_scratch(b, CPU_SLOT_SHARED, (size_t)N * (size_t)H * sizeof *delta);
     bool *completion = cpu_scratch(b, CPU_SLOT_SHARED + 1, (size_t)S * sizeof *completion);
     if (!delta || !completion) return;
+    if (!cpu_reserve(b, CPU_SLOT_THREADS, cpu_attention_bwd_scratch(D))) {
+        cpu_fail_status(b, MR_ENOMEM, "attention_bwd", "no memory for a chunk of keys; close other programs");
+        return;
+    }
     for (int s = 0; s < S; s++) completion[s] = has_prompt(spans, s);
     bwd w = { .b = b, .kern = cpu_kernels_of(b), .dq = dq, .dk = dk, .dv = dv, .lddq = lddq, .lddkv = lddkv,
               .ldq = ldq, .d_o = d_o, .o = o, .lse = lse, .delta = delta, .q = q, .kv = kv, .spans = spans, .S = S,

@@ -40,17 +40,41 @@ void cpu_fail_status(mr_backend *b, mr_status st, const char *op, const char *fm
     va_end(args);
 }
 
+void cpu_count(mr_backend *b, int64_t bytes) {
+    pthread_mutex_lock(&cpu_of(b)->fail_lock);
+    b->bytes = (size_t)((int64_t)b->bytes + bytes);
+    if (b->bytes > b->bytes_peak) b->bytes_peak = b->bytes;
+    pthread_mutex_unlock(&cpu_of(b)->fail_lock);
+}
+
+static void grow(mr_backend *b, int slot, size_t bytes) {
+    cpu_state *s = cpu_of(b);
+    mr_free(s->scratch[slot].p);
+    s->scratch[slot].p = mr_try_alloc(bytes);
+    size_t have = s->scratch[slot].p ? bytes : 0;
+    cpu_count(b, (int64_t)have - (int64_t)s->scratch[slot].bytes);
+    s->scratch[slot].bytes = have;
+}
+
+/* Behind what was asked for: room for vector reads that overrun the end. */
+enum { OVERRUN = 64 };
+
 void *cpu_try_scratch(mr_backend *b, int slot, size_t bytes) {
     cpu_state *s = cpu_of(b);
     assert(slot >= 0 && slot < CPU_N_SLOTS);
-    if (s->scratch[slot].bytes < bytes || !s->scratch[slot].p) {
-        mr_free(s->scratch[slot].p);
-        /* an eighth more, so that slowly growing rows do not ask each time; overrun room for vector reads at the end */
-        size_t grown = bytes + bytes / 8 + 64;
-        s->scratch[slot].p = mr_try_alloc(grown);
-        s->scratch[slot].bytes = s->scratch[slot].p ? grown : 0;
-    }
+    /* an eighth more, so that slowly growing rows do not ask each time */
+    if (s->scratch[slot].bytes < bytes + OVERRUN) grow(b, slot, bytes + bytes / 8 + OVERRUN);
     return s->scratch[slot].p;
+}
+
+bool cpu_reserve(mr_backend *b, int slot, size_t bytes) {
+    cpu_state *s = cpu_of(b);
+    bool all = slot == CPU_SLOT_THREADS, ok = true;
+    for (int i = all ? 0 : slot; i <= (all ? s->n_threads - 1 : slot); i++) {
+        if (s->scratch[i].bytes < bytes + OVERRUN) grow(b, i, bytes + OVERRUN);
+        ok = ok && s->scratch[i].p;
+    }
+    return ok;
 }
 
 void *cpu_scratch(mr_backend *b, int slot, size_t bytes) {
@@ -66,14 +90,26 @@ int cpu_threads(const mr_backend *b, double work) {
 
 /* --- memory --- */
 
+/* A block begins with its size, for the account. */
+enum { HEAD = 64 };
+
 static void *cpu_alloc(mr_backend *b, size_t bytes) {
-    (void)b;
-    return mr_try_alloc(bytes ? bytes : 1);
+    size_t whole;
+    if (!mr_add_size(&whole, bytes, HEAD)) return NULL;
+    char *p = mr_try_alloc(whole);
+    if (!p) return NULL;
+    memcpy(p, &bytes, sizeof bytes);
+    cpu_count(b, (int64_t)bytes);
+    return p + HEAD;
 }
 
 static void cpu_free(mr_backend *b, void *p) {
-    (void)b;
-    mr_free(p);
+    if (!p) return;
+    char *block = (char *)p - HEAD;
+    size_t bytes;
+    memcpy(&bytes, block, sizeof bytes);
+    cpu_count(b, -(int64_t)bytes);
+    mr_free(block);
 }
 
 static void cpu_move(mr_backend *b, void *dst, const void *src, size_t bytes) {
@@ -160,6 +196,7 @@ static const mr_backend table = {
     .weight_create = cpu_weight_create,
     .weight_free = cpu_weight_free,
     .weight_info = cpu_weight_info,
+    .weight_room = cpu_weight_room,
     .weight_set = cpu_weight_set,
     .weight_rows = cpu_weight_rows,
     .weight_nf4 = cpu_weight_nf4,

@@ -48,6 +48,12 @@ void cpu_fail_status(mr_backend *b, mr_status st, const char *op, const char *fm
 void *cpu_scratch(mr_backend *b, int slot, size_t bytes);
 /* The same without keeping a failure. */
 void *cpu_try_scratch(mr_backend *b, int slot, size_t bytes);
+/* Makes a slot ready for this size and not more; CPU_SLOT_THREADS: that of every thread, so that which thread comes
+ * first never decides when memory is taken. */
+enum { CPU_SLOT_THREADS = -1 };
+bool cpu_reserve(mr_backend *b, int slot, size_t bytes);
+/* Keeps the table's account of memory: + taken, - given back. */
+void cpu_count(mr_backend *b, int64_t bytes);
 
 /* How many threads a region gets: 1 when `work` (about one unit a nanosecond) is too small to share. */
 int cpu_threads(const mr_backend *b, double work);
@@ -88,6 +94,7 @@ mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src
                             mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
 void cpu_weight_free(mr_backend *b, mr_weight *w);
 mr_weight_info cpu_weight_info(const mr_weight *w);
+size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, const mr_room *room);
 void cpu_weight_set(mr_backend *b, mr_weight *w, const float *values);
 void cpu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
 bool cpu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested,
@@ -102,6 +109,7 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
 void cpu_silu_mul(mr_backend *b, float *y, const float *gu, int N, int F);
 void cpu_add(mr_backend *b, float *y, const float *x, int64_t n);
 size_t cpu_kv_bytes(mr_backend *b, int64_t n_slots, int K, int D);
+size_t cpu_attention_bwd_scratch(int head_dim); /* of one thread */
 void cpu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,
                 int N, int K, int D);
 void cpu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,

@@ -70,7 +70,6 @@ static void generic_f32_bf16(const gemm_tile *t, int rows) {
 
 static void generic_tn(float *acc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t n, int rows,
                        int cols) {
-    for (int r = 0; r < rows; r++) __builtin_memset(acc + r * GEMM_COLS, 0, GEMM_COLS * sizeof *acc);
     for (int64_t i = 0; i < n; i++)
         for (int r = 0; r < rows; r++) {
             float av = a[i * lda + r];
@@ -115,19 +114,31 @@ static int64_t min64(int64_t a, int64_t b) {
 
 /* Rows of x that are worked through for one panel before the next: about 256 KiB, in the second cache beside the
  * panel. NF4 takes more, since each panel is unpacked again for every block of rows. */
-static int64_t row_block(const gemm_product *p) {
-    int64_t row_bytes = min64(p->k, GEMM_K_BLOCK) * (p->x_type == GEMM_X_BF16 ? 2 : 4);
+static int64_t row_block(int64_t k, bool bf16, bool nf4) {
+    int64_t row_bytes = min64(k, GEMM_K_BLOCK) * (bf16 ? 2 : 4);
     int64_t rows = 256 * 1024 / (row_bytes ? row_bytes : 1);
-    if (p->nf4) rows *= 4;
-    if (rows > 192 && !p->nf4) rows = 192;
+    if (nf4) rows *= 4;
+    if (rows > 192 && !nf4) rows = 192;
     if (rows > 1024) rows = 1024;
     if (rows < 4 * GEMM_ROWS) rows = 4 * GEMM_ROWS;
     return rows / GEMM_ROWS * GEMM_ROWS;
 }
 
+/* Resting accumulators, and for NF4 the scales and steps of a panel. */
+static size_t panel_scratch(int64_t block, bool nf4, mr_dtype w_type) {
+    size_t resting = (size_t)block * GEMM_COLS * sizeof(float), scales = GEMM_K_BLOCK * sizeof(float);
+    return resting + scales + (nf4 ? gemm_panel_bytes(GEMM_K_BLOCK, w_type) : 0);
+}
+
+size_t cpu_product_scratch(const mr_backend *b, const mr_weight_info *w) {
+    bool bf16 = w->compute == MR_BF16 && gemm_kernels_for(cpu_of(b)->isa)->bf16, nf4 = w->store == MR_NF4;
+    int64_t in = row_block(w->n_in, bf16, nf4), out = row_block(w->n_out, bf16, nf4);
+    return panel_scratch(in > out ? in : out, nf4, nf4 ? w->compute : w->store);
+}
+
 void cpu_product_cut(gemm_product *p, int n_threads) {
     int64_t panels = gemm_panels(p->n_cols);
-    p->block = row_block(p);
+    p->block = row_block(p->k, p->x_type == GEMM_X_BF16, p->nf4 != NULL);
     p->strips = 1;
     int64_t blocks = (p->n_rows + p->block - 1) / p->block;
     if (n_threads > 1 && !p->nf4 && panels * blocks < 16 * n_threads) {
@@ -150,8 +161,7 @@ static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t
     char *unpacked = NULL;
     if (p->k > GEMM_K_BLOCK || p->nf4) {
         size_t resting = (size_t)p->block * GEMM_COLS * sizeof(float), scales = GEMM_K_BLOCK * sizeof(float);
-        char *scratch =
-            cpu_scratch(b, thread, resting + scales + (p->nf4 ? gemm_panel_bytes(GEMM_K_BLOCK, p->w_type) : 0));
+        char *scratch = cpu_scratch(b, thread, panel_scratch(p->block, p->nf4 != NULL, p->w_type));
         if (!scratch) return;
         acc = (float *)(void *)scratch;
         nf4_scratch = (float *)(void *)(scratch + resting);
@@ -250,11 +260,17 @@ void cpu_tn_items(mr_backend *b, const gemm_tn *t, int64_t from, int64_t to) {
     for (int64_t u = from; u < to; u++) {
         int64_t q0 = u / tiles * GEMM_COLS, i = u % tiles, p0 = t->n_p * i / tiles, p1 = t->n_p * (i + 1) / tiles;
         int cols = (int)min64(GEMM_COLS, t->n_q - q0);
+        for (int64_t p = p0; p < p1; p++) {
+            const float *from_row = t->dst + p * t->sp + q0 * t->sq;
+            float *row = acc + (p - p0) * GEMM_COLS;
+            for (int c = 0; c < cols; c++) row[c] = from_row[c * t->sq];
+            for (int c = cols; c < GEMM_COLS; c++) row[c] = 0;
+        }
         kernels->tn(acc, t->a + p0, t->lda, t->x + q0, t->ldx, t->n, (int)(p1 - p0), cols);
         for (int64_t p = p0; p < p1; p++) {
             float *to_row = t->dst + p * t->sp + q0 * t->sq;
             const float *row = acc + (p - p0) * GEMM_COLS;
-            for (int c = 0; c < cols; c++) to_row[c * t->sq] += t->scale * row[c];
+            for (int c = 0; c < cols; c++) to_row[c * t->sq] = row[c];
         }
     }
 }

@@ -50,7 +50,8 @@ typedef struct gemm_kernels {
     void (*f32)(const gemm_tile *t, int rows);      /* x f32, w f32 */
     void (*f32_bf16)(const gemm_tile *t, int rows); /* x f32, w bf16, sums of f32 products */
     void (*bf16)(const gemm_tile *t, int rows);     /* x bf16, w bf16; NULL without the instruction */
-    /* acc[rows][64] = sum over n of a[n * lda + row] * b[n * ldb + col], n ascending; cols 1 to 64. */
+    /* acc[rows][64] += sum over n of a[n * lda + row] * b[n * ldb + col], n ascending, one chain that begins with what is
+     * there; cols 1 to 64. */
     void (*tn)(float *acc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t n, int rows, int cols);
     void (*to_bf16)(uint16_t *dst, const float *src, int64_t n);
     void (*round_bf16)(float *dst, const float *src, int64_t n); /* to bf16 and back */
@@ -115,7 +116,11 @@ void cpu_product_items(mr_backend *b, const gemm_product *p, int thread, int64_t
 /* All of it, on the calling thread. */
 void cpu_product_all(mr_backend *b, const gemm_product *p, int thread);
 
-/* dst[p * sp + q * sq] += scale * sum over n of a[n * lda + p] * x[n * ldx + q]: a gradient, in gemm_tn_items items. */
+/* Most scratch of one thread for products with w, of any number of rows. */
+size_t cpu_product_scratch(const mr_backend *b, const mr_weight_info *w);
+
+/* dst[p * sp + q * sq] += sum over n of a[n * lda + p] * x[n * ldx + q]: a gradient, in cpu_tn_cut's items. The sum goes
+ * on from what is there, so a gradient is one chain over the rows of all packs, however they were packed. */
 typedef struct gemm_tn {
     float *dst;
     int64_t sp, sq;
@@ -123,7 +128,6 @@ typedef struct gemm_tn {
     int64_t lda, n_p;
     const float *x;
     int64_t ldx, n_q, n;
-    float scale;
 } gemm_tn;
 
 /* May exchange the two sides. */

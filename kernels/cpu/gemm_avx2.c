@@ -122,7 +122,10 @@ INLINE void tn_strip(float *out, const float *a, int64_t lda, const float *b, in
     __m256 acc[GEMM_ROWS][2];
     __m256i mask[2] = { lanes(cols), lanes(cols - 8) };
 #pragma GCC unroll 6
-    for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = _mm256_setzero_ps();
+    for (int r = 0; r < R; r++) {
+        acc[r][0] = _mm256_loadu_ps(out + r * GEMM_COLS);
+        acc[r][1] = _mm256_loadu_ps(out + r * GEMM_COLS + 8);
+    }
     for (int64_t i = 0; i < n; i++, a += lda, b += ldb) {
         __m256 b0 = full ? _mm256_loadu_ps(b) : _mm256_maskload_ps(b, mask[0]);
         __m256 b1 = full ? _mm256_loadu_ps(b + 8) : _mm256_maskload_ps(b + 8, mask[1]);

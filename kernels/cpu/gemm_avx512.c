@@ -172,7 +172,7 @@ INLINE __attribute__((T512)) void tile_tn(float *out, const float *a, int64_t ld
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-        for (int c = 0; c < C; c++) acc[r][c] = _mm512_setzero_ps();
+        for (int c = 0; c < C; c++) acc[r][c] = _mm512_loadu_ps(out + r * GEMM_COLS + 16 * c);
     for (int64_t i = 0; i < n; i++, a += lda, b += ldb) {
         __m512 bv[4];
 #pragma GCC unroll 4

@@ -224,6 +224,10 @@ typedef struct choice {
     float inv_t;
 } choice;
 
+static size_t filter_bytes(int n_vocab) {
+    return (size_t)n_vocab * (sizeof(candidate) + 2 * sizeof(float));
+}
+
 static void choose_rows(void *ctx, int thread, int64_t from, int64_t to) {
     const choice *c = ctx;
     const int V = c->V, n_vocab = c->opt->n_vocab;
@@ -232,8 +236,7 @@ static void choose_rows(void *ctx, int thread, int64_t from, int64_t to) {
         float sums[MAX_PIECES];
         stats st = row_stats(c->k, row, c->inv_t, V, sums);
         if (c->filtered) {
-            size_t bytes = (size_t)n_vocab * (sizeof(candidate) + 2 * sizeof(float));
-            void *scratch = cpu_scratch(c->b, thread, bytes);
+            void *scratch = cpu_scratch(c->b, thread, filter_bytes(n_vocab));
             if (!scratch) continue;
             c->ids[n] = pick_filtered(c->k, row, c->opt, c->penalty ? c->history[n] : NULL,
                                       c->penalty ? c->n_history[n] : 0, (double)c->u[n], scratch);
@@ -258,5 +261,9 @@ void cpu_sample(mr_backend *b, int32_t *ids, float *logp, const float *z, const 
     c.filtered = c.penalty || (!c.greedy && (opt->top_k > 0 || opt->top_p < 1 || opt->min_p > 0));
     c.inv_t = c.greedy ? 1.0f : 1.0f / opt->temperature;
     assert(!c.penalty || (history && n_history));
+    if (c.filtered && !cpu_reserve(b, CPU_SLOT_THREADS, filter_bytes(opt->n_vocab))) {
+        cpu_fail_status(b, MR_ENOMEM, "sample", "no memory to sort %d candidates; close other programs", opt->n_vocab);
+        return;
+    }
     cpu_share(b, 0.8 * N * V, choose_rows, &c, N, 1);
 }

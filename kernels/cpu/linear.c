@@ -239,14 +239,27 @@ typedef struct backward {
     bool inner;       /* du is wanted */
     bool own_part[3]; /* dy_part[i] is a copy, no slice of dy */
     input dy, dy_part[3], du_all;
+    const float *u;
+    float *scaled; /* [N,R]: u times the scale of its part, for the gradients of B; NULL: nobody wants them */
     gemm_product du[3], base, outer;
     gemm_tn grads[5]; /* da, each db, dw */
     int64_t grad_items[5];
     int n_grads;
 } backward;
 
+/* Scaled before the sums, not after: so that a gradient is one chain over the rows of all packs. */
+static void scale_inner(const backward *g, int64_t from, int64_t to) {
+    const mr_linear *l = g->l;
+    for (int64_t n = from; n < to; n++)
+        for (int i = 0; i < l->n_lora; i++) {
+            int64_t at = n * l->r_total + l->lora[i].r0;
+            for (int k = 0; k < l->lora[i].r; k++) g->scaled[at + k] = l->lora[i].scale * g->u[at + k];
+        }
+}
+
 static void backward_rows(void *ctx, int thread, int64_t from, int64_t to) {
     const backward *g = ctx;
+    if (g->scaled) scale_inner(g, from, to);
     input_prepare(g->kernels, &g->dy, from, to);
     if (!g->inner) return;
     for (int i = 0; i < g->l->n_lora; i++) {
@@ -279,9 +292,9 @@ static void backward_grads(void *ctx, int thread, int64_t from, int64_t to) {
 }
 
 static void add_grad(backward *g, float *dst, const float *a, int64_t lda, int64_t n_p, const float *x, int64_t ldx,
-                     int64_t n_q, float scale) {
+                     int64_t n_q) {
     gemm_tn *t = &g->grads[g->n_grads];
-    *t = (gemm_tn){ dst, n_q, 1, a, lda, n_p, x, ldx, n_q, g->n, scale };
+    *t = (gemm_tn){ dst, n_q, 1, a, lda, n_p, x, ldx, n_q, g->n };
     g->grad_items[g->n_grads++] = cpu_tn_cut(t);
 }
 
@@ -309,7 +322,8 @@ static void dy_views(backward *g, const float *dy, view low, char *at) {
 
 static size_t bytes_of_dy(const mr_linear *l, int64_t n) {
     size_t bytes = padded(input_bytes(n, l->w->n_out));
-    for (int i = 0; i < l->n_lora; i++) bytes += padded(input_bytes(n, l->lora[i].rows));
+    for (int i = 0; i < l->n_lora; i++)
+        if (l->lora[i].rows & 1) bytes += padded(input_bytes(n, l->lora[i].rows));
     return bytes;
 }
 
@@ -333,21 +347,27 @@ void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const 
     char *at = sees(low) ? cpu_scratch(b, CPU_SLOT_SHARED, bytes_of_dy(l, N)) : NULL;
     if (sees(low) && !at) return;
     dy_views(&g, dy, low, at);
+    for (int i = 0; i < l->n_lora; i++)
+        if (l->lora[i].db) g.u = u;
+    size_t low_du = padded(input_bytes(N, R));
+    size_t more = g.u ? (size_t)(N * R) * sizeof(float) : 0;
+    char *inner = l->n_lora ? cpu_scratch(b, CPU_SLOT_SHARED + 1, low_du + more) : NULL;
+    if (l->n_lora && !inner) return;
+    if (g.u) g.scaled = (float *)(void *)(inner + low_du);
     if (g.inner) {
         view low_a = dx ? view_of(kernels, l->a) : VIEW_RAW;
-        g.du_all = (input){ .raw = du, .ld_raw = R, .k = R, .low = low_a, .ld_low = even(R) };
-        if (sees(low_a) && !(g.du_all.low_data = cpu_scratch(b, CPU_SLOT_SHARED + 1, input_bytes(N, R)))) return;
+        g.du_all = (input){ .raw = du, .ld_raw = R, .k = R, .low = low_a, .low_data = inner, .ld_low = even(R) };
         for (int i = 0; i < l->n_lora; i++)
             g.du[i] = product(kernels, l->lora[i].b, true, &g.dy_part[i], N, du + l->lora[i].r0, R, l->lora[i].scale,
                               NULL, false);
         if (dx) g.outer = product(kernels, l->a, true, &g.du_all, N, dx, I, 1.0f, NULL, true);
-        if (l->da) add_grad(&g, l->da, du, R, R, x, I, I, 1.0f);
+        if (l->da) add_grad(&g, l->da, du, R, R, x, I, I);
     }
     for (int i = 0; i < l->n_lora; i++)
         if (l->lora[i].db)
-            add_grad(&g, l->lora[i].db, dy + l->lora[i].row0, O, l->lora[i].rows, u + l->lora[i].r0, R, l->lora[i].r,
-                     l->lora[i].scale);
-    if (l->dw) add_grad(&g, l->dw, dy, O, O, x, I, I, 1.0f);
+            add_grad(&g, l->lora[i].db, dy + l->lora[i].row0, O, l->lora[i].rows, g.scaled + l->lora[i].r0, R,
+                     l->lora[i].r);
+    if (l->dw) add_grad(&g, l->dw, dy, O, O, x, I, I);
 
     int threads = cpu_threads(b, product_work(N, l->w)), n_works = 1;
     mr_work works[4] = { { backward_rows, &g, N, cpu_grain(N, GEMM_ROWS, threads) } };
@@ -364,4 +384,25 @@ void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const 
     if (n_grad_items) works[n_works++] = items(backward_grads, &g, n_grad_items, threads);
     mr_parallel(cpu_of(b)->pool, threads, works, n_works);
     if (l->dbias) add_bias_grad(l->dbias, dy, N, O);
+}
+
+/* --- scratch, ahead of time --- */
+
+cpu_linear_room cpu_linear_needs(mr_backend *b, const mr_weight_info *w, const mr_room *room) {
+    size_t n = (size_t)room->rows;
+    bool bwd = room->uses & MR_USE_BWD;
+    /* a float a row for norms and a few for a span of attention; backward a float a head */
+    cpu_linear_room x = { n * (64 + sizeof(float) * (size_t)room->heads), n + 256, 0 };
+    if (w->compute == MR_BF16) {
+        size_t in = input_bytes(room->rows, w->n_in), out = bwd ? padded(input_bytes(room->rows, w->n_out)) : 0;
+        size_t most = in > out ? in : out;
+        if (most > x.rows) x.rows = most;
+    }
+    if (room->rank) x.inner += padded(input_bytes(room->rows, room->rank)) + 3 * 64;
+    if (room->rank && bwd) x.inner += n * (size_t)room->rank * sizeof(float);
+    bool deep = w->n_in > GEMM_K_BLOCK || (bwd && w->n_out > GEMM_K_BLOCK);
+    if (deep || w->store == MR_NF4) x.thread = cpu_product_scratch(b, w);
+    size_t chunk = bwd && room->head_dim ? cpu_attention_bwd_scratch(room->head_dim) : 0;
+    if (chunk > x.thread) x.thread = chunk;
+    return x;
 }

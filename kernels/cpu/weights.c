@@ -104,7 +104,40 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
     else
         st = nf4 ? fill_nf4(w, src, block, rows, absmax, err) : fill_dense(b, w, src, block, rows, err);
     mr_free(absmax);
+    if (st == MR_OK) {
+        cpu_count(b, (int64_t)w->bytes);
+        w->counted = true;
+    }
     return st;
+}
+
+/* The type that is stored: products would round f32 to bf16 at every use. */
+static mr_dtype stored(mr_dtype store, mr_dtype compute) {
+    return store == MR_F32 && compute == MR_BF16 ? MR_BF16 : store;
+}
+
+/* What `create` takes. */
+static size_t weight_bytes(const mr_weight_info *w, unsigned uses) {
+    size_t n = (size_t)w->n_out * (size_t)w->n_in, blocks = (n + NF4_BLOCK - 1) / NF4_BLOCK, bytes = 0;
+    mr_dtype type = stored(w->store, w->compute);
+    if (type == MR_NF4) return (n + 1) / 2 + blocks + (blocks + NF4_NESTED - 1) / NF4_NESTED * sizeof(float);
+    if (uses & MR_USE_FWD) bytes += (size_t)gemm_panels(w->n_out) * gemm_panel_bytes(w->n_in, type);
+    if (uses & MR_USE_BWD) bytes += (size_t)gemm_panels(w->n_in) * gemm_panel_bytes(w->n_out, type);
+    return bytes ? bytes : n * (type == MR_F32 ? 4 : 2);
+}
+
+size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, const mr_room *room) {
+    w->bytes = weight_bytes(w, room->uses);
+    mr_weight_info as_stored = *w;
+    as_stored.store = stored(w->store, w->compute);
+    cpu_linear_room x = { 0 };
+    if (room->rows > 0) x = cpu_linear_needs(b, &as_stored, room);
+    if (room->take && !(cpu_reserve(b, CPU_SLOT_SHARED, x.rows) && cpu_reserve(b, CPU_SLOT_SHARED + 1, x.inner) &&
+                        cpu_reserve(b, CPU_SLOT_THREADS, x.thread)))
+        cpu_fail_status(b, MR_ENOMEM, "scratch", "%zu bytes do not fit into memory; use fewer rows a step", x.rows);
+    /* the block of rows that weight_create reads stays as well */
+    size_t source = ((size_t)source_rows(w->n_out, w->n_in) * (size_t)w->n_in + NF4_BLOCK) * sizeof(float);
+    return source + source / 8 + x.rows + x.inner + (size_t)b->n_threads * x.thread;
 }
 
 mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
@@ -112,9 +145,8 @@ mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src
     assert(n_out > 0 && n_in > 0 && uses && (compute == MR_F32 || compute == MR_BF16));
     assert(store == MR_F32 || store == MR_BF16 || store == MR_NF4);
     *out = NULL;
-    if (store == MR_F32 && compute == MR_BF16) store = MR_BF16; /* products would round it at every use */
     mr_weight *w = mr_alloc(sizeof *w);
-    w->store = store, w->compute = compute, w->n_out = n_out, w->n_in = n_in, w->uses = uses;
+    w->store = stored(store, compute), w->compute = compute, w->n_out = n_out, w->n_in = n_in, w->uses = uses;
     mr_status st = create(b, w, src, err);
     if (st != MR_OK) {
         cpu_weight_free(b, w);
@@ -126,6 +158,7 @@ mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src
 
 void cpu_weight_free(mr_backend *b, mr_weight *w) {
     if (!w) return;
+    if (w->counted) cpu_count(b, -(int64_t)w->bytes);
     cpu_slab_free(b, w->fwd);
     cpu_slab_free(b, w->bwd);
     cpu_slab_free(b, w->rows);

@@ -19,6 +19,7 @@ struct mr_weight {
     int64_t n_out, n_in;
     unsigned uses;
     size_t bytes;
+    bool counted;    /* bytes are in the backend's account */
     void *fwd, *bwd; /* panels of w and of w^T; NULL when that use was not asked for */
     void *rows;      /* row-major, for look-ups only, when there are no panels */
     nf4_data nf4; /* store NF4 */
@@ -28,6 +29,13 @@ struct mr_weight {
 static inline mr_dtype weight_panel_type(const mr_weight *w) {
     return w->store == MR_NF4 ? w->compute : w->store;
 }
+
+/* Scratch that linear and linear_bwd ask for with a weight (linear.c): the rows' lower views and what attention and
+ * norms of as many rows want, the adapters' inner values, one thread's part. */
+typedef struct cpu_linear_room {
+    size_t rows, inner, thread;
+} cpu_linear_room;
+cpu_linear_room cpu_linear_needs(mr_backend *b, const mr_weight_info *w, const mr_room *room);
 
 /* Memory of weights (slab.c): as mr_try_alloc and mr_free. */
 void *cpu_slab_alloc(mr_backend *b, size_t bytes);

@@ -63,7 +63,7 @@ typedef struct mapped {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static mapped *blocks;
 static size_t n_blocks, cap_blocks;
-static long fail_at;
+static long fail_at, n_calls;
 
 static size_t page_size(void) {
     static size_t size;
@@ -113,7 +113,12 @@ void mr_try_alloc_fail_at(long n) {
     __atomic_store_n(&fail_at, n, __ATOMIC_RELAXED);
 }
 
+long mr_try_alloc_count(void) {
+    return __atomic_load_n(&n_calls, __ATOMIC_RELAXED);
+}
+
 void *mr_try_alloc(size_t bytes) {
+    __atomic_add_fetch(&n_calls, 1, __ATOMIC_RELAXED);
     if (__atomic_load_n(&fail_at, __ATOMIC_RELAXED) > 0 && __atomic_sub_fetch(&fail_at, 1, __ATOMIC_RELAXED) == 0)
         return NULL;
     if (bytes == 0) bytes = 1;

@@ -21,6 +21,8 @@ void *mr_try_alloc(size_t bytes);
 
 /* Test hook: the n-th mr_try_alloc from now (1 = the next) returns NULL; 0 turns it off. */
 void mr_try_alloc_fail_at(long n);
+/* Calls of mr_try_alloc so far, for tests that nothing large is taken during a run's steps. */
+long mr_try_alloc_count(void);
 
 /* a * b and a + b for sizes that come from files: false when they do not fit. */
 bool mr_mul_size(size_t *out, size_t a, size_t b);

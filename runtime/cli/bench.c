@@ -1,22 +1,16 @@
 /* bench.c - `medrl bench`: start-up, prefill, decode and whole GRPO steps of one model on this machine.
  *
- * A step is that of the CPU profile of recipes/medical_mix.lua, from random ids: 4 prompts of 250, 6 completions of
- * exactly 48 each (nothing stops one early, so that every run does the same work), a scorer in C, then what
- * rl/step_grpo.c does with the same functions: advantages, a pack a group, forward, backward, clip, AdamW, refresh.
- * What a model computes does not depend on what its ids mean. Medians throughout; only runs of one machine, one after
- * another, can be compared. */
-#include <math.h>
-#include <stdlib.h>
+ * A step is that of the CPU profile of recipes/medical_mix.lua: 4 prompts of 250, 6 completions of exactly 48 each.
+ * Medians throughout; only runs of one machine, one after another, can be compared. With --config it measures a shape
+ * without files instead: bench_shape.c.
+ */
 #include <string.h>
 
 #include "base/json.h"
-#include "base/proc.h"
-#include "base/rng.h"
+#include "cli/bench_shape.h"
+#include "cli/bench_step.h"
 #include "cli/cli.h"
 #include "cli/parts.h"
-#include "rl/optimizer.h"
-#include "rl/pack.h"
-#include "rl/settings.h"
 
 enum {
     FIRST_PROMPT = 32, /* of the start-up figure */
@@ -29,9 +23,6 @@ enum {
     GROUP = 6,
     PROMPT = 250,
     NEW = 48,
-    ROWS = PROMPTS * GROUP,
-    TOKENS = ROWS * NEW,
-    MAX_TARGETS = PROMPTS * (PROMPT + GROUP * NEW),
     ROLLOUT_ROWS = 512, /* rows of one forward while sampling, as rl/plan.c */
     MAX_REPEATS = 99,
     PREFILLS = 5,
@@ -53,243 +44,59 @@ static const char recipe[] =
 typedef struct figures {
     double first_token_s, prefill_tok_s, decode_tok_s[3];
     double rollout_s, train_s, step_s, all_s[MAX_REPEATS];
-    double spread;   /* (slowest - fastest) / median of the steps */
-    double logp_gap; /* largest difference of a sampled and a trained log-probability: 0 (one forward) */
-    double loss, norm;
+    double spread; /* (slowest - fastest) / median of the steps */
 } figures;
-
-/* One step's numbers, as in rl/step_grpo.c. Row p * GROUP + g is completion g of prompt p. */
-typedef struct step_work {
-    float rewards[ROWS], reward[ROWS], std[ROWS], adv[ROWS];
-    int32_t offset[ROWS + 1];
-    float sampled[TOKENS], logp[TOKENS], dlogp[TOKENS];
-    float pack_logp[MAX_TARGETS], pack_entropy[MAX_TARGETS], pack_weight[MAX_TARGETS];
-    double rollout_s, train_s, step_s;
-} step_work;
 
 typedef struct benching {
     mr_parts parts;
     mr_settings set;
-    mr_decoder *decoder;
-    mr_optimizer *optimizer;
-    mr_packer packer;
-    step_work *work;
-    int32_t ids[PROMPTS * PROMPT];
-    uint32_t n_drawn;
+    mr_bench_job job;
     int repeats;
     bool quick, checkpointing;
     figures f;
 } benching;
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Sorts x. */
-static double median(double *x, int n) {
-    qsort(x, (size_t)n, sizeof *x, by_value);
-    return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
-}
-
 static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-static void random_ids(benching *b, int n) {
-    int vocab = mr_model_config(b->parts.model)->vocab_size;
-    b->n_drawn++;
-    for (int i = 0; i < n; i++)
-        b->ids[i] = (int32_t)(mr_uniform(1, b->n_drawn, 0, 0, (uint32_t)i) * (float)vocab) % vocab;
-}
+enum { MAX_TICKS = DECODE_TO - DECODE_FROM + 1 };
 
-/* Times between the ends of a rollout's forwards. */
-typedef struct clocked {
-    double last, s[DECODE_TO - DECODE_FROM + 1];
-    int n;
-} clocked;
-
-static bool tick(void *self, int n_done, int n_total) {
-    (void)n_done, (void)n_total;
-    clocked *c = self;
-    double now = mr_now_s();
-    c->s[c->n++] = now - c->last;
-    c->last = now;
-    return true;
-}
-
-/* One prompt of random ids, n completions of n_new tokens: c->s[0] is the prompt's forward with its sampling. */
-static mr_status clock_rollout(benching *b, clocked *c, int n_ids, int n, int n_new, mr_err *err) {
-    mr_rollout r = { 0 };
-    random_ids(b, n_ids);
-    const mr_rollout_prompt prompt = { .ids = b->ids, .n_ids = n_ids, .n_samples = n };
-    const mr_rollout_opts o = {
-        .sampling = { .temperature = 1, .top_p = 1, .repetition_penalty = 1 },
-        .max_new_tokens = n_new,
-        .seed = b->n_drawn,
-        .tick = tick,
-        .self = c,
-    };
-    *c = (clocked){ .last = mr_now_s() };
-    mr_status st = mr_rollout_run(&r, b->decoder, &prompt, 1, &o, err);
-    mr_rollout_clear(&r);
-    return st;
+/* One prompt of random ids, n completions of n_new tokens: s[0] is the prompt's forward with its sampling. */
+static mr_status clock_rollout(benching *b, double *s, int *n_ticks, int n_ids, int n, int n_new, mr_err *err) {
+    return mr_bench_clock(&b->job, s, MAX_TICKS, n_ticks, 1, n, n_ids, n_new, err);
 }
 
 static mr_status bench_rates(benching *b, mr_err *err) {
-    int n_prefills = b->quick ? PREFILLS_QUICK : PREFILLS;
+    int n_prefills = b->quick ? PREFILLS_QUICK : PREFILLS, n;
     int steps = (b->quick ? DECODE_TO_QUICK : DECODE_TO) - DECODE_FROM;
-    double s[PREFILLS];
-    clocked c;
-    MR_TRY(clock_rollout(b, &c, PREFILL, 1, 1, err)); /* warms up */
+    double s[PREFILLS], ticks[MAX_TICKS];
+    MR_TRY(clock_rollout(b, ticks, &n, PREFILL, 1, 1, err)); /* warms up */
     for (int i = 0; i < n_prefills; i++) {
-        MR_TRY(clock_rollout(b, &c, PREFILL, 1, 1, err));
-        s[i] = c.s[0];
+        MR_TRY(clock_rollout(b, ticks, &n, PREFILL, 1, 1, err));
+        s[i] = ticks[0];
     }
-    b->f.prefill_tok_s = PREFILL / median(s, n_prefills);
+    b->f.prefill_tok_s = PREFILL / mr_bench_median(s, n_prefills);
     for (int k = 0; k < 3; k++) {
         /* the prompt's rows end at DECODE_FROM - 1 and its forward gives the first token */
-        MR_TRY(clock_rollout(b, &c, DECODE_FROM, batches[k], steps + 1, err));
-        b->f.decode_tok_s[k] = batches[k] / median(c.s + 1, c.n - 1);
+        MR_TRY(clock_rollout(b, ticks, &n, DECODE_FROM, batches[k], steps + 1, err));
+        b->f.decode_tok_s[k] = batches[k] / mr_bench_median(ticks + 1, n - 1);
     }
     return MR_OK;
 }
 
-/* --- one GRPO step --- */
-
-/* The scorer: the share of even ids in a completion. */
-static void score(void *self, const mr_completion *c) {
-    step_work *w = self;
-    int even = 0;
-    for (int i = 0; i < c->n; i++) even += c->ids[i] % 2 == 0;
-    w->rewards[c->prompt * GROUP + c->sample] = (float)even / (float)c->n;
-}
-
-static mr_status sample(benching *b, mr_rollout *r, int n_prompts, uint32_t step, mr_err *err) {
-    mr_rollout_prompt prompts[PROMPTS];
-    random_ids(b, n_prompts * PROMPT);
-    for (int p = 0; p < n_prompts; p++)
-        prompts[p] = (mr_rollout_prompt){
-            .ids = b->ids + p * PROMPT, .n_ids = PROMPT, .rng_prompt = (uint32_t)p, .n_samples = GROUP
-        };
-    const mr_rollout_opts o = {
-        .sampling = { .temperature = b->set.train.temperature,
-                      .top_p = b->set.train.top_p,
-                      .top_k = b->set.train.top_k,
-                      .min_p = b->set.train.min_p,
-                      .repetition_penalty = b->set.train.repetition_penalty },
-        .max_new_tokens = NEW,
-        .seed = b->set.train.seed,
-        .step = step,
-        .finished = score,
-        .self = b->work,
-    };
-    return mr_rollout_run(r, b->decoder, prompts, n_prompts, &o, err);
-}
-
-/* Whole groups from *next on, as many as the packer takes. */
-static void fill_pack(benching *b, const mr_rollout *r, int n_prompts, int *next) {
-    const int32_t *ids[GROUP];
-    int n_ids[GROUP];
-    mr_packer_reset(&b->packer);
-    for (; *next < n_prompts; ++*next) {
-        for (int g = 0; g < GROUP; g++) {
-            ids[g] = r->items[*next * GROUP + g].ids;
-            n_ids[g] = r->items[*next * GROUP + g].n;
-        }
-        const mr_train_group group = { .prompt = b->ids + *next * PROMPT,
-                                       .n_prompt = PROMPT,
-                                       .ids = ids,
-                                       .n_ids = n_ids,
-                                       .n_completions = GROUP,
-                                       .first_token = b->work->offset[*next * GROUP] };
-        if (!mr_packer_add(&b->packer, &group)) break;
-    }
-}
-
-static mr_status train(benching *b, const mr_rollout *r, int n_prompts, mr_err *err) {
-    step_work *w = b->work;
-    const mr_packer *k = &b->packer;
-    const mr_settings *s = &b->set;
-    mr_grpo_stats stats = { 0 };
-    int n_rows = n_prompts * GROUP, n_tokens = 0;
-    for (int i = 0; i < n_rows; i++) {
-        w->offset[i] = n_tokens;
-        memcpy(w->sampled + n_tokens, r->items[i].logp, (size_t)r->items[i].n * sizeof(float));
-        n_tokens += r->items[i].n;
-    }
-    w->offset[n_rows] = n_tokens;
-    memcpy(w->logp, w->sampled, (size_t)n_tokens * sizeof(float));
-    const mr_grpo_batch batch = {
-        .offset = w->offset,
-        .logp = w->logp,
-        .logp_old = w->sampled,
-        .adv = w->adv,
-        .n_rows = n_rows,
-        .acc = 1,
-        .slices = 1,
-    };
-    mr_decoder_phase(b->decoder, MR_PHASE_TRAIN);
-    mr_model_zero_grads(b->parts.model);
-    for (int next = 0; next < n_prompts;) {
-        fill_pack(b, r, n_prompts, &next);
-        mr_decoder_forward(b->decoder, &k->pack);
-        mr_decoder_logprobs(b->decoder, w->pack_logp, w->pack_entropy, k->rows, k->targets, k->n_targets, 1.0f);
-        for (int i = 0; i < k->n_targets; i++) {
-            double gap = fabs((double)w->pack_logp[i] - (double)w->sampled[k->token[i]]);
-            b->f.logp_gap = fmax(b->f.logp_gap, gap);
-            w->logp[k->token[i]] = w->pack_logp[i];
-        }
-        MR_TRY(mr_grpo_loss(w->dlogp, &stats, &batch, &s->train.loss, err));
-        for (int i = 0; i < k->n_targets; i++) w->pack_weight[i] = w->dlogp[k->token[i]];
-        mr_decoder_backward(b->decoder, &k->pack, k->rows, k->targets, w->pack_weight, k->n_targets, 1.0f);
-        MR_TRY(b->parts.backend->sync(b->parts.backend, err));
-    }
-    int64_t n;
-    bool finite = true;
-    const float *grads = mr_model_grads(b->parts.model, &n);
-    double norm = sqrt(b->parts.backend->sum_squares(b->parts.backend, grads, n, &finite));
-    MR_TRY(b->parts.backend->sync(b->parts.backend, err));
-    if (!finite) return mr_fail(err, MR_EINTERNAL, "%s: a gradient is not finite", b->parts.path);
-    mr_optimizer_step(b->optimizer, s->train.learning_rate, mr_clip_coefficient(norm, s->train.max_grad_norm));
-    mr_model_refresh(b->parts.model);
-    b->f.loss = stats.loss;
-    b->f.norm = norm;
-    return b->parts.backend->sync(b->parts.backend, err);
-}
-
-static mr_status step(benching *b, int n_prompts, uint32_t number, mr_err *err) {
-    step_work *w = b->work;
-    const float weight = 1;
-    mr_rollout r = { 0 };
-    double t0 = mr_now_s();
-    mr_status st = sample(b, &r, n_prompts, number, err);
-    double t1 = mr_now_s();
-    if (st == MR_OK)
-        st = mr_grpo_advantages(w->adv, w->reward, w->std, w->rewards, &weight, n_prompts * GROUP, 1,
-                                &b->set.train.loss, err);
-    double t2 = mr_now_s();
-    if (st == MR_OK) st = train(b, &r, n_prompts, err);
-    double t3 = mr_now_s();
-    w->rollout_s = t1 - t0;
-    w->train_s = t3 - t2;
-    w->step_s = t3 - t0;
-    mr_rollout_clear(&r);
-    return st;
-}
-
 static mr_status bench_steps(benching *b, mr_err *err) {
     double rollout[MAX_REPEATS], training[MAX_REPEATS], whole[MAX_REPEATS];
-    MR_TRY(step(b, b->quick ? 1 : PROMPTS, 1, err)); /* warms up */
+    MR_TRY(mr_bench_step(&b->job, b->quick ? 1 : PROMPTS, 1, err)); /* warms up */
     for (int i = 0; i < b->repeats; i++) {
-        MR_TRY(step(b, PROMPTS, (uint32_t)i + 2, err));
-        rollout[i] = b->work->rollout_s;
-        training[i] = b->work->train_s;
-        whole[i] = b->f.all_s[i] = b->work->step_s;
+        MR_TRY(mr_bench_step(&b->job, PROMPTS, (uint32_t)i + 2, err));
+        rollout[i] = b->job.rollout_s;
+        training[i] = b->job.train_s;
+        whole[i] = b->f.all_s[i] = b->job.step_s;
     }
-    b->f.rollout_s = median(rollout, b->repeats);
-    b->f.train_s = median(training, b->repeats);
-    b->f.step_s = median(whole, b->repeats);
+    b->f.rollout_s = mr_bench_median(rollout, b->repeats);
+    b->f.train_s = mr_bench_median(training, b->repeats);
+    b->f.step_s = mr_bench_median(whole, b->repeats);
     b->f.spread = (whole[b->repeats - 1] - whole[0]) / b->f.step_s;
     return MR_OK;
 }
@@ -298,7 +105,8 @@ static mr_status bench_steps(benching *b, mr_err *err) {
 
 /* From the start of the process: all that `medrl generate` opens, a short prompt, one token. */
 static mr_status bench_start(benching *b, const char *model, const mr_parts_opts *po, mr_err *err) {
-    clocked c;
+    double ticks[MAX_TICKS];
+    int n;
     MR_TRY(mr_parts_open(&b->parts, model, po, err));
     int positions = mr_model_config(b->parts.model)->max_position_embeddings;
     if (positions < PROMPT + NEW)
@@ -306,11 +114,15 @@ static mr_status bench_start(benching *b, const char *model, const mr_parts_opts
                        b->parts.path, positions, PROMPT + NEW);
     const mr_decoder_opts o = { .rollout_rows = FIRST_PROMPT,
                                 .rollout_slots = mr_rollout_slots(1, FIRST_PROMPT, 1, 1) };
-    MR_TRY(mr_decoder_open(&b->decoder, b->parts.model, &o, err));
-    MR_TRY(clock_rollout(b, &c, FIRST_PROMPT, 1, 1, err));
+    b->job = (mr_bench_job){ .b = b->parts.backend, .model = b->parts.model, .set = &b->set };
+    MR_TRY(mr_decoder_open(&b->job.decoder, b->parts.model, &o, err));
+    MR_TRY(mr_bench_open(&b->job, FIRST_PROMPT, err));
+    MR_TRY(clock_rollout(b, ticks, &n, FIRST_PROMPT, 1, 1, err));
     b->f.first_token_s = mr_since_start_s();
-    mr_decoder_close(b->decoder);
-    b->decoder = NULL;
+    mr_decoder_close(b->job.decoder);
+    uint32_t n_drawn = b->job.n_drawn;
+    mr_bench_close(&b->job);
+    b->job.n_drawn = n_drawn;
     mr_model_close(b->parts.model);
     b->parts.model = NULL;
     return MR_OK;
@@ -323,17 +135,16 @@ static mr_status open_training(benching *b, const mr_parts_opts *po, mr_err *err
     cJSON_Delete(tree);
     MR_TRY(st);
     const mr_settings *s = &b->set;
-    mr_model_opts mo = { .train = true,
-                         .lora = { .r = s->lora.r, .lora_alpha = s->lora.lora_alpha, .seed = s->train.seed } };
-    memcpy(mo.lora.targets, s->lora.targets, sizeof mo.lora.targets);
-    MR_TRY(mr_parts_dtype(&mo.compute, po->dtype, b->parts.backend, err));
-    mo.store = po->store && strcmp(po->store, "nf4") == 0 ? MR_NF4 : mo.compute;
+    mr_dtype compute;
+    MR_TRY(mr_parts_dtype(&compute, po->dtype, b->parts.backend, err));
+    mr_model_opts mo = mr_plan_model_opts(s, compute);
+    if (po->store && strcmp(po->store, "nf4") == 0) mo.store = MR_NF4;
     MR_TRY(mr_model_open(&b->parts.model, b->parts.backend, b->parts.path, &mo, err));
     const mr_optimizer_opts oo = { s->train.optim, s->train.adam_beta1, s->train.adam_beta2, s->train.adam_epsilon,
                                    s->train.weight_decay };
     int n_params;
     const mr_param *params = mr_model_params(b->parts.model, &n_params);
-    MR_TRY(mr_optimizer_open(&b->optimizer, b->parts.backend, params, n_params, &oo, err));
+    MR_TRY(mr_optimizer_open(&b->job.optimizer, b->parts.backend, params, n_params, &oo, err));
     /* as rl/plan.c: on a CPU a pack is one group, on a GPU all four */
     int n_groups = b->parts.backend->kind == MR_CUDA ? PROMPTS : 1;
     const mr_decoder_opts o = {
@@ -345,12 +156,19 @@ static mr_status open_training(benching *b, const mr_parts_opts *po, mr_err *err
         .train_slots = n_groups * (mr_kv_round(PROMPT) + GROUP * mr_kv_round(NEW)),
         .gradient_checkpointing = b->checkpointing,
     };
-    MR_TRY(mr_decoder_open(&b->decoder, b->parts.model, &o, err));
-    return mr_packer_init(&b->packer, o.train_rows, o.train_slots, ROWS, err);
+    mr_bench_job *j = &b->job;
+    j->b = b->parts.backend;
+    j->model = b->parts.model;
+    j->set = s;
+    j->prompts = PROMPTS;
+    j->group = GROUP;
+    j->n_prompt = PROMPT;
+    j->n_new = NEW;
+    MR_TRY(mr_decoder_open(&j->decoder, b->parts.model, &o, err));
+    return mr_bench_open(j, PROMPTS * PROMPT, err);
 }
 
 static mr_status bench(benching *b, const char *model, const mr_parts_opts *po, mr_err *err) {
-    b->work = mr_alloc(sizeof *b->work);
     MR_TRY(bench_start(b, model, po, err));
     MR_TRY(open_training(b, po, err));
     MR_TRY(bench_rates(b, err));
@@ -380,7 +198,7 @@ static void print_table(const benching *b) {
         printf("median of %d steps, which differ by %.0f %%; ", b->repeats, 100 * f->spread);
     else
         printf("one step; ");
-    printf("sampled and trained log-probabilities differ by at most %g\n", f->logp_gap);
+    printf("sampled and trained log-probabilities differ by at most %g\n", b->job.logp_gap);
 }
 
 static void print_report(const benching *b) {
@@ -401,26 +219,43 @@ static void print_report(const benching *b) {
     cJSON_AddNumberToObject(o, "step_s", f->step_s);
     cJSON_AddItemToObject(o, "step_s_all", cJSON_CreateDoubleArray(f->all_s, b->repeats));
     cJSON_AddNumberToObject(o, "step_spread", f->spread);
-    cJSON_AddNumberToObject(o, "loss", f->loss);
-    cJSON_AddNumberToObject(o, "grad_norm", f->norm);
-    cJSON_AddNumberToObject(o, "logp_diff_max", f->logp_gap);
+    cJSON_AddNumberToObject(o, "loss", b->job.loss);
+    cJSON_AddNumberToObject(o, "grad_norm", b->job.norm);
+    cJSON_AddNumberToObject(o, "logp_diff_max", b->job.logp_gap);
     cJSON_AddNumberToObject(o, "rss_peak_bytes", (double)mr_rss_peak_bytes());
     mr_print_json(o);
     cJSON_Delete(o);
 }
 
+/* A shape's options without --config would do nothing, and a model's name with it neither. */
+static mr_status check_options(const mr_bench_shape *s, const char *model, mr_err *err) {
+    const mr_bench_shape d = MR_BENCH_SHAPE;
+    if (s->config && model)
+        return mr_fail(err, MR_EINVAL, "bench: \"%s\" and --config %s together; name one of them", model, s->config);
+    bool changed = s->rank != d.rank || s->prompts != d.prompts || s->group != d.group || s->n_prompt != d.n_prompt ||
+                   s->n_new != d.n_new || s->batches || s->context || s->repeats || s->optim || s->vram ||
+                   s->no_checkpointing;
+    if (!s->config && changed)
+        return mr_fail(err, MR_EINVAL, "bench: an option of --config was given without it; add --config qwen2.5-3b, say");
+    return MR_OK;
+}
+
 mr_status mr_cmd_bench(int argc, char **argv, mr_err *err) {
     static const mr_usage usage = {
         "bench",
-        "medrl bench\nmedrl bench --quick\nmedrl bench smollm2-135m-instruct --steps 9 --json",
+        "medrl bench\nmedrl bench --quick\nmedrl bench smollm2-135m-instruct --steps 9 --json\n"
+        "medrl bench --config qwen2.5-3b --store nf4 --prompt 512 --new 512",
         "[MODEL]",
         0,
         1,
         "How fast this machine samples and trains: seconds from the start to the first token, prefill, decode of 1, 6 "
         "and 24 sequences, and whole GRPO steps of the CPU profile of recipes/medical_mix.lua (4 prompts of 250 random "
-        "ids, 6 completions of 48 each, LoRA of rank 16). About a minute on two cores.",
+        "ids, 6 completions of 48 each, LoRA of rank 16). About a minute on two cores.\n"
+        "With --config: a named shape with random weights, no files: making the model, prefill, decode steps, "
+        "log-probabilities, training and whole steps of one job, in milliseconds and against the device's own limits.",
     };
     benching *b = mr_alloc(sizeof *b);
+    mr_bench_shape shape = MR_BENCH_SHAPE;
     mr_parts_opts po = { 0 };
     const char *model = "smollm2-135m-instruct";
     int64_t threads = 0, steps = 0;
@@ -429,28 +264,48 @@ mr_status mr_cmd_bench(int argc, char **argv, mr_err *err) {
         { "model", 0, MR_OPT_TEXT, "MODEL", "the same as MODEL (smollm2-135m-instruct)", &model, 0, 0 },
         { "quick", 0, MR_OPT_FLAG, NULL, "fewer repeats: a quarter of the time, less exact", &b->quick, 0, 0 },
         { "steps", 0, MR_OPT_INT, "N", "GRPO steps to measure (3; 1 with --quick)", &steps, 1, MAX_REPEATS },
-        { "gradient-checkpointing", 0, MR_OPT_FLAG, NULL, "train in less memory, and slower", &b->checkpointing, 0, 0 },
+        { "gradient-checkpointing", 0, MR_OPT_FLAG, NULL, "train in less memory, and slower (--config does)", &b->checkpointing, 0, 0 },
         { "dtype", 0, MR_OPT_TEXT, "TYPE", "auto, f32 or bf16", &po.dtype, 0, 0 },
         { "store", 0, MR_OPT_TEXT, "TYPE", "weights in memory: auto, f32, bf16 or nf4", &po.store, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &po.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "json", 0, MR_OPT_FLAG, NULL, "the figures as one JSON object", &json, 0, 0 },
+        { "config", 0, MR_OPT_TEXT, "NAME", "a shape instead of a model: qwen2.5-3b, smollm2-135m ...", &shape.config, 0,
+          0 },
+        { "rank", 0, MR_OPT_INT, "N", "--config: rank of the adapter on all linears (64)", &shape.rank, 1, 1024 },
+        { "prompts", 0, MR_OPT_INT, "N", "--config: prompts of a step (1)", &shape.prompts, 1, 4096 },
+        { "group", 0, MR_OPT_INT, "N", "--config: completions of a prompt (6)", &shape.group, 2, 1024 },
+        { "prompt", 0, MR_OPT_INT, "N", "--config: tokens of a prompt (512)", &shape.n_prompt, 1, 1 << 20 },
+        { "new", 0, MR_OPT_INT, "N", "--config: tokens of a completion (512)", &shape.n_new, 2, 1 << 20 },
+        { "batch", 0, MR_OPT_TEXT, "LIST", "--config: sequences of the decode steps (1,6,48,192,512)", &shape.batches, 0,
+          0 },
+        { "context", 0, MR_OPT_INT, "N", "--config: prompt before the decode steps (as --prompt)", &shape.context, 1,
+          1 << 20 },
+        { "repeats", 0, MR_OPT_INT, "N", "--config: times each is measured (3)", &shape.repeats, 1, MAX_REPEATS },
+        { "no-gradient-checkpointing", 0, MR_OPT_FLAG, NULL, "--config: keep all activations", &shape.no_checkpointing, 0,
+          0 },
+        { "optim", 0, MR_OPT_TEXT, "NAME", "--config: adamw_8bit or adamw_torch", &shape.optim, 0, 0 },
+        { "vram", 0, MR_OPT_TEXT, "SIZE", "--config: most device memory of the job, as in 14G", &shape.vram, 0, 0 },
     };
     mr_args a;
     mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);
+    if (st == MR_OK && !a.help) st = check_options(&shape, a.n ? a.items[0] : NULL, err);
     if (st == MR_OK && !a.help) {
         po.n_threads = (int)threads;
+        shape.quick = b->quick;
+        if (shape.config) st = mr_bench_shape_run(&shape, &po, json, err);
+    }
+    if (st == MR_OK && !a.help && !shape.config) {
         b->repeats = steps ? (int)steps : b->quick ? 1 : 3;
         st = bench(b, a.n ? a.items[0] : model, &po, err);
         if (st == MR_OK && json)
             print_report(b);
         else if (st == MR_OK)
             print_table(b);
-        mr_packer_clear(&b->packer);
-        mr_optimizer_close(b->optimizer);
-        mr_decoder_close(b->decoder);
+        mr_optimizer_close(b->job.optimizer);
+        mr_decoder_close(b->job.decoder);
+        mr_bench_close(&b->job);
         mr_settings_clear(&b->set);
-        mr_free(b->work);
         mr_parts_close(&b->parts);
     }
     mr_args_clear(&a);

@@ -22,12 +22,12 @@ static const mr_usage usage = {
 };
 
 typedef struct conversation {
-    mr_parts parts;
+    mr_parts *parts;
     const char *system;
     mr_message *turns;
     int n_turns, cap_turns;
     mr_speak_opts speak;
-    bool terminal;
+    bool terminal, inside;
 } conversation;
 
 static void forget(conversation *c) {
@@ -46,8 +46,8 @@ static void remember(conversation *c, const char *role, char *content) {
 /* The next line without its end, NULL at the end of the input. */
 static char *next_line(const conversation *c) {
     if (c->terminal) {
-        char *line = readline("> "), *copy = mr_strdup(line);
-        if (line && *line) add_history(line);
+        char *line = readline(c->inside ? "you> " : "> "), *copy = mr_strdup(line);
+        if (line && *line && !c->inside) add_history(line);
         free(line);
         return copy;
     }
@@ -65,8 +65,8 @@ static char *next_line(const conversation *c) {
 
 static mr_status encode_history(conversation *c, mr_ids *ids, mr_err *err) {
     int n;
-    mr_message *m = mr_speak_frame(&c->parts, c->system, c->turns, c->n_turns, &n);
-    mr_status st = mr_chat_encode(c->parts.tokenizer, ids, c->parts.chat, m, n, true, -1, NULL, err);
+    mr_message *m = mr_speak_frame(c->parts, c->system, c->turns, c->n_turns, &n);
+    mr_status st = mr_chat_encode(c->parts->tokenizer, ids, c->parts->chat, m, n, true, -1, NULL, err);
     mr_free(m);
     return st;
 }
@@ -78,7 +78,7 @@ static mr_status answer(conversation *c, mr_err *err) {
     mr_signals_catch(NULL, NULL); /* Ctrl-C: mr_speak sees it and ends the answer */
     mr_status st = encode_history(c, &ids, err);
     /* A conversation outgrows the context; its oldest exchange goes first, the system prompt and the examples stay. */
-    int limit = mr_model_config(c->parts.model)->max_position_embeddings - 16;
+    int limit = mr_model_config(c->parts->model)->max_position_embeddings - 16;
     while (st == MR_OK && ids.n > limit && c->n_turns > 2) {
         mr_free((void *)(uintptr_t)c->turns[0].content);
         mr_free((void *)(uintptr_t)c->turns[1].content);
@@ -90,10 +90,10 @@ static mr_status answer(conversation *c, mr_err *err) {
     }
     if (st == MR_OK) {
         c->speak.turn++;
-        st = mr_speak(&r, c->parts.model, c->parts.tokenizer, &ids, &c->speak, err);
+        st = mr_speak(&r, c->parts->model, c->parts->tokenizer, &ids, &c->speak, err);
     }
     if (st == MR_OK) {
-        remember(c, "assistant", mr_speak_text(c->parts.tokenizer, &r.items[0]));
+        remember(c, "assistant", mr_speak_text(c->parts->tokenizer, &r.items[0]));
         printf("\n");
         fflush(stdout);
     }
@@ -104,7 +104,11 @@ static mr_status answer(conversation *c, mr_err *err) {
 
 static mr_status converse(conversation *c, mr_err *err) {
     for (;;) {
-        mr_signals_leave(); /* at the prompt Ctrl-C ends the program */
+        mr_signals_forget();
+        if (c->inside)
+            mr_signals_catch(NULL, NULL);
+        else
+            mr_signals_leave(); /* at the prompt Ctrl-C ends the program */
         char *line = next_line(c);
         if (!line || strcmp(line, "/quit") == 0 || strcmp(line, "/exit") == 0) {
             if (!line && c->terminal) printf("\n");
@@ -130,8 +134,25 @@ static mr_status converse(conversation *c, mr_err *err) {
     }
 }
 
+mr_status mr_converse(mr_parts *p, const char *system, const mr_speak_opts *speak, bool inside, mr_err *err) {
+    conversation c = {
+        .parts = p,
+        .system = system,
+        .speak = *speak,
+        .terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO),
+        .inside = inside,
+    };
+    if (c.terminal)
+        mr_info("%s%s%s; /reset, /quit, Ctrl-C stops an answer", p->path, p->adapter ? " + " : "",
+                p->adapter ? p->adapter : "");
+    mr_status st = converse(&c, err);
+    forget(&c);
+    mr_free(c.turns);
+    return st;
+}
+
 mr_status mr_cmd_chat(int argc, char **argv, mr_err *err) {
-    conversation c = { 0 };
+    mr_parts parts = { 0 };
     mr_parts_opts po = { .need_chat = true };
     const char *system = NULL;
     int64_t max_new = 512, seed = 0, threads = 0;
@@ -155,25 +176,18 @@ mr_status mr_cmd_chat(int argc, char **argv, mr_err *err) {
         return st;
     }
     po.n_threads = (int)threads;
-    st = mr_parts_open(&c.parts, a.items[0], &po, err);
+    st = mr_parts_open(&parts, a.items[0], &po, err);
     if (st == MR_OK) {
-        c.system = system ? system : c.parts.system;
-        c.terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
-        c.speak = (mr_speak_opts){
+        const mr_speak_opts speak = {
             .sampling = { .temperature = (float)temperature, .top_p = (float)top_p, .repetition_penalty = 1 },
             .max_new_tokens = (int)max_new,
             .n_samples = 1,
             .seed = (uint64_t)seed,
             .stream = true,
         };
-        if (c.terminal)
-            mr_info("%s%s%s; /reset, /quit, Ctrl-C stops an answer", c.parts.path, c.parts.adapter ? " + " : "",
-                    c.parts.adapter ? c.parts.adapter : "");
-        st = converse(&c, err);
+        st = mr_converse(&parts, system ? system : parts.system, &speak, false, err);
     }
-    forget(&c);
-    mr_free(c.turns);
-    mr_parts_close(&c.parts);
+    mr_parts_close(&parts);
     mr_args_clear(&a);
     return st;
 }

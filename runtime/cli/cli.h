@@ -15,10 +15,13 @@ typedef mr_status (*mr_command_fn)(int argc, char **argv, mr_err *err);
 
 mr_status mr_cmd_run(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_resume(int argc, char **argv, mr_err *err);
+mr_status mr_cmd_plan(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_hash(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_demo(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_generate(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_chat(int argc, char **argv, mr_err *err);
+mr_status mr_cmd_repl(int argc, char **argv, mr_err *err);
+mr_status mr_cmd_attach(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_test(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_score(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_new(int argc, char **argv, mr_err *err);
@@ -79,7 +82,12 @@ void mr_signals_catch(void (*stop)(void *self), void *self);
 void mr_signals_leave(void);
 int mr_signals_seen(void); /* the number of the signal, 0: none yet */
 void mr_signals_forget(void);
+/* How many signals ask before the next one ends the program: 1, more where somebody types. */
+void mr_signals_patience(int n);
 const char *mr_signals_name(int number); /* "SIGINT" */
+
+/* "--vram SIZE" as one more --set: vram=SIZE; size NULL changes nothing. */
+const char *const *mr_with_vram(mr_args *a, const char *const *overrides, const char *size);
 
 /* ---- output ---- */
 

@@ -217,7 +217,8 @@ mr_status mr_cmd_data(int argc, char **argv, mr_err *err) {
         { "split", 0, MR_OPT_TEXT, "NAME", "train or eval", &l.split, 0, 0 },
         { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe", &l.overrides, 0, 0 },
         { "gpu", 0, MR_OPT_FLAG, NULL, "without the recipe's on_cpu part", &l.gpu, 0, 0 },
-        { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &l.sandbox, 0, 3 },
+        { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &l.sandbox, 0,
+          3 },
         { "json", 0, MR_OPT_FLAG, NULL, "JSON lines: the rows, then the summary", &l.json, 0, 0 },
     };
     mr_args a;

@@ -116,6 +116,7 @@ mr_status mr_cmd_demo(int argc, char **argv, mr_err *err) {
         so.recipe = recipe;
         so.n_threads = (int)threads;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
+        so.control = true;
         if (!so.output) { /* the last demo's record is nobody's treasure */
             so.output = cache;
             st = mr_remove_tree(cache, err);

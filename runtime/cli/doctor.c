@@ -140,8 +140,8 @@ static void check_sandbox(checkup *c) {
         note(c, false, "sandbox", "%s; please report this with the kernel's version", err.msg);
         return;
     }
-    note(c, level >= 2, "sandbox", "level %d of 3: %s%s%s%s", level, what[level], missing[0] ? "; missing: " : "", missing,
-         level >= 2 ? "" : "; run no scripts of strangers, or use a kernel that allows seccomp");
+    note(c, level >= 2, "sandbox", "level %d of 3: %s%s%s%s", level, what[level], missing[0] ? "; missing: " : "",
+         missing, level >= 2 ? "" : "; run no scripts of strangers, or use a kernel that allows seccomp");
     cJSON *o = cJSON_GetObjectItemCaseSensitive(c->report, "sandbox");
     cJSON_AddNumberToObject(o, "level", level);
     cJSON_AddStringToObject(o, "missing", missing);
@@ -154,7 +154,8 @@ mr_status mr_cmd_doctor(int argc, char **argv, mr_err *err) {
         "",
         0,
         0,
-        "Looks at processor, memory, folders, the default model, the Lua workers and their sandbox. A line that fails says what to "
+        "Looks at processor, memory, folders, the default model, the Lua workers and their sandbox. A line that fails "
+        "says what to "
         "do.",
     };
     checkup c = { 0 };

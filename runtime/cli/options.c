@@ -179,6 +179,19 @@ mr_status mr_args_parse(mr_args *a, const mr_usage *u, const mr_opt *opts, int n
     return MR_OK;
 }
 
+const char *const *mr_with_vram(mr_args *a, const char *const *overrides, const char *size) {
+    if (!size) return overrides;
+    int n = 0;
+    while (overrides && overrides[n]) n++;
+    const char **all = mr_arena_alloc(&a->arena, (size_t)(n + 2) * sizeof *all);
+    if (n) memcpy(all, overrides, (size_t)n * sizeof *all);
+    mr_str text = { 0 };
+    mr_str_printf(&text, "vram=%s", size);
+    all[n] = mr_arena_strdup(&a->arena, text.data, text.len);
+    mr_str_clear(&text);
+    return all;
+}
+
 void mr_args_clear(mr_args *a) {
     mr_arena_clear(&a->arena);
     *a = (mr_args){ 0 };

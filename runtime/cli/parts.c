@@ -173,6 +173,18 @@ static void read_frame(mr_parts *p) {
     }
 }
 
+void mr_parts_frame(mr_parts *p, const cJSON *recipe) {
+    cJSON *copy = cJSON_CreateObject();
+    const cJSON *data = cJSON_GetObjectItemCaseSensitive(recipe, "data");
+    if (data) cJSON_AddItemToObject(copy, "data", cJSON_Duplicate(data, true));
+    mr_free(p->shots);
+    p->shots = NULL;
+    p->n_shots = 0;
+    cJSON_Delete(p->run);
+    p->run = copy;
+    read_frame(p);
+}
+
 static mr_status open_all(mr_parts *p, const char *what, const mr_parts_opts *o, mr_err *err) {
     MR_TRY(mr_parts_locate(&p->path, &p->adapter, &p->run, what, err));
     if (o->adapter) {
@@ -224,6 +236,23 @@ void mr_parts_close(mr_parts *p) {
     *p = (mr_parts){ 0 };
 }
 
+mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_model_opts *mo, const mr_settings *s, mr_row_source rows,
+                        mr_err *err) {
+    mr_census census;
+    mr_dtype compute;
+    MR_TRY(mr_parts_dtype(&compute, s->model.dtype, p->backend, err));
+    *mo = mr_plan_model_opts(s, compute);
+    mr_tensors *t = NULL;
+    mr_config c;
+    if (!s->model.from_config) MR_TRY(mr_tensors_open(&t, p->path, err));
+    mr_status st = mr_config_load(&c, p->path, t, err);
+    mr_tensors_close(t);
+    MR_TRY(st);
+    const mr_trainer_parts tp = { .settings = s, .tokenizer = p->tokenizer, .chat = p->chat, .rows = rows };
+    MR_TRY(mr_census_take(&census, &tp, &c, err));
+    return mr_plan_make(plan, p->backend, &c, mo, s, &census, err);
+}
+
 /* Tables key by key, all else in place of what was there. */
 static void merge(cJSON *into, const cJSON *from) {
     for (const cJSON *v = from->child; v; v = v->next) {
@@ -260,14 +289,4 @@ mr_status mr_check_overrides(const char *const *overrides, mr_err *err) {
             return mr_fail(err, MR_EINVAL, "--set %s: want KEY=VALUE, as in --set grpo.max_steps=20", *overrides);
     }
     return MR_OK;
-}
-
-int64_t mr_parameter_count(const mr_config *c) {
-    int64_t hidden = c->hidden_size, q = (int64_t)c->num_attention_heads * c->head_dim;
-    int64_t kv = (int64_t)c->num_key_value_heads * c->head_dim;
-    int64_t layer = hidden * (2 * q + 2 * kv) + 3 * hidden * c->intermediate_size + 2 * hidden;
-    if (c->qk_norm) layer += 2 * c->head_dim;
-    if (c->attention_bias) layer += q + 2 * kv;
-    int64_t table = (int64_t)c->vocab_size * hidden;
-    return layer * c->num_hidden_layers + table * (c->tie_word_embeddings ? 1 : 2) + hidden;
 }

@@ -9,6 +9,7 @@
 #include <cjson/cJSON.h>
 
 #include "model/model.h"
+#include "rl/plan.h"
 #include "rl/rollout.h"
 #include "rl/settings.h"
 #include "text/chat.h"
@@ -40,6 +41,10 @@ typedef struct mr_parts {
 mr_status mr_parts_open(mr_parts *p, const char *what, const mr_parts_opts *opts, mr_err *err);
 void mr_parts_close(mr_parts *p);
 
+/* The prompt frame (data.system, data.shots) of a resolved recipe or of a run's config.json, in place of the one that p
+ * has; copied. */
+void mr_parts_frame(mr_parts *p, const cJSON *recipe);
+
 /* The steps of it, for the commands that need only some. *run stays NULL when WHAT is no run folder. adapter may be
  * NULL (not wanted). */
 mr_status mr_parts_locate(char **path, char **adapter, cJSON **run, const char *what, mr_err *err);
@@ -48,6 +53,11 @@ mr_status mr_parts_chat(mr_chat_family *out, const mr_tokenizer *t, const char *
 /* "auto" is bf16 where the device has it. */
 mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, mr_err *err);
 
+/* Before a model is loaded: the plan from a census of rows. p has backend, path, tokenizer and chat. mo: what the model
+ * is to be opened with. */
+mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_model_opts *mo, const mr_settings *s, mr_row_source rows,
+                        mr_err *err);
+
 /* mr_settings_parse, and the same for the recipe with its on_cpu table where that is not in use: a mistake in it shows
  * on every machine. */
 mr_status mr_parts_settings(mr_settings *s, const cJSON *recipe, const char *place, mr_err *err);
@@ -55,7 +65,5 @@ mr_status mr_parts_settings(mr_settings *s, const cJSON *recipe, const char *pla
 mr_status mr_check_overrides(const char *const *overrides, mr_err *err);
 /* config.json of a run folder; NULL when the folder holds none of ours. */
 mr_status mr_run_config_load(cJSON **out, const char *dir, mr_err *err);
-/* Parameters of the base model. */
-int64_t mr_parameter_count(const mr_config *c);
 
 #endif

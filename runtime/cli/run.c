@@ -61,6 +61,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
         "`medrl help recipe` lists every field.",
     };
     mr_session_opts so = { 0 };
+    const char *vram = NULL;
     int64_t threads = 0, sandbox = 0;
     bool json = false;
     const mr_opt opts[] = {
@@ -70,8 +71,10 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
         { "on-error", 0, MR_OPT_TEXT, "WHAT", "when rewards keep failing: pause (wait for a mended file) or stop",
           &so.on_error, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &so.device, 0, 0 },
+        { "vram", 0, MR_OPT_TEXT, "SIZE", "most device memory to take, as in 14G", &vram, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
-        { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0, 3 },
+        { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0,
+          3 },
         { "json", 0, MR_OPT_FLAG, NULL, "the outcome as one JSON object", &json, 0, 0 },
     };
     mr_args a;
@@ -79,9 +82,11 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
     if (st == MR_OK && !a.help) st = check_on_error(so.on_error, err);
     if (st == MR_OK && !a.help) {
         so.recipe = a.items[0];
+        so.overrides = mr_with_vram(&a, so.overrides, vram);
         so.n_threads = (int)threads;
         so.require_sandbox = (int)sandbox;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
+        so.control = true;
         st = train(&so, json, err);
     }
     mr_args_clear(&a);
@@ -130,7 +135,8 @@ mr_status mr_cmd_resume(int argc, char **argv, mr_err *err) {
           &so.on_error, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &so.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
-        { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0, 3 },
+        { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0,
+          3 },
         { "json", 0, MR_OPT_FLAG, NULL, "the outcome as one JSON object", &json, 0, 0 },
     };
     mr_args a;
@@ -142,6 +148,7 @@ mr_status mr_cmd_resume(int argc, char **argv, mr_err *err) {
         so.n_threads = (int)threads;
         so.require_sandbox = (int)sandbox;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
+        so.control = true;
         char *place = mr_path_join(so.resume, "config.json");
         st = mr_run_config_load(&config, so.resume, err);
         if (st == MR_OK && !config)

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/proc.h"
 #include "cli/cli.h"
+#include "cli/live.h"
 #include "rl/checkpoint.h"
 #include "rl/metrics.h"
 
@@ -63,6 +64,7 @@ static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_m
         if (s->n_steps <= 3) s->first_reward = s->last_reward;
     }
     if (s->inner.step) MR_TRY(s->inner.step(s->inner.self, step, max_steps, m, n, err));
+    mr_live_step(s->live, step, max_steps, m, n);
     return record_scripts(s, true, err);
 }
 
@@ -77,12 +79,14 @@ static mr_status on_event(void *self, int64_t step, const char *kind, const char
     const bool reload = strcmp(kind, "reload") == 0;
     if (reload) MR_TRY(record_scripts(s, false, err)); /* an event never names a text that is not there */
     if (s->inner.event) MR_TRY(s->inner.event(s->inner.self, step, kind, text, detail, err));
+    mr_live_event(s->live, step, kind, text, detail);
     if (s->trainer && strcmp(kind, "set") == 0) take_intervals(s);
     return reload ? record_scripts(s, true, err) : MR_OK;
 }
 
 static void on_progress(void *self, int64_t step, int64_t max_steps, const char *phase, int done, int total) {
     mr_session *s = self;
+    mr_live_phase(s->live, phase, done, total);
     if (s->inner.progress) s->inner.progress(s->inner.self, step, max_steps, phase, done, total);
 }
 
@@ -259,26 +263,20 @@ static void compare_own(mr_session *s) {
 
 /* ---- opening ---- */
 
+static mr_status open_text(mr_session *s, mr_err *err) {
+    mr_parts *p = &s->parts;
+    if (!p->path) MR_TRY(mr_model_resolve(&p->path, s->settings.model.name, err));
+    if (!p->tokenizer) MR_TRY(mr_tokenizer_open(&p->tokenizer, p->path, err));
+    MR_TRY(mr_parts_chat(&p->chat, p->tokenizer, p->path, err));
+    p->has_chat = true;
+    return MR_OK;
+}
+
 static mr_status open_model(mr_session *s, mr_err *err) {
     const mr_settings *set = &s->settings;
     mr_parts *p = &s->parts;
-    MR_TRY(mr_model_resolve(&p->path, set->model.name, err));
-    MR_TRY(mr_tokenizer_open(&p->tokenizer, p->path, err));
-    MR_TRY(mr_parts_chat(&p->chat, p->tokenizer, p->path, err));
-    p->has_chat = true;
-    mr_model_opts mo = {
-        .train = true,
-        .full = set->lora.r == 0,
-        .from_config = set->model.from_config,
-        .seed = set->train.seed,
-        .lora = { .r = set->lora.r,
-                  .lora_alpha = set->lora.lora_alpha,
-                  .use_rslora = set->lora.use_rslora,
-                  .seed = set->train.seed },
-    };
-    memcpy(mo.lora.targets, set->lora.targets, sizeof mo.lora.targets);
-    MR_TRY(mr_parts_dtype(&mo.compute, set->model.dtype, p->backend, err));
-    mo.store = set->model.load_in_4bit && !mo.full ? MR_NF4 : mo.compute;
+    mr_model_opts mo;
+    MR_TRY(mr_parts_plan(p, &s->plan, &mo, set, s->rows, err)); /* refused before anything is loaded */
     MR_TRY(mr_model_open(&p->model, p->backend, p->path, &mo, err));
     if (set->model.adapter && *set->model.adapter) MR_TRY(mr_adapter_load(p->model, set->model.adapter, err));
     return MR_OK;
@@ -340,6 +338,7 @@ static void banner(const mr_session *s) {
     mr_info("steps    %lld to %lld", (long long)mr_trainer_step_index(s->trainer) + 1,
             (long long)mr_trainer_max_steps(s->trainer));
     mr_info("run      %s", mr_run_dir(s->run));
+    if (mr_live_listens(s->live)) mr_info("attach   medrl attach %s", mr_run_dir(s->run));
 }
 
 static mr_status load_checkpoint(mr_session *s, mr_err *err) {
@@ -355,17 +354,16 @@ static mr_status load_checkpoint(mr_session *s, mr_err *err) {
     return MR_OK;
 }
 
-static mr_status open_all(mr_session *s, mr_err *err) {
+static mr_status open_scripts(mr_session *s, mr_err *err) {
     const mr_session_opts *o = &s->opts;
-    char hex[65] = "";
     MR_TRY(mr_check_overrides(o->overrides, err));
     /* before any work: is there something to continue? */
     if (o->resume) MR_TRY(read_past(s, err));
-    MR_TRY(mr_parts_backend(&s->parts.backend, o->device, o->n_threads, err));
+    if (!s->parts.backend) MR_TRY(mr_parts_backend(&s->parts.backend, o->device, o->n_threads, err));
     const cJSON *run = cJSON_GetObjectItemCaseSensitive(s->config, "run"); /* a run keeps its settings */
     const cJSON *was = cJSON_GetObjectItemCaseSensitive(run, "on_cpu");
-    bool on_cpu = was ? cJSON_IsTrue(was) : s->parts.backend->kind == MR_CPU;
-    mr_pool_opts po = { .on_cpu = on_cpu,
+    s->on_cpu = was ? cJSON_IsTrue(was) : s->parts.backend->kind == MR_CPU;
+    mr_pool_opts po = { .on_cpu = s->on_cpu,
                         .overrides = o->overrides,
                         .require_sandbox = o->require_sandbox,
                         .pinned = s->pinned,
@@ -375,20 +373,34 @@ static mr_status open_all(mr_session *s, mr_err *err) {
     mr_status opened = mr_pool_open(&s->pool, o->recipe, &po, err);
     mr_free(store);
     MR_TRY(opened);
-    MR_TRY(mr_parts_settings(&s->settings, s->base ? s->base : mr_pool_recipe(s->pool), mr_pool_recipe_path(s->pool),
-                             err));
+    mr_status st = mr_parts_settings(&s->settings, s->base ? s->base : mr_pool_recipe(s->pool),
+                                     mr_pool_recipe_path(s->pool), err);
+    if (st != MR_OK) { /* a session that goes on may try again with a mended recipe */
+        mr_pool_close(s->pool);
+        s->pool = NULL;
+        return st;
+    }
     if (o->on_error) s->settings.on_error = strcmp(o->on_error, "stop") == 0 ? MR_ON_ERROR_STOP : MR_ON_ERROR_PAUSE;
+    return MR_OK;
+}
+
+static mr_status open_rows(mr_session *s, mr_err *err) {
     MR_TRY(mr_pool_rows(s->pool, "train", &s->rows, err));
     if (s->rows.n_rows == 0)
         return mr_fail(err, MR_EDATA,
                        "%s: data.train has no rows, want at least one; `medrl data %s` says what was dropped",
-                       mr_pool_recipe_path(s->pool), o->recipe);
+                       mr_pool_recipe_path(s->pool), s->opts.recipe);
     if (s->rows.n_rows < s->settings.train.prompts_per_step)
         return mr_fail(err, MR_EINVAL,
                        "%s: data.train has %lld row%s, a step takes %d; add rows or lower %s.prompts_per_step",
                        mr_pool_recipe_path(s->pool), (long long)s->rows.n_rows, s->rows.n_rows == 1 ? "" : "s",
                        s->settings.train.prompts_per_step, s->settings.method == MR_METHOD_SFT ? "sft" : "grpo");
-    MR_TRY(open_model(s, err));
+    return MR_OK;
+}
+
+static mr_status open_trainer(mr_session *s, mr_err *err) {
+    const mr_session_opts *o = &s->opts;
+    char hex[65] = "";
     if (!s->settings.model.from_config || o->resume) MR_TRY(fingerprint(hex, s->parts.path, err));
     if (s->config) MR_TRY(compare(s, hex, err));
 
@@ -399,7 +411,7 @@ static mr_status open_all(mr_session *s, mr_err *err) {
         .sample_steps = s->settings.train.sample_steps,
     };
     MR_TRY(mr_run_open(&s->run, o->resume ? o->resume : o->output ? o->output : s->settings.output_dir, &ro, err));
-    if (!o->resume) MR_TRY(record_config(s, hex, on_cpu, err));
+    if (!o->resume) MR_TRY(record_config(s, hex, s->on_cpu, err));
     char *scripts = mr_path_join(mr_run_dir(s->run), "scripts");
     mr_pool_store(s->pool, scripts);
     mr_free(scripts);
@@ -416,8 +428,10 @@ static mr_status open_all(mr_session *s, mr_err *err) {
         .observer = { s, on_step, on_sample, on_event, on_progress, on_flush },
         .run_dir = mr_run_dir(s->run),
         .base_model_name = s->settings.model.name,
+        .plan = &s->plan,
     };
     tp.scorer = mr_pool_scorer(s->pool);
+    if (o->control) tp.control = mr_live_listen(s->live);
     MR_TRY(mr_trainer_open(&s->trainer, &tp, err));
     if (o->resume) MR_TRY(load_checkpoint(s, err));
     if (o->resume && o->on_error && s->settings.method == MR_METHOD_GRPO) {
@@ -430,19 +444,98 @@ static mr_status open_all(mr_session *s, mr_err *err) {
     return MR_OK;
 }
 
-mr_status mr_session_open(mr_session *s, const mr_session_opts *opts, mr_err *err) {
+/* A run that did not begin leaves nothing open behind. */
+static void close_run(mr_session *s) {
+    mr_trainer_close(s->trainer);
+    s->trainer = NULL;
+    mr_live_silence(s->live);
+    mr_run_close(s->run);
+    s->run = NULL;
+    s->inner = (mr_observer){ 0 };
+    cJSON_Delete(s->told);
+    s->told = NULL;
+}
+
+mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err) {
+    static mr_status (*const opens[])(mr_session *, mr_err *) = {
+        [MR_STAGE_SCRIPTS] = open_scripts, [MR_STAGE_ROWS] = open_rows,       [MR_STAGE_TEXT] = open_text,
+        [MR_STAGE_MODEL] = open_model,     [MR_STAGE_TRAINER] = open_trainer,
+    };
+    if (stage > s->stage && !s->opts.recipe)
+        return mr_fail(err, MR_EINVAL, "there is no recipe; start with one: medrl repl recipes/medical_mix.lua");
+    while (s->stage < stage) {
+        mr_status st = opens[s->stage + 1](s, err);
+        if (st != MR_OK && s->stage + 1 == MR_STAGE_TRAINER) close_run(s);
+        if (st != MR_OK && s->stage + 1 == MR_STAGE_MODEL) {
+            mr_model_close(s->parts.model);
+            s->parts.model = NULL;
+        }
+        MR_TRY(st);
+        s->stage++;
+    }
+    return MR_OK;
+}
+
+void mr_session_begin(mr_session *s, const mr_session_opts *opts) {
     *s = (mr_session){ .opts = *opts, .first_reward = NAN, .last_reward = NAN, .start_s = mr_now_s() };
+    s->live = mr_live_new(s);
+}
+
+mr_status mr_session_open(mr_session *s, const mr_session_opts *opts, mr_err *err) {
+    mr_session_begin(s, opts);
     if (opts->resume) {
         MR_TRY(mr_run_config_load(&s->config, opts->resume, err));
         if (!s->config)
             return mr_fail(err, MR_ENOTFOUND, "%s: is no run folder, want one that `medrl run` made", opts->resume);
     }
-    return open_all(s, err);
+    return mr_session_need(s, MR_STAGE_TRAINER, err);
+}
+
+/* The parameters' values to and from the host. */
+static mr_status keep_start(mr_session *s, bool back, mr_err *err) {
+    int n;
+    const mr_param *params = mr_model_params(s->parts.model, &n);
+    mr_backend *b = s->parts.backend;
+    if (!s->start) s->start = mr_alloc((size_t)(n + 1) * sizeof *s->start);
+    for (int i = 0; i < n; i++) {
+        const size_t bytes = (size_t)(params[i].rows * params[i].cols) * sizeof(float);
+        if (!s->start[i] && !(s->start[i] = mr_try_alloc(bytes)))
+            return mr_fail(err, MR_ENOMEM, "no memory for a copy of \"%s\" to go back to", params[i].name);
+        if (back)
+            b->upload(b, params[i].value, s->start[i], bytes);
+        else
+            b->download(b, s->start[i], params[i].value, bytes);
+    }
+    if (back) mr_model_refresh(s->parts.model);
+    return b->sync(b, err);
+}
+
+static void drop_start(mr_session *s) {
+    for (int i = 0; s->start && s->start[i]; i++) mr_free(s->start[i]);
+    mr_free(s->start);
+    s->start = NULL;
+}
+
+mr_status mr_session_keep(mr_session *s, mr_err *err) {
+    MR_TRY(mr_session_need(s, MR_STAGE_MODEL, err));
+    if (s->start || s->stage > MR_STAGE_MODEL) return MR_OK;
+    mr_status st = keep_start(s, false, err);
+    if (st != MR_OK) drop_start(s);
+    return st;
+}
+
+mr_status mr_session_reset(mr_session *s, mr_err *err) {
+    if (s->stage < MR_STAGE_TRAINER) return MR_OK;
+    close_run(s);
+    s->stage = MR_STAGE_MODEL;
+    s->n_steps = 0;
+    return s->start ? keep_start(s, true, err) : MR_OK;
 }
 
 void mr_session_close(mr_session *s) {
-    mr_trainer_close(s->trainer);
-    mr_run_close(s->run);
+    close_run(s);
+    mr_live_close(s->live);
+    if (s->parts.model) drop_start(s);
     mr_pool_close(s->pool);
     mr_settings_clear(&s->settings);
     mr_parts_close(&s->parts);
@@ -450,7 +543,6 @@ void mr_session_close(mr_session *s) {
     cJSON_Delete(s->base);
     cJSON_Delete(s->pinned);
     cJSON_Delete(s->journal);
-    cJSON_Delete(s->told);
     mr_free(s->checkpoint);
     mr_free(s->last);
     mr_free(s->result);
@@ -471,19 +563,24 @@ static bool has_checkpoint(const mr_session *s) {
     return found;
 }
 
-/* The result appears whole: written beside, then put in place of an older one. */
-static mr_status save_result(mr_session *s, mr_err *err) {
-    bool full = mr_model_options(s->parts.model)->full;
-    const char *name = full ? "model" : "adapter";
-    char *final = mr_path_join(mr_run_dir(s->run), name), *tmp = mr_asprintf("%s/.%s.tmp", mr_run_dir(s->run), name);
+mr_status mr_session_save(mr_session *s, const char *dir, mr_err *err) {
+    const bool full = mr_model_options(s->parts.model)->full;
+    char *above = mr_path_dir(dir), *tmp = mr_asprintf("%s/.%s.tmp", above, mr_path_name(dir));
     mr_status st = mr_remove_tree(tmp, err);
     if (st == MR_OK) st = mr_mkdirs(tmp, err);
     if (st == MR_OK)
         st = full ? mr_model_save(s->parts.model, tmp, err)
                   : mr_adapter_save(s->parts.model, tmp, s->settings.model.name, err);
-    if (st == MR_OK) st = mr_remove_tree(final, err);
-    if (st == MR_OK) st = mr_dir_commit(tmp, final, err);
+    if (st == MR_OK) st = mr_remove_tree(dir, err);
+    if (st == MR_OK) st = mr_dir_commit(tmp, dir, err);
+    mr_free(above);
     mr_free(tmp);
+    return st;
+}
+
+static mr_status save_result(mr_session *s, mr_err *err) {
+    char *final = mr_path_join(mr_run_dir(s->run), mr_model_options(s->parts.model)->full ? "model" : "adapter");
+    mr_status st = mr_session_save(s, final, err);
     if (st == MR_OK)
         s->result = final;
     else

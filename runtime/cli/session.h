@@ -28,15 +28,33 @@ typedef struct mr_session_opts {
     const char *on_error; /* "pause" or "stop" in place of the recipe's, NULL: the recipe's */
     bool progress;
     int require_sandbox; /* lowest level that the workers must reach, 0: any */
+    bool control; /* listen on RUN/control.sock: medrl attach */
 } mr_session_opts;
+
+/* What is open; each needs those before it. */
+typedef enum mr_stage {
+    MR_STAGE_NOTHING,
+    MR_STAGE_SCRIPTS, /* backend, workers, settings */
+    MR_STAGE_ROWS,    /* the training data */
+    MR_STAGE_TEXT,    /* tokenizer and chat format */
+    MR_STAGE_MODEL,
+    MR_STAGE_TRAINER /* with the run folder */
+} mr_stage;
+
+typedef struct mr_live mr_live; /* cli/live.h */
 
 typedef struct mr_session {
     mr_session_opts opts;
+    mr_stage stage;
+    bool on_cpu;    /* the recipe's on_cpu part is in use */
+    mr_live *live;  /* who is told and who may ask */
+    float **start;  /* the trained parameters as they were before the first step, on the host; NULL: not kept */
     mr_pool *pool;
     mr_settings settings;
     mr_parts parts; /* backend, model, tokenizer, chat */
     mr_run *run;
     mr_trainer *trainer;
+    mr_plan plan;
     mr_row_source rows;
     mr_observer inner; /* the run folder's; the session listens in between */
     cJSON *config;     /* what config.json of a run that is continued says; NULL for a new one */
@@ -56,6 +74,18 @@ typedef struct mr_session {
 } mr_session;
 
 mr_status mr_session_open(mr_session *s, const mr_session_opts *opts, mr_err *err);
+/* The same in parts, for `medrl repl`: begin does nothing but remember; need opens what is not open yet. begin's opts
+ * may have no recipe: need fails then, saying so. */
+void mr_session_begin(mr_session *s, const mr_session_opts *opts);
+mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err);
+/* Keeps the trained parameters as they are, before the first step, for reset. */
+mr_status mr_session_keep(mr_session *s, mr_err *err);
+/* Ends the run of this session, if one began, and puts the trained parameters back to what they were before its first
+ * step; the base weights stay where they are. The next stage TRAINER begins a new run. Only for sessions that need was
+ * called for. */
+mr_status mr_session_reset(mr_session *s, mr_err *err);
+/* The adapter (PEFT) or, trained in full, the model, to a folder that appears whole in place of an older one. */
+mr_status mr_session_save(mr_session *s, const char *dir, mr_err *err);
 mr_status mr_session_train(mr_session *s, mr_err *err);
 void mr_session_close(mr_session *s);
 /* The session's outcome as an object; owned by the caller. */

@@ -1,4 +1,4 @@
-/* signals.c - the first Ctrl-C asks, the second one ends. */
+/* signals.c - the first Ctrl-C asks, the second one ends (mr_signals_patience: a later one). */
 #include <signal.h>
 #include <string.h>
 #include <termios.h>
@@ -6,7 +6,7 @@
 
 #include "cli/cli.h"
 
-static volatile sig_atomic_t seen, at_once;
+static volatile sig_atomic_t seen, at_once, count, patience = 1;
 static void (*volatile stop_fn)(void *self);
 static void *volatile stop_self;
 static struct termios terminal;
@@ -18,7 +18,7 @@ const char *mr_signals_name(int number) {
 
 /* Everything here is async-signal-safe (POSIX.1-2017, 2.4.3). */
 static void handler(int number) {
-    if (seen || at_once) {
+    if (at_once || ++count > patience) {
         const char *parts[] = { "\nmedrl: stopped at once by ", mr_signals_name(number), "\n" };
         if (has_terminal) tcsetattr(STDIN_FILENO, TCSANOW, &terminal);
         for (size_t i = 0; i < 3; i++)
@@ -64,5 +64,9 @@ int mr_signals_seen(void) {
 }
 
 void mr_signals_forget(void) {
-    seen = 0;
+    seen = count = 0;
+}
+
+void mr_signals_patience(int n) {
+    patience = n;
 }

@@ -29,4 +29,8 @@ char *mr_speak_text(const mr_tokenizer *t, const mr_completion *c);
 /* [system,] shots, then `rest`: owned array of borrowed strings, free with mr_free. system NULL or "": left out. */
 mr_message *mr_speak_frame(const mr_parts *p, const char *system, const mr_message *rest, int n_rest, int *n);
 
+/* A conversation on the terminal, or lines from a pipe: what `medrl chat` is (chat.c). system NULL: none. inside: part
+ * of a session that goes on, which Ctrl-C at the prompt comes back to. */
+mr_status mr_converse(mr_parts *p, const char *system, const mr_speak_opts *speak, bool inside, mr_err *err);
+
 #endif

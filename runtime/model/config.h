@@ -33,4 +33,10 @@ mr_status mr_config_load(mr_config *c, const char *path, const mr_tensors *t, mr
 /* Computes inv_freq from theta and scaling, all in f32. */
 void mr_config_rope(mr_config *c);
 
+/* The shape that goes by this name ("qwen2.5-3b"), without any file (configs.c). MR_EINVAL lists the names. */
+mr_status mr_config_named(mr_config *c, const char *name, mr_err *err);
+const char *mr_config_name(int i); /* the i-th of them; NULL behind the last */
+/* Parameters of the base model, a tied table counted once. */
+int64_t mr_parameter_count(const mr_config *c);
+
 #endif

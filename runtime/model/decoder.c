@@ -150,22 +150,54 @@ static mr_decoder_opts with_defaults(const mr_decoder_opts *o, const mr_config *
     return x;
 }
 
-static shape shape_of(const mr_decoder *d) {
-    const mr_config *c = &d->m->config;
-    mr_backend *b = d->b;
-    shape s = { c, &d->m->opts.lora, &d->opts, 0, 0 };
-    int64_t rollout = d->opts.rollout_slots, train = d->opts.train_slots;
+static shape shape_of(mr_backend *b, const mr_config *c, const mr_model_opts *m, const mr_decoder_opts *o) {
+    shape s = { c, &m->lora, o, 0, 0 };
+    int64_t rollout = o->rollout_slots, train = o->train_slots;
     if (rollout) s.rollout_kv = (b->kv_bytes(b, rollout, c->num_key_value_heads, c->head_dim) + 63) / 64 * 64;
     if (train) s.train_kv = (b->kv_bytes(b, train, c->num_key_value_heads, c->head_dim) + 63) / 64 * 64;
     return s;
 }
 
-size_t mr_decoder_plan(const mr_config *c, const mr_model_opts *m, const mr_decoder_opts *opts) {
+/* Scratch of the products of both phases; with take it is made ready. */
+static size_t scratch(mr_backend *b, const mr_config *c, const mr_model_opts *m, const mr_decoder_opts *o, bool take) {
+    size_t most = 0;
+    mr_room room = { .uses = mr_linear_uses(m), .head_dim = c->head_dim, .take = take };
+    room.heads = c->num_attention_heads;
+    room.rows = o->rollout_rows > o->train_rows ? o->rollout_rows : o->train_rows;
+    for (int g = 0; g <= MR_N_GROUPS; g++) {
+        mr_weight_info w = { .store = m->store, .compute = m->compute };
+        if (g < MR_N_GROUPS) {
+            w.n_out = mr_group_rows(c, g);
+            w.n_in = mr_proj_cols(c, mr_groups[g].first);
+            room.rank = mr_lora_rank(&m->lora, g);
+        } else { /* the head */
+            w.store = mr_table_store(m);
+            w.n_out = c->vocab_size;
+            w.n_in = c->hidden_size;
+            room.rank = 0;
+            room.rows = o->head_rows;
+        }
+        size_t need = mr_weight_room(b, &w, &room);
+        if (need > most) most = need;
+    }
+    return most;
+}
+
+void mr_decoder_plan(mr_decoder_room *room, mr_backend *b, const mr_config *c, const mr_model_opts *m,
+                     const mr_decoder_opts *opts) {
     mr_decoder_opts o = with_defaults(opts, c);
-    size_t slot = 2 * sizeof(float) * (size_t)c->num_key_value_heads * (size_t)c->head_dim;
-    shape s = { c, &m->lora, &o, (size_t)o.rollout_slots * slot, (size_t)o.train_slots * slot };
+    shape s = shape_of(b, c, m, &o);
     mr_decoder d = { 0 };
-    return whole(&d, &s);
+    carver head = { 0 };
+    lay_common(&d, &head, &s);
+    size_t layers = (size_t)c->num_hidden_layers;
+    *room = (mr_decoder_room){ .head = head.at, .head_rows = o.head_rows };
+    room->rollout_kv = s.rollout_kv * layers;
+    room->train_kv = o.train_rows ? s.train_kv * (o.gradient_checkpointing ? 1 : layers) : 0;
+    room->rollout = lay(&d, NULL, &s, MR_PHASE_ROLLOUT) - head.at - room->rollout_kv;
+    room->train = lay(&d, NULL, &s, MR_PHASE_TRAIN) - head.at - room->train_kv;
+    room->scratch = scratch(b, c, m, &o, false);
+    room->block = whole(&d, &s);
 }
 
 mr_status mr_decoder_open(mr_decoder **out, mr_model *m, const mr_decoder_opts *opts, mr_err *err) {
@@ -179,7 +211,7 @@ mr_status mr_decoder_open(mr_decoder **out, mr_model *m, const mr_decoder_opts *
     d->m = m;
     d->b = m->b;
     d->opts = with_defaults(opts, &m->config);
-    shape s = shape_of(d);
+    shape s = shape_of(d->b, &m->config, &m->opts, &d->opts);
     d->bytes = whole(d, &s);
     d->kept = mr_alloc((size_t)m->config.num_hidden_layers * sizeof *d->kept);
     d->head_rows = mr_alloc((size_t)d->opts.head_rows * sizeof *d->head_rows);
@@ -195,6 +227,7 @@ mr_status mr_decoder_open(mr_decoder **out, mr_model *m, const mr_decoder_opts *
         mr_decoder_close(d);
         return st;
     }
+    scratch(d->b, &m->config, &m->opts, &d->opts, true);
     mr_decoder_phase(d, opts->rollout_rows ? MR_PHASE_ROLLOUT : MR_PHASE_TRAIN);
     d->b->upload(d->b, d->inv_freq, m->config.inv_freq, (size_t)(m->config.head_dim / 2) * sizeof(float));
     mr_status st = d->b->sync(d->b, err);
@@ -230,7 +263,7 @@ const mr_decoder_opts *mr_decoder_options(const mr_decoder *d) {
 }
 
 void mr_decoder_phase(mr_decoder *d, mr_phase phase) {
-    shape s = shape_of(d);
+    shape s = shape_of(d->b, &d->m->config, &d->m->opts, &d->opts);
     size_t used = lay(d, d->block, &s, phase);
     assert(used <= d->bytes);
     (void)used;

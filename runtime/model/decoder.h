@@ -8,6 +8,7 @@
  * Head: logits exist for at most opts.head_rows rows at a time; the backward pass computes them again, but for rows
  * that the last call had.
  * Row rule: every value of a row is the same bit for bit in both phases, for any packing.
+ * Memory: all of it is taken in mr_decoder_open, the backend's scratch for the largest packs too.
  * Errors: device failures surface in mr_backend's sync. Threads: one. */
 #ifndef MR_DECODER_H
 #define MR_DECODER_H
@@ -46,8 +47,19 @@ void mr_decoder_close(mr_decoder *d);
 size_t mr_decoder_bytes(const mr_decoder *d);
 mr_model *mr_decoder_model(const mr_decoder *d);
 const mr_decoder_opts *mr_decoder_options(const mr_decoder *d); /* as given, slots rounded up; borrowed until close */
-/* What mr_decoder_open would take, for the plan. */
-size_t mr_decoder_plan(const mr_config *c, const mr_model_opts *m, const mr_decoder_opts *opts);
+
+/* What mr_decoder_open would take on b, before the model exists. The block holds the head and the larger of the phases;
+ * keys and values are part of their phase. */
+typedef struct mr_decoder_room {
+    size_t head;              /* ids, logits and rows of the head */
+    size_t rollout, train;    /* the phases: row buffers and activations, without keys and values */
+    size_t rollout_kv, train_kv;
+    size_t scratch; /* of the backend, for products of these sizes */
+    size_t block;   /* mr_decoder_bytes: head + max(rollout + rollout_kv, train + train_kv) */
+    int head_rows;  /* as chosen */
+} mr_decoder_room;
+void mr_decoder_plan(mr_decoder_room *room, mr_backend *b, const mr_config *c, const mr_model_opts *m,
+                     const mr_decoder_opts *opts);
 
 /* Begins a phase: the other phase's memory is gone. */
 void mr_decoder_phase(mr_decoder *d, mr_phase phase);

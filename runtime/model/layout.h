@@ -48,7 +48,9 @@ struct mr_model {
     int n_copies;
     bool adapter_on;
     size_t bytes;
+    float *noise; /* host, while loading with opts.config: MR_NOISE normals, scaled */
 };
+enum { MR_NOISE = 1048573 }; /* a prime: no width of a matrix divides it, so rows differ */
 
 int64_t mr_proj_rows(const mr_config *c, int proj);
 int64_t mr_proj_cols(const mr_config *c, int proj);
@@ -58,8 +60,23 @@ void mr_proj_path(char *name, size_t size, int layer, int proj);
 float mr_lora_scale(const mr_lora_opts *o);
 int mr_lora_rank(const mr_lora_opts *o, int group); /* r_total of a group */
 
+/* Uses of a group's weight, of embedding and head. */
+static inline unsigned mr_linear_uses(const mr_model_opts *o) {
+    return MR_USE_FWD | (o->train ? MR_USE_BWD : 0);
+}
+static inline mr_dtype mr_table_store(const mr_model_opts *o) {
+    return o->store == MR_F32 ? MR_F32 : MR_BF16;
+}
+static inline mr_dtype mr_copy_store(const mr_model_opts *o) {
+    return o->compute == MR_F32 ? MR_F32 : MR_BF16;
+}
+/* b->weight_room, or what it stands for where the backend has none. */
+size_t mr_weight_room(mr_backend *b, mr_weight_info *w, const mr_room *room);
+
 /* weights.c: fills the base weights, norms and biases of a model that is laid out; t is NULL with from_config. */
 mr_status mr_weights_load(mr_model *m, const mr_tensors *t, mr_err *err);
+/* has_bias as the configuration says it, for a model without a file. */
+void mr_weights_biases(mr_model *m);
 /* Finds has_bias of every layer; refuses tensors that the architecture does not have. */
 mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err);
 

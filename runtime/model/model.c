@@ -61,6 +61,7 @@ typedef struct cursor {
     bool place;
     int64_t fixed, values;
     int n_params, n_copies;
+    mr_param *shapes; /* not NULL: names and sizes of params go here, and nothing is placed */
 } cursor;
 
 /* Every start is a multiple of 64 bytes; the few values between stay zero, gradients too. */
@@ -73,6 +74,8 @@ static void add_param(cursor *k, int64_t at, int64_t rows, int64_t cols, bool de
     if (k->place)
         m->params[k->n_params] =
             (mr_param){ mr_strdup(name), rows, cols, m->values + at, m->opts.train ? m->grads + at : NULL, decay };
+    else if (k->shapes)
+        k->shapes[k->n_params] = (mr_param){ mr_strdup(name), rows, cols, NULL, NULL, decay };
     k->n_params++;
 }
 
@@ -208,6 +211,72 @@ static void walk(cursor *k) {
     }
 }
 
+/* --- the plan --- */
+
+size_t mr_weight_room(mr_backend *b, mr_weight_info *w, const mr_room *room) {
+    if (b->weight_room) return b->weight_room(b, w, room);
+    size_t n = (size_t)w->n_out * (size_t)w->n_in, blocks = (n + 63) / 64;
+    w->bytes = w->store == MR_NF4   ? n / 2 + blocks + blocks / 256 * sizeof(float)
+               : w->store == MR_F32 ? n * sizeof(float)
+                                    : n * 2;
+    return 0;
+}
+
+static size_t planned_weight(mr_backend *b, const mr_model_opts *o, int64_t rows, int64_t cols, mr_dtype store,
+                             unsigned uses) {
+    mr_weight_info w = { .store = store, .compute = o->compute, .n_out = rows, .n_in = cols };
+    mr_weight_room(b, &w, &(mr_room){ .uses = uses });
+    return w.bytes;
+}
+
+static void plan_layer(mr_model_room *room, mr_backend *b, const mr_config *c, const mr_model_opts *o) {
+    unsigned uses = mr_linear_uses(o);
+    for (int g = 0; g < MR_N_GROUPS; g++) {
+        int64_t cols = mr_proj_cols(c, mr_groups[g].first);
+        room->linears += planned_weight(b, o, mr_group_rows(c, g), cols, o->store, uses);
+        int rank = mr_lora_rank(&o->lora, g);
+        if (rank) room->copies += planned_weight(b, o, rank, cols, mr_copy_store(o), uses);
+        for (int p = 0; rank && p < mr_groups[g].n; p++) {
+            int proj = mr_groups[g].first + p;
+            if (o->lora.targets[proj])
+                room->copies += planned_weight(b, o, mr_proj_rows(c, proj), o->lora.r, mr_copy_store(o), uses);
+        }
+    }
+}
+
+void mr_model_plan(mr_model_room *room, mr_backend *b, const mr_config *c, const mr_model_opts *opts) {
+    *room = (mr_model_room){ 0 };
+    mr_model m = { .b = b, .config = *c, .opts = *opts };
+    m.layers = mr_alloc((size_t)c->num_hidden_layers * sizeof *m.layers);
+    mr_weights_biases(&m);
+    cursor count = { .m = &m };
+    walk(&count);
+    room->params = mr_alloc((size_t)(count.n_params + 1) * sizeof *room->params);
+    cursor list = { .m = &m, .shapes = room->params };
+    walk(&list);
+    room->n_params = list.n_params;
+    room->vectors = (size_t)count.fixed * sizeof(float);
+    room->values = (size_t)count.values * sizeof(float);
+    room->grads = opts->train ? room->values : 0;
+    for (int i = 0; i < c->num_hidden_layers; i++) plan_layer(room, b, c, opts);
+    unsigned uses = mr_linear_uses(opts);
+    bool tied = c->tie_word_embeddings;
+    mr_dtype store = mr_table_store(opts);
+    room->tables = planned_weight(b, opts, c->vocab_size, c->hidden_size, store, MR_USE_ROWS | (tied ? uses : 0));
+    if (!tied) room->tables += planned_weight(b, opts, c->vocab_size, c->hidden_size, store, uses);
+    mr_free(m.layers);
+}
+
+void mr_model_room_clear(mr_model_room *room) {
+    for (int i = 0; i < room->n_params; i++) mr_free((void *)room->params[i].name);
+    mr_free(room->params);
+    *room = (mr_model_room){ 0 };
+}
+
+size_t mr_model_room_bytes(const mr_model_room *r) {
+    return r->linears + r->tables + r->vectors + r->copies + r->values + r->grads;
+}
+
 /* Which weight follows which masters; after the weights exist. */
 static void walk_copies(cursor *k) {
     mr_model *m = k->m;
@@ -279,10 +348,9 @@ static mr_status zero_rows(void *self, float *dst, int64_t row, int64_t n, mr_er
 }
 
 static mr_status create_compute_copy(mr_model *m, mr_weight **out, int64_t rows, int64_t cols, mr_err *err) {
-    mr_dtype type = m->opts.compute == MR_F32 ? MR_F32 : MR_BF16;
-    unsigned uses = MR_USE_FWD | (m->opts.train ? MR_USE_BWD : 0);
     mr_weight_source source = { &cols, zero_rows };
-    mr_status st = m->b->weight_create(m->b, out, source, rows, cols, type, m->opts.compute, uses, err);
+    mr_status st = m->b->weight_create(m->b, out, source, rows, cols, mr_copy_store(&m->opts), m->opts.compute,
+                                       mr_linear_uses(&m->opts), err);
     if (st != MR_OK) return mr_wrap(err, st, "%s: the adapter", m->path);
     m->bytes += m->b->weight_info(*out).bytes;
     return MR_OK;
@@ -314,6 +382,8 @@ static mr_status create_lora(mr_model *m, mr_err *err) {
 static mr_status check_options(const mr_model_opts *o, const char *path, mr_err *err) {
     bool targets = false;
     for (int p = 0; p < MR_N_PROJ; p++) targets |= o->lora.targets[p];
+    if (o->config && !o->from_config)
+        return mr_fail(err, MR_EINVAL, "%s: a shape without files needs from_config", path);
     if (o->store != MR_F32 && o->store != MR_BF16 && o->store != MR_NF4)
         return mr_fail(err, MR_EINVAL, "%s: weights cannot be stored as %s, want f32, bf16 or nf4", path,
                        mr_dtype_name(o->store));
@@ -335,7 +405,10 @@ static mr_status check_options(const mr_model_opts *o, const char *path, mr_err 
 }
 
 static mr_status fill(mr_model *m, mr_tensors *t, mr_err *err) {
-    MR_TRY(mr_config_load(&m->config, m->path, t, err));
+    if (m->opts.config)
+        m->config = *m->opts.config;
+    else
+        MR_TRY(mr_config_load(&m->config, m->path, t, err));
     m->layers = mr_alloc((size_t)m->config.num_hidden_layers * sizeof *m->layers);
     MR_TRY(mr_weights_survey(m, t, err));
     MR_TRY(lay_out(m, err));
@@ -363,6 +436,7 @@ mr_status mr_model_open(mr_model **out, mr_backend *b, const char *path, const m
     m->adapter_on = true;
     mr_status st = fill(m, t, err);
     mr_tensors_close(t);
+    m->opts.config = NULL; /* was borrowed */
     if (st != MR_OK) {
         mr_model_close(m);
         return st;

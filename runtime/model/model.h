@@ -31,11 +31,14 @@ typedef struct mr_model_opts {
     /* no weights file: normal(0, initializer_range) from seed, norms 1 (transformers' from_config) */
     bool from_config;
     uint64_t seed;
+    /* with from_config: the shape, instead of a config.json (borrowed for the call), and random weights that cost a copy
+     * of memory: pieces of one block of normals. For measuring, not for training. */
+    const mr_config *config;
     mr_lora_opts lora;
 } mr_model_opts;
 
-/* path: a folder (config.json, safetensors) or a .gguf file. Messages name the tensor that is missing or has another
- * shape. */
+/* path: a folder (config.json, safetensors) or a .gguf file; with opts.config only a name for messages. Messages name
+ * the tensor that is missing or has another shape. */
 mr_status mr_model_open(mr_model **out, mr_backend *b, const char *path, const mr_model_opts *opts, mr_err *err);
 void mr_model_close(mr_model *m);
 const mr_config *mr_model_config(const mr_model *m);
@@ -58,6 +61,19 @@ void mr_model_refresh(mr_model *m); /* after the values changed: renews the comp
 /* off: the base model (the reference policy of beta > 0, repl's reset) */
 void mr_model_adapter(mr_model *m, bool on);
 size_t mr_model_bytes(const mr_model *m); /* device memory of weights, adapters and gradients */
+
+/* What mr_model_open would take on b, before anything exists: bytes by part, and what could be trained. */
+typedef struct mr_model_room {
+    size_t linears, tables, vectors; /* base: stored matrices; embedding and head; norms and biases */
+    size_t copies;                   /* adapters in the compute type */
+    size_t values, grads;            /* f32 masters of all that is trained, and their gradients */
+    mr_param *params;                /* name, rows, cols and decay only */
+    int n_params;
+} mr_model_room;
+/* c as for the model's files (attention_bias says whether there are biases). room is filled from zero; clear after. */
+void mr_model_plan(mr_model_room *room, mr_backend *b, const mr_config *c, const mr_model_opts *opts);
+void mr_model_room_clear(mr_model_room *room);
+size_t mr_model_room_bytes(const mr_model_room *room); /* the sum: mr_model_bytes of the model */
 
 /* PEFT adapter folder: adapter_model.safetensors and adapter_config.json (model/adapter.c; spec/quantization.md 5.6
  * "Files"). Loading checks r, targets and shapes against the model's; mr_adapter_peek reads the options that a model

@@ -27,6 +27,19 @@ static void draw_rows(const stack *s, int part, float *dst, int64_t row, int64_t
         dst[i] = s->m->config.initializer_range * mr_normal_at(s->m->opts.seed, stream, (uint64_t)(row * s->cols + i));
 }
 
+/* The same from the block of normals: element i of a tensor is normal number (start + i) mod MR_NOISE. */
+static void copy_noise(const stack *s, int part, float *dst, int64_t row, int64_t n) {
+    uint64_t start = mr_hash64(s->name[part], strlen(s->name[part])) % MR_NOISE;
+    int64_t at = (int64_t)((start + (uint64_t)(row * s->cols)) % MR_NOISE), left = n * s->cols;
+    while (left > 0) {
+        int64_t take = left < MR_NOISE - at ? left : MR_NOISE - at;
+        memcpy(dst, s->m->noise + at, (size_t)take * sizeof *dst);
+        dst += take;
+        left -= take;
+        at = 0;
+    }
+}
+
 static mr_status stack_rows(void *self, float *dst, int64_t row, int64_t n, mr_err *err) {
     const stack *s = self;
     int64_t base = 0;
@@ -35,6 +48,8 @@ static mr_status stack_rows(void *self, float *dst, int64_t row, int64_t n, mr_e
         int64_t take = base + s->rows[p] - row < n ? base + s->rows[p] - row : n;
         if (s->info[p])
             MR_TRY(mr_tensors_read(s->t, s->info[p], dst, row - base, take, err));
+        else if (s->m->noise)
+            copy_noise(s, p, dst, row - base, take);
         else
             draw_rows(s, p, dst, row - base, take);
         dst += take * s->cols;
@@ -154,7 +169,7 @@ static mr_status load_group(mr_model *m, const mr_tensors *t, int layer, int gro
     }
     mr_linear *lin = &l->linear[group];
     float *master = m->opts.full ? m->values + (lin->dw - m->grads) : NULL;
-    return create(m, &lin->w, master, &s, m->opts.store, MR_USE_FWD | (m->opts.train ? MR_USE_BWD : 0), err);
+    return create(m, &lin->w, master, &s, m->opts.store, mr_linear_uses(&m->opts), err);
 }
 
 static mr_status load_table(mr_model *m, const mr_tensors *t, mr_weight **out, float *dw, const char *name,
@@ -164,12 +179,20 @@ static mr_status load_table(mr_model *m, const mr_tensors *t, mr_weight **out, f
     snprintf(s.name[0], sizeof s.name[0], "%s", name);
     MR_TRY(find(&s.info[0], t, name, c->vocab_size, c->hidden_size, err));
     float *master = dw ? m->values + (dw - m->grads) : NULL;
-    return create(m, out, master, &s, m->opts.store == MR_F32 ? MR_F32 : MR_BF16, uses, err);
+    return create(m, out, master, &s, mr_table_store(&m->opts), uses, err);
 }
 
-mr_status mr_weights_load(mr_model *m, const mr_tensors *t, mr_err *err) {
+static mr_status make_noise(mr_model *m, mr_err *err) {
+    m->noise = mr_try_alloc(MR_NOISE * sizeof *m->noise);
+    if (!m->noise) return mr_fail(err, MR_ENOMEM, "%s: no memory to make random weights", m->path);
+    for (int i = 0; i < MR_NOISE; i++)
+        m->noise[i] = m->config.initializer_range * mr_normal_at(m->opts.seed, 0, (uint64_t)i);
+    return MR_OK;
+}
+
+static mr_status load_all(mr_model *m, const mr_tensors *t, mr_err *err) {
     const mr_config *c = &m->config;
-    unsigned head_uses = MR_USE_FWD | (m->opts.train ? MR_USE_BWD : 0);
+    unsigned head_uses = mr_linear_uses(&m->opts);
     bool tied = c->tie_word_embeddings;
     MR_TRY(
         load_table(m, t, &m->embed, m->dembed, "model.embed_tokens.weight", MR_USE_ROWS | (tied ? head_uses : 0), err));
@@ -189,6 +212,14 @@ mr_status mr_weights_load(mr_model *m, const mr_tensors *t, mr_err *err) {
         for (int g = 0; g < MR_N_GROUPS; g++) MR_TRY(load_group(m, t, i, g, err));
     }
     return MR_OK;
+}
+
+mr_status mr_weights_load(mr_model *m, const mr_tensors *t, mr_err *err) {
+    if (m->opts.config) MR_TRY(make_noise(m, err));
+    mr_status st = load_all(m, t, err);
+    mr_free(m->noise);
+    m->noise = NULL;
+    return st;
 }
 
 /* A tensor of a layer that the forward pass would not use means that the result would be wrong without a word. */
@@ -254,10 +285,24 @@ static mr_status check_layer(const mr_model *m, const mr_tensors *t, int layer, 
     return MR_OK;
 }
 
-mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err) {
+void mr_weights_biases(mr_model *m) {
     const mr_config *c = &m->config;
     bool qwen2 = strcmp(c->model_type, "qwen2") == 0;
-    for (int i = 0; t && i < mr_tensors_count(t); i++) {
+    for (int l = 0; l < c->num_hidden_layers; l++) {
+        bool *has = m->layers[l].has_bias;
+        has[MR_GROUP_QKV] = c->attention_bias;
+        has[MR_GROUP_O] = c->attention_bias && !qwen2;
+        has[MR_GROUP_GATE_UP] = has[MR_GROUP_DOWN] = c->mlp_bias;
+    }
+}
+
+mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err) {
+    const mr_config *c = &m->config;
+    if (!t) {
+        mr_weights_biases(m);
+        return MR_OK;
+    }
+    for (int i = 0; i < mr_tensors_count(t); i++) {
         const char *name = mr_tensors_at(t, i)->name;
         if (strncmp(name, "model.layers.", strlen("model.layers.")) == 0) MR_TRY(check_layer_tensor(m, t, name, err));
     }
@@ -266,12 +311,6 @@ mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err) {
         MR_TRY(check_layer(m, t, l, err));
         for (int g = 0; g < MR_N_GROUPS; g++) {
             bool *has = &m->layers[l].has_bias[g];
-            if (!t) {
-                *has = g == MR_GROUP_QKV ? c->attention_bias
-                       : g == MR_GROUP_O ? c->attention_bias && !qwen2
-                                         : c->mlp_bias;
-                continue;
-            }
             /* one part with a bias: the others must have theirs (load_vector says so) */
             for (int p = 0; p < mr_groups[g].n; p++) {
                 char path[NAME_MAX_LEN - 8], bias[NAME_MAX_LEN];

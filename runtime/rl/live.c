@@ -216,7 +216,7 @@ static mr_status settle(mr_trainer *t, const mr_reload *r, mr_err *err) {
     return MR_OK;
 }
 
-static mr_status reload(mr_trainer *t, bool *taken, mr_err *err) {
+mr_status mr_trainer_reload(mr_trainer *t, mr_str *note, bool *taken, mr_err *err) {
     const mr_scorer *s = &t->parts.scorer;
     *taken = false;
     if (!s->between_steps) return MR_OK;
@@ -224,6 +224,7 @@ static mr_status reload(mr_trainer *t, bool *taken, mr_err *err) {
     mr_status st = s->between_steps(s->self, t->step + 1, &r, err);
     if (st == MR_OK) st = settle(t, &r, err);
     *taken = st == MR_OK && r.taken;
+    if (note && r.note.len) mr_str_add(note, r.note.data, r.note.len);
     mr_reload_clear(&r);
     return st;
 }
@@ -318,7 +319,7 @@ static mr_status hold(mr_trainer *t, mr_err *err) {
             poll(NULL, 0, 100); /* a signal ends it */
         MR_TRY(mr_trainer_stopped(t, err));
         bool taken;
-        MR_TRY(reload(t, &taken, err));
+        MR_TRY(mr_trainer_reload(t, NULL, &taken, err));
         if (!taken || !t->paused_by_faults) continue;
         how = "a changed script was taken over";
         mr_trainer_go_on(t);
@@ -331,7 +332,7 @@ mr_status mr_trainer_between(mr_trainer *t, mr_err *err) {
     bool taken;
     MR_TRY(repeat_due(t, err));
     if (c->serve) c->serve(c->self, t, true, 0);
-    if (!t->ended && t->step >= t->replay_last) MR_TRY(reload(t, &taken, err));
+    if (!t->ended && t->step >= t->replay_last) MR_TRY(mr_trainer_reload(t, NULL, &taken, err));
     while (t->paused && !t->ended) MR_TRY(hold(t, err));
     return MR_OK;
 }

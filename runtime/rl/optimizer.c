@@ -51,6 +51,21 @@ static int parts_of(part out[MAX_PARTS], const state *s) {
     return 4;
 }
 
+/* transformers keeps the embedding's states in 32 bits (6.1). */
+static bool has_8bit(const mr_param *p, const mr_optimizer_opts *opts) {
+    return opts->kind == MR_ADAMW_8BIT && p->rows * p->cols >= MIN_8BIT && !strstr(p->name, "embed_tokens");
+}
+
+size_t mr_optimizer_plan(const mr_param *params, int n, const mr_optimizer_opts *opts) {
+    size_t bytes = 0;
+    for (int i = 0; i < n; i++) {
+        part p[MAX_PARTS];
+        state s = { .is_8bit = has_8bit(&params[i], opts), .n = params[i].rows * params[i].cols };
+        for (int k = parts_of(p, &s); k-- > 0;) bytes += p[k].bytes;
+    }
+    return bytes;
+}
+
 static void *take(mr_optimizer *o, size_t bytes, bool *ok) {
     void *p = o->b->alloc(o->b, bytes);
     if (!p) *ok = false;
@@ -69,8 +84,7 @@ mr_status mr_optimizer_open(mr_optimizer **out, mr_backend *b, const mr_param *p
     for (int i = 0; i < n && ok; i++) {
         state *s = &o->states[i];
         s->n = params[i].rows * params[i].cols;
-        /* transformers keeps the embedding's states in 32 bits (6.1) */
-        s->is_8bit = opts->kind == MR_ADAMW_8BIT && s->n >= MIN_8BIT && !strstr(params[i].name, "embed_tokens");
+        s->is_8bit = has_8bit(&params[i], opts);
         size_t blocks = (size_t)((s->n + BLOCK - 1) / BLOCK), f = sizeof(float);
         if (s->is_8bit) {
             s->c1 = take(o, (size_t)s->n, &ok);

@@ -21,6 +21,8 @@ mr_status mr_optimizer_open(mr_optimizer **out, mr_backend *b, const mr_param *p
                             const mr_optimizer_opts *opts, mr_err *err);
 void mr_optimizer_close(mr_optimizer *o);
 size_t mr_optimizer_bytes(const mr_optimizer *o);
+/* What mr_optimizer_open would take: only names and sizes of the params are read. */
+size_t mr_optimizer_plan(const mr_param *params, int n, const mr_optimizer_opts *opts);
 int64_t mr_optimizer_updates(const mr_optimizer *o); /* steps made so far */
 
 void mr_optimizer_set_decay(mr_optimizer *o, float weight_decay); /* from the next step on */

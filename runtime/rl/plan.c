@@ -1,118 +1,377 @@
-/* plan.c - how much memory the run needs, from a census of its data; and the same as lines for people. */
+/* plan.c - see plan.h. */
+#include "rl/plan.h"
+
 #include <stdio.h>
+#include <string.h>
 
 #include "rl/rollout.h"
 #include "rl/trainer_impl.h"
 
 enum {
-    CENSUS_ROWS = 512,
-    ROUND = 32,
-    CPU_PACK_ROWS = 512,
+    CPU_PACK_ROWS = 512, /* small groups share packs, since few rows use a matrix product badly */
     CUDA_PACK_ROWS = 4096,
     PREFILL_ROWS = 512,
-    MOST_STEP_TOKENS = 1 << 26 /* their ids, log-probabilities and masks take 2 GB */
+    CUDA_HEAD_ROWS = 256, /* whole tiles of a product; on a CPU decoder.h's 64 MB */
+    LEAST_HEAD_ROWS = 16
 };
 static const size_t KV_BUDGET_CPU = (size_t)1 << 30;
 
-static int at_most(int64_t x, int64_t limit) {
-    return (int)(x < limit ? x : limit);
+/* What is looked at for a plan. */
+typedef struct inputs {
+    mr_backend *b;
+    const mr_config *c;
+    mr_model_opts mo;
+    mr_settings s; /* a shallow copy, to try changes on; nothing of it is freed */
+    mr_census census;
+} inputs;
+
+mr_model_opts mr_plan_model_opts(const mr_settings *s, mr_dtype compute) {
+    mr_model_opts mo = {
+        .compute = compute,
+        .train = true,
+        .full = s->lora.r == 0,
+        .from_config = s->model.from_config,
+        .seed = s->train.seed,
+        .lora = { .r = s->lora.r,
+                  .lora_alpha = s->lora.lora_alpha,
+                  .use_rslora = s->lora.use_rslora,
+                  .seed = s->train.seed },
+    };
+    memcpy(mo.lora.targets, s->lora.targets, sizeof mo.lora.targets);
+    mo.store = s->model.load_in_4bit && !mo.full ? MR_NF4 : compute;
+    return mo;
 }
 
-/* The longest prompt (and sft target) that training will use. Up to 512 rows are read, evenly spaced; when there are
- * more, a quarter is added for those not seen. A longer one that still comes is cut to this, as max_prompt_length
- * cuts. */
-static mr_status census(mr_trainer *t, int limit, mr_err *err) {
-    int64_t n = t->parts.rows.n_rows, read = n < CENSUS_ROWS ? n : CENSUS_ROWS;
-    int longest = 1, target = 1;
-    /* while counting nothing is cut but by the settings */
-    t->max_prompt = limit;
-    for (int64_t i = 0; i < read; i++) {
-        mr_prompt p = { .index = i * n / read };
-        mr_status st = mr_trainer_encode(t, &p, err);
-        if (p.ids.n > longest) longest = p.ids.n;
-        if (p.target.n > target) target = p.target.n;
-        mr_row_clear(&p.row);
-        mr_free(p.ids.data);
-        mr_free(p.target.data);
-        MR_TRY(st);
-        MR_TRY(mr_trainer_stopped(t, err));
-    }
-    bool sample = n > read;
-    t->max_prompt = at_most(sample ? mr_kv_round(longest + longest / 4 + ROUND) : longest, limit);
-    if (t->set->method == MR_METHOD_SFT)
-        t->max_completion = at_most(sample ? mr_kv_round(target + target / 4 + ROUND) : target, t->max_completion);
-    return MR_OK;
+/* --- what it takes --- */
+
+static void add_fixed(mr_plan *p, const inputs *in) {
+    mr_model_room m;
+    mr_model_plan(&m, in->b, in->c, &in->mo);
+    const mr_optimizer_opts oo = { .kind = in->s.train.optim };
+    p->linears = m.linears;
+    p->tables = m.tables;
+    p->vectors = m.vectors;
+    p->values = m.values;
+    p->copies = m.copies;
+    p->grads = m.grads;
+    p->states = mr_optimizer_plan(m.params, m.n_params, &oo);
+    for (int i = 0; i < m.n_params; i++) p->n_trained += m.params[i].rows * m.params[i].cols;
+    mr_model_room_clear(&m);
 }
 
-static size_t slot_bytes(const mr_trainer *t) {
-    const mr_config *c = mr_model_config(t->parts.model);
-    return t->b->kv_bytes(t->b, MR_KV_CHUNK, c->num_key_value_heads, c->head_dim) * (size_t)c->num_hidden_layers /
-           MR_KV_CHUNK;
+static size_t model_bytes(const mr_plan *p) {
+    return p->linears + p->tables + p->vectors + p->values + p->copies + p->grads;
 }
 
-mr_status mr_trainer_plan(mr_trainer *t, mr_err *err) {
-    const mr_settings *s = t->set;
-    const mr_config *c = mr_model_config(t->parts.model);
-    bool sft = s->method == MR_METHOD_SFT;
-    int length = s->model.max_seq_length > 0 ? at_most(s->model.max_seq_length, c->max_position_embeddings)
-                                             : c->max_position_embeddings;
-    t->max_completion = s->train.max_completion_length;
-    if (t->max_completion >= length)
-        return mr_fail(err, MR_EINVAL,
-                       "grpo.max_completion_length is %d, but model.max_seq_length (or the model) ends at %d; leave "
-                       "room for the prompt",
-                       t->max_completion, length);
-    const int64_t tokens = (int64_t)t->prompts * t->group * t->max_completion;
-    if (!sft && tokens > MOST_STEP_TOKENS)
-        return mr_fail(err, MR_EINVAL,
-                       "grpo.prompts_per_step * num_generations * max_completion_length is %lld tokens a step, need at "
-                       "most %d; lower one of them",
-                       (long long)tokens, MOST_STEP_TOKENS);
-    MR_TRY(census(t,
-                  s->train.max_prompt_length > 0 ? at_most(s->train.max_prompt_length, length - t->max_completion)
-                                                 : length - t->max_completion,
-                  err));
+static int64_t group_rows(const mr_plan *p) {
+    return p->max_prompt + (int64_t)p->group * (p->max_completion - 1);
+}
 
-    /* One whole group has to fit in a pack; small groups share packs, since few rows use a matrix product badly. */
-    int64_t rows = t->max_prompt + (int64_t)t->group * (t->max_completion - 1);
-    int64_t slots = mr_kv_round(t->max_prompt) + t->group * mr_kv_round(t->max_completion);
-    int64_t want = t->b->kind == MR_CUDA ? CUDA_PACK_ROWS : CPU_PACK_ROWS, all = rows * t->prompts;
-    int64_t pack = want < all ? want : all;
-    if (pack < rows) pack = rows;
-    mr_decoder_opts *o = &t->room;
-    *o = (mr_decoder_opts){ .train_rows = (int)pack, .gradient_checkpointing = s->train.gradient_checkpointing };
+/* The decoder for so many prompts at once, rows of a pack and of the head. */
+static void measure(mr_plan *p, const inputs *in, int in_flight, int64_t pack, int head_rows) {
+    mr_decoder_opts *o = &p->room;
+    *o = (mr_decoder_opts){ .train_rows = (int)pack,
+                            .head_rows = head_rows,
+                            .gradient_checkpointing = in->s.train.gradient_checkpointing };
+    int64_t slots = mr_kv_round(p->max_prompt) + p->group * mr_kv_round(p->max_completion);
     /* Short spans waste the rest of their chunk: room for a pack of spans that are half empty. */
     int64_t train_slots = mr_kv_round(2 * pack);
     o->train_slots = train_slots > slots ? train_slots : slots;
-    if (!sft) {
-        int64_t cell = mr_rollout_slots(1, t->max_prompt, t->group, t->max_completion), groups = t->prompts;
-        if (t->b->kind == MR_CPU) {
-            int64_t fit = (int64_t)(KV_BUDGET_CPU / slot_bytes(t)) / cell;
-            if (fit < groups) groups = fit < 1 ? 1 : fit;
-        }
-        o->rollout_slots = groups * cell;
-        int64_t prefill = groups * t->max_prompt, live = groups * t->group;
+    if (!p->sft) {
+        o->rollout_slots = in_flight * mr_rollout_slots(1, p->max_prompt, p->group, p->max_completion);
+        int64_t prefill = (int64_t)in_flight * p->max_prompt, live = (int64_t)in_flight * p->group;
         if (prefill > PREFILL_ROWS) prefill = PREFILL_ROWS;
         o->rollout_rows = (int)(live > prefill ? live : prefill);
     }
-    t->n_cut = 0;
-    MR_TRY(mr_decoder_open(&t->decoder, t->parts.model, o, err));
-    return mr_packer_init(&t->packer, o->train_rows, o->train_slots, o->train_rows + t->prompts * t->group, err);
+    p->in_flight = in_flight;
+    mr_decoder_plan(&p->decoder, in->b, in->c, &in->mo, o);
+    o->head_rows = p->decoder.head_rows;
+    p->total = model_bytes(p) + p->states + p->decoder.block + p->decoder.scratch;
 }
+
+/* Without a cap. On a CPU memory is shared with other programs: keys and values of many prompts are kept in bounds. */
+static void wish(mr_plan *p, const inputs *in) {
+    int64_t want = in->b->kind == MR_CUDA ? CUDA_PACK_ROWS : CPU_PACK_ROWS, rows = group_rows(p);
+    int64_t pack = want < rows * p->prompts ? want : rows * p->prompts;
+    int in_flight = p->prompts;
+    if (in->b->kind == MR_CPU && !p->sft) {
+        int64_t cell = mr_rollout_slots(1, p->max_prompt, p->group, p->max_completion);
+        size_t bytes = in->b->kv_bytes(in->b, cell, in->c->num_key_value_heads, in->c->head_dim) *
+                       (size_t)in->c->num_hidden_layers;
+        size_t fit = KV_BUDGET_CPU / bytes;
+        if (fit < (size_t)in_flight) in_flight = fit < 1 ? 1 : (int)fit;
+    }
+    measure(p, in, in_flight, pack < rows ? rows : pack, in->b->kind == MR_CUDA ? CUDA_HEAD_ROWS : 0);
+    p->wish.in_flight = in_flight;
+    p->wish.pack_rows = p->room.train_rows;
+    p->wish.head_rows = p->room.head_rows;
+    p->wish.total = p->total;
+}
+
+/* The least that these settings can do with. */
+static void least(mr_plan *p, const inputs *in) {
+    measure(p, in, 1, group_rows(p), LEAST_HEAD_ROWS);
+}
+
+/* From the wish downwards, always the larger phase, the head last; false when the least is too much. */
+static bool squeeze(mr_plan *p, const inputs *in) {
+    int in_flight = p->in_flight, head = p->room.head_rows;
+    int64_t pack = p->room.train_rows, rows = group_rows(p);
+    while (p->total > p->cap) {
+        const mr_decoder_room *d = &p->decoder;
+        bool rollout = d->rollout + d->rollout_kv >= d->train + d->train_kv;
+        if (in_flight > 1 && (rollout || pack == rows))
+            in_flight -= in_flight / 8 > 1 ? in_flight / 8 : 1;
+        else if (pack > rows)
+            pack = pack - pack / 8 > rows ? pack - pack / 8 : rows;
+        else if (head > LEAST_HEAD_ROWS)
+            head = head / 2 > LEAST_HEAD_ROWS ? head / 2 : LEAST_HEAD_ROWS;
+        else
+            return false;
+        measure(p, in, in_flight, pack, head);
+    }
+    return true;
+}
+
+static void start(mr_plan *p, const inputs *in, size_t cap) {
+    const mr_settings *s = &in->s;
+    *p = (mr_plan){ .cap = cap,
+                    .census = in->census,
+                    .optim = s->train.optim,
+                    .sft = s->method == MR_METHOD_SFT,
+                    .checkpointing = s->train.gradient_checkpointing,
+                    .prompts = s->train.prompts_per_step,
+                    .max_prompt = in->census.prompt,
+                    .max_completion = in->census.completion };
+    p->group = p->sft ? 1 : s->train.loss.num_generations;
+    add_fixed(p, in);
+}
+
+/* --- what to change --- */
+
+static size_t least_of(const inputs *in) {
+    mr_plan p;
+    start(&p, in, 0);
+    least(&p, in);
+    return p.total;
+}
+
+/* The largest value at which it fits, found from above; 0: none. set is called with a copy of the inputs. */
+static int largest_fit(const inputs *in, size_t cap, int from, int step, int floor,
+                       void (*set)(inputs *in, int value)) {
+    int lo = 0, hi = from > floor ? (from - floor) / step : 0; /* value = floor + i * step; hi is too much */
+    inputs x = *in;
+    set(&x, floor);
+    if (hi == 0 || least_of(&x) > cap) return 0;
+    while (hi - lo > 1) {
+        int mid = lo + (hi - lo) / 2;
+        x = *in;
+        set(&x, floor + mid * step);
+        if (least_of(&x) <= cap)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return floor + lo * step;
+}
+
+static void set_completion(inputs *in, int value) {
+    if (in->census.completion > value) in->census.completion = value;
+}
+static void set_prompt(inputs *in, int value) {
+    if (in->census.prompt > value) in->census.prompt = value;
+}
+static void set_group(inputs *in, int value) {
+    in->s.train.loss.num_generations = value;
+}
+static void set_rank(inputs *in, int value) {
+    in->mo.lora.r = value;
+}
+static void set_checkpointing(inputs *in, int value) {
+    in->s.train.gradient_checkpointing = value != 0;
+}
+static void set_4bit(inputs *in, int value) {
+    (void)value;
+    in->mo.store = MR_NF4;
+}
+static void set_8bit(inputs *in, int value) {
+    (void)value;
+    in->s.train.optim = MR_ADAMW_8BIT;
+}
+
+static void propose(mr_str *out, int *n, const char *text) {
+    mr_str_printf(out, "%s%s", (*n)++ ? ", or " : "", text);
+}
+
+static bool would_fit(const inputs *in, size_t cap, void (*set)(inputs *, int), int value) {
+    inputs x = *in;
+    set(&x, value);
+    return least_of(&x) <= cap;
+}
+
+/* Settings that alone make it fit: two at most, those that cost least first. */
+static void proposals(mr_str *out, const inputs *in, size_t cap) {
+    const mr_settings *s = &in->s;
+    const char *section = s->method == MR_METHOD_SFT ? "sft" : "grpo";
+    enum { MOST = 2 };
+    int n = 0;
+    char text[96];
+    bool lora = in->mo.lora.r > 0;
+    if (!s->train.gradient_checkpointing && would_fit(in, cap, set_checkpointing, 1)) {
+        snprintf(text, sizeof text, "set %s.gradient_checkpointing = true", section);
+        propose(out, &n, text);
+    }
+    if (lora && in->mo.store != MR_NF4 && would_fit(in, cap, set_4bit, 1))
+        propose(out, &n, "set model.load_in_4bit = true");
+    if (n < MOST && s->train.optim != MR_ADAMW_8BIT && would_fit(in, cap, set_8bit, 1)) {
+        snprintf(text, sizeof text, "set %s.optim = \"adamw_8bit\"", section);
+        propose(out, &n, text);
+    }
+    const struct {
+        const char *section, *key;
+        int from, step, floor;
+        void (*set)(inputs *, int);
+    } lower[] = {
+        { section, "max_completion_length", in->census.completion, 16, 16, set_completion },
+        { section, "num_generations", s->method == MR_METHOD_SFT ? 0 : s->train.loss.num_generations, 1, 2, set_group },
+        { section, "max_prompt_length", in->census.prompt, 16, 16, set_prompt },
+        { "lora", "r", in->mo.lora.r, 1, 1, set_rank },
+    };
+    for (size_t i = 0; i < sizeof lower / sizeof lower[0] && n < MOST; i++) {
+        int value = largest_fit(in, cap, lower[i].from, lower[i].step, lower[i].floor, lower[i].set);
+        if (!value) continue;
+        snprintf(text, sizeof text, "lower %s.%s from %d to %d", lower[i].section, lower[i].key, lower[i].from, value);
+        propose(out, &n, text);
+    }
+    if (n) return;
+    bool both = lora && in->mo.store != MR_NF4;
+    mr_str_printf(out, "no setting alone does it: %s%s%stake a smaller model",
+                  both ? "set model.load_in_4bit = true, " : "",
+                  s->train.gradient_checkpointing ? "" : "gradient_checkpointing = true, ",
+                  lora ? "lower max_completion_length and lora.r, or " : "train an adapter (section lora), or ");
+}
+
+/* "3.21 GB" or "450.1 MB" */
+static void size_text(char text[24], size_t bytes) {
+    if (bytes >= 1000000000)
+        snprintf(text, 24, "%.2f GB", (double)bytes / 1e9);
+    else
+        snprintf(text, 24, "%.1f MB", (double)bytes / 1e6);
+}
+
+static mr_status refuse(const mr_plan *p, const inputs *in, mr_err *err) {
+    mr_str text = { 0 };
+    char need[24], model[24], states[24], have[24];
+    proposals(&text, in, p->cap);
+    size_text(need, p->total);
+    size_text(model, model_bytes(p));
+    size_text(states, p->states);
+    size_text(have, p->cap);
+    mr_status st =
+        mr_fail(err, MR_ENOMEM,
+                "%s: the run needs at least %s of memory (weights, adapter and gradients %s, optimizer %s, the "
+                "rest for one group at a time), %s %s; %s",
+                in->s.model.name ? in->s.model.name : "model", need, model, states,
+                in->s.vram ? "vram is" : "the device has", have, text.data);
+    mr_str_clear(&text);
+    return st;
+}
+
+mr_status mr_plan_make(mr_plan *out, mr_backend *b, const mr_config *c, const mr_model_opts *mo, const mr_settings *s,
+                       const mr_census *census, mr_err *err) {
+    inputs in = { .b = b, .c = c, .mo = *mo, .s = *s, .census = *census };
+    start(out, &in, s->vram ? s->vram : b->bytes_total);
+    wish(out, &in);
+    if (!out->cap || squeeze(out, &in)) return MR_OK;
+    return refuse(out, &in, err);
+}
+
+/* --- telling --- */
 
 static void line(mr_str *out, const char *what, size_t bytes, const char *detail) {
     mr_str_printf(out, "  %-34s %10.1f MB  %s\n", what, (double)bytes / 1e6, detail);
 }
 
-void mr_trainer_describe(const mr_trainer *t, mr_str *out) {
+static void describe_cap(const mr_plan *p, const char *device, mr_str *out) {
+    char text[256];
+    if (!p->cap) {
+        line(out, "together", p->total, device);
+        return;
+    }
+    snprintf(text, sizeof text, "of %.1f MB%s", (double)p->cap / 1e6, p->wish.total > p->cap ? "" : ", as it likes");
+    line(out, "together", p->total, text);
+    if (p->wish.total <= p->cap) return;
+    mr_str_printf(out, "  to fit, it would like %.1f MB:", (double)p->wish.total / 1e6);
+    if (p->in_flight < p->wish.in_flight)
+        mr_str_printf(out, " %d prompts at once instead of %d;", p->in_flight, p->wish.in_flight);
+    if (p->room.train_rows < p->wish.pack_rows)
+        mr_str_printf(out, " packs of %d rows instead of %d;", p->room.train_rows, p->wish.pack_rows);
+    if (p->room.head_rows < p->wish.head_rows)
+        mr_str_printf(out, " %d rows of logits instead of %d;", p->room.head_rows, p->wish.head_rows);
+    out->data[out->len - 1] = '\n'; /* the last ; or : */
+}
+
+static void describe_all(const mr_plan *p, mr_str *out) {
+    const mr_decoder_room *d = &p->decoder;
+    char text[160];
+    line(out, "base: linears", p->linears, "");
+    line(out, "base: embedding and head", p->tables, "");
+    line(out, "base: norms and biases", p->vectors, "");
+    snprintf(text, sizeof text, "%lld parameters in f32", (long long)p->n_trained);
+    line(out, "trained: masters", p->values, text);
+    line(out, "trained: copies for products", p->copies, "");
+    line(out, "trained: gradients", p->grads, "f32");
+    line(out, "trained: optimizer states", p->states, p->optim == MR_ADAMW_8BIT ? "8 bit" : "32 bit");
+    snprintf(text, sizeof text, "%d rows of logits", p->room.head_rows);
+    line(out, "head", d->head, text);
+    size_t rollout = d->rollout + d->rollout_kv, train = d->train + d->train_kv;
+    line(out, "phases share", rollout > train ? rollout : train, "the larger of:");
+    snprintf(text, sizeof text, "%d prompts x %d at once, prompts to %d tokens, completions to %d", p->in_flight,
+             p->group, p->max_prompt, p->max_completion);
+    if (!p->sft) line(out, "  sampling: keys and values", d->rollout_kv, text);
+    if (!p->sft) line(out, "  sampling: rows", d->rollout, "");
+    line(out, "  training: keys and values", d->train_kv, "");
+    snprintf(text, sizeof text, "packs of %d rows, gradient checkpointing %s", p->room.train_rows,
+             p->checkpointing ? "on" : "off");
+    line(out, "  training: activations", d->train, text);
+    line(out, "scratch of the device", d->scratch, "");
+}
+
+void mr_plan_describe(const mr_plan *p, const char *device, bool all, mr_str *out) {
     char detail[160];
-    size_t model = mr_model_bytes(t->parts.model), decoder = mr_decoder_bytes(t->decoder),
-           states = mr_optimizer_bytes(t->optimizer);
-    snprintf(detail, sizeof detail, "%lld trained parameters", (long long)t->n_grads);
-    line(out, "weights, adapters, gradients", model, detail);
-    snprintf(detail, sizeof detail, "%d prompts x %d, prompts to %d tokens, completions to %d; packs of %d rows",
-             t->prompts, t->group, t->max_prompt, t->max_completion, t->room.train_rows);
-    line(out, "keys, values, activations", decoder, detail);
-    line(out, "optimizer states", states, t->set->train.optim == MR_ADAMW_8BIT ? "8 bit" : "32 bit");
-    line(out, "together", model + decoder + states, t->b->device);
+    if (all) {
+        describe_all(p, out);
+    } else {
+        snprintf(detail, sizeof detail, "%lld trained parameters", (long long)p->n_trained);
+        line(out, "weights, adapters, gradients", model_bytes(p), detail);
+        snprintf(detail, sizeof detail, "%d prompts x %d, prompts to %d tokens, completions to %d; packs of %d rows",
+                 p->prompts, p->group, p->max_prompt, p->max_completion, p->room.train_rows);
+        line(out, "keys, values, activations", p->decoder.block + p->decoder.scratch, detail);
+        line(out, "optimizer states", p->states, p->optim == MR_ADAMW_8BIT ? "8 bit" : "32 bit");
+    }
+    describe_cap(p, device, out);
+}
+
+/* --- in a trainer --- */
+
+mr_status mr_trainer_plan(mr_trainer *t, mr_err *err) {
+    if (t->parts.plan) {
+        t->plan = *t->parts.plan;
+    } else {
+        mr_census census;
+        const mr_config *c = mr_model_config(t->parts.model);
+        MR_TRY(mr_census_take(&census, &t->parts, c, err));
+        MR_TRY(mr_plan_make(&t->plan, t->b, c, mr_model_options(t->parts.model), t->set, &census, err));
+    }
+    t->warned_prompt = t->plan.census.warned_prompt;
+    t->warned_target = t->plan.census.warned_target;
+    t->max_prompt = t->plan.max_prompt;
+    t->max_completion = t->plan.max_completion;
+    const mr_decoder_opts *o = &t->plan.room;
+    MR_TRY(mr_decoder_open(&t->decoder, t->parts.model, o, err));
+    return mr_packer_init(&t->packer, o->train_rows, o->train_slots, o->train_rows + t->prompts * t->group, err);
+}
+
+void mr_trainer_describe(const mr_trainer *t, mr_str *out) {
+    mr_plan_describe(&t->plan, t->b->device, false, out);
 }

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -173,6 +174,24 @@ static mr_status take_targets(const site *at, const cJSON *v, bool *targets) {
     return MR_OK;
 }
 
+/* "14G", "14GB" (10^9 bytes), "14GiB" (2^30), "900M", "2.5GiB". */
+static mr_status take_size(const site *at, const cJSON *v, size_t *bytes) {
+    static const char wanted[] = "want a size such as \"14G\", \"900M\" or \"7.5GiB\"";
+    static const char units[] = "KMGT";
+    if (!cJSON_IsString(v)) return bad_value(at, v, "%s", wanted);
+    char *end;
+    double x = strtod(v->valuestring, &end);
+    const char *unit = end > v->valuestring && *end ? strchr(units, *end) : NULL;
+    if (!unit) return bad_value(at, v, "%s", wanted);
+    bool binary = end[1] == 'i';
+    const char *rest = end + (binary ? 2 : 1);
+    if (strcmp(rest, "B") != 0 && (binary || *rest)) return bad_value(at, v, "%s", wanted);
+    x *= pow(binary ? 1024 : 1000, (double)(unit - units + 1));
+    if (!(x >= 1e6 && x <= 1e15)) return bad_value(at, v, "need from 1M to 1000T");
+    *bytes = (size_t)x;
+    return MR_OK;
+}
+
 static char *keep(mr_settings *s, const char *text) {
     return mr_arena_strdup(&s->arena, text, strlen(text));
 }
@@ -242,6 +261,7 @@ static mr_status take_value(const site *at, const mr_field *f, const cJSON *v) {
         MR_TRY(take_name(at, f, v, &i));
         *(bool *)dst = i == 1;
         return MR_OK;
+    case K_SIZE: return take_size(at, v, (size_t *)dst);
     case K_TARGETS: return take_targets(at, v, (bool *)dst);
     case K_BATCH: /* read by batch_of, checked here */ return take_number(at, f, v, true, &x);
     }

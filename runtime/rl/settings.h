@@ -70,6 +70,7 @@ typedef struct mr_settings {
     char **rewards;        /* names, in order */
     int n_rewards;
     char *output_dir;
+    size_t vram;    /* bytes of device memory that the run may take, 0: what there is */
     cJSON *data;    /* section "data" as it came; scripts read it, the trainer does not */
     mr_arena arena; /* owns the strings */
 } mr_settings;

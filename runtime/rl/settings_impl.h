@@ -17,6 +17,7 @@ typedef enum mr_field_kind {
     K_OPTIM,    /* one of .names; several name the same optimizer */
     K_SCALE,    /* an enum that TRL also writes as a bool */
     K_TARGETS,  /* lora.target_modules */
+    K_SIZE,     /* bytes, as a string: "14G" */
     K_WARMUP,   /* warmup_steps: below 1 it is a ratio (transformers 5) */
     K_FLAG,     /* a bool or one of .names (NULL: none); stored when it has an offset, else only checked */
     K_BATCH     /* per_device_train_batch_size, gradient_accumulation_steps: together they give prompts_per_step */
@@ -47,7 +48,7 @@ typedef struct mr_foreign {
 } mr_foreign;
 
 extern const mr_field mr_fields[];
-extern const int mr_n_fields; /* the first one is method */
+extern const int mr_n_fields; /* those of IN_TOP come first, method before all */
 extern const mr_foreign mr_foreigns[];
 extern const int mr_n_foreigns;
 extern const char *const mr_section_names[MR_N_SECTIONS]; /* "" for IN_TOP and IN_TRAIN */

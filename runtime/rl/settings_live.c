@@ -38,6 +38,10 @@ static cJSON *field_json(const mr_settings *s, const mr_field *f) {
         return nullable && x == (float)f->unset ? cJSON_CreateNull() : cJSON_CreateNumber(decimal_of(x));
     }
     case K_DOUBLE: return cJSON_CreateNumber(*(const double *)at);
+    case K_SIZE: {
+        const size_t bytes = *(const size_t *)at;
+        return bytes ? cJSON_CreateNumber((double)bytes) : cJSON_CreateNull();
+    }
     case K_STRING: return cJSON_CreateString(*(char *const *)at ? *(char *const *)at : "");
     case K_ENUM:
     case K_OPTIM:
@@ -67,6 +71,7 @@ static const char *reason(const mr_field *f) {
     } list[] = {
         { "method", "a run is of one kind" },
         { "output_dir", "the run is recorded there" },
+        { "vram", "memory is planned with it" },
         { "prompts_per_step", "memory is planned with it" },
         { "max_prompt_length", "memory is planned with it" },
         { "max_completion_length", "memory is planned with it" },

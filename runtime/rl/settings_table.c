@@ -25,6 +25,9 @@ static const char *const checkpointing_names[] = { "unsloth", NULL };
 const mr_field mr_fields[] = {
     { IN_TOP, BOTH, "method", K_ENUM, AT(method), "\"grpo\"", 0, 0, false, 0, mr_method_names,
       "how the model is trained; the section of the same name holds its settings" },
+    { IN_TOP, BOTH, "vram", K_SIZE, AT(vram), "null", 0, 0, false, 0, NULL,
+      "most device memory that the run may take, \"14G\"; null: what there is. An adapter does not depend on it; "
+      "`medrl plan` shows what it does" },
     { IN_TOP, BOTH, "output_dir", K_STRING, AT(output_dir), "\"outputs\"", 0, 0, false, 0, NULL,
       "the run folder; when it holds a run already, the next free name is taken (outputs-2)" },
     { IN_TOP, GRPO | LIVE, "on_error", K_ENUM, AT(on_error), "\"pause\"", 0, 0, false, 0, on_error_names,
@@ -233,6 +236,7 @@ static void describe_range(mr_str *out, const mr_field *f) {
         mr_str_printf(out, "true, false%s%s", *list ? ", " : "", list);
         return;
     case K_TARGETS: mr_str_puts(out, "list of names"); return;
+    case K_SIZE: mr_str_puts(out, "size: 14G, 900M, 7.5GiB"); return;
     case K_STRING:
         if (!f->names) {
             mr_str_puts(out, "string");

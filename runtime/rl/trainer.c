@@ -552,9 +552,10 @@ mr_status mr_trainer_step(mr_trainer *t, mr_err *err) {
     return MR_OK;
 }
 
-static mr_status steps(mr_trainer *t, mr_err *err) {
+static mr_status steps(mr_trainer *t, int64_t until, mr_err *err) {
     for (;;) {
         MR_TRY(mr_trainer_stopped(t, err));
+        if (t->step >= until) return MR_OK;
         MR_TRY(mr_trainer_between(t, err)); /* after the last step too: max_steps may have been raised */
         if (t->ended || t->step >= t->max_steps) return MR_OK;
         MR_TRY(mr_trainer_step(t, err));
@@ -562,6 +563,15 @@ static mr_status steps(mr_trainer *t, mr_err *err) {
         if (save > 0 && t->step % save == 0) MR_TRY(mr_trainer_checkpoint(t, err));
         MR_TRY(mr_trainer_watch_faults(t, err));
     }
+}
+
+mr_status mr_trainer_advance(mr_trainer *t, int64_t n, mr_err *err) {
+    t->stop = 0;
+    if (t->half_done)
+        return mr_fail(err, MR_EINVAL,
+                       "step %lld was stopped between two of its updates; go back to a checkpoint or to the start",
+                       (long long)t->step + 1);
+    return steps(t, t->step + n, err);
 }
 
 static mr_status tell_cuts(mr_trainer *t, mr_err *err) {
@@ -576,7 +586,7 @@ mr_status mr_trainer_run(mr_trainer *t, mr_err *err) {
     char text[1100];
     snprintf(text, sizeof text, "%s at step %lld", t->step ? "resumed" : "started", (long long)t->step);
     MR_TRY(mr_trainer_event(t, "start", text, err));
-    mr_status st = steps(t, err);
+    mr_status st = steps(t, INT64_MAX, err);
     if (st == MR_OK)
         snprintf(text, sizeof text, t->ended && t->step < t->max_steps ? "ended early, after step %lld"
                                                                        : "done after step %lld",

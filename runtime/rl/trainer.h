@@ -39,6 +39,7 @@ typedef struct mr_trainer_parts {
     mr_control control;  /* zeroed: nobody talks to the run */
     const char *run_dir; /* checkpoints go to RUN_DIR/checkpoint-N; NULL: none are written */
     const char *base_model_name;
+    const struct mr_plan *plan; /* plan.h; NULL: made by mr_trainer_open, after its own census of the data */
 } mr_trainer_parts;
 
 /* Plans memory for the longest prompts seen in a census of the data (at most 512 rows are tokenized), opens the
@@ -55,6 +56,10 @@ int64_t mr_trainer_max_steps(const mr_trainer *t);
 
 mr_status mr_trainer_step(mr_trainer *t, mr_err *err); /* one step */
 mr_status mr_trainer_run(mr_trainer *t, mr_err *err);  /* to max_steps; checkpoints every save_steps and at the end */
+/* n steps as mr_trainer_run makes them, with what happens between them; fewer at max_steps or when the run was ended. A
+ * stop that was asked for before the call is forgotten; one during it gives MR_ESIGNAL, and the step that was under way
+ * is made again by the next call. */
+mr_status mr_trainer_advance(mr_trainer *t, int64_t n, mr_err *err);
 mr_status mr_trainer_checkpoint(mr_trainer *t, mr_err *err);
 void mr_trainer_stop(mr_trainer *t); /* async-signal-safe */
 /* The memory by part as lines for people. */
@@ -68,6 +73,9 @@ void mr_trainer_describe(const mr_trainer *t, mr_str *out);
 mr_status mr_trainer_set(mr_trainer *t, const char *key, const cJSON *value, const char *by, mr_err *err);
 /* The settings in force as one object, { "grpo.learning_rate": ..., ... }, live ones only; owned by the caller. */
 cJSON *mr_trainer_live(const mr_trainer *t);
+/* Looks at the scripts now, as happens between any two steps. note (may be NULL): the line about it; empty: nothing
+ * changed. taken: a new version is in use. */
+mr_status mr_trainer_reload(mr_trainer *t, mr_str *note, bool *taken, mr_err *err);
 /* Holds the run at the next boundary (a checkpoint is made) until mr_trainer_go_on, a good save of the script that was
  * at fault, or a signal. why: one line, for the event and for people. */
 mr_status mr_trainer_pause(mr_trainer *t, const char *why, mr_err *err);

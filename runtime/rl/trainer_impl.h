@@ -9,6 +9,7 @@
 #include "rl/metrics.h"
 #include "rl/optimizer.h"
 #include "rl/pack.h"
+#include "rl/plan.h"
 #include "rl/trainer.h"
 
 enum { MR_MAX_METRICS = 256, MR_MAX_SKIPPED = 8, MR_FAULT_STEPS = 3, MR_MAX_REWARDS = 64 };
@@ -59,7 +60,7 @@ struct mr_trainer {
     mr_grpo_opts loss;
     int prompts, group;             /* P, G (1 for sft) */
     int max_prompt, max_completion; /* tokens that memory was planned for */
-    mr_decoder_opts room;
+    mr_plan plan;
     float inv_t; /* of the log-probabilities that are trained */
 
     int64_t step, max_steps, warmup, updates;

@@ -64,7 +64,7 @@ void mr_lua_push_json(lua_State *L, const cJSON *item, bool keep_null) {
         lua_createtable(L, cJSON_GetArraySize(item), 0);
         int n = 0;
         for (const cJSON *c = item->child; c; c = c->next) {
-            mr_lua_push_json(L, c, true); /* a null in a list keeps its place */
+            mr_lua_push_json(L, c, keep_null); /* a null in a list keeps its place in any case */
             lua_rawseti(L, -2, ++n);
         }
         lua_pushlightuserdata(L, (void *)&array_key);

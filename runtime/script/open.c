@@ -8,7 +8,6 @@
 
 #include "base/fsafe.h"
 #include "base/json.h"
-#include "base/log.h"
 #include "script/pool_impl.h"
 
 static double slow_limit(const mr_pool *p) {
@@ -168,12 +167,6 @@ mr_status mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_opts *op
         int n = p->v->n_rewards;
         p->weights = mr_alloc((size_t)(n + 1) * sizeof *p->weights);
         st = mr_pool_weights(p, p->v->recipe, n, p->weights, err);
-        const char *missing;
-        int level = mr_pool_sandbox(p, &missing);
-        static bool warned; /* once for the process: a test of many files opens many pools */
-        if (level < 2 && !warned)
-            mr_warn("sandbox: level %d only, without %s; run no scripts of strangers here", level, missing);
-        warned = warned || level < 2;
     }
     if (st != MR_OK) {
         mr_pool_close(p);

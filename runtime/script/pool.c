@@ -2,11 +2,11 @@
  *
  * Scoring: jobs wait in `pending`, go out in frames of a few, and come back one by one in the order they were sent, so
  * that after a death the first unanswered job is the suspect; the shared page names the reward. A call that missed its
- * deadline while its worker computed (a quarter of the time, on a busy machine) is guilty at once. Where the worker did not compute (a machine that was suspended, a
- * worker that was stopped) and after a crash the suspect is replayed alone, one reward at a time; only a reward that
- * misses the deadline alone, or ends as many workers as there are (at least two; after a crash that a compiled loop
- * could explain once more without the compiler), is guilty. All others go back to the queue. Which worker scores what
- * never changes a result.
+ * deadline while its worker computed (a quarter of the time at least, or it gets as much again) is guilty at once.
+ * Where the worker did not compute (a machine that was suspended, a worker that was stopped) and after a crash the
+ * suspect is replayed alone, one reward at a time; only a reward that misses the deadline alone, or ends as many workers
+ * as there are (at least two; after a crash that a compiled loop could explain once more without the compiler), is
+ * guilty. All others go back to the queue. Which worker scores what never changes a result.
  *
  * A reward that hangs for three samples of a batch is off for all samples with a larger id than the third (by id, not by
  * time: samples that had their score already lose it), so a batch ends after a few deadlines and ends the same way
@@ -169,6 +169,11 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
         mr_take_string(&t, peer->sandbox.missing, sizeof peer->sandbox.missing);
         if (t.bad || level < 1 || level > 3 || peer->sandbox.level != 0) return false;
         peer->sandbox.level = (int)level;
+        static bool warned; /* once for the process */
+        if (level < 2 && !warned)
+            mr_warn("sandbox: level %u only, without %s; run no scripts of strangers here", level,
+                    peer->sandbox.missing);
+        warned = warned || level < 2;
         return true;
     }
     case MR_WIRE_DENIED: {
@@ -355,9 +360,10 @@ static void apply_hangs(mr_pool *p) {
             if (!is_off(p, r, batch ? job->batch_id : job->in.id)) continue;
             const int64_t *ids = p->hangs[r].ids;
             char text[256];
-            snprintf(text, sizeof text,
-                     "%s: not called: it did not end for samples %lld, %lld and %lld, and is off for the rest of the batch",
-                     p->v->places[r], (long long)ids[0], (long long)ids[1], (long long)ids[2]);
+            snprintf(
+                text, sizeof text,
+                "%s: not called: it did not end for samples %lld, %lld and %lld, and is off for the rest of the batch",
+                p->v->places[r], (long long)ids[0], (long long)ids[1], (long long)ids[2]);
             job->scores[r] = (mr_score){ p->v->lows[r], MR_FAULT };
             if (!batch || job->in.id == job->batch_id) add_fault(p, job, r, text);
         }
@@ -374,32 +380,42 @@ static void mark_progress(mr_peer *peer, bool answer) {
     peer->cpu_since = mr_proc_cpu_s(&peer->proc);
 }
 
-/* A quarter of a deadline: so exactly is known when a call began. */
+/* So exactly is known when a call began. */
 static double look_s(const mr_pool *p) {
-    return p->opts.deadline_s / 4;
+    return p->opts.deadline_s < 0.04 ? p->opts.deadline_s / 4 : 0.01;
+}
+
+/* Whether it used a quarter of a deadline of processor time in the call that it is in. */
+static bool computed(const mr_pool *p, const mr_peer *peer) {
+    return mr_proc_cpu_s(&peer->proc) - peer->cpu_since >= p->opts.deadline_s / 4;
 }
 
 /* Whether the worker is in the same call for too long. The deadline is that of one call, and a job has as many as there
- * are rewards: the page says where it is. A page that changes for ever helps nobody. */
+ * are rewards: the page says where it is. A page that changes for ever helps nobody. A worker that did not get to compute
+ * on a busy machine has twice the time. */
 static bool is_late(const mr_pool *p, mr_peer *peer) {
-    double now = mr_now_s();
-    if (peer->at && now - peer->looked >= look_s(p)) {
+    double now = mr_now_s(), before = peer->looked;
+    if (peer->at && now - before >= look_s(p)) {
         peer->looked = now;
         int64_t id = peer->at->id;
         int32_t reward = peer->at->reward;
         if (reward >= 0 && (id != peer->seen_id || reward != peer->seen_reward)) {
             peer->seen_id = id;
             peer->seen_reward = reward;
-            if (now - peer->answered < p->opts.deadline_s * (p->v->n_rewards + 1)) mark_progress(peer, false);
+            if (now - peer->answered < p->opts.deadline_s * (p->v->n_rewards + 1)) {
+                mark_progress(peer, false);
+                if (now - before < 2 * look_s(p)) peer->since = before; /* at the last look it was not there yet */
+            }
         }
     }
-    return now - peer->since >= p->opts.deadline_s;
+    double late = now - peer->since - p->opts.deadline_s;
+    return late >= 0 && (late >= p->opts.deadline_s || computed(p, peer));
 }
 
 /* When is_late has something new to say. */
 static double look_at(const mr_pool *p, const mr_peer *peer) {
     double late = peer->since + p->opts.deadline_s, look = peer->looked + look_s(p);
-    return look < late ? look : late;
+    return peer->at && look < late ? look : late > mr_now_s() ? late : mr_now_s() + look_s(p);
 }
 
 /* Gives an idle or nearly idle worker its next frame. A job that is replayed goes alone. */
@@ -491,8 +507,8 @@ static void find_guilty(mr_pool *p, mr_pool_job *job, int reward, const char *ho
 }
 
 /* The worker missed the deadline with this job. */
-static void judge_late(mr_pool *p, mr_pool_job *job, int reward, bool computed, const char *how) {
-    if (reward < 0 || (job->single < 0 && !computed)) {
+static void judge_late(mr_pool *p, mr_pool_job *job, int reward, bool at_work, const char *how) {
+    if (reward < 0 || (job->single < 0 && !at_work)) {
         job->single = 0; /* only a suspect yet */
     } else if (job->single < 0) {
         find_guilty(p, job, reward, how);
@@ -536,7 +552,7 @@ static mr_status restart(mr_pool *p, mr_peer *peer, bool no_jit, const char *how
 /* A worker died or was killed: finds the suspect, puts the rest back, starts another. */
 static mr_status replace(mr_pool *p, mr_peer *peer, bool late, mr_err *err) {
     char how[160];
-    bool computed = late && mr_proc_cpu_s(&peer->proc) - peer->cpu_since >= p->opts.deadline_s / 4;
+    bool at_work = late && computed(p, peer);
     int status = mr_proc_kill(&peer->proc);
     if (late) {
         snprintf(how, sizeof how, "no answer within %.3g s; the worker was killed", p->opts.deadline_s);
@@ -548,7 +564,7 @@ static mr_status replace(mr_pool *p, mr_peer *peer, bool late, mr_err *err) {
     for (int i = peer->n_flight - 1; i > 0; i--) push_front(p, peer->flight[i]);
     mr_pool_job *job = peer->n_flight > 0 ? peer->flight[0] : NULL;
     if (job && late)
-        judge_late(p, job, blamed(p, peer, job), computed, how);
+        judge_late(p, job, blamed(p, peer, job), at_work, how);
     else if (job)
         judge_dead(p, job, status, how);
     bool more = job && settle(p, job);
@@ -693,7 +709,8 @@ static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fau
     if (st == MR_OK && !p->trial) keep_batch(p);
     for (int i = 0; st == MR_OK && i < p->opts.n_workers; i++) { /* the compiler was off for one sample only */
         mr_peer *peer = &p->v->peers[i];
-        if (peer->alive && peer->no_jit && !p->opts.no_jit) st = restart(p, peer, false, "a call without compiler", err);
+        if (peer->alive && peer->no_jit && !p->opts.no_jit)
+            st = restart(p, peer, false, "a call without compiler", err);
     }
     p->n_jobs = p->n_units = p->n_done = p->n_groups = p->n_fault_texts = p->n_respawns = 0;
     p->n_pending = p->pending_head = 0;

@@ -16,10 +16,10 @@ enum { MR_MAX_LOG = 41 * 2 * MR_FEED_JOBS, MR_MAX_ASKED = 10000, MR_MAX_LIMITS =
 typedef struct mr_pool_job {
     mr_score_job in;  /* texts in the pool's arena */
     int single;       /* -1: all rewards at once; otherwise the reward that runs next, alone */
-    int judged;        /* a reward that was found to hang while all of them ran; -1: none */
-    int n_deaths;      /* workers that ended with this reward alone */
-    bool no_jit;       /* the next try goes to a worker without a compiler */
-    mr_score *scores;  /* [n_rewards] */
+    int judged;       /* a reward that was found to hang while all of them ran; -1: none */
+    int n_deaths;     /* workers that ended with this reward alone */
+    bool no_jit;      /* the next try goes to a worker without a compiler */
+    mr_score *scores; /* [n_rewards] */
     int64_t batch_id;  /* the id of its group, for the rewards with score_batch */
     /* A group, for the rewards that have score_batch: its completions by id. NULL: one completion, for the others. */
     struct mr_pool_job **members;
@@ -39,10 +39,10 @@ typedef struct mr_peer {
     mr_wire wire;
     bool alive;
     bool no_jit;
-    mr_sandbox sandbox; /* level 0: it has not said yet */
-    int64_t denied;     /* the system call that ended it; -1: none */
-    mr_at *at;          /* shared page; NULL when there is none */
-    int n_log, n_asked; /* lines and requests since it was last given something to do */
+    mr_sandbox sandbox;                    /* level 0: it has not said yet */
+    int64_t denied;                        /* the system call that ended it; -1: none */
+    mr_at *at;                             /* shared page; NULL when there is none */
+    int n_log, n_asked;                    /* lines and requests since it was last given something to do */
     mr_pool_job *flight[2 * MR_FEED_JOBS]; /* sent and not answered, in order */
     int n_flight;
     double since;     /* when the call that it is in began, as far as is known: its last answer, or the last look at the

@@ -57,7 +57,7 @@ static void limit_memory(size_t bytes) {
 static void limit_rest(void) {
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_FSIZE, 0);
-    limit(RLIMIT_NPROC, 0);  /* does not bind root: there the filter is what forbids clone */
+    limit(RLIMIT_NPROC, 0);   /* does not bind root: there the filter is what forbids clone */
     limit(RLIMIT_NOFILE, 16); /* 0 to 3 and the data files that are on their way */
     signal(SIGXFSZ, SIG_IGN); /* fd 2 may be a file: a last word that cannot be written there is not a crash */
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -81,12 +81,12 @@ typedef struct landlock_rules {
 static bool enter_landlock(void) {
     long abi = syscall(LANDLOCK_CREATE, NULL, 0, LANDLOCK_GET_VERSION);
     if (abi < 1) return false;
-    landlock_rules rules = { .files = (1u << 13) - 1 };       /* execute .. make_sym */
-    if (abi >= 2) rules.files |= 1u << 13;                    /* refer */
-    if (abi >= 3) rules.files |= 1u << 14;                    /* truncate */
-    if (abi >= 5) rules.files |= 1u << 15;                    /* ioctl on devices */
-    if (abi >= 4) rules.net = 3;                              /* bind and connect, TCP */
-    if (abi >= 6) rules.scoped = 3;                           /* abstract sockets and signals: inside only */
+    landlock_rules rules = { .files = (1u << 13) - 1 };        /* execute .. make_sym */
+    if (abi >= 2) rules.files |= 1u << 13;                     /* refer */
+    if (abi >= 3) rules.files |= 1u << 14;                     /* truncate */
+    if (abi >= 5) rules.files |= 1u << 15;                     /* ioctl on devices */
+    if (abi >= 4) rules.net = 3;                               /* bind and connect, TCP */
+    if (abi >= 6) rules.scoped = 3;                            /* abstract sockets and signals: inside only */
     size_t size = abi >= 6 ? sizeof rules : abi >= 4 ? 16 : 8; /* an older kernel refuses what it does not know */
     int fd = (int)syscall(LANDLOCK_CREATE, &rules, size, 0u);
     if (fd < 0) return false;
@@ -110,8 +110,18 @@ typedef struct allowed {
     condition when[2];
 } allowed;
 
-#define ANY { { -1, 0 }, { -1, 0 } }
-#define IF(arg, value) { { arg, value }, { -1, 0 } }
+#define ANY                                                                                                            \
+    {                                                                                                                  \
+        { -1, 0 }, {                                                                                                   \
+            -1, 0                                                                                                      \
+        }                                                                                                              \
+    }
+#define IF(arg, value)                                                                                                 \
+    {                                                                                                                  \
+        { arg, value }, {                                                                                              \
+            -1, 0                                                                                                      \
+        }                                                                                                              \
+    }
 enum { SOCKET = -2, PID = -3 }; /* filled in when the filter is made */
 
 /* Found with strace over all tests of this folder, and by reading what glibc does on its way out. Most frequent first:

@@ -57,7 +57,7 @@ void mr_pool_close(mr_pool *p);
 const cJSON *mr_pool_recipe(const mr_pool *p);
 const char *mr_pool_recipe_path(const mr_pool *p); /* for messages */
 /* The lowest level of the sandbox that a worker has, 1 to 3; *missing (may be NULL) says what kept it from 3, or is "".
- * Below 2 mr_pool_open warns with one line. */
+ * Below 2 the first worker of a process makes one line of warning, whatever it was started for. */
 int mr_pool_sandbox(const mr_pool *p, const char **missing);
 /* The same without a recipe: starts a worker, asks, ends it. */
 mr_status mr_script_sandbox(int *level, char *missing, size_t missing_bytes, mr_err *err);

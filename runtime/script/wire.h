@@ -63,7 +63,7 @@ typedef struct mr_wire {
     size_t in_at, out_at;
     size_t limit; /* of a frame that comes in; MR_WIRE_MAX_BYTES unless the owner lowers it */
     int wait_ms;  /* how long a call with `wait` waits for the other end, which is gone then; -1: for ever */
-    int fds[8]; /* received and not taken yet, oldest first */
+    int fds[8];   /* received and not taken yet, oldest first */
     int n_fds;
 } mr_wire;
 

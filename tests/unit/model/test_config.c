@@ -261,5 +261,92 @@ static void resolve(void) {
     mr_free(dir);
 }
 
-TEST_MAIN({ "families", families }, { "old_layout", old_layout }, { "refused", refused },
+/* The published totals, a tied table once (spec/models.md 1.2), and shapes that no total would show. */
+static void named(void) {
+    static const struct {
+        const char *name;
+        long long params;
+    } known[] = {
+        { "qwen2.5-0.5b", 494032768 },   { "qwen2.5-1.5b", 1543714304 }, { "qwen2.5-3b", 3085938688 },
+        { "qwen2.5-7b", 7615616512 },    { "qwen3-0.6b", 596049920 },    { "llama-3.2-1b", 1235814400 },
+        { "smollm2-135m", 134515008 },
+    };
+    enum { N = sizeof known / sizeof known[0] };
+    mr_config c;
+    mr_err err;
+    for (int i = 0; i < N; i++) {
+        REQUIRE_OK(mr_config_named(&c, known[i].name, &err), err);
+        CHECK_INT(mr_parameter_count(&c), known[i].params);
+        CHECK_INT(c.num_attention_heads % c.num_key_value_heads, 0);
+        CHECK_NEAR(c.inv_freq[0], 1, 0);
+        CHECK_STR(mr_config_name(i), known[i].name);
+    }
+    CHECK(mr_config_name(N) == NULL && mr_config_name(-1) == NULL);
+    CHECK_INT(mr_config_named(&c, "qwen2.5-4b", &err), MR_EINVAL);
+    CHECK_CONTAINS(err.msg, "no configuration is called \"qwen2.5-4b\", want one of qwen2.5-0.5b, qwen2.5-1.5b");
+    REQUIRE_OK(mr_config_named(&c, "qwen3-0.6b", &err), err);
+    CHECK(c.qk_norm && !c.attention_bias && c.num_attention_heads * c.head_dim == 2048 && c.hidden_size == 1024);
+    REQUIRE_OK(mr_config_named(&c, "llama-3.2-1b", &err), err);
+    CHECK(c.rope_llama3 && c.inv_freq[31] < powf(5e5f, -62.0f / 64) / 16); /* the slowest are divided by 32 */
+}
+
+/* A shape becomes a model without files: what the plan counts is what is there, the weights have the deviation of the
+ * configuration, and no two rows of a matrix or tensors of a model are alike. */
+static void from_shape(void) {
+    mr_backend *b = tiny_backend(1);
+    mr_err err;
+    mr_config c;
+    mr_model *m = NULL;
+    REQUIRE_OK(mr_config_load(&c, GOLDEN("tiny/tiny_qwen2"), NULL, &err), err);
+    mr_model_opts o = tiny_opts(true);
+    o.from_config = true;
+    o.config = &c;
+    o.seed = 3;
+    o.lora = (mr_lora_opts){ .r = 4, .lora_alpha = 8, .targets = { true, false, true } };
+    REQUIRE_OK(mr_model_open(&m, b, "a shape", &o, &err), err);
+    CHECK_STR(mr_model_path(m), "a shape");
+    CHECK(mr_model_options(m)->config == NULL);
+    mr_model_room room;
+    mr_model_plan(&room, b, &c, &o);
+    CHECK_INT(mr_model_room_bytes(&room), mr_model_bytes(m));
+    int n;
+    const mr_param *p = mr_model_params(m, &n);
+    CHECK_INT(room.n_params, n);
+    for (int i = 0; i < n && i < room.n_params; i++) {
+        CHECK_STR(room.params[i].name, p[i].name);
+        CHECK(room.params[i].rows == p[i].rows && room.params[i].cols == p[i].cols);
+    }
+    mr_model_room_clear(&room);
+    mr_model_close(m);
+    /* in full training the masters can be read back */
+    o.lora = (mr_lora_opts){ 0 };
+    o.full = true;
+    REQUIRE_OK(mr_model_open(&m, b, "a shape", &o, &err), err);
+    p = mr_model_params(m, &n);
+    float first[8] = { 0 };
+    int n_matrices = 0;
+    for (int i = 0; i < n; i++) {
+        if (p[i].rows == 1) continue;
+        double sum = 0, squares = 0;
+        int64_t count = p[i].rows * p[i].cols;
+        float *x = mr_alloc((size_t)count * sizeof(float));
+        b->download(b, x, p[i].value, (size_t)count * sizeof(float));
+        for (int64_t j = 0; j < count; j++) sum += (double)x[j], squares += (double)x[j] * (double)x[j];
+        CHECK_NEAR(sum / (double)count, 0, 0.003);
+        CHECK_NEAR(sqrt(squares / (double)count), 0.02, 0.003); /* some hundred values: 1 / sqrt(2 n) is a few per cent */
+        CHECK(memcmp(x, x + p[i].cols, (size_t)p[i].cols * sizeof(float)) != 0);
+        for (int k = 0; k < n_matrices && k < 8; k++) CHECK(x[0] != first[k]);
+        if (n_matrices < 8) first[n_matrices] = x[0];
+        n_matrices++;
+        mr_free(x);
+    }
+    CHECK(n_matrices > 10);
+    mr_model_close(m);
+    o.from_config = false;
+    CHECK_INT(mr_model_open(&m, b, "a shape", &o, &err), MR_EINVAL);
+    CHECK_CONTAINS(err.msg, "needs from_config");
+    mr_backend_close(b);
+}
+
+TEST_MAIN({ "named", named }, { "from_shape", from_shape }, { "families", families }, { "old_layout", old_layout }, { "refused", refused },
           { "wrong_weights", wrong_weights }, { "options", options }, { "resolve", resolve })

@@ -211,6 +211,35 @@ static void values(void) {
     mr_settings_clear(&s);
 }
 
+static void sizes(void) {
+    static const struct {
+        const char *text;
+        size_t bytes;
+    } good[] = { { "14G", 14000000000u },  { "14GB", 14000000000u }, { "14GiB", 15032385536u },
+                 { "900M", 900000000u },   { "2.5G", 2500000000u },  { "1T", 1000000000000u },
+                 { "1024KiB", 1048576u } };
+    static const char *const bad[] = { "14", "G", "14X", "14GG", "14Gi", "14 G", "-1G", "nanG", "100K", "1e9G", "" };
+    mr_settings s;
+    mr_err err;
+    char text[256];
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        snprintf(text, sizeof text, "{" LEAST ",\"vram\":\"%s\"}", good[i].text);
+        REQUIRE_OK(parse(&s, text, &err), err);
+        CHECK_INT(s.vram, good[i].bytes);
+        mr_settings_clear(&s);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        snprintf(text, sizeof text, "{" LEAST ",\"vram\":\"%s\"}", bad[i]);
+        CHECK_INT(parse(&s, text, &err), MR_EINVAL);
+        CHECK_CONTAINS(err.msg, "vram is \"");
+    }
+    CHECK_INT(parse(&s, "{" LEAST ",\"vram\":14}", &err), MR_EINVAL);
+    CHECK_CONTAINS(err.msg, "vram is 14, want a size such as \"14G\"");
+    REQUIRE_OK(parse(&s, "{" LEAST ",\"vram\":null}", &err), err);
+    CHECK_INT(s.vram, 0);
+    mr_settings_clear(&s);
+}
+
 static void bad_values_are_named(void) {
     refuse_grpo("\"num_generations\":1", "recipes/x.lua: grpo.num_generations is 1, need at least 2");
     refuse_grpo("\"max_steps\":\"20\"", "grpo.max_steps is \"20\", want a whole number");
@@ -346,6 +375,6 @@ static void description_has_every_field(void) {
 }
 
 TEST_MAIN({ "defaults_are_trls", defaults_are_trls }, { "the_seeds_recipe", the_seeds_recipe }, { "batches", batches },
-          { "values", values }, { "bad_values_are_named", bad_values_are_named },
+          { "values", values }, { "sizes", sizes }, { "bad_values_are_named", bad_values_are_named },
           { "bad_rewards_are_named", bad_rewards_are_named }, { "suggestions", suggestions },
           { "overrides", overrides }, { "description_has_every_field", description_has_every_field })

@@ -69,9 +69,7 @@ static int count_lines(const char *path) {
 
 static void a_reward_that_hangs_is_off_behind_the_third_sample(void) {
     put_stuck();
-    const struct {
-        int n_workers, start, step;
-    } runs[] = { { 1, 0, 1 }, { 2, 0, 1 }, { 2, N - 1, -1 }, { 3, 7, 17 } };
+    const struct { int n_workers, start, step; } runs[] = { { 1, 0, 1 }, { 2, 0, 1 }, { 2, N - 1, -1 }, { 3, 7, 17 } };
     for (size_t run = 0; run < sizeof runs / sizeof runs[0]; run++) {
         mr_pool *p = open_pool("stuck.lua", runs[run].n_workers, 0.15);
         mr_score s[3 * N];
@@ -110,11 +108,12 @@ static void a_reward_that_hangs_is_off_behind_the_third_sample(void) {
 }
 
 static void the_deadline_is_that_of_one_call(void) {
-    /* Three rewards of 0.6 deadlines each: none of them is late, all of them together are. The time is spent by counting
-     * what this machine does in a millisecond. */
-    put_file("rewards/spin.lua", "local M = {}\n"
-                                 "function M.spin(n) local x = 0 for i = 1, n do x = (x * 31 + i) % 1e9 end return x end\n"
-                                 "return M\n");
+    /* Three rewards of about 0.4 deadlines each: none of them is late, all of them together are. What this machine does
+     * in that time is found by trying; where it is too busy for an even share, a try says nothing: one of them has to go well. */
+    put_file("rewards/spin.lua",
+             "local M = {}\n"
+             "function M.spin(n) local x = 0 for i = 1, n do x = (x * 31 + i) % 1e9 end return x end\n"
+             "return M\n");
     static const char *const names[] = { "one", "two", "three" };
     for (int i = 0; i < 3; i++) {
         char path[32];
@@ -123,19 +122,21 @@ static void the_deadline_is_that_of_one_call(void) {
                        "return { score = function(c) spin.spin(tonumber(c)) return 1 end }\n");
     }
     put_recipe("three.lua", "\"one\", \"two\", \"three\"", "");
-    mr_pool *p = open_pool("three.lua", 1, 1.0);
+    mr_pool *p = open_pool("three.lua", 1, 0.5);
     mr_score s[3];
     char text[32];
     double n = 1e6, took = 0;
-    for (int i = 0; i < 12 && took < 1.5; i++) { /* until three calls take 1.5 to 2.1 s, or the machine is too uneven */
-        n *= took > 0.2 ? 1.8 / took : 4;
+    bool good = false;
+    for (int i = 0; i < 12 && !good; i++) {
+        n *= took > 0.1 ? 0.63 / took : 4;
         snprintf(text, sizeof text, "%.0f", n);
         const char *texts[] = { text };
         took = mr_now_s();
         int n_faults = score_texts(p, texts, 1, "{}", s, NULL, 0);
         took = mr_now_s() - took;
-        if (took < 2.4) CHECK_INT(n_faults, 0);
+        good = took > 0.55 && n_faults == 0;
     }
+    CHECK(good);
     mr_pool_close(p);
 }
 
@@ -201,12 +202,13 @@ static void a_stopped_worker_is_not_the_samples_fault(void) {
     mr_score s;
     mr_fault f = { .text = "" };
     attack freeze = { .signal = SIGSTOP, .times = 1 };
-    CHECK_INT(score_under(&freeze, "20000000", 3, 2, &s, &f), 0);
+    CHECK_INT(score_under(&freeze, "20000000", 1, 2, &s, &f), 0);
     CHECK_INT(freeze.done, 1);
     CHECK_NEAR(s.value, 1, 0);
 }
 
-SCRIPT_TEST_MAIN({ "a_reward_that_hangs_is_off_behind_the_third_sample", a_reward_that_hangs_is_off_behind_the_third_sample },
+SCRIPT_TEST_MAIN({ "a_reward_that_hangs_is_off_behind_the_third_sample",
+                   a_reward_that_hangs_is_off_behind_the_third_sample },
                  { "the_deadline_is_that_of_one_call", the_deadline_is_that_of_one_call },
                  { "a_crash_is_tried_again_without_compiler", a_crash_is_tried_again_without_compiler },
                  { "a_stopped_worker_is_not_the_samples_fault", a_stopped_worker_is_not_the_samples_fault })

@@ -13,16 +13,17 @@ static void put_scripts(void) {
     mr_str s = { 0 };
     mr_str_puts(&s, "local data = require \"medrl.data\"\nlocal weights = {");
     for (int i = 0; i < N_KEYS; i++) mr_str_printf(&s, " key_%c%d = 1 / %d,", 'a' + i * 7 % 26, i, i * i + 3);
-    mr_str_puts(&s, " [1] = 0.1, [7.5] = 0.3 }\n"
-                    "local flat = \"\"\n"
-                    "for name, value in pairs(weights) do flat = flat .. tostring(name) .. \"=\" .. value .. \" \" end\n"
-                    "return {\n  order = flat, model = { name = \"x\" },\n"
-                    "  data = { system = \"\", files = { gsm8k = \"a.jsonl\", medmcqa = \"b.jsonl\" },\n"
-                    "    train = data.concatenate { data.get \"gsm8k\", data.get \"medmcqa\" }:shuffle(5)\n"
-                    "      :map(function(r) local names = {} for k in pairs(r) do names[#names + 1] = k end\n"
-                    "        r.names = table.concat(names, \",\") return r end) },\n"
-                    "  rewards = { { \"sum\", alpha = 0.25, beta = 3, gamma = 1e-3, delta = 7 }, \"complain\" },\n"
-                    "  on_cpu = { grpo = {");
+    mr_str_puts(&s,
+                " [1] = 0.1, [7.5] = 0.3 }\n"
+                "local flat = \"\"\n"
+                "for name, value in pairs(weights) do flat = flat .. tostring(name) .. \"=\" .. value .. \" \" end\n"
+                "return {\n  order = flat, model = { name = \"x\" },\n"
+                "  data = { system = \"\", files = { gsm8k = \"a.jsonl\", medmcqa = \"b.jsonl\" },\n"
+                "    train = data.concatenate { data.get \"gsm8k\", data.get \"medmcqa\" }:shuffle(5)\n"
+                "      :map(function(r) local names = {} for k in pairs(r) do names[#names + 1] = k end\n"
+                "        r.names = table.concat(names, \",\") return r end) },\n"
+                "  rewards = { { \"sum\", alpha = 0.25, beta = 3, gamma = 1e-3, delta = 7 }, \"complain\" },\n"
+                "  on_cpu = { grpo = {");
     for (int i = 0; i < N_KEYS; i++) mr_str_printf(&s, " o%d = %d,", i * 31 % 97, i);
     mr_str_puts(&s, " } },\n}\n");
     put_file("order.lua", s.data);
@@ -49,9 +50,11 @@ static void put_scripts(void) {
     mr_str_puts(&rows, "{\"bad\":1,\"row\":2}\n");
     put_file("a.jsonl", rows.data);
     mr_str_clear(&rows);
-    put_file("b.jsonl", "{\"question\":\"q\",\"opa\":\"w\",\"opb\":\"x\",\"opc\":\"y\",\"opd\":\"z\",\"cop\":3,\"exp\":\"e\",\"subject_name\":\"s\"}\n");
+    put_file("b.jsonl", "{\"question\":\"q\",\"opa\":\"w\",\"opb\":\"x\",\"opc\":\"y\",\"opd\":\"z\",\"cop\":3,\"exp\":"
+                        "\"e\",\"subject_name\":\"s\"}\n");
     /* two mistakes: which one is named must not depend on the order either */
-    put_file("wrong.lua", "return { rewards = { { 'sum', wrong1 = 1, wrong2 = 2, wrong3 = 3, wrong4 = 4, wrong5 = 5 } } }\n");
+    put_file("wrong.lua",
+             "return { rewards = { { 'sum', wrong1 = 1, wrong2 = 2, wrong3 = 3, wrong4 = 4, wrong5 = 5 } } }\n");
     put_file("nan.lua", "return { a = 0 / 0, b = { 1, x = 2 }, c = 0 / 0, d = { e = 0 / 0 }, f = 0 / 0, g = 0 / 0 }\n");
 }
 
@@ -106,7 +109,9 @@ static int dump(const char *path) {
     static const char *const files[] = { "rewards" };
     if (mr_script_test(files, 1, &out, NULL, &n_passed, &n_failed, &err) != MR_OK) return 5;
     mr_str_printf(&out, "%d %d\n", n_passed, n_failed);
-    return mr_file_write(path, out.data, out.len, &err) == MR_OK ? 0 : 6;
+    bool ok = mr_file_write(path, out.data, out.len, &err) == MR_OK;
+    mr_str_clear(&out);
+    return ok ? 0 : 6;
 }
 
 static void eight_processes_say_the_same(void) {
@@ -159,7 +164,8 @@ static void pairs_in_order(void) {
              "  function() local t = setmetatable({ b = 1, a = 2 }, { __index = function() return 7 end })\n"
              "    return keys(t) == 'a b' end,\n"
              "  function() local ok, why = pcall(function() for _ in pairs(nil) do end end)\n"
-             "    return not ok and why == \"rewards/walk.lua:12: bad argument #1 to 'pairs' (table expected, got nil)\" or why end,\n"
+             "    return not ok and why == \"rewards/walk.lua:12: bad argument #1 to 'pairs' (table expected, got "
+             "nil)\" or why end,\n"
              "  function() for k, v in pairs { z = 26, y = 25 } do return k == 'y' and v == 25 end end,\n"
              "}\n"
              "return { score = function(c) local got = tests[tonumber(c)]()\n"
