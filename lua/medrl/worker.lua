@@ -1,14 +1,15 @@
 --- What a worker does with a recipe: merge, override, open rewards and data, run cases. Called by the program, not by
 --- scripts.
+local cases = require "medrl.cases"
 local data = require "medrl.data"
 local files = require "medrl.files"
 local host = require "medrl.host"
 local json = require "medrl.json"
-local text = require "medrl.text"
 
 local M = {}
 
 local recipe, place -- the resolved table and its file's name
+local listed = {}   -- files that the program named as rewards: what they are asked for by
 local views = {}    -- opened splits
 
 local function fail(message, ...)
@@ -89,90 +90,46 @@ end
 
 -- Rewards.
 
-local function options_of(module, given, where)
-  local declared, options = module.options or {}, {}
-  for key, value in pairs(declared) do options[key] = value end
-  for key, value in pairs(given) do
-    if key ~= 1 and key ~= "name" and (key ~= "weight" or declared.weight ~= nil) then
-      if declared[key] == nil then fail("%s: unknown option \"%s\"", where, tostring(key)) end
-      if type(value) ~= type(declared[key]) then
-        fail("%s: option \"%s\" is a %s, want a %s", where, key, type(value), type(declared[key]))
-      end
-      options[key] = value
-    end
-  end
-  return options
-end
-
-local function check_reward(module, file)
-  if type(module) ~= "table" then
-    fail("%s: the file returned a %s, want a table with a function score", file, type(module))
-  end
-  if module.score == nil and module.score_batch ~= nil then
-    fail("%s: score_batch is not in this version; write score(completion, row, info), which sees one completion", file)
-  end
-  if module.score == nil then fail("%s: score is missing, want a function score(completion, row, info)", file) end
-  if type(module.score) ~= "function" then fail("%s: score is a %s, want a function", file, type(module.score)) end
-  local name = file:match("([^/]+)%.lua$")
-  if module.name ~= nil and module.name ~= name then
-    fail("%s: M.name is \"%s\", want the file's name \"%s\"", file, tostring(module.name), tostring(name))
-  end
-  local range = module.range
-  local low, high
-  if type(range) == "table" then low, high = range[1], range[2] end
-  if range ~= nil and not (type(low) == "number" and type(high) == "number" and low <= high) then
-    fail("%s: range is not { lowest, highest }", file)
-  end
-  return name
-end
-
-local function short(s)
-  s = tostring(s):gsub("\n", "\\n")
-  return #s > 60 and s:sub(1, 60) .. "..." or s
-end
-
-local function same_score(got, want)
-  if got == nil or want == nil then return got == want end
-  return type(got) == "number" and got == got and math.abs(got - want) <= 1e-9
-end
-
--- Runs M.cases; gives how many passed and a list of failures.
-local function reward_cases(module, file)
-  local passed, failures = 0, {}
-  for i, case in ipairs(module.cases or {}) do
-    local completion = case.completion or case[1]
-    local row, want = case.row or case[2] or {}, case.score
-    if want == nil then want = case[3] end
-    if type(completion) ~= "string" then
-      failures[#failures + 1] = ("%s: case %d has no completion"):format(file, i)
-    else
-      local info = { n_tokens = text.ulen(completion), truncated = false, prompt = "", step = 0 }
-      for key, value in pairs(case.info or {}) do info[key] = value end
-      info.options = options_of(module, case.options or {}, file)
-      local ok, got = pcall(module.score, completion, row, info)
-      if not ok then
-        failures[#failures + 1] = ("%s: case %d (\"%s\"): %s"):format(file, i, short(completion), tostring(got))
-      elseif not same_score(got, want) then
-        failures[#failures + 1] = ("%s: case %d (\"%s\"): got %s, want %s"):format(
-          file, i, short(completion), tostring(got), tostring(want))
-      elseif got and module.range and (got < module.range[1] or got > module.range[2]) then
-        failures[#failures + 1] = ("%s: case %d: %g lies outside the range %g to %g"):format(
-          file, i, got, module.range[1], module.range[2])
-      else
-        passed = passed + 1
-      end
-    end
-  end
-  return passed, failures
-end
-
 -- What the trainer reads of an entry: its name, and its weight when it has one.
 local function shown_reward(name, entry)
   if type(entry) == "table" and entry.weight ~= nil then return { name = name, weight = entry.weight } end
   return name
 end
 
-local function open_rewards(entries, with_cases)
+-- What `medrl test --fuzz` is to let pass: M.fuzz = { allow = { exploit = "reason" or { reason =, up_to = } } }, with
+-- "*" for all that are not named.
+local function allowed(module, file)
+  local allow = type(module.fuzz) == "table" and module.fuzz.allow or {}
+  if type(allow) ~= "table" then fail("%s: fuzz.allow is a %s, want { exploit = \"reason\" }", file, type(allow)) end
+  for name, reason in pairs(allow) do
+    if type(reason) == "table" then
+      if reason.up_to ~= nil and type(reason.up_to) ~= "number" then
+        fail("%s: fuzz.allow: \"%s\": up_to is a %s, want a number", file, tostring(name), type(reason.up_to))
+      end
+      reason = reason.reason
+    end
+    if type(name) ~= "string" or type(reason) ~= "string" or #reason < 10 then
+      fail("%s: fuzz.allow: \"%s\" has no reason, want a sentence", file, tostring(name))
+    end
+  end
+  return allow
+end
+
+-- "NAME:option=value,option=value" or "path/to/file.lua:..." as an entry of `rewards`.
+local function parse_reward(spec)
+  local name, rest = spec:match("^(.-%.lua):(.*)$")
+  if not name then name, rest = spec:match("^([^:]*):(.*)$") end
+  local entry = { name = name or spec }
+  for part in (rest or ""):gmatch("[^,]+") do
+    local key, value = part:match("^([%a_][%w_]*)=(.*)$")
+    if not key then fail("%s: \"%s\" is no option, want NAME:option=value,option=value", spec, part) end
+    entry[key] = parse_value(value)
+  end
+  return entry
+end
+
+-- with_allowed: an entry tells what it allows to exploits (the main file is lua/medrl/exploits.lua).
+local function open_rewards(entries, with_cases, with_allowed)
   local rewards, names, taken = { cases = "" }, json.array({}), {}
   if type(entries) ~= "table" then fail("%s: rewards is a %s, want a list of names", place, type(entries)) end
   for i, entry in ipairs(entries) do
@@ -181,25 +138,28 @@ local function open_rewards(entries, with_cases)
     if type(asked) ~= "string" then
       fail("%s: rewards[%d] is a %s, want a name or { \"name\", option = value }", place, i, type(asked))
     end
-    local module_name = asked:find("[./]") and asked or "rewards." .. asked
+    local module_name = listed[asked] or (asked:find("[./]") and asked or "rewards." .. asked)
     local ok, module = pcall(require, module_name)
     if not ok then
       local why = tostring(module)
       fail("%s", why:find("%.lua:%d") and why or ("%s: rewards[%d]: %s"):format(place, i, why))
     end
     local file = host.place(module_name)
-    local name = check_reward(module, file)
+    local name = cases.check_reward(module, file)
     if taken[name] then fail("%s: reward \"%s\" is there twice", place, name) end
     taken[name] = true
     if with_cases then
-      local passed, failures = reward_cases(module, file)
-      if failures[1] then fail("%s", failures[1]) end
+      local passed, failures = cases.reward(module, file)
+      if failures[1] then fail("%s", cases.line(file, failures[1])) end
       rewards.cases = rewards.cases .. ("%s\t%d\n"):format(file, passed)
     end
     names[i] = shown_reward(name, entry)
+    if with_allowed then
+      names[i] = { name = name, weight = type(entry) == "table" and entry.weight or nil, allow = allowed(module, file) }
+    end
     rewards[i] = {
-      name = name, place = file, score = module.score,
-      options = options_of(module, given, ("%s: rewards[%d] (%s)"):format(place, i, name)),
+      name = name, place = file, score = module.score or module.score_batch, batch = module.score_batch ~= nil,
+      options = cases.options_of(module, given, ("%s: rewards[%d] (%s)"):format(place, i, name)),
       low = module.range and module.range[1], high = module.range and module.range[2],
     }
   end
@@ -242,41 +202,6 @@ local function check_data(section)
     #known > 0 and table.concat(known, ", ") or "none")
 end
 
--- Whether `got` has everything that `want` names.
-local function covers(got, want, path)
-  if type(want) ~= "table" then
-    if got == want then return true end
-    return false, ("%s is %s, want %s"):format(path, short(got), short(want))
-  end
-  if type(got) ~= "table" then return false, ("%s is %s, want a table"):format(path, short(got)) end
-  for key, value in pairs(want) do
-    local ok, why = covers(got[key], value, path == "" and tostring(key) or path .. "." .. tostring(key))
-    if not ok then return false, why end
-  end
-  return true
-end
-
-local function dataset_cases(module, file)
-  local passed, failures = 0, {}
-  for i, case in ipairs(module.cases or {}) do
-    local raw, want, options = case.raw or case[1], case.row or case[2], case.options or {}
-    local ok, got = pcall(function()
-      if module.keep and not module.keep(raw, options) then return nil end
-      return module.row(raw, options)
-    end)
-    local why
-    if not ok then why = tostring(got)
-    elseif want == nil then why = got ~= nil and "got a row, want it left out" or nil
-    elseif got == nil then why = "the row was left out"
-    else
-      local fits, difference = covers(got, want, "")
-      why = not fits and difference or nil
-    end
-    if why then failures[#failures + 1] = ("%s: case %d: %s"):format(file, i, why) else passed = passed + 1 end
-  end
-  return passed, failures
-end
-
 -- The cases of the data sets that the recipe reads: "FILE<tab>how many passed" line by line, as of the rewards.
 local function check_sets(section)
   local names, sorted, passed = {}, {}, ""
@@ -289,8 +214,8 @@ local function check_sets(section)
     local module_name = name:find("[./]") and name or "datasets." .. name
     local ok, module = pcall(require, module_name)
     if ok and type(module) == "table" and type(module.row) == "function" then
-      local n, failures = dataset_cases(module, host.place(module_name))
-      if failures[1] then fail("%s", failures[1]) end
+      local n, failures = cases.dataset(module)
+      if failures[1] then fail("%s", cases.line(host.place(module_name), failures[1])) end
       passed = passed .. ("%s\t%d\n"):format(host.place(module_name), n)
     end
   end
@@ -311,10 +236,15 @@ local function unused(on_cpu)
   return copy
 end
 
---- spec: on_cpu, overrides, cases. Gives the recipe as JSON and the list of rewards.
+--- spec: on_cpu, overrides, cases; rewards: a list that takes the place of the recipe's; bare: there is no recipe.
+--- Gives the recipe as JSON and the list of rewards.
 function M.open(spec)
-  recipe = require "@main"
-  place = host.place "@main"
+  if spec.bare then
+    recipe, place = {}, "--reward"
+  else
+    recipe = require "@main"
+    place = host.place "@main"
+  end
   if recipe == true then fail("%s: the file returns nothing, want a recipe: end it with return { ... }", place) end
   if type(recipe) ~= "table" then fail("%s: the file returned a %s, want a recipe (a table)", place, type(recipe)) end
   if recipe.on_cpu ~= nil and type(recipe.on_cpu) ~= "table" then
@@ -325,7 +255,16 @@ function M.open(spec)
   recipe.on_cpu = nil
   for _, assignment in ipairs(spec.overrides) do override(assignment) end
   check_data(recipe.data)
-  local rewards, names = open_rewards(recipe.rewards == nil and {} or recipe.rewards, spec.cases)
+  if spec.rewards[1] then
+    recipe.rewards = {}
+    for i, asked in ipairs(spec.rewards) do
+      local entry = parse_reward(asked)
+      if entry.name:find("%.lua$") then listed[entry.name] = "@" .. entry.name end
+      recipe.rewards[i] = entry
+    end
+  end
+  local rewards, names = open_rewards(recipe.rewards == nil and {} or recipe.rewards, spec.cases,
+    recipe.exploits ~= nil)
   if spec.cases then rewards.cases = rewards.cases .. check_sets(recipe.data) end
   local shown = {}
   for key, value in pairs(recipe) do shown[key] = value end
@@ -434,7 +373,7 @@ end
 local function shown_answer(answer)
   if answer == nil then return "(none)" end
   if type(answer) == "table" then return "(a table)" end
-  return short(answer)
+  return cases.short(answer)
 end
 
 --- Looks at the rows [from, from + n) of a split: eight bytes a row that are equal when the last messages of the user
@@ -467,19 +406,25 @@ end
 
 -- `medrl test FILE`.
 
---- Loads the main file and runs its cases: how many passed, how many failed, one line a failure.
+--- Loads the main file and runs its cases: how many passed, how many failed, what failed for people, and as JSON.
 function M.test()
   local module = require "@main"
   local file = host.place "@main"
-  local passed, failures = 0, {}
-  if type(module) == "table" and type(module.score) == "function" then
-    check_reward(module, file)
-    passed, failures = reward_cases(module, file)
+  local passed, failures, kind = 0, {}, "module"
+  if type(module) == "table" and (module.score ~= nil or module.score_batch ~= nil) then
+    kind = "reward"
+    cases.check_reward(module, file)
+    passed, failures = cases.reward(module, file)
   elseif type(module) == "table" and type(module.row) == "function" then
-    passed, failures = dataset_cases(module, file)
+    kind = "dataset"
+    passed, failures = cases.dataset(module)
+  elseif type(module) == "table" and type(module.model) == "table" then
+    kind = "recipe"
   end
-  local lines = #failures > 0 and table.concat(failures, "\n") .. "\n" or ""
-  return passed + 1, #failures, lines -- that it loads is the first test
+  local lines = {}
+  for i, f in ipairs(failures) do lines[i] = cases.block(file, f) .. "\n" end
+  local report = { file = file, kind = kind, passed = passed + 1, failed = #failures, failures = json.array(failures) }
+  return passed + 1, #failures, table.concat(lines), json.encode(report) -- that it loads is the first test
 end
 
 return M

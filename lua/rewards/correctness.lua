@@ -29,4 +29,14 @@ M.cases = {
   { "<answer>\nB) ibuprofen\n</answer>", choice, 0.0 },
 }
 
+local contained = "as published: on gsm8k a gold answer that is anywhere in the answer is worth 1.0"
+local last_tag = "as published: the text behind the last <answer> is the answer, whatever stands around it"
+M.fuzz = { allow = {
+  two_boxes = contained, enumerate_spaces = contained, enumerate_commas = contained, enumerate_lines = contained,
+  enumerate_boxes = contained, digits_glued = contained, odd_minus_nan = contained,
+  number_inside_think = last_tag, two_answers = last_tag, tag_inside_think = last_tag, letter_inside_think = last_tag,
+  letter_tags = last_tag, letter_tags_back = last_tag, two_blocks = last_tag, word_inside_reasoning = last_tag,
+  word_tags = last_tag, word_tags_back = last_tag,
+} }
+
 return M

@@ -33,4 +33,8 @@ M.cases = {
   { "<answer>\nhmm\n</answer>", choice, 0.0 },
 }
 
+M.fuzz = { allow = {
+  odd_digit = "as published: on gsm8k digits are a valid answer, whatever the gold answer is",
+} }
+
 return M

@@ -1,5 +1,4 @@
-/* data.c - `medrl data`: what a recipe's rows look like when the model sees them; `medrl test`: the cases in Lua
- * files. */
+/* data.c - `medrl data`: what a recipe's rows look like when the model sees them. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -240,56 +239,6 @@ mr_status mr_cmd_data(int argc, char **argv, mr_err *err) {
         mr_pool_close(l.pool);
         mr_settings_clear(&l.settings);
         mr_parts_close(&l.parts);
-    }
-    mr_args_clear(&a);
-    return st;
-}
-
-mr_status mr_cmd_test(int argc, char **argv, mr_err *err) {
-    static const mr_usage usage = {
-        "test",
-        "medrl test\nmedrl test lua/rewards/correctness.lua my_rewards/",
-        "[PATH...]",
-        0,
-        1000000,
-        "Runs the cases that Lua files carry, in fresh workers, and prints those that fail with what came and what was "
-        "wanted. Without a path: the\n"
-        "installation's lua folder, and ./lua.",
-    };
-    bool json = false;
-    const mr_opt opts[] = { { "json", 0, MR_OPT_FLAG, NULL, "the counts and failures as one JSON object", &json, 0,
-                              0 } };
-    mr_args a;
-    mr_status st = mr_args_parse(&a, &usage, opts, 1, argc, argv, err);
-    if (st == MR_OK && !a.help) {
-        char *lua = mr_path_join(mr_home_dir(), "lua"), *here = realpath("lua", NULL), *there = realpath(lua, NULL);
-        const char *paths[2] = { lua, "lua" };
-        bool other = here && (!there || strcmp(here, there) != 0);
-        mr_str out = { 0 };
-        int passed = 0, failed = 0;
-        if (a.n)
-            st = mr_script_test(a.items, a.n, &out, &passed, &failed, err);
-        else
-            st = mr_script_test(paths, other ? 2 : 1, &out, &passed, &failed, err);
-        if (st == MR_OK && json) {
-            cJSON *o = cJSON_CreateObject();
-            cJSON_AddNumberToObject(o, "passed", passed);
-            cJSON_AddNumberToObject(o, "failed", failed);
-            cJSON_AddStringToObject(o, "failures", out.data ? out.data : "");
-            mr_print_json(o);
-            cJSON_Delete(o);
-        } else if (st == MR_OK) {
-            if (out.len) printf("%s%s", out.data, out.data[out.len - 1] == '\n' ? "" : "\n");
-            printf("%d passed, %d failed\n", passed, failed);
-        }
-        fflush(stdout);
-        if (st == MR_OK && failed)
-            st =
-                mr_fail(err, MR_EINVAL, "test: %d of %d cases failed; they are printed above", failed, passed + failed);
-        mr_str_clear(&out);
-        mr_free(lua);
-        free(here);
-        free(there);
     }
     mr_args_clear(&a);
     return st;

@@ -115,7 +115,7 @@ static void check_worker(checkup *c) {
     file = mr_path_join(dir, "probe.lua");
     mr_status st = mr_file_write(file, text, sizeof text - 1, &err);
     double t = mr_now_s();
-    if (st == MR_OK) st = mr_script_test((const char *const[]){ file }, 1, &out, &passed, &failed, &err);
+    if (st == MR_OK) st = mr_script_test((const char *const[]){ file }, 1, &out, NULL, &passed, &failed, &err);
     t = mr_now_s() - t;
     if (st == MR_OK && passed > 0 && failed == 0)
         note(c, true, "worker", "starts, loads Lua and answers in %.1f ms", 1e3 * t);

@@ -34,6 +34,8 @@ static const struct {
     { "attach", "RUN", "the same session over a run that is going on", mr_cmd_attach },
     { "data", "RECIPE", "rows, rendered prompts and token counts of a recipe", mr_cmd_data },
     { "test", "[PATH...]", "run the cases inside Lua files", mr_cmd_test },
+    { "score", "[RUN]", "what a reward gives to a text, or to all that a run has recorded", mr_cmd_score },
+    { "new", "KIND NAME", "write a reward, dataset, recipe or template to begin with", mr_cmd_new },
     { "tokenize", "MODEL", "JSON lines of text to token ids", mr_cmd_tokenize },
     { "logprobs", "MODEL|RUN", "JSON lines of text or ids to log-probabilities", mr_cmd_logprobs },
     { "hash", "RUN", "one SHA-256 over adapter, optimizer and position", mr_cmd_hash },

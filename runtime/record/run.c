@@ -185,14 +185,9 @@ static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_m
 }
 
 /* Column "answer" of the row, which scores are about; it makes the record readable without the data. */
-static char *reference_of(const char *row_json) {
-    cJSON *row = NULL;
-    char *answer = NULL;
-    if (!row_json || mr_json_parse(&row, row_json, strlen(row_json), "row", NULL) != MR_OK) return NULL;
+static const char *reference_of(const cJSON *row) {
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(row, "answer");
-    if (cJSON_IsString(v)) answer = mr_strdup(v->valuestring);
-    cJSON_Delete(row);
-    return answer;
+    return cJSON_IsString(v) ? v->valuestring : NULL;
 }
 
 static mr_status on_sample(void *self, const mr_sample *sample, int n_rewards, const char *const *names, mr_err *err) {
@@ -207,9 +202,9 @@ static mr_status on_sample(void *self, const mr_sample *sample, int n_rewards, c
     put_text(&s, "source", sample->source ? sample->source : "");
     put_text(&s, "prompt", sample->prompt_text);
     put_text(&s, "completion", sample->text);
-    char *answer = reference_of(sample->row_json);
-    put_text(&s, "answer", answer);
-    mr_free(answer);
+    cJSON *row = NULL;
+    if (sample->row_json) mr_json_parse(&row, sample->row_json, strlen(sample->row_json), "row", NULL);
+    put_text(&s, "answer", reference_of(row));
     put_key(&s, "rewards");
     mr_str_puts(&s, "{");
     for (int i = 0; i < n_rewards; i++) {
@@ -237,7 +232,13 @@ static mr_status on_sample(void *self, const mr_sample *sample, int n_rewards, c
     put_number(&s, "advantage", (double)sample->advantage);
     put_number(&s, "tokens", sample->n_tokens);
     put_key(&s, "truncated");
-    mr_str_puts(&s, sample->truncated ? "true}" : "false}");
+    mr_str_puts(&s, sample->truncated ? "true" : "false");
+    if (row && sample->sample == 0) { /* the group's other samples have the same; `medrl score` needs it */
+        put_key(&s, "columns");
+        mr_json_put(&s, row);
+    }
+    cJSON_Delete(row);
+    mr_str_puts(&s, "}");
     if (r->n_samples == 0) mr_progress_sample(r, sample, n_rewards, names);
     r->n_samples++;
     r->n_judged += judged;

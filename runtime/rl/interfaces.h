@@ -40,6 +40,10 @@ typedef struct mr_score_job {
     int n_tokens;
     bool truncated; /* hit max_completion_length */
     int64_t step;
+    /* The jobs of one prompt have one group number (the caller's), one row_json and one prompt: rewards with score_batch
+     * see them at once. n_group: how many there are; 0: this one is alone; -1: not known, whole at collect. */
+    int64_t group;
+    int n_group;
 } mr_score_job;
 
 /* What became of one reward for one completion. */

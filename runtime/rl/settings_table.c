@@ -266,6 +266,50 @@ static void describe_range(mr_str *out, const mr_field *f) {
     }
 }
 
+/* The parts of a recipe that Lua reads and no field of mr_settings holds. */
+static const char data_page[] =
+    "\n## data\n\n"
+    "| key | default | values | meaning |\n|---|---|---|---|\n"
+    "| `train` | required | data set | the rows to train on |\n"
+    "| `eval` | none | data set | rows that are kept apart |\n"
+    "| `files` | {} | table | data set's name to its file: .jsonl, .ndjson, .json, .csv, .tsv; \"none\" leaves the set "
+    "out; a table of files by split for `data.get(name, { split = ... })` |\n"
+    "| `system` | the published prompt | string | system prompt of rows that bring none; \"\": none |\n"
+    "| `shots` | none | list of messages, or table of lists | examples between system prompt and question; by data set "
+    "or `db_set`, with `default` for the rest |\n"
+    "\nData sets, with `local data = require \"medrl.data\"`:\n\n"
+    "| function | gives |\n|---|---|\n"
+    "| `data.get(name, options)` | the rows of datasets/NAME.lua; options are the module's own, and `split` |\n"
+    "| `data.from_list(rows)` | these rows, as they are |\n"
+    "| `data.concatenate { a, b }` | all of a, then all of b |\n"
+    "| `data.interleave { a, b, probabilities = { 0.7, 0.3 }, seed = 42, stopping_strategy = \"first_exhausted\" }` | "
+    "drawn from both, without probabilities in turn; also all_exhausted, all_exhausted_without_replacement |\n"
+    "| `set:shuffle(seed)` | in another order |\n"
+    "| `set:take(n)`, `set:skip(n)` | the first n; all but these |\n"
+    "| `set:select(places)` | the rows at these places, from 1 |\n"
+    "| `set:filter(f)` | those for which f(row) is true |\n"
+    "| `set:map(f)` | f(row) in the place of each row |\n"
+    "| `set:rename(old, new)` | with a column renamed |\n"
+    "| `set:split { test_size = 0.1, seed = 42 }` | { train = set, test = set } |\n"
+    "\nOrders and draws are those of Hugging Face datasets 5.2. A data set is a file that returns a table (`medrl new "
+    "dataset NAME`):\n\n"
+    "| field | meaning |\n|---|---|\n"
+    "| `name` | the file's name; may be left out |\n"
+    "| `columns` | { { \"question\", \"string\" }, ... }: what every raw row has to have; a row that lacks one is an error "
+    "with file and line |\n"
+    "| `row(raw, options)` | a raw row in, `{ messages = { { role =, content = } }, answer =, db_set =, ... }` out; nil "
+    "leaves it out |\n"
+    "| `keep(raw, options)` | asked first when it is there: false leaves the row out |\n"
+    "| `load(options)` | for rows that are made, not read: { n =, get = function(i) } |\n"
+    "| `cases` | { raw, row [, options = {}] }, where row has what is to be there and is nil for a row left out |\n";
+static const char rewards_page[] =
+    "\n## rewards\n\nA list; the order is the order of columns and metrics. docs/rewards.md says what a reward's file "
+    "holds.\n\n"
+    "| entry | meaning |\n|---|---|\n"
+    "| `\"name\"` | rewards/name.lua, with weight 1 |\n"
+    "| `{ \"name\", option = value }` | with options; those that the file does not declare are errors |\n"
+    "| `{ name = \"name\", weight = 0.5 }` | with a weight; not together with `reward_weights` |\n";
+
 void mr_settings_describe(mr_str *out) {
     static const char *const titles[MR_N_SECTIONS] = { "Top of the recipe", "model", "lora", "grpo and sft" };
     mr_str_puts(out, "# Settings of a recipe\n\nA recipe is a Lua file that returns a table. Names are those of TRL, "
@@ -280,10 +324,8 @@ void mr_settings_describe(mr_str *out) {
         if (section == IN_TOP)
             mr_str_puts(
                 out,
-                "| `data` | required | yes | table | `train` and `eval`: rows, see docs on data sets; all other keys "
-                "are the recipe's own |\n"
-                "| `rewards` | required for grpo | yes | list of names | files in `rewards/`; or `{ name = \"x\", "
-                "weight = 0.5 }` |\n"
+                "| `data` | required | yes | table | the rows, see below |\n"
+                "| `rewards` | required for grpo | yes | list | files in `rewards/`, see below |\n"
                 "| `reward_weights` | all 1 | yes | list of numbers | one for each reward; as in TRL, it may stand in "
                 "the section grpo as well |\n"
                 "| `on_cpu` | none | yes | table | settings that replace those above when the run is on a CPU |\n");
@@ -294,6 +336,10 @@ void mr_settings_describe(mr_str *out) {
                           f->def ? f->def : "required", f->methods & LIVE ? "yes" : "");
             describe_range(out, f);
             mr_str_printf(out, " | %s |\n", f->doc);
+        }
+        if (section == IN_TOP) {
+            mr_str_puts(out, data_page);
+            mr_str_puts(out, rewards_page);
         }
     }
     mr_str_puts(out, "\n## Known names that have no meaning here\n\n| key | why | let pass |\n|---|---|---|\n");

@@ -64,7 +64,9 @@ static void finished(void *self, const mr_completion *c) {
                          .prompt = w->prompt_texts[c->prompt],
                          .n_tokens = c->n,
                          .truncated = c->truncated,
-                         .step = t->step + 1 };
+                         .step = t->step + 1,
+                         .group = c->prompt,
+                         .n_group = t->group };
     if (w->submit_status == MR_OK)
         w->submit_status = t->parts.scorer.submit(t->parts.scorer.self, &job, &w->submit_err);
     mr_str_clear(&text);

@@ -21,9 +21,11 @@ mr_status mr_peer_load(mr_pool *p, mr_version *v, mr_peer *peer, bool cases, mr_
     mr_str s = { 0 };
     mr_put_u8(&s, p->opts.on_cpu);
     mr_put_u8(&s, cases);
-    mr_put_u8(&s, 0);
+    mr_put_u8(&s, p->recipe_arg ? MR_LOAD_RECIPE : MR_LOAD_BARE);
     mr_put_u32(&s, (uint32_t)p->n_overrides);
     for (int i = 0; i < p->n_overrides; i++) mr_put_bytes(&s, p->overrides[i], strlen(p->overrides[i]));
+    mr_put_u32(&s, (uint32_t)p->n_rewards);
+    for (int i = 0; i < p->n_rewards; i++) mr_put_bytes(&s, p->rewards[i], strlen(p->rewards[i]));
     mr_status st = mr_peer_call(p, v, peer, MR_WIRE_LOAD, &s, slow_limit(p), reply, err);
     mr_str_clear(&s);
     if (st == MR_EAGAIN) { /* the text that was asked for last is the one that did not come to an end */
@@ -46,6 +48,7 @@ static mr_status read_loaded(mr_version *v, const mr_frame *reply, const char *p
     v->names = mr_alloc((n + 1) * sizeof *v->names);
     v->places = mr_alloc((n + 1) * sizeof *v->places);
     v->lows = mr_alloc((n + 1) * sizeof *v->lows);
+    v->batch = mr_alloc((n + 1) * sizeof *v->batch);
     for (uint32_t i = 0; i < n; i++) {
         char name[64], file[160];
         mr_take_string(&t, name, sizeof name);
@@ -53,6 +56,8 @@ static mr_status read_loaded(mr_version *v, const mr_frame *reply, const char *p
         v->names[i] = mr_strdup(name);
         v->places[i] = mr_strdup(file);
         v->lows[i] = mr_take_f64(&t);
+        v->batch[i] = mr_take_u8(&t) != 0;
+        v->n_batch += v->batch[i];
         v->n_rewards = (int)i + 1;
         if (!isfinite(v->lows[i]) || !name[0])
             return mr_fail(err, MR_EINTERNAL, "%s: a worker's answer makes no sense", place);
@@ -69,14 +74,14 @@ mr_status mr_version_open(mr_pool *p, mr_version **out, bool cases, mr_err *err)
     v->n_peers = p->opts.n_workers + 1;
     v->peers = mr_alloc((size_t)v->n_peers * sizeof *v->peers);
     for (int i = 0; i < v->n_peers; i++) v->peers[i].proc.fd = -1;
-    mr_status st = mr_texts_open(&v->texts, p->recipe_arg, p->pinned, p->store, err);
+    mr_status st = mr_texts_open(&v->texts, p->recipe_arg, (const char *const *)p->rewards, p->pinned, p->store, err);
     if (p->v) v->texts.before = &p->v->texts;
-    const mr_text *main_text;
-    if (st == MR_OK) st = mr_texts_get(&v->texts, "@main", &main_text, err);
+    const mr_text *main_text = NULL;
+    if (st == MR_OK && p->recipe_arg) st = mr_texts_get(&v->texts, "@main", &main_text, err);
     for (int i = 0; st == MR_OK && i < v->n_peers; i++) st = mr_peer_start(p, &v->peers[i], err);
     mr_frame reply;
     if (st == MR_OK) st = mr_peer_load(p, v, data_peer(v), cases, &reply, err);
-    if (st == MR_OK) st = read_loaded(v, &reply, main_text->pub.name, err);
+    if (st == MR_OK) st = read_loaded(v, &reply, main_text ? main_text->pub.name : p->display, err);
     for (int i = 0; st == MR_OK && i < v->n_peers - 1; i++) st = mr_peer_load(p, v, &v->peers[i], false, &reply, err);
     if (st != MR_OK) {
         mr_pool_turn_down(p, v);
@@ -109,6 +114,7 @@ void mr_version_close(mr_version *v) {
     mr_free(v->places);
     mr_free(v->lows);
     mr_free(v->cases);
+    mr_free(v->batch);
     mr_free(v);
 }
 
@@ -148,7 +154,11 @@ mr_status mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_opts *op
     if (!(p->opts.deadline_s > 0)) p->opts.deadline_s = 2;
     if (p->opts.memory_bytes == 0) p->opts.memory_bytes = (size_t)512 << 20;
     p->recipe_arg = mr_strdup(recipe);
-    p->display = mr_strdup(recipe);
+    p->display = mr_strdup(recipe ? recipe : "--reward");
+    while (p->opts.rewards && p->opts.rewards[p->n_rewards]) p->n_rewards++;
+    p->rewards = mr_alloc((size_t)(p->n_rewards + 1) * sizeof *p->rewards);
+    for (int i = 0; i < p->n_rewards; i++) p->rewards[i] = mr_strdup(p->opts.rewards[i]);
+    p->opts.rewards = NULL;
     while (p->opts.overrides && p->opts.overrides[p->n_overrides]) p->n_overrides++;
     p->overrides = mr_alloc((size_t)(p->n_overrides + 1) * sizeof *p->overrides);
     for (int i = 0; i < p->n_overrides; i++) p->overrides[i] = mr_strdup(p->opts.overrides[i]);
@@ -159,8 +169,10 @@ mr_status mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_opts *op
     p->pinned = NULL;
     if (st == MR_OK) {
         p->base = cJSON_Duplicate(p->opts.base ? p->opts.base : p->v->recipe, true);
-        mr_free(p->display);
-        p->display = mr_text_display_name(p->v->texts.main_path);
+        if (recipe) {
+            mr_free(p->display);
+            p->display = mr_text_display_name(p->v->texts.main_path);
+        }
         int n = p->v->n_rewards;
         p->weights = mr_alloc((size_t)(n + 1) * sizeof *p->weights);
         st = mr_pool_weights(p, p->v->recipe, n, p->weights, err);
@@ -183,12 +195,15 @@ void mr_pool_close(mr_pool *p) {
     }
     for (int i = 0; i < p->n_overrides; i++) mr_free(p->overrides[i]);
     mr_free(p->overrides);
+    for (int i = 0; i < p->n_rewards; i++) mr_free(p->rewards[i]);
+    mr_free(p->rewards);
     mr_free(p->recipe_arg);
     mr_free(p->display);
     mr_free(p->weights);
     mr_free((void *)p->scripts);
     mr_free(p->jobs);
     mr_free(p->pending);
+    mr_free(p->groups);
     mr_free(p->faults);
     cJSON_Delete(p->base);
     mr_texts_close(&p->tried);

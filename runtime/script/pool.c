@@ -300,7 +300,11 @@ static void add_fault(mr_pool *p, const mr_pool_job *job, int reward, const char
     mr_fault *f = &p->faults[at];
     f->id = job->in.id;
     f->reward = reward;
-    snprintf(f->text, sizeof f->text, "%.440s (sample %lld)", text, (long long)job->in.id);
+    if (job->members)
+        snprintf(f->text, sizeof f->text, "%.400s (the %d samples of a group, from sample %lld on)", text,
+                 job->n_members, (long long)job->in.id);
+    else
+        snprintf(f->text, sizeof f->text, "%.440s (sample %lld)", text, (long long)job->in.id);
 }
 
 /* --- rewards that hang --- */
@@ -334,9 +338,11 @@ static void add_hang(mr_pool *p, int reward, int64_t id) {
 
 /* Where a job that runs one reward at a time stands next, from job->single on. False: all are done. */
 static bool settle(const mr_pool *p, mr_pool_job *job) {
-    while (job->single < p->v->n_rewards && (job->single == job->judged || is_off(p, job->single, job->in.id)))
-        job->single++;
-    return job->single < p->v->n_rewards;
+    for (; job->single < p->v->n_rewards; job->single++) {
+        if (!mr_pool_is_own(p, job, job->single)) continue;
+        if (job->single != job->judged && !is_off(p, job->single, job->in.id)) return true;
+    }
+    return false;
 }
 
 /* At the end of a batch: what was off counts as a fault whether it had been called or not. */
@@ -350,7 +356,8 @@ static void apply_hangs(mr_pool *p) {
     for (int i = 0; i < p->n_jobs; i++) {
         mr_pool_job *job = p->jobs[i];
         for (int r = 0; r < p->v->n_rewards; r++) {
-            if (!is_off(p, r, job->in.id)) continue;
+            bool batch = p->v->batch[r];
+            if (!is_off(p, r, batch ? job->batch_id : job->in.id)) continue;
             const int64_t *ids = p->hangs[r].ids;
             char text[256];
             snprintf(
@@ -358,20 +365,9 @@ static void apply_hangs(mr_pool *p) {
                 "%s: not called: it did not end for samples %lld, %lld and %lld, and is off for the rest of the batch",
                 p->v->places[r], (long long)ids[0], (long long)ids[1], (long long)ids[2]);
             job->scores[r] = (mr_score){ p->v->lows[r], MR_FAULT };
-            add_fault(p, job, r, text);
+            if (!batch || job->in.id == job->batch_id) add_fault(p, job, r, text);
         }
     }
-}
-
-static void put_job(mr_str *s, const mr_pool_job *job) {
-    mr_put_i64(s, job->in.id);
-    mr_put_u32(s, (uint32_t)job->single);
-    mr_put_i64(s, job->in.step);
-    mr_put_u32(s, (uint32_t)job->in.n_tokens);
-    mr_put_u8(s, job->in.truncated);
-    mr_put_bytes(s, job->in.text, job->in.len);
-    mr_put_bytes(s, job->in.prompt, strlen(job->in.prompt));
-    mr_put_bytes(s, job->in.row_json, strlen(job->in.row_json));
 }
 
 static int n_waiting(const mr_pool *p) {
@@ -448,10 +444,12 @@ static void feed(mr_pool *p, mr_peer *peer) {
     mr_str s = { 0 };
     mr_put_u32(&s, 0);
     int n = 0;
+    size_t most = 0; /* completions in one job */
     while (n < want && n_waiting(p) > 0) {
         mr_pool_job *job = p->pending[p->pending_head];
+        if ((size_t)job->n_members > most) most = (size_t)job->n_members;
         if (n > 0 && (job->single >= 0 || s.len > MR_FEED_BYTES)) break;
-        put_job(&s, job);
+        mr_pool_put_job(&s, job);
         p->pending_head++;
         if (peer->n_flight == 0) mark_progress(peer, true);
         peer->flight[peer->n_flight++] = job;
@@ -463,7 +461,7 @@ static void feed(mr_pool *p, mr_peer *peer) {
     mr_wire_put(&peer->wire, MR_WIRE_SCORE, s.data, s.len);
     mr_str_clear(&s);
     peer->n_log = peer->n_asked = 0;
-    peer->wire.limit = MR_SCORED_BYTES;
+    peer->wire.limit = MR_SCORED_BYTES + most * (size_t)p->v->n_rewards * MR_FAULT_BYTES;
     if (p->pending_head == p->n_pending) p->pending_head = p->n_pending = 0;
 }
 
@@ -486,21 +484,7 @@ static bool take_scored(mr_pool *p, mr_peer *peer, const mr_frame *f) {
     if (peer->n_flight == 0) return false;
     mr_pool_job *job = peer->flight[0];
     mr_take t = mr_take_frame(f);
-    int64_t id = mr_take_i64(&t);
-    uint32_t n = mr_take_u32(&t);
-    if (id != job->in.id || n != (job->single < 0 ? (uint32_t)p->v->n_rewards : 1)) return false;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t reward = mr_take_u32(&t);
-        unsigned kind = mr_take_u8(&t);
-        double value = mr_take_f64(&t);
-        char text[512];
-        mr_take_string(&t, text, sizeof text);
-        if (t.bad || reward >= (uint32_t)p->v->n_rewards || kind > MR_FAULT || !isfinite(value)) return false;
-        if (job->single >= 0 && reward != (uint32_t)job->single) return false;
-        job->scores[reward] = (mr_score){ value, (mr_score_kind)kind };
-        if (kind == MR_FAULT) add_fault(p, job, (int)reward, text);
-    }
-    if (t.at != t.end) return false;
+    if (!mr_pool_take_scores(p, job, &t, add_fault)) return false;
     memmove(peer->flight, peer->flight + 1, (size_t)--peer->n_flight * sizeof peer->flight[0]);
     mark_progress(peer, true);
     next_reward(p, job);
@@ -512,13 +496,13 @@ static int blamed(const mr_pool *p, const mr_peer *peer, const mr_pool_job *job)
     if (job->single >= 0) return job->single;
     if (!peer->at || peer->at->id != job->in.id) return -1;
     int32_t reward = peer->at->reward;
-    return reward >= 0 && reward < p->v->n_rewards ? reward : -1;
+    return reward >= 0 && reward < p->v->n_rewards && mr_pool_is_own(p, job, reward) ? reward : -1;
 }
 
 static void find_guilty(mr_pool *p, mr_pool_job *job, int reward, const char *how) {
     char text[256];
     snprintf(text, sizeof text, "%s: %s", p->v->places[reward], how);
-    job->scores[reward] = (mr_score){ p->v->lows[reward], MR_FAULT };
+    mr_pool_give_up(p, job, reward);
     add_fault(p, job, reward, text);
 }
 
@@ -644,6 +628,11 @@ static size_t cut(const char *text, size_t len, size_t max) {
     return max;
 }
 
+static void submit_unit(mr_pool *p, mr_pool_job *job) {
+    p->n_units++;
+    push_back(p, job);
+}
+
 static mr_status scorer_submit(void *self, const mr_score_job *in, mr_err *err) {
     mr_pool *p = self;
     if (strlen(in->row_json) > MAX_ROW_BYTES) return mr_fail(err, MR_EDATA, "a data row has more than 16 MiB");
@@ -661,17 +650,16 @@ static mr_status scorer_submit(void *self, const mr_score_job *in, mr_err *err) 
         p->jobs = mr_realloc(p->jobs, (size_t)p->cap_jobs * sizeof *p->jobs);
     }
     p->jobs[p->n_jobs++] = job;
-    if (p->v->n_rewards == 0) {
-        p->n_done++;
-        return MR_OK;
-    }
-    push_back(p, job);
+    mr_pool_job *group = p->v->n_batch > 0 ? mr_group_add(p, job) : NULL;
+    if (p->v->n_rewards > p->v->n_batch) submit_unit(p, job);
+    if (group) submit_unit(p, group);
     return n_waiting(p) >= MR_FEED_JOBS / 2 ? pump(p, false, err) : MR_OK;
 }
 
 /* The batch that was just scored becomes the last one; a few samples on the side of the same step do not. */
 static void keep_batch(mr_pool *p) {
     if (p->n_jobs == 0) return;
+    qsort(p->jobs, (size_t)p->n_jobs, sizeof *p->jobs, by_id); /* groups together, as score_batch saw them */
     if (p->n_last > p->n_jobs && p->last_jobs[0]->in.step == p->jobs[0]->in.step) return;
     mr_arena arena = p->last_arena;
     mr_pool_job **jobs = p->last_jobs;
@@ -691,9 +679,10 @@ static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fau
     mr_status st = MR_OK;
     if (n_jobs != p->n_jobs)
         st = mr_fail(err, MR_EINTERNAL, "collect() of %d jobs, %d were submitted", n_jobs, p->n_jobs);
+    for (mr_pool_job *group; (group = mr_group_rest(p));) submit_unit(p, group);
     p->collecting = true;
     if (p->any_off) sort_pending(p);
-    while (st == MR_OK && p->n_done < p->n_jobs) {
+    while (st == MR_OK && p->n_done < p->n_units) {
         st = pump(p, true, err);
         const mr_fault *f = st == MR_OK && p->trial ? mr_pool_new_fault(p) : NULL;
         if (f) st = mr_fail(err, MR_EINVAL, "%s", f->text);
@@ -723,7 +712,7 @@ static mr_status scorer_collect(void *self, mr_score *scores, int n_jobs, mr_fau
         if (peer->alive && peer->no_jit && !p->opts.no_jit)
             st = restart(p, peer, false, "a call without compiler", err);
     }
-    p->n_jobs = p->n_done = p->n_fault_texts = p->n_respawns = 0;
+    p->n_jobs = p->n_units = p->n_done = p->n_groups = p->n_fault_texts = p->n_respawns = 0;
     p->n_pending = p->pending_head = 0;
     p->hangs = NULL;
     p->any_off = p->collecting = false;

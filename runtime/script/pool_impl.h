@@ -11,7 +11,7 @@
 enum { MR_FEED_JOBS = 16, MR_FEED_BYTES = 256 << 10, MR_HANGS_MAX = 3, MR_FAULT_TEXTS = 256 };
 /* What one command or frame of jobs may bring: our own worker stays far below. A scan of many rows ticks, and may take
  * so many times the limit in all. */
-enum { MR_MAX_LOG = 41 * 2 * MR_FEED_JOBS, MR_MAX_ASKED = 10000, MR_MAX_LIMITS = 100, MR_SCORED_BYTES = 1 << 20 };
+enum { MR_MAX_LOG = 41 * 2 * MR_FEED_JOBS, MR_MAX_ASKED = 10000, MR_MAX_LIMITS = 100, MR_SCORED_BYTES = 1 << 20, MR_FAULT_BYTES = 600 };
 
 typedef struct mr_pool_job {
     mr_score_job in;  /* texts in the pool's arena */
@@ -20,6 +20,10 @@ typedef struct mr_pool_job {
     int n_deaths;     /* workers that ended with this reward alone */
     bool no_jit;      /* the next try goes to a worker without a compiler */
     mr_score *scores; /* [n_rewards] */
+    int64_t batch_id;  /* the id of its group, for the rewards with score_batch */
+    /* A group, for the rewards that have score_batch: its completions by id. NULL: one completion, for the others. */
+    struct mr_pool_job **members;
+    int n_members;
 } mr_pool_job;
 
 /* Calls of one reward that did not end, in one batch: the smallest ids, ascending. With MR_HANGS_MAX of them the reward
@@ -59,7 +63,8 @@ typedef struct mr_version {
     char **names;  /* rewards */
     char **places; /* their files, for messages */
     double *lows;
-    int n_rewards;
+    bool *batch; /* the reward sees groups */
+    int n_rewards, n_batch;
     char *cases; /* that passed when it was loaded: lines "FILE<tab>NUMBER" */
 } mr_version;
 
@@ -76,6 +81,8 @@ struct mr_pool {
     char *display; /* the recipe's name in messages */
     char **overrides;
     int n_overrides;
+    char **rewards; /* mr_pool_opts.rewards */
+    int n_rewards;
     mr_version *v;
     mr_version *in_use; /* while another one is on trial as v */
     float *weights;
@@ -93,7 +100,9 @@ struct mr_pool {
     int n_jobs, cap_jobs;
     mr_pool_job **pending; /* [head, n) wait for a worker */
     int pending_head, n_pending, cap_pending;
-    int n_done;
+    int n_units, n_done;  /* completions and groups that workers score */
+    mr_pool_job **groups; /* not whole yet */
+    int n_groups, cap_groups;
     mr_fault *faults; /* by sample and reward, the first MR_FAULT_TEXTS of them */
     int n_fault_texts;
     mr_hangs *hangs; /* [n_rewards], in the arena; NULL: no call of this batch hung */
@@ -118,6 +127,22 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
                        mr_frame *reply, mr_err *err);
 /* Answers NEED_TEXT, NEED_FILE, LOG, TICK. False: the frame is something else, or the worker is gone. */
 bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f);
+
+/* groups.c */
+/* Puts a completion into its group; gives the group when that made it whole, NULL otherwise. */
+mr_pool_job *mr_group_add(mr_pool *p, mr_pool_job *job);
+/* At collect: the next group that is not whole, as it stands; NULL when there is none. */
+mr_pool_job *mr_group_rest(mr_pool *p);
+/* Whether this job runs the reward: those with score_batch are a group's. */
+bool mr_pool_is_own(const mr_pool *p, const mr_pool_job *job, int reward);
+/* Appends a job to a SCORE frame. */
+void mr_pool_put_job(mr_str *s, const mr_pool_job *job);
+/* Reads the answer to a job into its scores; faults are told to on_fault, one of a whole group once. False: it is no
+ * answer to this job. */
+typedef void (*mr_fault_fn)(mr_pool *p, const mr_pool_job *job, int reward, const char *text);
+bool mr_pool_take_scores(mr_pool *p, mr_pool_job *job, mr_take *t, mr_fault_fn on_fault);
+/* The reward is guilty: its lowest value for the completion, or for each of the group. */
+void mr_pool_give_up(mr_pool *p, mr_pool_job *job, int reward);
 
 /* open.c */
 mr_status mr_version_open(mr_pool *p, mr_version **out, bool cases, mr_err *err);

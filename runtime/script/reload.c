@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "base/fsafe.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "rl/settings.h"
 #include "script/pool_impl.h"
@@ -103,7 +104,7 @@ static mr_status open_data(mr_pool *p, change *c, int per_step, mr_err *err) {
         MR_TRY(mr_peer_open_split(p, c->v, s->name, &c->opened[i], err));
         const int64_t n = c->opened[i].n_rows;
         if (strcmp(s->name, "train") != 0) continue;
-        if (n < per_step)
+        if (n < per_step && n != s->n_rows)
             return mr_fail(err, MR_EINVAL, "%s: data.train has %lld row%s now, a step takes %d", p->display,
                            (long long)n, n == 1 ? "" : "s", per_step);
         c->rows = n != s->n_rows;
@@ -180,7 +181,10 @@ static mr_status check_scores(const mr_pool *p, const change *c, const mr_score 
 /* The samples of the last batch (TRIAL_JOBS of them at most) scored by the new workers. MR_EINVAL: a fault that the
  * version in use did not have there. */
 static mr_status try_batch(mr_pool *p, change *c, mr_err *err) {
-    const int n = p->n_last < TRIAL_JOBS ? p->n_last : TRIAL_JOBS;
+    int n = p->n_last < TRIAL_JOBS ? p->n_last : TRIAL_JOBS;
+    while (n > 0 && n < p->n_last && p->last_jobs[n]->in.n_group > 1 &&
+           p->last_jobs[n]->in.group == p->last_jobs[n - 1]->in.group)
+        n--; /* whole groups */
     if (n == 0) return MR_OK;
     mr_score *scores = mr_alloc((size_t)(n * c->v->n_rewards + 1) * sizeof *scores);
     p->in_use = p->v;
@@ -467,17 +471,18 @@ static mr_status find_lua(name_list *out, const char *path, int depth, mr_err *e
 }
 
 /* One file in one fresh worker. What goes wrong is a failure of that file, told in `out`. */
-static mr_status test_file(const char *path, mr_str *out, int *n_passed, int *n_failed, mr_err *err) {
+static mr_status test_file(const char *path, mr_str *out, cJSON *files, int *n_passed, int *n_failed, mr_err *err) {
     mr_pool p = { .opts = { .n_workers = 1, .deadline_s = 2, .memory_bytes = (size_t)512 << 20 } };
     mr_version v = { 0 };
     mr_peer peer = { .proc = { 0, -1 } };
-    mr_status st = mr_texts_open(&v.texts, path, NULL, NULL, err);
+    mr_status st = mr_texts_open(&v.texts, path, NULL, NULL, NULL, err);
     if (st == MR_OK) st = mr_peer_start(&p, &peer, err);
     if (st == MR_OK) {
         mr_str s = { 0 };
         mr_put_u8(&s, 0);
         mr_put_u8(&s, 1);
-        mr_put_u8(&s, 1);
+        mr_put_u8(&s, MR_LOAD_TEST);
+        mr_put_u32(&s, 0);
         mr_put_u32(&s, 0);
         mr_frame reply;
         mr_err why;
@@ -489,8 +494,22 @@ static mr_status test_file(const char *path, mr_str *out, int *n_passed, int *n_
             size_t len;
             const char *lines = mr_take_bytes(&t, &len);
             mr_str_add(out, lines, len);
+            const char *json = mr_take_bytes(&t, &len);
+            cJSON *o = NULL;
+            if (files) st = mr_json_parse(&o, json, len, name, err);
+            if (o) cJSON_AddItemToArray(files, o);
         } else {
             ++*n_failed;
+            if (files) {
+                cJSON *o = cJSON_CreateObject(), *list = cJSON_AddArrayToObject(o, "failures"),
+                      *f = cJSON_CreateObject();
+                cJSON_AddStringToObject(o, "file", name);
+                cJSON_AddNumberToObject(o, "passed", 0);
+                cJSON_AddNumberToObject(o, "failed", 1);
+                cJSON_AddStringToObject(f, "why", why.msg);
+                cJSON_AddItemToArray(list, f);
+                cJSON_AddItemToArray(files, o);
+            }
             if (strstr(why.msg, ".lua:"))
                 mr_str_printf(out, "%s\n", why.msg);
             else
@@ -504,22 +523,23 @@ static mr_status test_file(const char *path, mr_str *out, int *n_passed, int *n_
     return st;
 }
 
-mr_status mr_script_test(const char *const *paths, int n_paths, mr_str *out, int *n_passed, int *n_failed,
+mr_status mr_script_test(const char *const *paths, int n_paths, mr_str *out, cJSON *files, int *n_passed, int *n_failed,
                          mr_err *err) {
     *n_passed = *n_failed = 0;
-    name_list files = { 0 };
+    name_list found = { 0 };
     mr_status st = MR_OK;
     for (int i = 0; st == MR_OK && i < n_paths; i++) {
         /* "rewards/x.lua" means the installed one when there is none here, as for a recipe */
         char *home_lua = mr_path_join(mr_home_dir(), "lua");
         char *installed = mr_path_join(home_lua, paths[i]);
         bool here = mr_path_exists(paths[i]) || !mr_path_exists(installed);
-        st = find_lua(&files, here ? paths[i] : installed, 0, err);
+        st = find_lua(&found, here ? paths[i] : installed, 0, err);
         mr_free(installed);
         mr_free(home_lua);
     }
-    if (files.n > 1) qsort(files.items, (size_t)files.n, sizeof *files.items, compare_names);
-    for (int i = 0; st == MR_OK && i < files.n; i++) st = test_file(files.items[i], out, n_passed, n_failed, err);
-    clear_names(&files);
+    if (found.n > 1) qsort(found.items, (size_t)found.n, sizeof *found.items, compare_names);
+    for (int i = 0; st == MR_OK && i < found.n; i++)
+        st = test_file(found.items[i], out, files, n_passed, n_failed, err);
+    clear_names(&found);
     return st;
 }

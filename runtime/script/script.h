@@ -41,6 +41,11 @@ typedef struct mr_pool_opts {
     const char *const *overrides; /* --set assignments, NULL-terminated or NULL */
     int require_sandbox;          /* MR_EREFUSED when a worker's sandbox (sandbox.h) stays below this level; 0: any */
     bool no_jit;                  /* the interpreter only: 3 times slower, no executable memory in a worker */
+    /* Rewards in place of the recipe's, NULL-terminated or NULL: "NAME" as in a recipe, or a file ("x.lua",
+     * "path/to/x.lua": working folder first, then MEDRL_HOME/lua), each with options behind a colon:
+     * "soft_format:dotall=true,weight=0.5". With these mr_pool_open takes NULL for the recipe: the pool has a scorer,
+     * reloads changed files (mr_scorer.between_steps), has no rows, and mr_pool_recipe holds the rewards alone. */
+    const char *const *rewards;
 } mr_pool_opts;
 
 /* Finds the recipe ("recipes/x.lua": working folder first, then MEDRL_HOME/lua), starts the workers, evaluates the
@@ -92,9 +97,11 @@ typedef struct mr_script_text {
 } mr_script_text;
 const mr_script_text *mr_pool_scripts(const mr_pool *p, int *n);
 
-/* `medrl test PATH...`: runs the cases of every Lua file below the paths in fresh workers; prints one line a failure
- * (got, want, place) to out. */
-mr_status mr_script_test(const char *const *paths, int n_paths, mr_str *out, int *n_passed, int *n_failed, mr_err *err);
+/* `medrl test PATH...`: runs the cases of every Lua file below the paths in fresh workers; prints each failure to out:
+ * a line with place, got and want, and below it, indented, what the case ran on. files (may be NULL) is an array that
+ * gets one object a file: file, kind, passed, failed, failures. */
+mr_status mr_script_test(const char *const *paths, int n_paths, mr_str *out, cJSON *files, int *n_passed, int *n_failed,
+                         mr_err *err);
 
 /* The child's side: `medrl --worker` calls this first thing; returns the exit code. */
 int mr_worker_main(void);

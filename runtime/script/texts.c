@@ -48,35 +48,68 @@ static bool is_kind_folder(const char *name) {
     return false;
 }
 
-mr_status mr_texts_open(mr_texts *t, const char *main_arg, const cJSON *pinned, const char *store, mr_err *err) {
-    memset(t, 0, sizeof *t);
-    t->pinned = pinned ? cJSON_Duplicate(pinned, true) : NULL;
-    t->store = mr_strdup(store);
+/* The file that an argument of a command names; owned. */
+static mr_status find_named(char **path, const char *arg, const cJSON *pinned, mr_err *err) {
+    *path = NULL;
     char *home_lua = mr_path_join(mr_home_dir(), "lua");
-    char *tries[4] = { mr_strdup(main_arg), mr_path_join(home_lua, main_arg), mr_path_join(mr_home_dir(), main_arg),
-                       NULL };
+    char *tries[4] = { mr_strdup(arg), mr_path_join(home_lua, arg), mr_path_join(mr_home_dir(), arg), NULL };
     tries[3] = mr_asprintf("%s.lua", tries[1]);
     for (int i = 0; i < 4; i++) {
-        if (!t->main_path && (i == 0 || main_arg[0] != '/') && is_file(tries[i])) t->main_path = mr_strdup(tries[i]);
+        if (!*path && (i == 0 || arg[0] != '/') && is_file(tries[i])) *path = mr_strdup(tries[i]);
     }
-    if (!t->main_path && mr_detail_hash(pinned, "@main")) t->main_path = mr_strdup(main_arg); /* gone, but stored */
+    if (!*path && mr_detail_hash(pinned, "@main")) *path = mr_strdup(arg); /* gone, but stored */
     mr_status st = MR_OK;
-    if (!t->main_path) {
+    if (!*path)
         st = mr_fail(err, MR_ENOTFOUND, "%s: no such file here or in %s; `ls %s/recipes` shows what comes with medrl",
-                     main_arg, home_lua, home_lua);
-    } else {
-        char *dir = mr_path_dir(t->main_path);
-        bool in_kind = is_kind_folder(mr_path_name(dir));
-        char *above = in_kind ? mr_path_dir(dir) : NULL;
-        add_root(t, dir);
-        if (above) add_root(t, above);
-        add_root(t, mr_strdup("."));
-        add_root(t, mr_strdup("./lua"));
-        t->home_root = add_root(t, mr_strdup(home_lua));
-    }
+                     arg, home_lua, home_lua);
     for (int i = 0; i < 4; i++) mr_free(tries[i]);
     mr_free(home_lua);
     return st;
+}
+
+/* The folder of a file, and the one above when that is where its neighbors of other kinds lie. */
+static void add_roots_of(mr_texts *t, const char *path) {
+    if (t->n_roots + 5 > (int)(sizeof t->roots / sizeof t->roots[0])) return;
+    char *dir = mr_path_dir(path);
+    char *above = is_kind_folder(mr_path_name(dir)) ? mr_path_dir(dir) : NULL;
+    add_root(t, dir);
+    if (above) add_root(t, above);
+}
+
+static mr_status add_named(mr_texts *t, const char *const *rewards, mr_err *err) {
+    int n = 0;
+    while (rewards && rewards[n]) n++;
+    t->named = mr_alloc((size_t)(2 * n + 1) * sizeof *t->named);
+    for (int i = 0; i < n; i++) {
+        const char *end = strstr(rewards[i], ".lua");
+        if (!end || (end[4] && end[4] != ':')) continue; /* a name, found as a module */
+        char *name = mr_strndup(rewards[i], (size_t)(end + 4 - rewards[i])), *path;
+        mr_status st = find_named(&path, name, NULL, err);
+        if (st != MR_OK) {
+            mr_free(name);
+            return st;
+        }
+        t->named[2 * t->n_named] = name;
+        t->named[2 * t->n_named++ + 1] = path;
+        add_roots_of(t, path);
+    }
+    return MR_OK;
+}
+
+mr_status mr_texts_open(mr_texts *t, const char *main_arg, const char *const *rewards, const cJSON *pinned,
+                        const char *store, mr_err *err) {
+    memset(t, 0, sizeof *t);
+    t->pinned = pinned ? cJSON_Duplicate(pinned, true) : NULL;
+    t->store = mr_strdup(store);
+    if (main_arg) {
+        MR_TRY(find_named(&t->main_path, main_arg, pinned, err));
+        add_roots_of(t, t->main_path);
+    }
+    MR_TRY(add_named(t, rewards, err));
+    add_root(t, mr_strdup("."));
+    add_root(t, mr_strdup("./lua"));
+    t->home_root = add_root(t, mr_path_join(mr_home_dir(), "lua"));
+    return MR_OK;
 }
 
 static void text_free(mr_text *x) {
@@ -92,6 +125,8 @@ void mr_texts_close(mr_texts *t) {
     for (int i = 0; i < t->n; i++) text_free(t->list[i]);
     mr_free(t->list);
     for (int i = 0; i < t->n_roots; i++) mr_free(t->roots[i]);
+    for (int i = 0; i < 2 * t->n_named; i++) mr_free(t->named[i]);
+    mr_free(t->named);
     mr_free(t->main_path);
     mr_free(t->store);
     mr_free(t->missing);
@@ -113,8 +148,13 @@ static char *module_file(const char *module) {
 
 static mr_status find_file(const mr_texts *t, const char *module, char **path, mr_err *err) {
     *path = NULL;
-    if (strcmp(module, "@main") == 0) {
+    if (strcmp(module, "@main") == 0 && t->main_path) {
         *path = mr_strdup(t->main_path);
+        return MR_OK;
+    }
+    for (int i = 0; i < t->n_named && module[0] == '@'; i++) {
+        if (strcmp(module + 1, t->named[2 * i]) != 0) continue;
+        *path = mr_strdup(t->named[2 * i + 1]);
         return MR_OK;
     }
     char *file = module_file(module);

@@ -22,8 +22,10 @@ typedef struct mr_text {
 
 typedef struct mr_texts {
     char *main_path; /* as opened */
-    char *roots[5];
+    char *roots[16];
     int n_roots;
+    char **named; /* [2 * n_named]: what a reward's file was named by (it is the module "@NAME"), and its path */
+    int n_named;
     int home_root;  /* which of them is MEDRL_HOME/lua */
     mr_text **list; /* in the order of first use; entries never move */
     int n;
@@ -36,9 +38,12 @@ typedef struct mr_texts {
     const mr_text *newest; /* the last one of a user's that was handed out: what a worker hangs in, when it hangs */
 } mr_texts;
 
-/* Finds the main file; MR_ENOTFOUND says where it was looked for. t is filled from zero. pinned, store: copied, may be
- * NULL. */
-mr_status mr_texts_open(mr_texts *t, const char *main_arg, const cJSON *pinned, const char *store, mr_err *err);
+/* Finds the main file (main_arg NULL: there is none); MR_ENOTFOUND says where it was looked for. t is filled from zero.
+ * rewards (NULL-terminated or NULL) are mr_pool_opts.rewards: those that name a file, "x.lua" or "x.lua:options", are
+ * found as the main file is, are the modules "@x.lua", and their folders are looked into like the main file's. pinned,
+ * store: copied, may be NULL. */
+mr_status mr_texts_open(mr_texts *t, const char *main_arg, const char *const *rewards, const cJSON *pinned,
+                        const char *store, mr_err *err);
 void mr_texts_close(mr_texts *t);
 /* The text of a module, read now when it is not there yet. Borrowed until close. */
 mr_status mr_texts_get(mr_texts *t, const char *module, const mr_text **out, mr_err *err);

@@ -19,18 +19,22 @@ typedef enum mr_wire_type {
     /* parent to child */
     MR_WIRE_START = 1, /* i64 memory cap, u8 no JIT, u8 lowest level of the sandbox -> READY; with it comes the
                           descriptor of the page that says what the worker is at (mr_at) */
-    MR_WIRE_LOAD,      /* u8 on_cpu, u8 run cases, u8 test only, u32 n, n strings: overrides -> REPLY: recipe JSON,
-                          rewards, string cases that passed (FILE, tab, number, newline); or ERROR */
+    MR_WIRE_LOAD,      /* u8 on_cpu, u8 run cases, u8 mr_load_mode, u32 n, n strings: overrides, u32 n, n strings:
+                          rewards -> REPLY: recipe JSON, rewards, string cases that passed (FILE, tab, number, newline);
+                          or ERROR */
     MR_WIRE_ROWS,      /* string split -> REPLY: i64 n_rows, strings report, the same as JSON */
     MR_WIRE_ROW,       /* string split, i64 index -> REPLY: strings messages (JSON), row (JSON), source, place */
     MR_WIRE_SURVEY,    /* string split, i64 from, i64 n -> REPLY: strings n u64 keys, findings (JSON) */
-    MR_WIRE_SCORE,     /* u32 n, n jobs -> n times SCORED */
+    MR_WIRE_SCORE,     /* u32 n, n jobs -> n times SCORED. A job: i64 id, i32 reward (-1: all), u32 members (0: one
+                          completion), i64 step, strings prompt and row, its completions: u32 tokens, u8 truncated,
+                          string text */
     MR_WIRE_TEXT,      /* u8 found, string name or reason, string text: answers NEED_TEXT */
     MR_WIRE_FILE,      /* u8 found, string name or reason; a descriptor comes with it when found: answers NEED_FILE */
     /* child to parent */
     MR_WIRE_REPLY,
     MR_WIRE_ERROR,     /* i32 status, string message */
-    MR_WIRE_SCORED,    /* i64 id, u32 n, n times (u32 reward, u8 kind, f64 value, string fault) */
+    MR_WIRE_SCORED,    /* i64 id, u32 n, n times (i32 member, u32 reward, u8 kind, f64 value, string fault); member -1:
+                          every one of the group */
     MR_WIRE_NEED_TEXT, /* string module */
     MR_WIRE_NEED_FILE, /* string path */
     MR_WIRE_LOG,       /* u32 level, string line */
@@ -46,6 +50,12 @@ typedef struct mr_at {
     volatile int64_t id;     /* of the sample */
     volatile int32_t reward; /* -1: none */
 } mr_at;
+
+typedef enum mr_load_mode {
+    MR_LOAD_RECIPE,
+    MR_LOAD_TEST, /* run the main file's cases -> REPLY: i64 passed, i64 failed, strings lines, JSON */
+    MR_LOAD_BARE  /* there is no recipe, only the rewards of the list */
+} mr_load_mode;
 
 typedef struct mr_wire {
     int fd;

@@ -121,6 +121,18 @@ static void string_field(lua_State *L, const char *key, char *out, size_t len) {
     lua_pop(L, 1);
 }
 
+/* A list of the strings that come next. */
+static void push_strings(lua_State *L, mr_take *in) {
+    uint32_t n = mr_take_u32(in);
+    lua_createtable(L, 0, 0);
+    for (uint32_t i = 0; i < n && !in->bad; i++) {
+        size_t len;
+        const char *s = mr_take_bytes(in, &len);
+        lua_pushlstring(L, s, len);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+}
+
 static int load_body(lua_State *L) {
     load_command *c = lua_touserdata(L, 1);
     mr_worker *w = mr_worker_of(L);
@@ -132,23 +144,22 @@ static int load_body(lua_State *L) {
     lua_setfield(L, -2, "on_cpu");
     lua_pushboolean(L, (int)mr_take_u8(&c->in));
     lua_setfield(L, -2, "cases");
-    bool test = mr_take_u8(&c->in) != 0;
-    uint32_t n = mr_take_u32(&c->in);
-    lua_createtable(L, 0, 0);
-    for (uint32_t i = 0; i < n && !c->in.bad; i++) {
-        size_t len;
-        const char *s = mr_take_bytes(&c->in, &len);
-        lua_pushlstring(L, s, len);
-        lua_rawseti(L, -2, (int)i + 1);
-    }
+    unsigned mode = mr_take_u8(&c->in);
+    lua_pushboolean(L, mode == MR_LOAD_BARE);
+    lua_setfield(L, -2, "bare");
+    push_strings(L, &c->in);
     lua_setfield(L, -2, "overrides");
-    if (test) {
-        call_driver(L, "test", 1, 3); /* passed, failed, lines */
+    push_strings(L, &c->in);
+    lua_setfield(L, -2, "rewards");
+    if (mode == MR_LOAD_TEST) {
+        call_driver(L, "test", 1, 4); /* passed, failed, lines, JSON */
+        mr_put_i64(&c->out, (int64_t)lua_tonumber(L, -4));
         mr_put_i64(&c->out, (int64_t)lua_tonumber(L, -3));
-        mr_put_i64(&c->out, (int64_t)lua_tonumber(L, -2));
-        size_t len;
-        const char *lines = luaL_checklstring(L, -1, &len);
-        mr_put_bytes(&c->out, lines, len);
+        for (int i = -2; i < 0; i++) {
+            size_t len;
+            const char *s = luaL_checklstring(L, i, &len);
+            mr_put_bytes(&c->out, s, len);
+        }
         return 0;
     }
     call_driver(L, "open", 1, 2); /* recipe as JSON, rewards */
@@ -166,6 +177,9 @@ static int load_body(lua_State *L) {
         string_field(L, "place", r->place, sizeof r->place);
         r->low = number_field(L, "low", -HUGE_VAL);
         r->high = number_field(L, "high", HUGE_VAL);
+        lua_getfield(L, -1, "batch");
+        r->batch = lua_toboolean(L, -1) != 0;
+        lua_pop(L, 1);
         lua_getfield(L, -1, "score");
         luaL_checktype(L, -1, LUA_TFUNCTION);
         r->score_ref = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -175,6 +189,7 @@ static int load_body(lua_State *L) {
         mr_put_bytes(&c->out, r->name, strlen(r->name));
         mr_put_bytes(&c->out, r->place, strlen(r->place));
         mr_put_f64(&c->out, isfinite(r->low) ? r->low : 0.0);
+        mr_put_u8(&c->out, r->batch);
         lua_pop(L, 1);
     }
     lua_getfield(L, -1, "cases"); /* lines "FILE<tab>NUMBER" */
@@ -226,69 +241,131 @@ static int row_body(lua_State *L) {
 
 /* --- SCORE --- */
 
-typedef struct score_job {
+typedef struct completion {
     const char *text;
     size_t len;
-    const char *prompt;
-    size_t prompt_len;
     int n_tokens;
     bool truncated;
-    int64_t step;
-    const mr_reward_fn *reward;
-    double value;
+    double value; /* out */
     bool none;
+    char *fault; /* out, of a batch: what is wrong with this one's value; owned */
+} completion;
+
+typedef struct score_job {
+    const char *prompt;
+    size_t prompt_len;
+    int64_t step;
+    completion *completions;
+    int n;
+    const mr_reward_fn *reward;
 } score_job;
+
+/* A copy: row and options are decoded once, and what a call writes into them is for nobody else to see. */
+static void push_copy(lua_State *L, int ref) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
+    mr_lua_copy(L, -1);
+    lua_remove(L, -2);
+}
+
+static void push_info(lua_State *L, const score_job *job, const completion *c) {
+    lua_createtable(L, 0, 5);
+    lua_pushlstring(L, job->prompt, job->prompt_len);
+    lua_setfield(L, -2, "prompt");
+    lua_pushinteger(L, c->n_tokens);
+    lua_setfield(L, -2, "n_tokens");
+    lua_pushboolean(L, c->truncated);
+    lua_setfield(L, -2, "truncated");
+    lua_pushnumber(L, (lua_Number)job->step);
+    lua_setfield(L, -2, "step");
+    push_copy(L, job->reward->options_ref);
+    lua_setfield(L, -2, "options");
+}
+
+/* What is wrong with the value on top, in words: "score() returned NaN, want a finite number". "": nothing. */
+static void judge(lua_State *L, const mr_reward_fn *r, const char *of, completion *c, char *wrong, size_t n) {
+    const char *f = r->batch ? "score_batch" : "score";
+    wrong[0] = 0;
+    if (lua_type(L, -1) != LUA_TNUMBER) {
+        snprintf(wrong, n, "%s() returned a %s%s, want a number or %s", f, luaL_typename(L, -1), of,
+                 r->batch ? "false" : "nil");
+        return;
+    }
+    c->value = lua_tonumber(L, -1);
+    if (isnan(c->value))
+        snprintf(wrong, n, "%s() returned NaN%s, want a finite number", f, of);
+    else if (!isfinite(c->value))
+        snprintf(wrong, n, "%s() returned an infinite number%s, want a finite one", f, of);
+    else if (c->value < r->low || c->value > r->high)
+        snprintf(wrong, n, "%s() returned %g%s, outside its range %g to %g", f, c->value, of, r->low, r->high);
+}
 
 static int score_body(lua_State *L) {
     score_job *job = lua_touserdata(L, 1);
     const mr_reward_fn *r = job->reward;
+    completion *c = job->completions;
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->score_ref);
     lua_pushvalue(L, -1);
-    lua_pushlstring(L, job->text, job->len);
-    /* A copy: the row is decoded once for a group, and what a call writes into it is for nobody else to see. */
-    lua_rawgeti(L, LUA_REGISTRYINDEX, mr_worker_of(L)->row_ref);
-    mr_lua_copy(L, -1);
-    lua_remove(L, -2);
-    lua_createtable(L, 0, 5);
-    lua_pushlstring(L, job->prompt, job->prompt_len);
-    lua_setfield(L, -2, "prompt");
-    lua_pushinteger(L, job->n_tokens);
-    lua_setfield(L, -2, "n_tokens");
-    lua_pushboolean(L, job->truncated);
-    lua_setfield(L, -2, "truncated");
-    lua_pushnumber(L, (lua_Number)job->step);
-    lua_setfield(L, -2, "step");
-    lua_rawgeti(L, LUA_REGISTRYINDEX, r->options_ref);
-    mr_lua_copy(L, -1);
-    lua_remove(L, -2);
-    lua_setfield(L, -2, "options");
+    lua_pushlstring(L, c->text, c->len);
+    push_copy(L, mr_worker_of(L)->row_ref);
+    push_info(L, job, c);
     lua_call(L, 3, LUA_MULTRET);
     int n_values = lua_gettop(L) - 2; /* below: the light userdata and the function */
-    job->none = n_values == 0 || (n_values == 1 && lua_isnil(L, -1));
-    if (job->none) return 0;
-    const char *wrong = NULL;
-    if (n_values > 1) { /* one of find() or gsub() that slipped through, mostly */
-        wrong = lua_pushfstring(L, "score() returned %d values, want 1", n_values);
-    } else if (lua_type(L, -1) != LUA_TNUMBER) {
-        wrong = lua_pushfstring(L, "score() returned a %s, want a number or nil", luaL_typename(L, -1));
-    } else {
-        job->value = lua_tonumber(L, -1);
-        if (isnan(job->value))
-            wrong = "score() returned NaN, want a finite number";
-        else if (!isfinite(job->value))
-            wrong = "score() returned an infinite number, want a finite one";
-        else if (job->value < r->low || job->value > r->high) {
-            char text[160];
-            snprintf(text, sizeof text, "score() returned %g, outside its range %g to %g", job->value, r->low, r->high);
-            lua_pushstring(L, text);
-            wrong = lua_tostring(L, -1);
-        }
-    }
-    if (!wrong) return 0;
+    c->none = n_values == 0 || (n_values == 1 && lua_isnil(L, -1));
+    if (c->none) return 0;
+    char wrong[192];
+    if (n_values > 1) /* one of find() or gsub() that slipped through, mostly */
+        snprintf(wrong, sizeof wrong, "score() returned %d values, want 1", n_values);
+    else
+        judge(L, r, "", c, wrong, sizeof wrong);
+    if (!wrong[0]) return 0;
     lua_Debug ar;
     lua_pushvalue(L, 2);
     lua_getinfo(L, ">S", &ar);
     return luaL_error(L, "%s:%d: %s", ar.short_src, ar.linedefined, wrong);
+}
+
+/* The batch form: one call for the whole group. A value that is wrong costs its own completion; a list that is wrong
+ * says nothing about any of them. */
+static int score_batch_body(lua_State *L) {
+    score_job *job = lua_touserdata(L, 1);
+    const mr_reward_fn *r = job->reward;
+    lua_Debug ar;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, r->score_ref);
+    lua_pushvalue(L, -1);
+    lua_getinfo(L, ">S", &ar);
+    push_copy(L, mr_worker_of(L)->row_ref);
+    int row = lua_gettop(L);
+    lua_createtable(L, job->n, 0);
+    for (int i = 0; i < job->n; i++) {
+        lua_createtable(L, 0, 3);
+        lua_pushlstring(L, job->completions[i].text, job->completions[i].len);
+        lua_setfield(L, -2, "completion");
+        lua_pushvalue(L, row);
+        lua_setfield(L, -2, "row");
+        push_info(L, job, &job->completions[i]);
+        lua_setfield(L, -2, "info");
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_remove(L, row);
+    lua_call(L, 1, 1);
+    if (lua_type(L, -1) != LUA_TTABLE)
+        return luaL_error(L, "%s:%d: score_batch() returned a %s, want a list of %d numbers", ar.short_src,
+                          ar.linedefined, luaL_typename(L, -1), job->n);
+    int n = (int)lua_objlen(L, -1);
+    if (n != job->n)
+        return luaL_error(L, "%s:%d: score_batch() returned %d values for %d completions (false, not nil, abstains)",
+                          ar.short_src, ar.linedefined, n, job->n);
+    for (int i = 0; i < n; i++) {
+        completion *c = &job->completions[i];
+        char of[64], wrong[192];
+        lua_rawgeti(L, -1, i + 1);
+        c->none = lua_type(L, -1) == LUA_TBOOLEAN && !lua_toboolean(L, -1);
+        snprintf(of, sizeof of, " for completion %d of %d", i + 1, n);
+        if (!c->none) judge(L, r, of, c, wrong, sizeof wrong);
+        if (!c->none && wrong[0]) c->fault = mr_asprintf("%s:%d: %s", ar.short_src, ar.linedefined, wrong);
+        lua_pop(L, 1);
+    }
+    return 0;
 }
 
 typedef struct row_text {
@@ -322,6 +399,70 @@ static bool set_row(mr_worker *w, const char *text, size_t len, char *message, s
     return true;
 }
 
+static void put_score(mr_str *out, int member, int reward, mr_score_kind kind, double value, const char *fault) {
+    mr_put_u32(out, (uint32_t)member);
+    mr_put_u32(out, (uint32_t)reward);
+    mr_put_u8(out, kind);
+    mr_put_f64(out, value);
+    mr_put_bytes(out, fault, strlen(fault));
+}
+
+/* Runs one reward over the job and appends what came of it; gives the number of entries. */
+static int score_with(mr_worker *w, score_job *job, int64_t id, int reward, bool has_row, char *message,
+                      size_t message_bytes, mr_str *out) {
+    const mr_reward_fn *r = job->reward = &w->rewards[reward];
+    double low = isfinite(r->low) ? r->low : 0.0;
+    for (int i = 0; i < job->n; i++) {
+        job->completions[i].value = 0;
+        job->completions[i].none = false;
+    }
+    w->at->id = id;
+    w->at->reward = reward;
+    bool ok = has_row && mr_worker_protected(w, r->batch ? score_batch_body : score_body, job, message, message_bytes);
+    w->at->reward = -1;
+    mr_env_reset(w);
+    if (!ok) {
+        if (!strstr(message, ".lua")) { /* tail calls leave no frame that knows its line */
+            char bare[512];
+            snprintf(bare, sizeof bare, "%s", message);
+            snprintf(message, message_bytes, "%s: %.300s", r->place, bare);
+        }
+        put_score(out, r->batch ? -1 : 0, reward, MR_FAULT, low, message);
+    }
+    for (int i = 0; i < job->n; i++) {
+        completion *c = &job->completions[i];
+        if (ok && c->fault)
+            put_score(out, i, reward, MR_FAULT, low, c->fault);
+        else if (ok)
+            put_score(out, i, reward, c->none ? MR_ABSTAINED : MR_SCORED, c->none ? 0.0 : c->value, "");
+        mr_free(c->fault);
+        c->fault = NULL;
+    }
+    return ok ? job->n : 1;
+}
+
+/* Reads a job; its completions are owned by the caller. */
+static void take_job(mr_worker *w, mr_take *t, int64_t *id, int *only, bool *group, score_job *job, const char **row,
+                     size_t *row_len) {
+    *id = mr_take_i64(t);
+    *only = (int)(int32_t)mr_take_u32(t);
+    uint32_t n_members = mr_take_u32(t);
+    job->step = mr_take_i64(t);
+    job->prompt = mr_take_bytes(t, &job->prompt_len);
+    *row = mr_take_bytes(t, row_len);
+    *group = n_members > 0;
+    job->n = n_members ? (int)n_members : 1;
+    if (t->bad || *only >= w->n_rewards || n_members > (size_t)(t->end - t->at)) _exit(70);
+    job->completions = mr_alloc((size_t)job->n * sizeof *job->completions);
+    for (int i = 0; i < job->n; i++) {
+        completion *c = &job->completions[i];
+        c->n_tokens = (int)mr_take_u32(t);
+        c->truncated = mr_take_u8(t) != 0;
+        c->text = mr_take_bytes(t, &c->len);
+    }
+    if (t->bad) _exit(70);
+}
+
 static void score_frame(mr_worker *w, const char *data, size_t len) {
     mr_frame f = { MR_WIRE_SCORE, data, len };
     mr_take t = mr_take_frame(&f);
@@ -329,42 +470,25 @@ static void score_frame(mr_worker *w, const char *data, size_t len) {
     mr_str out = { 0 };
     for (uint32_t i = 0; i < n; i++) {
         score_job job = { 0 };
-        int64_t id = mr_take_i64(&t);
-        int only = (int)(int32_t)mr_take_u32(&t);
-        job.step = mr_take_i64(&t);
-        job.n_tokens = (int)mr_take_u32(&t);
-        job.truncated = mr_take_u8(&t) != 0;
-        job.text = mr_take_bytes(&t, &job.len);
-        job.prompt = mr_take_bytes(&t, &job.prompt_len);
+        int64_t id;
+        int only;
+        bool group;
+        const char *row;
         size_t row_len;
-        const char *row = mr_take_bytes(&t, &row_len);
-        if (t.bad || only >= w->n_rewards) _exit(70);
+        take_job(w, &t, &id, &only, &group, &job, &row, &row_len);
         w->n_logged = 0;
         char message[512];
         bool has_row = set_row(w, row, row_len, message, sizeof message);
         out.len = 0;
         mr_put_i64(&out, id);
-        mr_put_u32(&out, only < 0 ? (uint32_t)w->n_rewards : 1);
-        for (int r = only < 0 ? 0 : only; r < (only < 0 ? w->n_rewards : only + 1); r++) {
-            job.reward = &w->rewards[r];
-            job.value = 0;
-            job.none = false;
-            w->at->id = id;
-            w->at->reward = r;
-            bool ok = has_row && mr_worker_protected(w, score_body, &job, message, sizeof message);
-            w->at->reward = -1;
-            mr_env_reset(w);
-            if (!ok && !strstr(message, ".lua")) { /* tail calls leave no frame that knows its line */
-                char bare[sizeof message];
-                memcpy(bare, message, sizeof bare);
-                snprintf(message, sizeof message, "%s: %.300s", job.reward->place, bare);
-            }
-            double low = isfinite(job.reward->low) ? job.reward->low : 0.0;
-            mr_put_u32(&out, (uint32_t)r);
-            mr_put_u8(&out, ok ? (job.none ? MR_ABSTAINED : MR_SCORED) : MR_FAULT);
-            mr_put_f64(&out, ok ? (job.none ? 0.0 : job.value) : low);
-            mr_put_bytes(&out, ok ? "" : message, ok ? 0 : strlen(message));
+        mr_put_u32(&out, 0);
+        uint32_t n_entries = 0;
+        for (int r = 0; r < w->n_rewards; r++) {
+            if (w->rewards[r].batch == group && (only < 0 || r == only))
+                n_entries += (uint32_t)score_with(w, &job, id, r, has_row, message, sizeof message, &out);
         }
+        memcpy(out.data + sizeof id, &n_entries, sizeof n_entries);
+        mr_free(job.completions);
         if (!mr_wire_send(&w->wire, MR_WIRE_SCORED, out.data, out.len, -1)) _exit(0);
     }
     mr_str_clear(&out);

@@ -14,6 +14,7 @@
 typedef struct mr_reward_fn {
     char name[64], place[160]; /* "lua/rewards/x.lua" */
     int score_ref, options_ref;
+    bool batch; /* score_ref is score_batch: it sees all completions of a prompt at once */
     double low, high; /* -inf, +inf without a declared range */
 } mr_reward_fn;
 

@@ -51,8 +51,8 @@ lua 'recipes/bad.lua: the file returns nothing, want a recipe: end it with retur
 lua "recipes/bad.lua:2: unexpected symbol near '<eof>'" 'return {'
 lua 'recipes/bad.lua: the error object is a table, want a string' 'error({})'
 lua 'recipes/bad.lua: not enough memory' 'local s = "x" while true do s = s .. s end'
-printf '%s\n' 'return { name = "batch", score_batch = function(samples) return {} end }' >rewards/batch.lua
-wrong 'rewards/batch.lua: score_batch is not in this version; write score(completion, row, info)' --set 'rewards=["batch"]'
+printf '%s\n' 'return { name = "batch", score_batch = 3 }' >rewards/batch.lua
+wrong 'rewards/batch.lua: score_batch is a number, want a function' --set 'rewards=["batch"]'
 
 # --- the data: exit code 65, with file and line
 bad_data() { # TEXT LINES...

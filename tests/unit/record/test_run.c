@@ -137,6 +137,10 @@ static void lines_say_all(void) {
                           .n_tokens = 12,
                           .truncated = true };
     REQUIRE_OK(o.sample(o.self, &s, 3, three, &err), err);
+    mr_sample first = s;
+    first.sample = 0;
+    first.row_json = "{\"answer\":\"maybe\", \"k\": [1.5, null]}";
+    REQUIRE_OK(o.sample(o.self, &first, 3, three, &err), err);
     const mr_metric m[] = { { MR_M_LOSS, 0.1 }, { MR_M_KL, (double)NAN }, { MR_M_NUM_TOKENS, 123456789 } };
     REQUIRE_OK(o.step(o.self, 3, 4, m, 3, &err), err);
     cJSON *detail = cJSON_CreateObject();
@@ -166,6 +170,8 @@ static void lines_say_all(void) {
                             "0.5, \"b\": null, \"c\": -1}, \"faults\": [\"c\"]");
     CHECK_CONTAINS(samples, "\"reward\": null, \"advantage\": -0.1");
     CHECK_CONTAINS(samples, "\"tokens\": 12, \"truncated\": true}\n");
+    /* the row itself, once a prompt */
+    CHECK_CONTAINS(samples, "\"truncated\": true, \"columns\": {\"answer\": \"maybe\", \"k\": [1.5, null]}}\n");
     CHECK_CONTAINS(
         events,
         "\"kind\": \"reload\", \"text\": \"x.lua is used from step 4 on\", \"detail\": {\"file\": \"x.lua\"}}\n");

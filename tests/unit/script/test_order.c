@@ -107,7 +107,7 @@ static int dump(const char *path) {
     for (int i = 0; i < 2; i++) mr_str_printf(&out, "%s\n", refusal(wrong[i], &o));
     int n_passed, n_failed;
     static const char *const files[] = { "rewards" };
-    if (mr_script_test(files, 1, &out, &n_passed, &n_failed, &err) != MR_OK) return 5;
+    if (mr_script_test(files, 1, &out, NULL, &n_passed, &n_failed, &err) != MR_OK) return 5;
     mr_str_printf(&out, "%d %d\n", n_passed, n_failed);
     bool ok = mr_file_write(path, out.data, out.len, &err) == MR_OK;
     mr_str_clear(&out);

@@ -27,7 +27,7 @@ static void mistakes_say_file_and_line(void) {
           "r.lua: data.files.b: the recipe reads no data set of that name, it reads a" },
         { "return { rewards = { { 'xmlcount', weight = 'x' } } }\n", "r.lua: rewards[1]: weight is a string, want a number" },
         { "return { rewards = { 'noscore' } }\n", "rewards/noscore.lua: score is missing, want a function score(" },
-        { "return { rewards = { 'batch' } }\n", "rewards/batch.lua: score_batch is not in this version; write score(" },
+        { "return { rewards = { 'batch' } }\n", "rewards/batch.lua: both score and score_batch are there, want one of them" },
         { "return { rewards = 'xmlcount' }\n", "r.lua: rewards is a string, want a list of names" },
         { "return { rewards = { 5 } }\n", "r.lua: rewards[1] is a number, want a name" },
         { "return { rewards = { 'nothere' } }\n",
@@ -50,7 +50,7 @@ static void mistakes_say_file_and_line(void) {
         { "while true do end\n", "r.lua: loading the file: no answer for" },
     };
     put_file("rewards/noscore.lua", "return { name = 'noscore' }\n");
-    put_file("rewards/batch.lua", "return { score_batch = function(samples) return {} end }\n");
+    put_file("rewards/batch.lua", "return { score = print, score_batch = function(samples) return {} end }\n");
     put_file("rewards/wrongname.lua", "return { name = 'other', score = function() return 1 end }\n");
     put_file("rewards/badcase.lua", "return { score = function() return 2 end, cases = { { 'x', {}, 1 } } }\n");
     put_file("rewards/badrange.lua", "return { score = function() return 2 end, range = { 2, 1 } }\n");

@@ -87,37 +87,38 @@ static void every_shipped_file_passes_its_cases(void) {
     mr_str out = { 0 };
     int passed, failed;
     mr_err err = { .msg = "" };
-    REQUIRE_OK(mr_script_test(paths, 1, &out, &passed, &failed, &err), err);
+    REQUIRE_OK(mr_script_test(paths, 1, &out, NULL, &passed, &failed, &err), err);
     if (failed) fprintf(stderr, "%s", out.data);
     CHECK_INT(failed, 0);
     CHECK(passed > 60);
     mr_str_clear(&out);
 }
 
-static void a_wrong_case_is_one_line(void) {
+static void a_wrong_case_is_shown(void) {
     put_file("rewards/off.lua",
              "return { score = function(c) return #c end,\n  cases = { { \"abc\", {}, 3 }, { \"ab\", {}, 3 } } }\n");
     const char *paths[] = { "rewards" };
     mr_str out = { 0 };
     int passed, failed;
     mr_err err = { .msg = "" };
-    REQUIRE_OK(mr_script_test(paths, 1, &out, &passed, &failed, &err), err);
+    REQUIRE_OK(mr_script_test(paths, 1, &out, NULL, &passed, &failed, &err), err);
     CHECK_INT(passed, 2); /* it loads, and the first case */
     CHECK_INT(failed, 1);
-    CHECK_STR(out.data, "rewards/off.lua: case 2 (\"ab\"): got 2, want 3\n");
+    CHECK_STR(out.data, "rewards/off.lua: case 2 (\"ab\"): got 2, want 3\n"
+                        "    completion  ab\n    row         {}\n    - want      3\n    + got       2\n");
     mr_str_clear(&out);
     put_file("rewards/off.lua", "return { score = function(c) return #c end\n");
-    REQUIRE_OK(mr_script_test(paths, 1, &out, &passed, &failed, &err), err);
+    REQUIRE_OK(mr_script_test(paths, 1, &out, NULL, &passed, &failed, &err), err);
     CHECK_INT(failed, 1);
     CHECK_CONTAINS(out.data, "rewards/off.lua:");
     CHECK_CONTAINS(out.data, "expected");
     mr_str_clear(&out);
     const char *nowhere[] = { "no/such" };
-    CHECK_INT(mr_script_test(nowhere, 1, &out, &passed, &failed, &err), MR_ENOTFOUND);
+    CHECK_INT(mr_script_test(nowhere, 1, &out, NULL, &passed, &failed, &err), MR_ENOTFOUND);
     CHECK_CONTAINS(err.msg, "no/such");
 }
 
 SCRIPT_TEST_MAIN({ "published_cases", published_cases }, { "published_cases_dotall", published_cases_dotall },
                  { "published_cases_search", published_cases_search },
                  { "every_shipped_file_passes_its_cases", every_shipped_file_passes_its_cases },
-                 { "a_wrong_case_is_one_line", a_wrong_case_is_one_line })
+                 { "a_wrong_case_is_shown", a_wrong_case_is_shown })

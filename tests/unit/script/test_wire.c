@@ -46,6 +46,7 @@ static void put_answer(mr_str *s, int64_t id, uint32_t n, uint32_t reward, unsig
     s->len = 0;
     mr_put_i64(s, id);
     mr_put_u32(s, n);
+    mr_put_u32(s, is("member 3") ? 3 : is("all members") ? UINT32_MAX : 0);
     mr_put_u32(s, reward);
     mr_put_u8(s, kind);
     mr_put_f64(s, value);
@@ -98,6 +99,7 @@ static void play_load(void) {
     mr_put_bytes(&s, "fake", 4);
     mr_put_bytes(&s, "rewards/fake.lua", 16);
     mr_put_f64(&s, is("low is nan") ? (double)NAN : -1.0);
+    mr_put_u8(&s, 0); /* score, not score_batch */
     mr_put_bytes(&s, "", 0);
     if (is("more than asked")) mr_put_u32(&s, 7);
     if (is("cut")) s.len -= 3;
@@ -243,10 +245,10 @@ static void lies_at_load_are_refused(void) {
 
 static void lies_while_scoring_are_refused(void) {
     static const char *const plans[] = {
-        "wrong id",   "negative id",  "too many",           "none",       "reward 200",  "kind 9",
-        "nan",        "infinite",     "trailing bytes",     "cut answer", "long string", "empty frame",
-        "huge frame", "no type",      "half a frame",       "an error",   "a command",   "log flood",
-        "big log",    "another page", "denied without end",
+        "wrong id",    "negative id", "too many",   "none",         "member 3",           "all members",
+        "reward 200",  "kind 9",      "nan",        "infinite",     "trailing bytes",     "cut answer",
+        "long string", "empty frame", "huge frame", "no type",      "half a frame",       "an error",
+        "a command",   "log flood",   "big log",    "another page", "denied without end",
     };
     size_t before = 0;
     for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
