@@ -31,7 +31,10 @@ static mr_status open_data(looking *l, mr_err *err) {
     MR_TRY(mr_parts_settings(&l->settings, mr_pool_recipe(l->pool), mr_pool_recipe_path(l->pool), err));
     MR_TRY(mr_model_resolve(&l->parts.path, l->settings.model.name, err));
     MR_TRY(mr_tokenizer_open(&l->parts.tokenizer, l->parts.path, err));
-    MR_TRY(mr_parts_chat(&l->parts.chat, l->parts.tokenizer, l->parts.path, err));
+    MR_TRY(mr_parts_chat(&l->parts, &(mr_chat_choice){ l->settings.model.chat_template,
+                                                       l->settings.model.chat_template_kwargs,
+                                                       l->settings.model.chat_template_date },
+                         err));
     MR_TRY(mr_pool_rows(l->pool, l->split, &l->rows, err));
     if (l->rows.n_rows == 0)
         return mr_fail(err, MR_EDATA, "%s: data.%s has no rows, want at least one", mr_pool_recipe_path(l->pool),
@@ -43,10 +46,9 @@ static mr_status open_data(looking *l, mr_err *err) {
 static mr_status encode_row(looking *l, const mr_row *row, int *n_tokens, mr_str *text, mr_err *err) {
     mr_ids ids = { 0 };
     bool prompt = l->settings.method == MR_METHOD_GRPO; /* supervised rows end with the answer */
-    mr_status st =
-        mr_chat_encode(l->parts.tokenizer, &ids, l->parts.chat, row->messages, row->n_messages, prompt, -1, NULL, err);
-    if (st == MR_OK && text)
-        st = mr_chat_render(text, l->parts.chat, row->messages, row->n_messages, prompt, -1, NULL, err);
+    const mr_chat_opts o = { .add_generation_prompt = prompt };
+    mr_status st = mr_chat_encode(l->parts.tokenizer, &ids, l->parts.chat, row->messages, row->n_messages, &o, err);
+    if (st == MR_OK && text) st = mr_chat_render(text, l->parts.chat, row->messages, row->n_messages, &o, err);
     *n_tokens = ids.n;
     mr_free(ids.data);
     return st;

@@ -23,6 +23,9 @@ typedef enum mr_wire_type {
     MR_WIRE_ROW,       /* string split, i64 index -> REPLY: strings messages (JSON), row (JSON), source */
     MR_WIRE_SCORE,     /* u32 n, n jobs -> n times SCORED */
     MR_WIRE_TEXT,      /* u8 found, string name or reason, string text: answers NEED_TEXT */
+    MR_WIRE_TEMPLATE,  /* nothing: "@main" is a chat template -> REPLY: nothing, or ERROR */
+    MR_WIRE_RENDER,    /* u32 n, n strings: constants (JSON), date, variables (JSON) ... -> REPLY: u32 n, n times (u8 is markup, string
+                          text), or ERROR */
     MR_WIRE_FILE,      /* u8 found, string name or reason; a descriptor comes with it when found: answers NEED_FILE */
     /* child to parent */
     MR_WIRE_REPLY,
