@@ -146,7 +146,7 @@ local function equal(a, b, depth)
   local k = kind(a)
   if k ~= kind(b) then return false end
   if k == "list" or k == "tuple" then
-    if a.n ~= b.n then return false end
+    if a.n ~= b.n or (a.range == nil) ~= (b.range == nil) then return false end
     for i = 1, a.n do
       if not equal(a[i], b[i], depth + 1) then return false end
     end
@@ -264,6 +264,7 @@ local function repr(x, out, depth)
   local k = kind(x)
   if k == "str" then return add(out, masked.repr(x)) end
   if k == "list" or k == "tuple" then
+    if x.range then return add(out, data(x.range)) end
     add(out, data(k == "list" and "[" or "("))
     for i = 1, x.n do
       if i > 1 then add(out, data ", ") end
@@ -357,7 +358,7 @@ local function plus(a, b)
     return { k = "str", s = text, m = mask or ("1"):rep(#text), safe = true }
   end
   local k = kind(a)
-  if (k == "list" or k == "tuple") and k == kind(b) then return joined_lists(a, b) end
+  if (k == "list" or k == "tuple") and k == kind(b) and not a.range and not b.range then return joined_lists(a, b) end
   return bad_operands(a, "+", b)
 end
 
@@ -378,6 +379,7 @@ end
 
 local function times(a, b)
   local ka, kb = kind(a), kind(b)
+  if (ka == "list" and a.range) or (kb == "list" and b.range) then return bad_operands(a, "*", b) end
   if (ka == "str" or ka == "list" or ka == "tuple") and to_int(b) then return repeated(a, to_int(b)) end
   if (kb == "str" or kb == "list" or kb == "tuple") and to_int(a) then return repeated(b, to_int(a)) end
   return bad_operands(a, "*", b)
@@ -709,7 +711,7 @@ function R.item(x, key)
   local name = bytes(key)
   if name then
     if name:sub(1, 1) == "_" and k ~= "dict" then
-      fail("\"%s\": names that begin with _ are not there for templates", name)
+      return undef(("\"%s\": names that begin with _ are not there for templates"):format(name))
     end
     local got = get(x, k == "dict" and key or name)
     if got == nil then got = method(x, name) end
@@ -745,9 +747,10 @@ end
 function R.slice(x, a, b, c)
   local k = kind(x)
   if k == "undef" then fail("%s, so it has no items", x.message) end
-  if k ~= "list" and k ~= "tuple" and k ~= "str" then return missing(x, "parts") end
+  if k ~= "list" and k ~= "tuple" and k ~= "str" then fail("a %s has no parts", type_name(x)) end
+  if x.range then fail("a part of a range is not supported; use |list first") end
   for _, part in ipairs { a or 0, b or 0, c or 0 } do
-    if not to_int(part) and kind(part) ~= "none" then return missing(x, "such part") end
+    if not to_int(part) and kind(part) ~= "none" then fail("a slice wants whole numbers, got a %s", type_name(part)) end
   end
   local step = bound(c, 0, 1)
   if step == 0 then fail("a slice has step 0") end

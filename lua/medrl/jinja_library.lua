@@ -289,7 +289,7 @@ local function json_put(x, o, out, level)
     return add(out, data(s == "nan" and "NaN" or s == "inf" and "Infinity" or s == "-inf" and "-Infinity" or s))
   end
   local is_dict = k == "dict"
-  if not is_dict and k ~= "list" and k ~= "tuple" then
+  if not is_dict and ((k ~= "list" and k ~= "tuple") or x.range) then
     R.defined(x)
     fail("tojson: a %s has no JSON form", type_name(x))
   end
@@ -412,7 +412,7 @@ local function extreme(what, sign)
   end
 end
 
---- Python's round(): ties of the exact value go to even, as printf does it.
+--- Python's round(): ties of the exact value go to even.
 local function round(x, digits, how)
   local v, is_float = number(x)
   if not v then
@@ -422,7 +422,12 @@ local function round(x, digits, how)
   if digits < 0 or digits > 15 then fail("round: precision is %d, want 0 to 15", digits) end
   if how == "common" then
     if not is_float then return v end
-    return R.float(tonumber(("%." .. digits .. "f"):format(v)))
+    local whole, rest = ("%.40f"):format(v):match("^(.-%." .. ("%d"):rep(digits) .. ")(%d+)$")
+    if not rest:find("^50*$") then return R.float(tonumber(("%." .. digits .. "f"):format(v))) end
+    local last = tonumber(whole:match("(%d)%.?$"))
+    local down = tonumber(whole)
+    if last % 2 == 0 then return R.float(down) end
+    return R.float(tonumber(("%." .. digits .. "f"):format(down + (v < 0 and -1 or 1) / 10 ^ digits)))
   end
   local f = how == "ceil" and math.ceil or how == "floor" and math.floor or fail("round: method \"%s\"", how)
   return R.float(f(v * 10 ^ digits) / 10 ^ digits)
@@ -767,7 +772,9 @@ function R.globals(date)
     if n > 100000 then fail("range has %.0f items, want at most 100000", n) end
     local list = {}
     for i = 1, n do list[i] = from + (i - 1) * step end
-    return R.list(list, n)
+    list = R.list(list, n)
+    list.range = ("range(%.0f, %.0f%s)"):format(from, to, step ~= 1 and (", %.0f"):format(step) or "")
+    return list
   end)
   local function fields(what, args, named, into)
     if #args > 1 or (args[1] ~= nil and kind(args[1]) ~= "dict") then fail("%s wants names, or one dict", what) end

@@ -330,6 +330,9 @@ static mr_status test(mr_jparser *p, mr_jexpr *e) {
                                "(model.chat_template)",
                                text);
     const mr_jtoken *k = mr_jparser_now(p);
+    if (mr_jparser_is_name(p, "is") || mr_jparser_is_name(p, "in") || mr_jparser_is_name(p, "not") ||
+        mr_jparser_is_name(p, "if"))
+        return mr_jparser_fail(p, k->line, "\"%.*s\" behind a test: put the test in parentheses", (int)k->len, k->text);
     bool value = (k->type == MR_J_NAME && !is_one_of(words, k->text, k->len)) || k->type == MR_J_STRING ||
                  k->type == MR_J_INT || k->type == MR_J_FLOAT || mr_jparser_is_op(p, "[") || mr_jparser_is_op(p, "{");
     if (mr_jparser_skip_op(p, "(")) {
