@@ -75,6 +75,7 @@
 ---@field after_last fun(s: string, mark: string): string
 ---@field before_first fun(s: string, mark: string): string
 ---@field last_between fun(s: string, open: string, close: string): string?
+---@field upper fun(s: string): string one character for one
 ---@field ulen fun(s: string): integer
 ---@field is_digit fun(s: string): boolean
 
@@ -93,3 +94,17 @@
 ---@field info fun(line: string)
 ---@field warn fun(line: string)
 ---@field debug fun(line: string)
+
+---@class medrl.Markup a piece of a prompt in which special tokens are matched
+
+---@class medrl.chat
+---@field system fun(content: string): table a message
+---@field user fun(content: string): table
+---@field assistant fun(content: string): table
+---@field tagged fun(reasoning: string, answer: string): string
+---@field markup fun(text: string): medrl.Markup
+---@field is_markup fun(piece: any): boolean
+
+---@class medrl.Template what a file in templates/ returns
+---@field render fun(messages: table[], options: table): (string|medrl.Markup)[]
+---@field cases? { messages: table[], options: table?, text: string }[]

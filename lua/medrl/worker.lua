@@ -389,6 +389,8 @@ function M.test()
     passed, failures = reward_cases(module, file)
   elseif type(module) == "table" and type(module.row) == "function" then
     passed, failures = dataset_cases(module, file)
+  elseif type(module) == "table" and type(module.render) == "function" then
+    passed, failures = require("medrl.template").run_cases(module, file)
   end
   local lines = #failures > 0 and table.concat(failures, "\n") .. "\n" or ""
   return passed + 1, #failures, lines -- that it loads is the first test

@@ -27,7 +27,7 @@ void mr_run_close(mr_run *r);
 const char *mr_run_dir(const mr_run *r);
 
 mr_status mr_run_config(mr_run *r, const cJSON *config, mr_err *err);   /* config.json, atomically */
-mr_status mr_run_script(mr_run *r, const char *name, const char *text, size_t len, const char *sha256, mr_err *err); /* scripts/<sha>.lua */
+mr_status mr_run_script(mr_run *r, const char *name, const char *text, size_t len, const char *sha256, mr_err *err); /* scripts/<sha>.lua, or .jinja for a name without .lua */
 mr_status mr_run_cut(mr_run *r, int64_t metrics_bytes, int64_t samples_bytes, int64_t events_bytes, mr_err *err); /* on resume */
 mr_observer mr_run_observer(mr_run *r);
 /* What the last lines say to the user: rewards first and last, format and exactness apart, the answers' histogram. To out, as text. */

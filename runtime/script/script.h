@@ -77,6 +77,8 @@ const mr_chat *mr_template_chat(const mr_template *t); /* as long as the templat
 const char *mr_template_date(const mr_template *t);
 /* The source as it is used now; borrowed until the next between_steps. */
 const mr_script_text *mr_template_script(const mr_template *t);
+/* What the worker runs: the compiled text, or the Lua file's own. Borrowed likewise. */
+const char *mr_template_lua(const mr_template *t);
 /* A file that was saved since is compiled in a fresh process, runs its cases and renders the last messages again; then it
  * is taken over, or one line says why the one in use stays. note: appended to when something happened. Templates that
  * came with a model do not change. */

@@ -84,8 +84,9 @@ static mr_status run(mr_template *t, mr_chat_text *out, const mr_str *body, mr_e
     if (st == MR_EAGAIN) {
         char why[sizeof err->msg];
         snprintf(why, sizeof why, "%s", err ? err->msg : "");
-        return mr_fail(err, MR_EDATA, "%s: %.300s; look for a loop that does not end, or give another template "
-                                      "(model.chat_template)",
+        return mr_fail(err, MR_EDATA,
+                       "%s: %.300s; look for a loop that does not end, or give another template "
+                       "(model.chat_template)",
                        t->place, why);
     }
     if (st != MR_OK) return placed(t, st, err);
@@ -274,6 +275,12 @@ const char *mr_template_date(const mr_template *t) {
 }
 const mr_script_text *mr_template_script(const mr_template *t) {
     return &t->script;
+}
+
+const char *mr_template_lua(const mr_template *t) {
+    for (int i = 0; i < t->v.texts.n; i++)
+        if (strcmp(t->v.texts.list[i]->module, "@main") == 0) return t->v.texts.list[i]->pub.text;
+    return "";
 }
 
 /* ---- between steps ---- */

@@ -70,7 +70,8 @@ static mr_status check_tokens(const mr_tokenizer *t, const mr_chat_text *x, mr_e
     const char *s = x->text.data ? x->text.data : "", *p = s;
     int span = 0;
     while ((p = strstr(p, "<|"))) {
-        size_t name = strspn(p + 2, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"), from = (size_t)(p - s);
+        size_t name = strspn(p + 2, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"),
+               from = (size_t)(p - s);
         if (name == 0 || name > 60 || strncmp(p + 2 + name, "|>", 2) != 0) {
             p += 2;
             continue;
@@ -82,10 +83,11 @@ static mr_status check_tokens(const mr_tokenizer *t, const mr_chat_text *x, mr_e
         memcpy(token, s + from, name + 4);
         token[name + 4] = 0;
         if (mr_tokenizer_find(t, token) < 0)
-            return mr_fail(err, MR_EDATA,
-                           "chat: the tokenizer has no token %s, which the chat template writes; use an instruct model, "
-                           "or another template (model.chat_template)",
-                           token);
+            return mr_fail(
+                err, MR_EDATA,
+                "chat: the tokenizer has no token %s, which the chat template writes; use an instruct model, "
+                "or another template (model.chat_template)",
+                token);
     }
     return MR_OK;
 }

@@ -10,16 +10,17 @@
 #include "text/jinja_parse.h"
 
 static const char *const filters[] = {
-    "abs",    "capitalize", "count",      "d",      "default", "dictsort", "first",  "float",   "format", "indent",
-    "int",    "items",      "join",       "last",   "length",  "list",     "lower",  "map",     "max",    "min",
-    "reject", "rejectattr", "replace",    "reverse", "round",  "safe",     "select", "selectattr", "sort", "string",
-    "sum",    "title",      "tojson",     "trim",   "unique",  "upper",    NULL
+    "abs",    "capitalize", "count",   "d",       "default", "dictsort", "first",  "float",      "format", "indent",
+    "int",    "items",      "join",    "last",    "length",  "list",     "lower",  "map",        "max",    "min",
+    "reject", "rejectattr", "replace", "reverse", "round",   "safe",     "select", "selectattr", "sort",   "string",
+    "sum",    "title",      "tojson",  "trim",    "unique",  "upper",    NULL
 };
-static const char *const tests[] = { "boolean",  "callable", "defined",  "divisibleby", "eq",       "equalto",  "even",
-                                     "false",    "float",    "ge",       "greaterthan", "gt",       "in",       "integer",
-                                     "iterable", "le",       "lessthan", "lower",       "lt",       "mapping",  "ne",
-                                     "none",     "number",   "odd",      "sameas",      "sequence", "string",   "true",
-                                     "undefined", "upper",   NULL };
+static const char *const tests[] = { "boolean", "callable", "defined",  "divisibleby", "eq",          "equalto",
+                                     "even",    "false",    "float",    "ge",          "greaterthan", "gt",
+                                     "in",      "integer",  "iterable", "le",          "lessthan",    "lower",
+                                     "lt",      "mapping",  "ne",       "none",        "number",      "odd",
+                                     "sameas",  "sequence", "string",   "true",        "undefined",   "upper",
+                                     NULL };
 /* Words that a name cannot be. */
 static const char *const words[] = { "and", "or", "not", "in", "is", "if", "else", "elif", NULL };
 
@@ -65,8 +66,10 @@ mr_status mr_jparser_fail(mr_jparser *p, int line, const char *fmt, ...) {
 
 mr_status mr_jparser_unexpected(mr_jparser *p, const char *want) {
     const mr_jtoken *k = mr_jparser_now(p);
-    static const char *const kinds[] = { "text", "{{", "the end of the output", "{%", "the end of the tag",
-                                         "",     "a string", "", "", "", "the end of the template" };
+    static const char *const kinds[] = {
+        "text", "{{", "the end of the output",  "{%", "the end of the tag", "", "a string", "",
+        "",     "",   "the end of the template"
+    };
     if (kinds[k->type][0]) return mr_jparser_fail(p, k->line, "unexpected %s, want %s", kinds[k->type], want);
     return mr_jparser_fail(p, k->line, "unexpected \"%.*s\", want %s", k->len > 60 ? 60 : (int)k->len, k->text, want);
 }
@@ -81,7 +84,8 @@ mr_status mr_jparser_want_op(mr_jparser *p, const char *op) {
 mr_status mr_jparser_take_name(mr_jparser *p, char out[64], const char *what) {
     const mr_jtoken *k = mr_jparser_now(p);
     if (k->type != MR_J_NAME) return mr_jparser_unexpected(p, what);
-    if (k->len > 63) return mr_jparser_fail(p, k->line, "a name of %zu characters is too long, want at most 63", k->len);
+    if (k->len > 63)
+        return mr_jparser_fail(p, k->line, "a name of %zu characters is too long, want at most 63", k->len);
     memcpy(out, k->text, k->len);
     out[k->len] = 0;
     p->at++;
@@ -129,8 +133,9 @@ static mr_status argument(mr_jparser *p, mr_str *positional, mr_str *named, int 
     const mr_jtoken *k = mr_jparser_now(p);
     mr_jexpr e;
     if (mr_jparser_is_op(p, "*") || mr_jparser_is_op(p, "**"))
-        return mr_jparser_fail(p, k->line, "arguments given as a list (*) or as a mapping (**) are not supported; write "
-                                           "them out");
+        return mr_jparser_fail(p, k->line,
+                               "arguments given as a list (*) or as a mapping (**) are not supported; write "
+                               "them out");
     if (k->type == MR_J_NAME && token_is(k + 1, MR_J_OP, "=")) {
         p->at += 2;
         MR_TRY(mr_jexpr_parse(p, &e));
@@ -275,7 +280,8 @@ static mr_status attribute(mr_jparser *p, mr_jexpr *e) {
     }
     MR_TRY(mr_jparser_take_name(p, text, "the name of an attribute"));
     if (text[0] == '_')
-        return mr_jparser_fail(p, k->line, "attribute \"%s\": names that begin with _ are not there for templates", text);
+        return mr_jparser_fail(p, k->line, "attribute \"%s\": names that begin with _ are not there for templates",
+                               text);
     e->text = mr_jparser_format(p, "R.attr(%s, \"%s\")", e->text, text);
     return MR_OK;
 }
@@ -537,8 +543,7 @@ mr_status mr_jexpr_parse(mr_jparser *p, mr_jexpr *e) {
         MR_TRY(disjunction(p, &condition));
         if (mr_jparser_skip_name(p, "else")) MR_TRY(mr_jexpr_parse(p, &other));
         e->is_call = false;
-        e->text =
-            mr_jparser_format(p, "(R.truth(%s) and {%s} or {%s})[1]", condition.text, e->text, other.text);
+        e->text = mr_jparser_format(p, "(R.truth(%s) and {%s} or {%s})[1]", condition.text, e->text, other.text);
     }
     p->depth = depth;
     return MR_OK;

@@ -7,16 +7,16 @@
 enum { MR_JINJA_SOURCE_MOST = 1 << 20, MR_JINJA_BLOCKS_MOST = 32, MR_JINJA_DEPTH_MOST = 40 };
 
 typedef enum mr_jtype {
-    MR_J_DATA,     /* text between tags; white space already taken off */
-    MR_J_VAR,      /* {{ */
-    MR_J_VAR_END,  /* }} */
-    MR_J_TAG,      /* {% */
-    MR_J_TAG_END,  /* %} */
+    MR_J_DATA,    /* text between tags; white space already taken off */
+    MR_J_VAR,     /* {{ */
+    MR_J_VAR_END, /* }} */
+    MR_J_TAG,     /* {% */
+    MR_J_TAG_END, /* %} */
     MR_J_NAME,
-    MR_J_STRING,   /* escapes done */
+    MR_J_STRING, /* escapes done */
     MR_J_INT,
-    MR_J_FLOAT,    /* both: digits as Lua reads them */
-    MR_J_OP,       /* text is the operator */
+    MR_J_FLOAT, /* both: digits as Lua reads them */
+    MR_J_OP,    /* text is the operator */
     MR_J_EOF
 } mr_jtype;
 

@@ -163,8 +163,7 @@ static mr_status take_string(lexer *x) {
         p++;
         st = escape(x, &p, stop, &text, line);
     }
-    if (st == MR_OK && text.len && memchr(text.data, 0, text.len))
-        st = fail(x, line, "string: a zero byte is no text");
+    if (st == MR_OK && text.len && memchr(text.data, 0, text.len)) st = fail(x, line, "string: a zero byte is no text");
     if (st == MR_OK)
         push(x, MR_J_STRING, mr_arena_strdup(&x->out->arena, text.data ? text.data : "", text.len), text.len, line);
     mr_str_clear(&text);
@@ -209,8 +208,8 @@ static mr_status take_operator(lexer *x, int *depth, char *stack) {
     for (int i = 0; i < 6 && !n; i++) n = here(x, two[i]) ? 2 : 0;
     if (!n && strchr("+-/*%~[](){}><=.:|,", c)) n = 1;
     if (!n) {
-        snprintf(message, sizeof message, "unexpected character \"%c\" (byte %d) in a tag", c < 0x20 || c > 0x7e ? '?' : c,
-                 (uint8_t)c);
+        snprintf(message, sizeof message, "unexpected character \"%c\" (byte %d) in a tag",
+                 c < 0x20 || c > 0x7e ? '?' : c, (uint8_t)c);
         return fail(x, x->line, message);
     }
     if (n == 1 && strchr("([{", c)) {
@@ -237,8 +236,9 @@ static mr_status take_tag(lexer *x, bool block, int line) {
     for (;;) {
         skip_space(x);
         if (x->at >= x->len)
-            return fail(x, line, block ? "a tag {% that begins here has no end; close it with %}"
-                                       : "an output {{ that begins here has no end; close it with }}");
+            return fail(x, line,
+                        block ? "a tag {% that begins here has no end; close it with %}"
+                              : "an output {{ that begins here has no end; close it with }}");
         int at_line = x->line;
         if (depth == 0 && take_end(x, block ? "%}" : "}}", block)) {
             push(x, block ? MR_J_TAG_END : MR_J_VAR_END, "", 0, at_line);

@@ -29,20 +29,21 @@ static mr_status end_tag(mr_jparser *p) {
 
 typedef struct target {
     char names[8][64];
-    int n; /* 1: a name; more: a tuple */
+    int n;                 /* 1: a name; more: a tuple */
     bool tuple, attribute; /* attribute: names[1] of namespace names[0] */
 } target;
 
 static mr_status take_target(mr_jparser *p, target *t, bool with_attribute) {
-    static const char *const fixed[] = { "true", "false", "none", "True", "False", "None", "and", "or", "not", "in", "is",
-                                         "if", "else" };
+    static const char *const fixed[] = { "true", "false", "none", "True", "False", "None", "and",
+                                         "or",   "not",   "in",   "is",   "if",    "else" };
     *t = (target){ .n = 0 };
     bool paren = mr_jparser_skip_op(p, "(");
     for (;;) {
         int line = mr_jparser_now(p)->line;
         if (t->n == 8) return mr_jparser_fail(p, line, "more than 8 names are set at once");
         if (mr_jparser_is_op(p, "("))
-            return mr_jparser_fail(p, line, "tuples within tuples cannot be set; take them apart with a set of their own");
+            return mr_jparser_fail(p, line,
+                                   "tuples within tuples cannot be set; take them apart with a set of their own");
         MR_TRY(mr_jparser_take_name(p, t->names[t->n], "a name to set"));
         for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
             if (strcmp(t->names[t->n], fixed[i]) == 0)
@@ -187,8 +188,7 @@ static mr_status tag_for(mr_jparser *p, int line) {
 }
 
 static mr_status tag_leave(mr_jparser *p, int line, bool leave) {
-    if (!p->loops)
-        return mr_jparser_fail(p, line, "\"%s\" outside of a for", leave ? "break" : "continue");
+    if (!p->loops) return mr_jparser_fail(p, line, "\"%s\" outside of a for", leave ? "break" : "continue");
     emit_at(p, line);
     if (leave)
         emit(p, "do break end");
@@ -230,8 +230,8 @@ static mr_status macro_body(mr_jparser *p, const char *name, const char *names, 
     memcpy(outer, p->uses, sizeof outer);
     memset(p->uses, 0, sizeof p->uses);
     p->loops = 0;
-    mr_str_printf(&p->out, "R.macro(\"%s\", {%s}, function(A) local v, o = R.scope(v), R.buffer() R.extras(v, A) %s", name,
-                  names, defaults);
+    mr_str_printf(&p->out, "R.macro(\"%s\", {%s}, function(A) local v, o = R.scope(v), R.buffer() R.extras(v, A) %s",
+                  name, names, defaults);
     MR_TRY(in_block(p, ends));
     p->at++;
     MR_TRY(end_tag(p));
@@ -271,8 +271,9 @@ static mr_status tag_call(mr_jparser *p, int line) {
     if (st == MR_OK) st = end_tag(p);
     if (st == MR_OK) {
         emit_at(p, line);
-        mr_str_printf(&p->out, "do local C local function E() return %.*s\"caller\", C}) end C = ",
-                      (int)strlen(e.text) - 2, e.text);
+        mr_str_printf(&p->out,
+                      "do local C local function E() return %.*s\"caller\", C}) end C = ", (int)strlen(e.text) - 2,
+                      e.text);
         st = macro_body(p, "caller", names.data ? names.data : "", defaults.data ? defaults.data : "", ends);
         emit(p, "R.put(o, E()) end");
     }
@@ -345,10 +346,11 @@ static mr_status tag(mr_jparser *p, int line) {
     if (strcmp(word, "continue") == 0) return tag_leave(p, line, false);
     if (strncmp(word, "end", 3) == 0 || strcmp(word, "elif") == 0 || strcmp(word, "else") == 0)
         return mr_jparser_fail(p, line, "\"%s\" has no beginning here", word);
-    return mr_jparser_fail(p, line,
-                           "tag \"%s\" is not one that chat templates use; want set, if, for, macro, call, filter, with, "
-                           "raw, generation, break or continue",
-                           word);
+    return mr_jparser_fail(
+        p, line,
+        "tag \"%s\" is not one that chat templates use; want set, if, for, macro, call, filter, with, "
+        "raw, generation, break or continue",
+        word);
 }
 
 /* Until one of `ends`, which is then the next token; NULL: until the end of the template. */

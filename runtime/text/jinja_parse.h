@@ -26,7 +26,7 @@ typedef struct mr_jexpr {
 const mr_jtoken *mr_jparser_now(const mr_jparser *p);
 bool mr_jparser_is_op(const mr_jparser *p, const char *op);
 bool mr_jparser_is_name(const mr_jparser *p, const char *name);
-bool mr_jparser_skip_op(mr_jparser *p, const char *op);     /* takes it when it is next */
+bool mr_jparser_skip_op(mr_jparser *p, const char *op); /* takes it when it is next */
 bool mr_jparser_skip_name(mr_jparser *p, const char *name);
 mr_status mr_jparser_want_op(mr_jparser *p, const char *op);
 mr_status mr_jparser_take_name(mr_jparser *p, char out[64], const char *what);

@@ -142,10 +142,10 @@ static void families_render_as_the_fixture(void) {
  * TRL 1.16; smollm2.jinja is the text in SmolLM2's GGUF). */
 static char *original_template(const char *name) {
     static const char *const files[][2] = {
-        { "qwen2.5-instruct", "qwen2_5" },     { "qwen3", "qwen3" },
-        { "llama-3-instruct", "llama3" },      { "qwen3-instruct-2507", "qwen3_instruct_2507" },
-        { "llama-3.1-instruct", "llama3_1" },  { "llama-3.2-instruct", "llama3_2" },
-        { "gemma-3-it", "gemma3" },            { "smollm2-instruct", "smollm2" },
+        { "qwen2.5-instruct", "qwen2_5" },    { "qwen3", "qwen3" },
+        { "llama-3-instruct", "llama3" },     { "qwen3-instruct-2507", "qwen3_instruct_2507" },
+        { "llama-3.1-instruct", "llama3_1" }, { "llama-3.2-instruct", "llama3_2" },
+        { "gemma-3-it", "gemma3" },           { "smollm2-instruct", "smollm2" },
     };
     char *text = NULL;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
@@ -216,7 +216,8 @@ static void plain_chatml_for_models_without_a_template(void) {
     mr_str s = { 0 };
     mr_template *t = open_text(mr_chatml_template, NULL);
     const mr_message m[2] = { { "user", " a\n" }, { "assistant", "b" } };
-    REQUIRE_OK(mr_chat_render(&s, mr_template_chat(t), m, 2, &(mr_chat_opts){ .add_generation_prompt = true }, &err), err);
+    REQUIRE_OK(mr_chat_render(&s, mr_template_chat(t), m, 2, &(mr_chat_opts){ .add_generation_prompt = true }, &err),
+               err);
     CHECK_STR(s.data, "<|im_start|>user\n a\n<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>assistant\n");
     s.len = 0;
     REQUIRE_OK(mr_chat_render(&s, mr_template_chat(t), m, 1, NULL, &err), err);
@@ -262,7 +263,10 @@ static void marks_survive_every_operation(void) {
         { "('x' ~ d).lstrip('x<')", "D>é", "0000" },
         { "(d ~ 'x').rstrip('xé')", "<D>", "000" },
         { "('a<' ~ d).split('<')[0]", "a", "1" },
-        { "('a<' ~ d).split('<') | join('|')", "a||D>é", "1" "11" "0000" },
+        { "('a<' ~ d).split('<') | join('|')", "a||D>é",
+          "1"
+          "11"
+          "0000" },
         { "('a ' ~ d).split() | last", "<D>é", "00000" },
         { "('a|' ~ d).rsplit('|', 1)[1]", "<D>é", "00000" },
         { "('a\\n' ~ d).splitlines()[1]", "<D>é", "00000" },
@@ -288,11 +292,21 @@ static void marks_survive_every_operation(void) {
         { "d | first ~ 'x'", "<x", "01" },
         { "d | string", "<D>é", "00000" },
         { "d | safe", "<D>é", "00000" },
-        { "('<' | safe) + d", "<&lt;D&gt;é", "1" "0000" "0" "0000" "00" },
+        { "('<' | safe) + d", "<&lt;D&gt;é",
+          "1"
+          "0000"
+          "0"
+          "0000"
+          "00" },
         { "d | indent(1, true)", " <D>é", "100000" },
         { "d | tojson", "\"<D>é\"", "0000000" },
         { "'x' | tojson", "\"x\"", "010" },
-        { "{'k': d, d: 1} | tojson", "{\"k\": \"<D>é\", \"<D>é\": 1}", "001000" "0000000" "00" "0000000" "0000" },
+        { "{'k': d, d: 1} | tojson", "{\"k\": \"<D>é\", \"<D>é\": 1}",
+          "001000"
+          "0000000"
+          "00"
+          "0000000"
+          "0000" },
         { "[d, 'x']", "['<D>é', 'x']", "00000000000100" },
         { "d | default('x')", "<D>é", "00000" },
         { "missing | default(d)", "<D>é", "00000" },
@@ -332,7 +346,8 @@ static void marks_survive_every_operation(void) {
         const char *source, *text, *marks;
     } blocks[] = {
         { "{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f(d) }}", "<<D>é>", "1000001" },
-        { "{% macro f(x) %}{{ caller() }}{{ x }}{% endmacro %}{% call f('m') %}{{ d }}{% endcall %}", "<D>ém", "000001" },
+        { "{% macro f(x) %}{{ caller() }}{{ x }}{% endmacro %}{% call f('m') %}{{ d }}{% endcall %}", "<D>ém",
+          "000001" },
         { "{% set x %}a{{ d }}{% endset %}{{ x }}{{ x[1:] }}", "a<D>é<D>é", "10000000000" },
         { "{% filter upper %}a{{ d }}{% endfilter %}", "A<D>É", "100000" },
         { "{% for c in d %}{{ c }}.{% endfor %}", "<.D.>.é.", "010101001" },
@@ -398,14 +413,16 @@ static void no_message_ends_its_turn(void) {
         mr_template_close(t);
         mr_free(source);
     }
-    static const char tools[] = "{% for t in tools %}{{ t | tojson }}{{ t.name }}{{ t }}{% endfor %}{% for m in messages %}"
-                                "{% for c in m.tool_calls %}{{ c.function.arguments | tojson(indent=1) }}"
-                                "{{ c.function.name | upper | lower }}{% endfor %}{% endfor %}<|im_end|>";
+    static const char tools[] =
+        "{% for t in tools %}{{ t | tojson }}{{ t.name }}{{ t }}{% endfor %}{% for m in messages %}"
+        "{% for c in m.tool_calls %}{{ c.function.arguments | tojson(indent=1) }}"
+        "{{ c.function.name | upper | lower }}{% endfor %}{% endfor %}<|im_end|>";
     mr_template *t = open_text(tools, NULL);
     mr_ids ids = { 0 };
-    const mr_chat_opts o = { .variables = "{\"tools\":[{\"name\":\"<|im_end|>\",\"<|im_end|>\":\"<|im_start|>\"}],\"messages\":"
-                                          "[{\"tool_calls\":[{\"function\":{\"name\":\"<|im_end|>\",\"arguments\":"
-                                          "{\"<|im_end|>\":\"<|im_end|>\"}}}]}]}" };
+    const mr_chat_opts o = { .variables =
+                                 "{\"tools\":[{\"name\":\"<|im_end|>\",\"<|im_end|>\":\"<|im_start|>\"}],\"messages\":"
+                                 "[{\"tool_calls\":[{\"function\":{\"name\":\"<|im_end|>\",\"arguments\":"
+                                 "{\"<|im_end|>\":\"<|im_end|>\"}}}]}]}" };
     REQUIRE_OK(mr_chat_encode(tok, &ids, mr_template_chat(t), NULL, 0, &o, &err), err);
     CHECK_INT(count_of(&ids, END), 1); /* the template's own */
     CHECK_INT(count_of(&ids, START), 0);
@@ -427,12 +444,15 @@ static void hostile_templates_cost_one_line(void) {
         { "{{ 'x' * 99999999 }}", "t:1: a text has more than 1048576 bytes" },
         { "{% set ns = namespace(x='x' * 1000) %}{% for a in range(99999) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
           "t:1: a text has more than 1048576 bytes" },
-        { "{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}", "t:1: the template writes more than 1048576 bytes" },
+        { "{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
+          "t:1: the template writes more than 1048576 bytes" },
         { "{{ [1] * 99999999 }}", "t:1: a list has more than 100000 items" },
-        { "{% set ns = namespace(x=[]) %}{% for a in range(99999) %}{% set ns.x = ns.x + [['x' * 100000]] %}{% endfor %}",
+        { "{% set ns = namespace(x=[]) %}{% for a in range(99999) %}{% set ns.x = ns.x + [['x' * 100000]] %}{% endfor "
+          "%}",
           "t:1: " }, /* out of memory, or of time: whatever is first */
         { "{% macro f() %}{{ f() }}{% endmacro %}\n{{ f() }}", "macros call each other more than 100 levels deep" },
-        { "{% set ns = namespace(x=[]) %}{% for a in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}",
+        { "{% set ns = namespace(x=[]) %}{% for a in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson "
+          "}}",
           "t:1: tojson: a value is nested too deep" },
         { "{% set ns = namespace(x=[]) %}{% for a in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
           "t:1: a value is nested too deep to be printed" },
@@ -461,7 +481,8 @@ static void hostile_templates_cost_one_line(void) {
         mr_free(got);
         mr_template_close(t);
     }
-    static const char deep[] = "((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((";
+    static const char deep[] =
+        "((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((";
     mr_str s = { 0 };
     mr_err err = { "" };
     mr_template *t;
@@ -492,8 +513,9 @@ static void a_killed_worker_is_replaced(void) {
 }
 
 static void errors_name_the_line(void) {
-    static const char source[] = "{# one\n two #}\n{% macro f(x) %}\n{{ x + 1 }}{% endmacro %}\n{% for m in messages %}\n  {{ m.a.b }}\n"
-                                 "{% endfor %}\n{{ f(1) }}\n{{ f('x') }}";
+    static const char source[] =
+        "{# one\n two #}\n{% macro f(x) %}\n{{ x + 1 }}{% endmacro %}\n{% for m in messages %}\n  {{ m.a.b }}\n"
+        "{% endfor %}\n{{ f(1) }}\n{{ f('x') }}";
     mr_err err = { "" };
     mr_template *t = open_text(source, NULL);
     CHECK(rendered(t, "{\"messages\":[{}]}", &err) == NULL);
@@ -517,8 +539,8 @@ static void variables_come_in_an_order(void) {
     REQUIRE_OK(mr_chat_render(&s, mr_template_chat(t), &m, 1, &call, &err), err);
     CHECK_STR(s.data, "recipe call <s> mine False");
     s.len = 0;
-    const mr_chat_opts twice = { .variables = "{\"messages\":[]}" }, none = { .variables = "{}" }, list = { .variables = "[]" },
-                       broken = { .variables = "{\"a\":1,}" };
+    const mr_chat_opts twice = { .variables = "{\"messages\":[]}" }, none = { .variables = "{}" },
+                       list = { .variables = "[]" }, broken = { .variables = "{\"a\":1,}" };
     CHECK_INT(mr_chat_render(&s, mr_template_chat(t), &m, 1, &twice, &err), MR_EINVAL);
     CHECK_INT(mr_chat_render(&s, mr_template_chat(t), NULL, 0, &none, &err), MR_EINVAL);
     CHECK_INT(mr_chat_render(&s, mr_template_chat(t), &m, 1, &list, &err), MR_EINVAL);
@@ -575,7 +597,8 @@ static void a_lua_function_may_be_given(void) {
     const mr_template_opts o = { .variables = "{\"tail\":\"T\"}" };
     REQUIRE_OK(mr_template_open_file(&t, "templates/mine", &o, &err), err);
     const mr_message m = { "user", "a<|im_end|>b" };
-    REQUIRE_OK(mr_chat_render(&s, mr_template_chat(t), &m, 1, &(mr_chat_opts){ .add_generation_prompt = true }, &err), err);
+    REQUIRE_OK(mr_chat_render(&s, mr_template_chat(t), &m, 1, &(mr_chat_opts){ .add_generation_prompt = true }, &err),
+               err);
     CHECK_STR(s.data, "<|im_start|>user\na<|im_end|>b<|im_end|>T");
     REQUIRE_OK(mr_tokenizer_open(&tok, golden_tokenizer(1), &err), err);
     REQUIRE_OK(mr_chat_encode(tok, &ids, mr_template_chat(t), &m, 1, NULL, &err), err);
@@ -591,10 +614,12 @@ static void a_lua_function_may_be_given(void) {
         const char *text, *want;
     } bad[] = {
         { "return 1", "no table with a function render" },
-        { "return { render = function() return { {} } end, cases = { { messages = {}, text = '' } } }", "piece 1 is a table" },
+        { "return { render = function() return { {} } end, cases = { { messages = {}, text = '' } } }",
+          "piece 1 is a table" },
         { "return { render = function() return { { markup = 'x' } } end, cases = { { messages = {}, text = 'x' } } }",
           "piece 1 is a table, want a text or chat.markup" }, /* data can look like that */
-        { "return { render = function() return 'x' end, cases = { { messages = {}, text = 'x' } } }", "want a list of pieces" },
+        { "return { render = function() return 'x' end, cases = { { messages = {}, text = 'x' } } }",
+          "want a list of pieces" },
         { "return { render = function() return { 'a' } end, cases = { { messages = {}, text = 'b' } } }",
           "templates/bad.lua: case 1: got \"a\", want \"b\"" },
         { "local x = nil\nreturn { render = function() return { x.y } end, cases = { { messages = {}, text = 'b' } } }",

@@ -45,7 +45,8 @@ static void bad_templates_are_refused_with_their_line(void) {
         { "{% for x in y recursive %}{% endfor %}", "t:1: a recursive for is not supported" },
         { "{% for (a, (b, c)) in y %}{% endfor %}", "t:1: tuples within tuples cannot be set" },
         { "{% break %}", "t:1: \"break\" outside of a for" },
-        { "{% for x in y %}{% macro f() %}{% continue %}{% endmacro %}{% endfor %}", "t:1: \"continue\" outside of a for" },
+        { "{% for x in y %}{% macro f() %}{% continue %}{% endmacro %}{% endfor %}",
+          "t:1: \"continue\" outside of a for" },
         { "{% set true = 1 %}", "t:1: \"true\" cannot be set" },
         { "{% set a.b, c = 1, 2 %}", "t:1: unexpected \",\", want the end of the tag" },
         { "{% set a, b %}x{% endset %}", "t:1: unexpected the end of the tag, want \"=\"" },
@@ -93,11 +94,12 @@ static char *nested(const char *open, const char *middle, const char *close, int
 
 static void depth_is_bounded(void) {
     static const char *const parts[][3] = {
-        { "(", "1", ")" },      { "[", "1", "]" },          { "-", "1", "" },         { "f(", "1", ")" },
-        { "{1: ", "1", "}" },   { "a[", "1", "]" },         { "(1 if ", "x", ")" },   { "", "a", ".b" },
-        { "", "a", "[0]" },     { "", "a", "()" },          { "", "a", " | trim" },   { "", "a", " is none" },
-        { "", "a", " and a" },  { "", "a", " or a" },       { "", "a", " if a else a" }, { "", "a", " < a" },
-        { "not (", "a", ")" },
+        { "(", "1", ")" },      { "[", "1", "]" },      { "-", "1", "" },
+        { "f(", "1", ")" },     { "{1: ", "1", "}" },   { "a[", "1", "]" },
+        { "(1 if ", "x", ")" }, { "", "a", ".b" },      { "", "a", "[0]" },
+        { "", "a", "()" },      { "", "a", " | trim" }, { "", "a", " is none" },
+        { "", "a", " and a" },  { "", "a", " or a" },   { "", "a", " if a else a" },
+        { "", "a", " < a" },    { "not (", "a", ")" },
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         mr_err err = { "" };
@@ -132,8 +134,9 @@ static int line_of(const char *text, const char *part) {
 }
 
 static void lines_stay_what_they_were(void) {
-    static const char source[] = "first\n{# a\ncomment #}{% set x = 1 %}\n\n{{ 'output' }}\n{% if\n x %}\nyes{% elif y %}\n{% for a "
-                                 "in b %}\n{{ a }}{% endfor %}{% endif %}\n'last'";
+    static const char source[] =
+        "first\n{# a\ncomment #}{% set x = 1 %}\n\n{{ 'output' }}\n{% if\n x %}\nyes{% elif y %}\n{% for a "
+        "in b %}\n{{ a }}{% endfor %}{% endif %}\n'last'";
     mr_err err = { "" };
     mr_str lua = { 0 };
     REQUIRE_OK(mr_jinja_compile(&lua, source, strlen(source), "t", &err), err);
