@@ -5,7 +5,7 @@ local chat = require "medrl.chat"
 
 local M = {}
 
---- The prompt as a list of pieces. Special tokens are matched in chat.markup only: a text that comes from a message stays
+--- The prompt as a list of pieces. Special tokens are matched in chat.markup only: text that comes from a message stays
 --- text, whatever it holds. options: add_generation_prompt, and what model.chat_template_kwargs has.
 function M.render(messages, options)
   local out = {}

@@ -55,7 +55,7 @@ static mr_status read_ids(mr_ids *ids, bool *found, const cJSON *line, const cha
 /* ---- tokenize ---- */
 
 typedef struct tokenizing {
-    mr_parts parts; /* tokenizer; the chat when messages come */
+    mr_parts parts;       /* tokenizer; the chat when messages come */
     const char *template; /* --template */
     bool plain, show;
 } tokenizing;
@@ -63,7 +63,7 @@ typedef struct tokenizing {
 /* Opened when it is first asked for: a base model has none. */
 static mr_status open_chat(tokenizing *z, mr_err *err) {
     if (z->parts.chat) return MR_OK;
-    return mr_parts_chat(&z->parts, &(mr_chat_choice){ .file = z->template }, err);
+    return mr_parts_chat(&z->parts, z->template ? &(mr_chat_choice){ .file = z->template } : NULL, err);
 }
 
 /* {"messages": [...]}: the prompt as the model sees it. What else is in the line are variables of the template. */
@@ -115,24 +115,28 @@ mr_status mr_cmd_tokenize(int argc, char **argv, mr_err *err) {
     static const mr_usage usage = {
         "tokenize",
         "echo '{\"text\": \"Hello <|im_end|>\"}' | medrl tokenize smollm2-135m-instruct\n"
-        "echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"add_generation_prompt\": true}' | medrl tokenize "
+        "echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"add_generation_prompt\": true}' | "
+        "medrl tokenize "
         "smollm2-135m-instruct\n"
         "medrl tokenize smollm2-135m-instruct --show-template",
         "MODEL",
         1,
         1,
-        "Reads JSON lines from stdin, {\"text\": ...}, {\"ids\": [...]} or {\"messages\": [...]}, and writes {\"ids\": [...]}, "
+        "Reads JSON lines from stdin, {\"text\": ...}, {\"ids\": [...]} or {\"messages\": [...]}, and writes {\"ids\": "
+        "[...]}, "
         "with \"text\" for ids and messages.\n"
-        "Messages go through the chat template; what else the line has (add_generation_prompt, tools, enable_thinking) are "
+        "Messages go through the chat template; what else the line has (add_generation_prompt, tools, enable_thinking) "
+        "are "
         "its variables. No token\n"
-        "is added in front of text. Special tokens inside of text are recognized, as other tools do by default; inside of "
+        "is added in front of text. Special tokens inside of text are recognized, as other tools do by default; inside "
+        "of "
         "messages they never are.",
     };
     tokenizing z = { 0 };
     const mr_opt opts[] = {
         { "plain", 0, MR_OPT_FLAG, NULL, "special tokens stay text, as medrl treats data", &z.plain, 0, 0 },
-        { "template", 0, MR_OPT_TEXT, "FILE", "a chat template instead of the model's own: .jinja or .lua", &z.template, 0,
-          0 },
+        { "template", 0, MR_OPT_TEXT, "FILE", "a chat template instead of the model's own: .jinja or .lua", &z.template,
+          0, 0 },
         { "show-template", 0, MR_OPT_FLAG, NULL, "prints the chat template as it is compiled to Lua, and reads nothing",
           &z.show, 0, 0 },
         { "json", 0, MR_OPT_FLAG, NULL, "the output is always JSON lines", &(bool){ false }, 0, 0 },

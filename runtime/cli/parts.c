@@ -120,9 +120,21 @@ static const char *symbol_or_null(const mr_tokenizer *t, int32_t id) {
     return id >= 0 ? mr_tokenizer_symbol(t, id) : NULL;
 }
 
+/* A run's template, with the day on which it was started; the model's own when there is no run. */
+static mr_status chat_of_run(mr_parts *p, mr_err *err) {
+    const cJSON *model = cJSON_GetObjectItemCaseSensitive(p->run, "model"),
+                *kwargs = cJSON_GetObjectItemCaseSensitive(model, "chat_template_kwargs");
+    mr_str text = { 0 };
+    if (cJSON_IsObject(kwargs)) mr_json_put(&text, kwargs);
+    mr_chat_choice choice = { text_at(p->run, "model", "chat_template"), text.data,
+                              text_at(p->run, "run", "chat_template_date") };
+    mr_status st = mr_parts_chat(p, &choice, err);
+    mr_str_clear(&text);
+    return st;
+}
+
 mr_status mr_parts_chat(mr_parts *p, const mr_chat_choice *choice, mr_err *err) {
-    static const mr_chat_choice own;
-    if (!choice) choice = &own;
+    if (!choice) return chat_of_run(p, err);
     const mr_tokenizer *t = p->tokenizer;
     mr_template_opts o = { .date = choice->date,
                            .variables = choice->kwargs,
@@ -195,19 +207,6 @@ static void read_frame(mr_parts *p) {
     }
 }
 
-/* A run's template, with the day on which it was started. */
-static mr_status chat_of_run(mr_parts *p, mr_err *err) {
-    const cJSON *model = cJSON_GetObjectItemCaseSensitive(p->run, "model"),
-                *kwargs = cJSON_GetObjectItemCaseSensitive(model, "chat_template_kwargs");
-    mr_str text = { 0 };
-    if (cJSON_IsObject(kwargs)) mr_json_put(&text, kwargs);
-    mr_chat_choice choice = { text_at(p->run, "model", "chat_template"), text.data,
-                              text_at(p->run, "run", "chat_template_date") };
-    mr_status st = mr_parts_chat(p, &choice, err);
-    mr_str_clear(&text);
-    return st;
-}
-
 static mr_status open_all(mr_parts *p, const char *what, const mr_parts_opts *o, mr_err *err) {
     MR_TRY(mr_parts_locate(&p->path, &p->adapter, &p->run, what, err));
     if (o->adapter) {
@@ -225,7 +224,7 @@ static mr_status open_all(mr_parts *p, const char *what, const mr_parts_opts *o,
     read_frame(p);
     mr_status st = mr_tokenizer_open(&p->tokenizer, p->path, err);
     if (st != MR_OK && !(st == MR_ENOTFOUND && o->ids_only)) return st;
-    if (p->tokenizer && o->need_chat) MR_TRY(chat_of_run(p, err));
+    if (p->tokenizer && o->need_chat) MR_TRY(mr_parts_chat(p, NULL, err));
 
     MR_TRY(mr_parts_backend(&p->backend, o->device, o->n_threads, err));
     mr_model_opts mo = { 0 };

@@ -49,7 +49,8 @@ mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, 
 typedef struct mr_chat_choice {
     const char *file, *kwargs, *date;
 } mr_chat_choice;
-/* Opens p->template and p->chat; p->tokenizer and p->path are open. choice may be NULL. */
+/* Opens p->template and p->chat; p->tokenizer and p->path are open. choice NULL: as p->run has it, or the model's
+ * own. */
 mr_status mr_parts_chat(mr_parts *p, const mr_chat_choice *choice, mr_err *err);
 /* "auto" is bf16 where the device has it. */
 mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, mr_err *err);

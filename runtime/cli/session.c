@@ -226,8 +226,8 @@ static mr_status open_model(mr_session *s, mr_err *err) {
     mr_parts *p = &s->parts;
     MR_TRY(mr_model_resolve(&p->path, set->model.name, err));
     MR_TRY(mr_tokenizer_open(&p->tokenizer, p->path, err));
-    MR_TRY(mr_parts_chat(p, &(mr_chat_choice){ set->model.chat_template, set->model.chat_template_kwargs, chat_date(s) },
-                         err));
+    MR_TRY(mr_parts_chat(
+        p, &(mr_chat_choice){ set->model.chat_template, set->model.chat_template_kwargs, chat_date(s) }, err));
     mr_model_opts mo = {
         .train = true,
         .full = set->lora.r == 0,

@@ -61,10 +61,10 @@ typedef struct mr_template mr_template;
 typedef struct mr_template_opts {
     const char *date;                  /* "2026-07-26"; NULL or "": today */
     const char *bos_token, *eos_token; /* constants of the template; NULL: it finds none */
-    const char *variables;             /* more of them, as data: a JSON object, model.chat_template_kwargs; NULL: none */
-    double deadline_s;                 /* a rendering; 0: 2 s */
-    size_t memory_bytes;               /* 0: 256 MiB beyond its start */
-} mr_template_opts;                    /* copied */
+    const char *variables; /* more of them, as data: a JSON object, model.chat_template_kwargs; NULL: none */
+    double deadline_s;     /* a rendering; 0: 2 s */
+    size_t memory_bytes;   /* 0: 256 MiB beyond its start */
+} mr_template_opts;        /* copied */
 
 /* source: Jinja. place: what messages begin with, before ":LINE: ". MR_EDATA. */
 mr_status mr_template_open(mr_template **out, const char *source, size_t len, const char *place,
@@ -72,7 +72,7 @@ mr_status mr_template_open(mr_template **out, const char *source, size_t len, co
 /* what: PATH.jinja, PATH.lua or "templates/NAME" (a Lua file, found like a recipe); a Lua file's cases are run. MR_EINVAL
  * or MR_ENOTFOUND. */
 mr_status mr_template_open_file(mr_template **out, const char *what, const mr_template_opts *opts, mr_err *err);
-void mr_template_close(mr_template *t); /* NULL is fine */
+void mr_template_close(mr_template *t);                /* NULL is fine */
 const mr_chat *mr_template_chat(const mr_template *t); /* as long as the template is open; one thread */
 const char *mr_template_date(const mr_template *t);
 /* The source as it is used now; borrowed until the next between_steps. */
