@@ -590,9 +590,10 @@ function F.replace(x, args, named)
   return masked.replace(R.str(x), R.str(a[1]), R.str(a[2]), is_none(a[3]) and -1 or want_int(a[3], "replace"))
 end
 function F.reverse(x)
-  local list, out = items_of(x, "reverse"), {}
+  local k, list, out = kind(x), items_of(x, "reverse"), {}
   for i = 1, list.n do out[i] = list[list.n + 1 - i] end
-  if kind(x) == "str" then return concat(out, list.n) end
+  if k == "str" then return concat(out, list.n) end
+  if k == "gen" then return R.list(out, list.n) end -- what cannot be gone through backwards becomes a list
   return R.gen(out, list.n)
 end
 function F.round(x, args, named)
