@@ -1,5 +1,5 @@
-/* chatml.h - plain ChatML as a mr_chat in C, for tests below script/: what mr_chatml_template renders, roles and contents
- * as data. */
+/* chatml.h - plain ChatML as a mr_chat in C, for tests below script/: what mr_chatml_template renders, roles and
+ * contents as data. */
 #ifndef MR_TEST_CHATML_H
 #define MR_TEST_CHATML_H
 

@@ -29,8 +29,8 @@ typedef struct mr_texts {
 
 /* Finds the main file; MR_ENOTFOUND says where it was looked for. t is filled from zero. */
 mr_status mr_texts_open(mr_texts *t, const char *main_arg, mr_err *err);
-/* The main text is not that of a Lua file: `text` is what workers get under `name`, and `path` (NULL: none) with its hash
- * is what mr_texts_changed looks at. Modules come from MEDRL_HOME/lua only. */
+/* The main text is not that of a Lua file: `text` is what workers get under `name`, and `path` (NULL: none) with its
+ * hash is what mr_texts_changed looks at. Modules come from MEDRL_HOME/lua only. */
 void mr_texts_open_text(mr_texts *t, const char *name, const char *text, size_t len, const char *path,
                         const char *sha256);
 void mr_texts_close(mr_texts *t);

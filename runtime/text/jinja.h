@@ -1,12 +1,12 @@
 /* jinja.h - a model's chat template, in Jinja, to the text of a Lua module that renders it. No Lua is run here.
  *
- * The language is what chat templates use: output, set (also as a block, on tuples and on namespace attributes), if, for
- * (else, if, loop, break, continue), macro and call, filter blocks, with, raw, generation; expressions with filters,
- * tests, slices, methods and calls. Settings are those of transformers: trim_blocks and lstrip_blocks on, the last
- * newline dropped. Whatever else stands in a template is an error with its line: it is never passed over.
+ * The language is what chat templates use: output, set (also as a block, on tuples and on namespace attributes), if,
+ * for (else, if, loop, break, continue), macro and call, filter blocks, with, raw, generation; expressions with
+ * filters, tests, slices, methods and calls. Settings are those of transformers: trim_blocks and lstrip_blocks on, the
+ * last newline dropped. Whatever else stands in a template is an error with its line: it is never passed over.
  *
- * A statement of line n stands on line n of the Lua text as well, so a message about the one is right for the other. The
- * functions that the text calls are those of lua/medrl/jinja.lua; constants are Lua strings, which is how that file
+ * A statement of line n stands on line n of the Lua text as well, so a message about the one is right for the other.
+ * The functions that the text calls are those of lua/medrl/jinja.lua; constants are Lua strings, which is how that file
  * tells markup from data.
  *
  * Source: Jinja 3.1, "Template Designer Documentation", and what its lexer does with white space;

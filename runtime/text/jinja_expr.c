@@ -506,8 +506,8 @@ static mr_status negation(mr_jparser *p, mr_jexpr *e) {
     return MR_OK;
 }
 
-/* Python's `and` and `or` give one of their operands. A value that Python takes for true is never Lua's false, and R.kept
- * is the value that R.truth saw last; what may be false travels in a table. */
+/* Python's `and` and `or` give one of their operands. A value that Python takes for true is never Lua's false, and
+ * R.kept is the value that R.truth saw last; what may be false travels in a table. */
 static mr_status conjunction(mr_jparser *p, mr_jexpr *e) {
     MR_TRY(negation(p, e));
     while (mr_jparser_skip_name(p, "and")) {

@@ -37,7 +37,4 @@ typedef struct mr_jtokens {
 mr_status mr_jinja_lex(mr_jtokens *t, const char *source, size_t len, const char *place, mr_err *err);
 void mr_jinja_tokens_clear(mr_jtokens *t);
 
-/* What str.isspace of Python takes for white space (chat.c's trim was this too). */
-bool mr_jinja_space(uint32_t c);
-
 #endif

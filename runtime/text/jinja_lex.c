@@ -29,7 +29,8 @@ static void push(lexer *x, mr_jtype type, const char *text, size_t len, int line
     t->list[t->n++] = (mr_jtoken){ type, line, text, len };
 }
 
-bool mr_jinja_space(uint32_t c) {
+/* What str.isspace of Python takes for white space. */
+static bool is_space(uint32_t c) {
     return (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
            (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
@@ -38,7 +39,7 @@ bool mr_jinja_space(uint32_t c) {
 static size_t space_at(const char *p, size_t n) {
     uint32_t cp;
     int k = n ? mr_utf8_next(&cp, (const uint8_t *)p, n) : 0;
-    return k > 0 && mr_jinja_space(cp) ? (size_t)k : 0;
+    return k > 0 && is_space(cp) ? (size_t)k : 0;
 }
 
 static size_t strip_end(const char *p, size_t n) {

@@ -1,8 +1,8 @@
 /* jinja_parse.c - statements of a template, to Lua.
  *
- * Each scope of Jinja is a local `v` that reads through to the one around it; each place that collects output is a local
- * `o`. Scopes as Jinja has them: an if has none, a loop has one for each turn, a macro, a block set, a filter block, a
- * call block, a generation block and a with have one. */
+ * Each scope of Jinja is a local `v` that reads through to the one around it; each place that collects output is a
+ * local `o`. Scopes as Jinja has them: an if has none, a loop has one for each turn, a macro, a block set, a filter
+ * block, a call block, a generation block and a with have one. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,6 +1,7 @@
-/* test_template.c - chat templates as they run: compiled, in a worker. Against the real engine: jinja_cases.json (our own
- * templates), chat_templates.json (the text of eight families, from templates of ours that say the same), chat_ids.json
- * (the ids). Then what must never happen: data that becomes a token, a template that holds the program. */
+/* test_template.c - chat templates as they run: compiled, in a worker. Against the real engine: jinja_cases.json (our
+ * own templates), chat_templates.json (the text of eight families, from templates of ours that say the same),
+ * chat_ids.json (the ids). Then what must never happen: data that becomes a token, a template that holds the program.
+ * */
 #include "base/proc.h"
 #include "script_test.h"
 
@@ -138,8 +139,8 @@ static void families_render_as_the_fixture(void) {
     CHECK_INT(check_families(our_template), 120);
 }
 
-/* The files that the fixture was made from belong to others: MEDRL_TEMPLATES_DIR says where they are (trl/chat_templates of
- * TRL 1.16; smollm2.jinja is the text in SmolLM2's GGUF). */
+/* The files that the fixture was made from belong to others: MEDRL_TEMPLATES_DIR says where they are
+ * (trl/chat_templates of TRL 1.16; smollm2.jinja is the text in SmolLM2's GGUF). */
 static char *original_template(const char *name) {
     static const char *const files[][2] = {
         { "qwen2.5-instruct", "qwen2_5" },    { "qwen3", "qwen3" },

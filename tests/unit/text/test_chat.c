@@ -1,5 +1,6 @@
-/* test_chat.c - from rendered prompts to ids: the reference's ids wherever no message holds a special token, and messages
- * that try to end their own turn. The templates themselves are tested in test_jinja.c and unit/script/test_template.c. */
+/* test_chat.c - from rendered prompts to ids: the reference's ids wherever no message holds a special token, and
+ * messages that try to end their own turn. The templates themselves are tested in test_jinja.c and
+ * unit/script/test_template.c. */
 #include "chatml.h"
 #include "support.h"
 

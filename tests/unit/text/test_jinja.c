@@ -1,5 +1,5 @@
-/* test_jinja.c - templates that must not compile, each with its line; and that the Lua text keeps the template's lines. What
- * compiled templates render is tested in unit/script/test_template.c. */
+/* test_jinja.c - templates that must not compile, each with its line; and that the Lua text keeps the template's lines.
+ * What compiled templates render is tested in unit/script/test_template.c. */
 #include "support.h"
 #include "text/jinja.h"
 
