@@ -10,7 +10,7 @@
  * tells markup from data.
  *
  * Source: Jinja 3.1, "Template Designer Documentation", and what its lexer does with white space;
- * spec/tokenizers.md, 2.7. Limits: 1 MiB of source, blocks in 32 levels, expressions in 40.
+ * spec/tokenizers.md, 2.7. Limits: 1 MiB of source, blocks in 32 levels, expressions in 40 (brackets count twice).
  * Threads: no hidden state. */
 #ifndef MR_JINJA_H
 #define MR_JINJA_H
