@@ -418,6 +418,9 @@ function M.test()
   elseif type(module) == "table" and type(module.row) == "function" then
     kind = "dataset"
     passed, failures = cases.dataset(module)
+  elseif type(module) == "table" and type(module.render) == "function" then
+    kind = "template"
+    passed, failures = require("medrl.template").run_cases(module, file)
   elseif type(module) == "table" and type(module.model) == "table" then
     kind = "recipe"
   end

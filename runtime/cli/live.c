@@ -443,10 +443,10 @@ static mr_status m_row(mr_live *l, const mr_control_request *r, cJSON **out, mr_
         cJSON_AddItemToArray(list, m);
     }
     mr_str text = { 0 };
-    const bool prompt = l->s->settings.method == MR_METHOD_GRPO;
+    const mr_chat_opts chat = { .add_generation_prompt = l->s->settings.method == MR_METHOD_GRPO };
     if (mr_session_need(l->s, MR_STAGE_TEXT, NULL) ==
             MR_OK && /* a recipe whose model is not here still shows its rows */
-        mr_chat_render(&text, l->s->parts.chat, row.messages, row.n_messages, prompt, -1, NULL, NULL) == MR_OK)
+        mr_chat_render(&text, l->s->parts.chat, row.messages, row.n_messages, &chat, NULL) == MR_OK)
         cJSON_AddStringToObject(o, "prompt", text.data ? text.data : "");
     mr_str_clear(&text);
     mr_status st = mr_json_parse(&columns, row.json, strlen(row.json), "row", err);

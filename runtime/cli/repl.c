@@ -109,15 +109,16 @@ static mr_status m_sample(local *l, const cJSON *args, cJSON **out, mr_err *err)
     mr_message *messages;
     int n;
     MR_TRY(need_frame(l, err));
-    if (!p->has_chat)
+    if (!p->chat)
         return mr_fail(err, MR_EDATA, "%s: the model has no chat template; use an instruct model", p->path);
     MR_TRY(speak_options(&so, l, args, err));
     MR_TRY(mr_live_prompt(&messages, &n, p, args, err));
     mr_ids ids = { 0 };
     mr_str text = { 0 };
     const cJSON *row = cJSON_GetObjectItemCaseSensitive(args, "row");
-    mr_status st = mr_chat_encode(p->tokenizer, &ids, p->chat, messages, n, true, -1, NULL, err);
-    if (st == MR_OK) st = mr_chat_render(&text, p->chat, messages, n, true, -1, NULL, err);
+    const mr_chat_opts chat = { .add_generation_prompt = true };
+    mr_status st = mr_chat_encode(p->tokenizer, &ids, p->chat, messages, n, &chat, err);
+    if (st == MR_OK) st = mr_chat_render(&text, p->chat, messages, n, &chat, err);
     if (st == MR_OK)
         st = complete(l, &ids, &so, cJSON_IsObject(row) ? row : NULL, text.data ? text.data : "", out, err);
     l->n_samples++;
@@ -193,7 +194,7 @@ static mr_status m_chat(local *l, const cJSON *args, cJSON **out, mr_err *err) {
     (void)args, (void)out;
     MR_TRY(need_frame(l, err));
     mr_parts *p = &l->session.parts;
-    if (!p->has_chat)
+    if (!p->chat)
         return mr_fail(err, MR_EDATA, "%s: the model has no chat template; use an instruct model", p->path);
     const mr_speak_opts speak = {
         .sampling = { .temperature = 0.7f, .top_p = 1, .repetition_penalty = 1 },

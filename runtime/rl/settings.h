@@ -35,6 +35,9 @@ typedef struct mr_settings {
         char *dtype;      /* "auto" (bf16 where the device has it, else f32), "bfloat16", "float32" */
         bool from_config; /* random weights: train from scratch */
         char *adapter;    /* PEFT folder to start from, "" for none */
+        char *chat_template;        /* a file; "": the model's own */
+        char *chat_template_kwargs; /* a JSON object; NULL: none */
+        char *chat_template_date;   /* "2026-07-26"; "": today */
     } model;
     struct {
         int r; /* 0: full fine-tuning */

@@ -45,6 +45,14 @@ const mr_field mr_fields[] = {
       "random weights from config.json: train from scratch" },
     { IN_MODEL, BOTH, "adapter", K_STRING, AT(model.adapter), "\"\"", 0, 0, false, 0, NULL,
       "PEFT adapter folder to start from" },
+    { IN_MODEL, BOTH, "chat_template", K_STRING, AT(model.chat_template), "\"\"", 0, 0, false, 0, NULL,
+      "how messages become a prompt: a .jinja file, or a Lua file (\"templates/chatml\"), which may be edited while "
+      "the run goes on; empty: the model's own" },
+    { IN_MODEL, BOTH, "chat_template_kwargs", K_TABLE, AT(model.chat_template_kwargs), "null", 0, 0, false, 0, NULL,
+      "more variables for the template, as { enable_thinking = false }" },
+    { IN_MODEL, BOTH, "chat_template_date", K_STRING, AT(model.chat_template_date), "\"\"", 0, 0, false, 0, NULL,
+      "the day that strftime_now gives in templates, as \"2026-07-26\"; empty: the day on which the run was started, "
+      "which a resumed run keeps" },
 
     { IN_LORA, BOTH, "r", K_INT, AT(lora.r), "8", 0, 1024, false, 0, NULL,
       "rank; 0, or a recipe without the section lora: all weights are trained" },
@@ -245,6 +253,7 @@ static void describe_range(mr_str *out, const mr_field *f) {
         return;
     case K_TARGETS: mr_str_puts(out, "list of names"); return;
     case K_SIZE: mr_str_puts(out, "size: 14G, 900M, 7.5GiB"); return;
+    case K_TABLE: mr_str_puts(out, "table of names"); return;
     case K_STRING:
         if (!f->names) {
             mr_str_puts(out, "string");

@@ -32,7 +32,7 @@ typedef struct mr_trainer_parts {
     const mr_settings *settings;
     mr_model *model;
     mr_tokenizer *tokenizer;
-    mr_chat_family chat;
+    const mr_chat *chat;
     mr_row_source rows;
     mr_scorer scorer; /* sft: only its reloads are used */
     mr_observer observer;

@@ -112,6 +112,23 @@ mr_status mr_texts_open(mr_texts *t, const char *main_arg, const char *const *re
     return MR_OK;
 }
 
+void mr_texts_open_text(mr_texts *t, const char *name, const char *text, size_t len, const char *path,
+                        const char *sha256) {
+    memset(t, 0, sizeof *t);
+    t->main_path = mr_strdup(path ? path : name);
+    t->home_root = add_root(t, mr_path_join(mr_home_dir(), "lua"));
+    mr_text *x = mr_alloc(sizeof *x);
+    x->module = mr_strdup("@main");
+    x->path = mr_strdup(path);
+    if (path) (void)!stat(path, &x->seen); /* not there: it shows as changed */
+    x->pub.name = mr_strdup(name);
+    x->pub.text = mr_strndup(text, len);
+    x->pub.len = len;
+    memcpy(x->pub.sha256, sha256, sizeof x->pub.sha256);
+    t->list = mr_alloc(sizeof *t->list);
+    t->list[t->n++] = x;
+}
+
 static void text_free(mr_text *x) {
     if (!x) return;
     mr_free(x->module);
@@ -314,6 +331,7 @@ bool mr_texts_changed(mr_texts *t, mr_str *what, uint64_t *signature, bool *youn
     *young = false;
     for (int i = 0; i < t->n; i++) {
         mr_text *x = t->list[i];
+        if (!x->path) continue;
         struct stat now;
         x->changed = false;
         if (is_own(x)) continue;

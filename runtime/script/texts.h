@@ -12,7 +12,7 @@
 #include "script/script.h"
 
 typedef struct mr_text {
-    char *module, *path;
+    char *module, *path; /* path NULL: it came from no file */
     mr_script_text pub; /* name, text, len, hash; owned here */
     struct stat seen;    /* as it was read; zeroed: to be compared by content at the next look */
     struct stat looked;  /* and at the last look that found it changed */
@@ -44,6 +44,10 @@ typedef struct mr_texts {
  * store: copied, may be NULL. */
 mr_status mr_texts_open(mr_texts *t, const char *main_arg, const char *const *rewards, const cJSON *pinned,
                         const char *store, mr_err *err);
+/* The main text is not that of a Lua file: `text` is what workers get under `name`, and `path` (NULL: none) with its
+ * hash is what mr_texts_changed looks at. Modules come from MEDRL_HOME/lua only. */
+void mr_texts_open_text(mr_texts *t, const char *name, const char *text, size_t len, const char *path,
+                        const char *sha256);
 void mr_texts_close(mr_texts *t);
 /* The text of a module, read now when it is not there yet. Borrowed until close. */
 mr_status mr_texts_get(mr_texts *t, const char *module, const mr_text **out, mr_err *err);

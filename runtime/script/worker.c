@@ -239,6 +239,45 @@ static int row_body(lua_State *L) {
     return 0;
 }
 
+/* --- TEMPLATE, RENDER --- */
+
+typedef struct template_command {
+    mr_take in;
+    mr_str out;
+    bool render;
+} template_command;
+
+static int template_body(lua_State *L) {
+    template_command *c = lua_touserdata(L, 1);
+    mr_worker *w = mr_worker_of(L);
+    if (!c->render) {
+        mr_env_require(L, "medrl.template");
+        w->driver_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+        call_driver(L, "open", 0, 0);
+        return 0;
+    }
+    uint32_t n_strings = mr_take_u32(&c->in);
+    if (n_strings > 8) return luaL_error(L, "a command to render has %d strings, want at most 8", (int)n_strings);
+    for (uint32_t i = 0; i < n_strings; i++) {
+        size_t len;
+        const char *s = mr_take_bytes(&c->in, &len);
+        lua_pushlstring(L, s, len);
+    }
+    call_driver(L, "render", (int)n_strings, 1); /* text, is markup, text, is markup ... */
+    uint32_t n = (uint32_t)lua_objlen(L, -1) / 2;
+    mr_put_u32(&c->out, n);
+    for (uint32_t i = 0; i < n; i++) {
+        size_t len;
+        lua_rawgeti(L, -1, (int)(2 * i + 1));
+        lua_rawgeti(L, -2, (int)(2 * i + 2));
+        const char *s = luaL_checklstring(L, -2, &len);
+        mr_put_u8(&c->out, lua_toboolean(L, -1) != 0);
+        mr_put_bytes(&c->out, s, len);
+        lua_pop(L, 2);
+    }
+    return 0;
+}
+
 /* --- SCORE --- */
 
 typedef struct completion {
@@ -561,6 +600,18 @@ static void run_rows(mr_worker *w, const mr_frame *f) {
     mr_free(copy);
 }
 
+static void run_template(mr_worker *w, const mr_frame *f) {
+    char *copy = mr_alloc(f->len + 1), message[1024];
+    memcpy(copy, f->data, f->len);
+    template_command c = { .in = { copy, copy + f->len, false }, .render = f->type == MR_WIRE_RENDER };
+    if (!mr_worker_protected(w, template_body, &c, message, sizeof message))
+        reply_error(w, MR_EDATA, message);
+    else if (!mr_wire_send(&w->wire, MR_WIRE_REPLY, c.out.data, c.out.len, -1))
+        _exit(0);
+    mr_str_clear(&c.out);
+    mr_free(copy);
+}
+
 /* A frame may ask for texts while it runs, and that reuses the input buffer: scoring works on a copy as well. */
 static void run_score(mr_worker *w, const char *data, size_t len) {
     char *copy = mr_alloc(len + 1);
@@ -605,6 +656,8 @@ int mr_worker_main(void) {
         case MR_WIRE_ROWS:
         case MR_WIRE_ROW:
         case MR_WIRE_SURVEY: run_rows(w, &f); break;
+        case MR_WIRE_TEMPLATE:
+        case MR_WIRE_RENDER: run_template(w, &f); break;
         case MR_WIRE_SCORE: run_score(w, f.data, f.len); break;
         default: _exit(70);
         }

@@ -1,5 +1,6 @@
 /* What changes while a run goes on, with rows and rewards in C: settings, weights, reloads, pauses, samples on the side;
  * and that a resumed run repeats all of it to the bit. */
+#include "chatml.h"
 #include "base/log.h"
 #include "base/rng.h"
 #include "rig.h"
@@ -220,7 +221,7 @@ static void world_open(world *w, const char *run_dir) {
         .settings = &w->set,
         .model = w->r.m,
         .tokenizer = w->tok,
-        .chat = MR_CHAT_CHATML_PLAIN,
+        .chat = &chatml,
         .rows = { w, w->n_rows, get_row },
         .scorer = { .self = w,
                     .n_rewards = rewards_of(w),
