@@ -61,6 +61,8 @@ function M.short(s)
 end
 local short = M.short
 
+M.short = short
+
 -- A text with its white space made visible, for a line of its own.
 local function visible(s)
   local shown = tostring(s):gsub("\n", "⏎"):gsub("\r", "␍"):gsub("\t", "⇥"):gsub("%c", "·")

@@ -141,6 +141,7 @@
 ---@field after_last fun(s: string, mark: string): string all of s when there is none
 ---@field before_first fun(s: string, mark: string): string all of s when there is none
 ---@field last_between fun(s: string, open: string, close: string): string? stripped; nil when either is missing
+---@field upper fun(s: string): string one character for one
 ---@field ulen fun(s: string): integer code points
 ---@field is_digit fun(s: string): boolean not empty, and digits of any script only
 
@@ -196,3 +197,16 @@
 ---@field count fun(self: medrl.rows): integer
 ---@field get fun(self: medrl.rows, i: integer): table from 1; nulls are absent
 ---@field line fun(self: medrl.rows, i: integer): integer where the row begins in its file
+---@class medrl.Markup a piece of a prompt in which special tokens are matched
+
+---@class medrl.chat
+---@field system fun(content: string): table a message
+---@field user fun(content: string): table
+---@field assistant fun(content: string): table
+---@field tagged fun(reasoning: string, answer: string): string
+---@field markup fun(text: string): medrl.Markup
+---@field is_markup fun(piece: any): boolean
+
+---@class medrl.Template what a file in templates/ returns
+---@field render fun(messages: table[], options: table): (string|medrl.Markup)[]
+---@field cases? { messages: table[], options: table?, text: string }[]

@@ -1,11 +1,9 @@
 --- The session of `medrl repl` and `medrl attach`: its objects over one host, how values are printed, the help, what
 --- Tab offers. Called by the program with the host's functions.
-local host = ...
-local json, text = require "medrl.json", require "medrl.text"
+local json, text, re = require "medrl.json", require "medrl.text", require "medrl.re"
 
 local M = {}
-local call, quote = host.call, host.quote
-local env = _G or {} -- luacheck: ignore 113 (a worker that only loads this file, `medrl test`, has no _G)
+local host, env, call, quote -- what M.open was given
 
 local function fail(message, ...)
   error(message:format(...), 0)
@@ -158,7 +156,7 @@ function M.results(n, ...)
   for i = 1, n do host.write(M.show((select(i, ...))) .. "\n") end
 end
 
-function env.print(...)
+local function print_values(...)
   local parts = {}
   for i = 1, select("#", ...) do parts[i] = tostring((select(i, ...))) end
   host.write(table.concat(parts, "\t") .. "\n")
@@ -304,18 +302,25 @@ local Run = {
   checkpoint = function() return call("checkpoint").path end,
   reload = reload,
 }
-if host.attached then
-  function Run.pause(_, why) return call("pause", { why = why }).paused end
-  function Run.resume() return call("resume").step end
-  function Run.stop() return call("stop").step end
-end
 
-env.run = object(Run, "run: run.step, run:metrics(), run:last(), run:set{ ... }; help \"run\"", fields, function(key)
-  if not is_field[key] then
-    fail("run has no field \"%s\"; it has %s; methods: help \"run\"", tostring(key), table.concat(fields, ", "))
-  end
-  return call("status")[key]
-end)
+-- What can be done to a run that another process makes.
+local Attached = {
+  pause = function(_, why) return call("pause", { why = why }).paused end,
+  resume = function() return call("resume").step end,
+  stop = function() return call("stop").step end,
+}
+
+local function run_object()
+  local methods = {}
+  for name, f in pairs(Run) do methods[name] = f end
+  for name, f in pairs(host.attached and Attached or {}) do methods[name] = f end
+  return object(methods, "run: run.step, run:metrics(), run:last(), run:set{ ... }; help \"run\"", fields, function(key)
+    if not is_field[key] then
+      fail("run has no field \"%s\"; it has %s; methods: help \"run\"", tostring(key), table.concat(fields, ", "))
+    end
+    return call("status")[key]
+  end)
+end
 
 local function split_of(name)
   local methods = {
@@ -333,34 +338,16 @@ local function split_of(name)
       return row
     end)
 end
-env.data = split_of("train")
-env.data_eval = split_of("eval")
-
-env.model = object({
-  generate = function(_, prompt, given) return sample(prompt, given) end,
-}, "model: model:generate(\"a prompt\", { n = 6, temperature = 0.9 })")
-
-env.score, env.set, env.settings, env.reload = score, set, settings, reload
-env.text, env.json, env.re = text, json, require "medrl.re"
-function env.quit() host.quit() end
-env.exit = env.quit
-if not host.attached then
-  function env.step(n) call("step", { n = n or 1 }) end
-  function env.reset() call("reset") end
-  function env.save(dir) return call("save", { dir = dir }).path end
-  function env.chat() call("chat") end
-end
-
 -- Help: a line for each object, an example in each.
 
 local topics = {
-  { "model", [[model:generate("Is aspirin an antibiotic?")              one completion, in a list
-model:generate("...", { n = 6, temperature = 0.9 })      more: top_p, top_k, min_p, repetition_penalty,
-                                                         max_new_tokens, seed, system
-model:generate(data[3], { n = 4 })                       a row's prompt: with its rewards by name
-model:generate("...", { row = { answer = "no" } })       the same for columns that are typed]] },
-  { "score", [[score("<answer>no</answer>", { answer = "no" })          all rewards of a text by name
-score(_, data[3])                                        of what generate has returned]] },
+  { "model", [[model:generate("Is aspirin an antibiotic?")   one completion, in a list
+model:generate("...", { n = 6, temperature = 0.9 })   more options: top_p,
+          top_k, min_p, repetition_penalty, max_new_tokens, seed, system
+model:generate(data[3], { n = 4 })   a row's prompt: with its rewards by name
+model:generate("...", { row = { answer = "no" } })   the same, columns typed in]] },
+  { "score", [[score("<answer>no</answer>", { answer = "no" })   all rewards by name
+score(_, data[3])         of what generate has returned]] },
   { "data", [[data[17]        row 17: prompt, messages, row (its columns), source
 data:sample()   any row
 data:len()      how many there are
@@ -368,42 +355,42 @@ data_eval[1]    a row of the evaluation split]] },
   { "run", [[run.step, run.max_steps, run.paused, run.phase, run.model, run.reward ...
 run:status()              all of them
 run:metrics()             of the last step; run:metrics(5) of five
-run:last()                the last step's groups with rewards by name; run:last(1) the first
-run:sample("...")         as model:generate; between two steps, from the policy as it is
+run:last()                the last step's groups; run:last(1) the first of them
+run:sample("...")         as model:generate, between two steps
 run:score("...", row)     as score
-run:set{ learning_rate = 2e-6 }     from the next step on; run:settings() lists what can be set
+run:set{ learning_rate = 2e-6 }   from the next step on; run:settings() has all
 run:rewards()             names and weights
 run:scripts()             names and hashes of the Lua files in use
 run:checkpoint()          a checkpoint now
-run:reload()              looks at the scripts now
-]] .. (host.attached and [[
-run:pause("why")          holds the run at the end of the step
-run:resume()              and lets it go on
-run:stop()                ends it, with a checkpoint]] or [[
-(a run begins with the first step())]]) },
-  { "set", [[set{ learning_rate = 2e-6 }     changes settings of the run from the next step on]] },
+run:reload()              looks at the scripts now]] },
+  { "set", [[set{ learning_rate = 2e-6 }   settings of the run, from the next step on]] },
   { "settings", [[settings()      what can be set, and what it is]] },
-  { "reload", [[reload()        reads changed Lua files anew: rewards, data sets, the recipe, what was required]] },
-  { "text", [[text.strip(s), text.count(s, part), text.last_between(s, a, b) ...   require "medrl.text"]] },
-  { "re", [[re.compile("^\\s*yes", "i"):test(s)     PCRE2   require "medrl.re"]] },
+  { "reload", [[reload()        changed Lua files: rewards, data, the recipe, what was required]] },
+  { "text", [[text.strip(s), text.last_between(s, a, b) ...   as require "medrl.text"]] },
+  { "re", [[re.compile("^\\s*yes", "i"):test(s)     as require "medrl.re"]] },
   { "json", [[json.encode(t), json.decode(s)]] },
   { "_", [[_ is the last value, __ the one before; print(_) shows a text as it is]] },
-  { "quit", [[quit() or Ctrl-D ends the session; Ctrl-C stops what runs. ":name rest" is short for name("rest")]] },
+  { "quit", [[quit() or Ctrl-D ends the session, Ctrl-C stops what runs
+:name rest      is short for name("rest")]] },
 }
-if not host.attached then
-  local own = {
-    { "step", [[step()          trains one step as `medrl run` does, in a run folder; step(5) five]] },
-    { "reset", [[reset()         back to the adapter and the optimizer of the start; the next step begins a new run]] },
-    { "save", [[save("DIR")     the adapter as a PEFT folder]] },
-    { "chat", [[chat()          a conversation with the present weights; Ctrl-D comes back]] },
-  }
-  for _, topic in ipairs(own) do topics[#topics + 1] = topic end
-end
+-- Of `medrl repl` only; what is said of "run" comes behind the rest.
+local own_topics = {
+  { "run", [[(a run begins with the first step())]] },
+  { "step", [[step()          trains a step as `medrl run` does, in a run folder; step(5) five]] },
+  { "reset", [[reset()         adapter and optimizer as at the start; then a new run begins]] },
+  { "save", [[save("DIR")     the adapter as a PEFT folder]] },
+  { "chat", [[chat()          a conversation with the present weights; Ctrl-D comes back]] },
+}
+local attached_topics = {
+  { "run", [[run:pause("why")          holds the run at the end of the step
+run:resume()              and lets it go on
+run:stop()                ends it, with a checkpoint]] },
+}
 
 local function help_text(name)
   local lines, names = {}, {}
-  for _, topic in ipairs(topics) do
-    names[#names + 1] = topic[1]
+  for _, topic in ipairs(M.topics) do
+    if names[#names] ~= topic[1] then names[#names + 1] = topic[1] end
     if name == nil or name == topic[1] then lines[#lines + 1] = topic[2] end
   end
   if name ~= nil and not lines[1] then
@@ -412,7 +399,7 @@ local function help_text(name)
   return table.concat(lines, "\n")
 end
 
-env.help = setmetatable({}, {
+local help = setmetatable({}, {
   __tostring = function() return help_text() end,
   __call = function(_, name)
     if type(name) == "table" then -- help(run)
@@ -470,7 +457,7 @@ function M.complete(line)
   local word = line:match("[%a_][%w_%.:]*$") or ""
   local is_value = line:find("=%s*[%w_%.]*$")
   if command then
-    for _, topic in ipairs(topics) do
+    for _, topic in ipairs(M.topics) do
       local name = topic[1]
       if type(env[name]) == "function" and starts(name, command) then offer(":" .. name) end
     end
@@ -506,6 +493,31 @@ function M.complete(line)
   end
   table.sort(found)
   return found
+end
+
+--- Makes the session's globals in `globals`, over the host's functions.
+function M.open(functions, globals)
+  host, env, call, quote = functions, globals, functions.call, functions.quote
+  M.topics = {}
+  local more = host.attached and attached_topics or own_topics
+  for _, topic in ipairs(topics) do
+    M.topics[#M.topics + 1] = topic
+    if more[1][1] == topic[1] then M.topics[#M.topics + 1] = more[1] end
+  end
+  for i = 2, #more do M.topics[#M.topics + 1] = more[i] end
+  env.print, env.help = print_values, help
+  env.run, env.data, env.data_eval = run_object(), split_of("train"), split_of("eval")
+  env.model = object({ generate = function(_, prompt, given) return sample(prompt, given) end },
+    "model: model:generate(\"a prompt\", { n = 6, temperature = 0.9 })")
+  env.score, env.set, env.settings, env.reload = score, set, settings, reload
+  env.text, env.json, env.re = text, json, re
+  env.quit = function() host.quit() end
+  env.exit = env.quit
+  if host.attached then return end
+  env.step = function(n) call("step", { n = n or 1 }) end
+  env.reset = function() call("reset") end
+  env.save = function(dir) return call("save", { dir = dir }).path end
+  env.chat = function() call("chat") end
 end
 
 return M

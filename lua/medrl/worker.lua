@@ -215,9 +215,8 @@ local function check_sets(section)
     local ok, module = pcall(require, module_name)
     if ok and type(module) == "table" and type(module.row) == "function" then
       local n, failures = cases.dataset(module)
-      local file = host.place(module_name)
-      if failures[1] then fail("%s", cases.line(file, failures[1])) end
-      passed = passed .. ("%s\t%d\n"):format(file, n)
+      if failures[1] then fail("%s", cases.line(host.place(module_name), failures[1])) end
+      passed = passed .. ("%s\t%d\n"):format(host.place(module_name), n)
     end
   end
   return passed
@@ -419,6 +418,9 @@ function M.test()
   elseif type(module) == "table" and type(module.row) == "function" then
     kind = "dataset"
     passed, failures = cases.dataset(module)
+  elseif type(module) == "table" and type(module.render) == "function" then
+    kind = "template"
+    passed, failures = require("medrl.template").run_cases(module, file)
   elseif type(module) == "table" and type(module.model) == "table" then
     kind = "recipe"
   end

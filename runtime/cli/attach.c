@@ -37,8 +37,9 @@ static mr_status end_of_run(client *c, mr_err *err) {
     char *path = mr_path_join(c->dir, "metrics.jsonl");
     mr_tail(&last, path, 1, NULL);
     const cJSON *step = cJSON_GetObjectItemCaseSensitive(cJSON_GetArrayItem(last, 0), "step");
-    mr_status st = mr_fail(err, MR_ENOTFOUND, "%s: the run has ended, after step %.0f; medrl chat %s, or medrl resume %s",
-                           c->dir, cJSON_IsNumber(step) ? step->valuedouble : 0, c->dir, c->dir);
+    mr_status st =
+        mr_fail(err, MR_ENOTFOUND, "%s: the run has ended, after step %.0f; medrl chat %s, or medrl resume %s", c->dir,
+                cJSON_IsNumber(step) ? step->valuedouble : 0, c->dir, c->dir);
     cJSON_Delete(last);
     mr_free(path);
     hang_up(c);

@@ -65,8 +65,9 @@ static char *next_line(const conversation *c) {
 
 static mr_status encode_history(conversation *c, mr_ids *ids, mr_err *err) {
     int n;
+    const mr_chat_opts o = { .add_generation_prompt = true };
     mr_message *m = mr_speak_frame(c->parts, c->system, c->turns, c->n_turns, &n);
-    mr_status st = mr_chat_encode(c->parts->tokenizer, ids, c->parts->chat, m, n, true, -1, NULL, err);
+    mr_status st = mr_chat_encode(c->parts->tokenizer, ids, c->parts->chat, m, n, &o, err);
     mr_free(m);
     return st;
 }

@@ -168,23 +168,39 @@ static char *history_path(void) {
     return NULL;
 }
 
+static uint8_t held; /* came behind a Ctrl-C and belongs to the next line */
+static bool has_held;
+
+static ssize_t read_byte(uint8_t *byte) {
+    if (has_held) {
+        *byte = held;
+        has_held = false;
+        return 1;
+    }
+    ssize_t n = read(STDIN_FILENO, byte, 1);
+    if (n != 1 || !mr_signals_seen()) return n;
+    held = *byte;
+    has_held = true;
+    errno = EINTR;
+    return -1;
+}
+
 /* One character, or -1 at the end of the input and at a signal: libedit alone goes on reading after a signal. */
 static int read_character(FILE *in) {
     uint8_t bytes[4];
     size_t n = 0;
     (void)in;
-    for (;;) {
-        if (mr_signals_seen()) return -1;
-        ssize_t got = read(STDIN_FILENO, bytes + n, 1);
-        if (got == 0) return -1;
+    while (!mr_signals_seen()) {
+        ssize_t got = read_byte(bytes + n);
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return -1;
+        if (got <= 0) return -1;
         n++;
         uint32_t cp;
         int whole = mr_utf8_next(&cp, bytes, n);
         if (whole > 0) return (int)cp;
         if (whole < 0 || n == sizeof bytes) n = 0; /* no UTF-8: dropped */
     }
+    return -1;
 }
 
 /* The first of the list is what all have in common, as readline's own functions have it; malloc'ed for libedit. */

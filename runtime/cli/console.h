@@ -10,13 +10,13 @@
 #include "script/repl.h"
 
 typedef struct mr_console {
-    const char *name;              /* of the command, for messages */
+    const char *name;               /* of the command, for messages */
     const char *const *expressions; /* -e, NULL-terminated; NULL: stdin is read */
-    bool json;                     /* the last value as JSON, nothing else is printed */
+    bool json;                      /* the last value as JSON, nothing else is printed */
     bool trust;
     bool attached;
     mr_host host;
-    const char *greeting; /* a line for a terminal; NULL: none */
+    const char *greeting;        /* a line for a terminal; NULL: none */
     void (*between)(void *self); /* before each prompt; may be NULL */
     void *self;
 } mr_console;

@@ -24,7 +24,10 @@ static void look_at_terminal(mr_looking *l) {
 static mr_status open_tokenizer(mr_looking *l, mr_err *err) {
     MR_TRY(mr_model_resolve(&l->parts.path, l->settings.model.name, err));
     MR_TRY(mr_tokenizer_open(&l->parts.tokenizer, l->parts.path, err));
-    return mr_parts_chat(&l->parts.chat, l->parts.tokenizer, l->parts.path, err);
+    return mr_parts_chat(&l->parts,
+                         &(mr_chat_choice){ l->settings.model.chat_template, l->settings.model.chat_template_kwargs,
+                                            l->settings.model.chat_template_date },
+                         err);
 }
 
 static mr_status open_data(mr_looking *l, mr_err *err) {
@@ -49,8 +52,8 @@ static mr_status open_data(mr_looking *l, mr_err *err) {
 
 mr_status mr_data_encode(mr_looking *l, const mr_row *row, mr_ids *ids, mr_err *err) {
     bool prompt = l->settings.method == MR_METHOD_GRPO; /* supervised rows end with the answer */
-    return mr_chat_encode(l->parts.tokenizer, ids, l->parts.chat, row->messages, row->n_messages, prompt, -1, NULL,
-                          err);
+    const mr_chat_opts o = { .add_generation_prompt = prompt };
+    return mr_chat_encode(l->parts.tokenizer, ids, l->parts.chat, row->messages, row->n_messages, &o, err);
 }
 
 /* ---- one row ---- */

@@ -15,6 +15,7 @@ enum { SHOWN = 3 }; /* prompts answered before and after */
 /* Sampled answers to the first rows, the same random numbers each time; owned strings. Greedy ones would hide how often
  * the untrained model is careless. */
 static mr_status answer(mr_session *s, char *answers[SHOWN], mr_err *err) {
+    const mr_chat_opts co = { .add_generation_prompt = true };
     mr_status st = MR_OK;
     for (int i = 0; st == MR_OK && i < SHOWN && i < s->rows.n_rows; i++) {
         mr_row row = { 0 };
@@ -22,8 +23,7 @@ static mr_status answer(mr_session *s, char *answers[SHOWN], mr_err *err) {
         mr_rollout r = { 0 };
         st = s->rows.get(s->rows.self, i, &row, err);
         if (st == MR_OK)
-            st = mr_chat_encode(s->parts.tokenizer, &ids, s->parts.chat, row.messages, row.n_messages, true, -1, NULL,
-                                err);
+            st = mr_chat_encode(s->parts.tokenizer, &ids, s->parts.chat, row.messages, row.n_messages, &co, err);
         mr_speak_opts so = {
             .sampling = { .temperature = 1, .top_p = 1, .repetition_penalty = 1 },
             .max_new_tokens = s->settings.train.max_completion_length,

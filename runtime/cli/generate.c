@@ -76,7 +76,8 @@ static mr_status encode(mr_ids *ids, const mr_parts *p, const options *o, const 
     int n;
     const mr_message user = { "user", prompt };
     mr_message *messages = mr_speak_frame(p, o->system ? o->system : p->system, &user, 1, &n);
-    mr_status st = mr_chat_encode(p->tokenizer, ids, p->chat, messages, n, true, -1, NULL, err);
+    const mr_chat_opts co = { .add_generation_prompt = true };
+    mr_status st = mr_chat_encode(p->tokenizer, ids, p->chat, messages, n, &co, err);
     mr_free(messages);
     return st;
 }

@@ -55,25 +55,52 @@ static mr_status read_ids(mr_ids *ids, bool *found, const cJSON *line, const cha
 /* ---- tokenize ---- */
 
 typedef struct tokenizing {
-    mr_tokenizer *t;
-    bool plain;
+    mr_parts parts;       /* tokenizer; the chat when messages come */
+    const char *template; /* --template */
+    bool plain, show;
 } tokenizing;
+
+/* Opened when it is first asked for: a base model has none. */
+static mr_status open_chat(tokenizing *z, mr_err *err) {
+    if (z->parts.chat) return MR_OK;
+    return mr_parts_chat(&z->parts, z->template ? &(mr_chat_choice){ .file = z->template } : NULL, err);
+}
+
+/* {"messages": [...]}: the prompt as the model sees it. What else is in the line are variables of the template. */
+static mr_status tokenize_messages(tokenizing *z, mr_ids *ids, const cJSON *line, cJSON *o, const char *place,
+                                   mr_err *err) {
+    mr_str variables = { 0 }, text = { 0 };
+    mr_json_put(&variables, line);
+    const mr_chat_opts co = { .variables = variables.data };
+    mr_status st = open_chat(z, err);
+    if (st == MR_OK) st = mr_chat_encode(z->parts.tokenizer, ids, z->parts.chat, NULL, 0, &co, err);
+    if (st == MR_OK) st = mr_chat_render(&text, z->parts.chat, NULL, 0, &co, err);
+    if (st == MR_OK)
+        cJSON_AddStringToObject(o, "text", text.data ? text.data : "");
+    else
+        st = mr_wrap(err, st, "%s", place);
+    mr_str_clear(&text);
+    mr_str_clear(&variables);
+    return st;
+}
 
 static mr_status tokenize_line(void *self, const cJSON *line, const char *place, mr_err *err) {
     tokenizing *z = self;
     mr_ids ids = { 0 };
     bool found;
-    mr_status st = read_ids(&ids, &found, line, "ids", mr_tokenizer_count(z->t), place, err);
+    mr_status st = read_ids(&ids, &found, line, "ids", mr_tokenizer_count(z->parts.tokenizer), place, err);
     cJSON *o = cJSON_CreateObject();
-    if (st == MR_OK && found) {
+    if (st == MR_OK && !found && cJSON_GetObjectItemCaseSensitive(line, "messages")) {
+        st = tokenize_messages(z, &ids, line, o, place, err);
+    } else if (st == MR_OK && found) {
         mr_str text = { 0 };
-        mr_tokenizer_decode(z->t, &text, ids.data, ids.n, false);
+        mr_tokenizer_decode(z->parts.tokenizer, &text, ids.data, ids.n, false);
         cJSON_AddStringToObject(o, "text", text.data ? text.data : "");
         mr_str_clear(&text);
     } else if (st == MR_OK) {
         const char *text;
         st = mr_json_get_string(&text, line, "text", place, err);
-        if (st == MR_OK) st = mr_tokenizer_encode(z->t, &ids, text, strlen(text), !z->plain, err);
+        if (st == MR_OK) st = mr_tokenizer_encode(z->parts.tokenizer, &ids, text, strlen(text), !z->plain, err);
     }
     if (st == MR_OK) {
         cJSON_AddItemToObject(o, "ids", cJSON_CreateIntArray(ids.data, ids.n));
@@ -87,31 +114,47 @@ static mr_status tokenize_line(void *self, const cJSON *line, const char *place,
 mr_status mr_cmd_tokenize(int argc, char **argv, mr_err *err) {
     static const mr_usage usage = {
         "tokenize",
-        "echo '{\"text\": \"Hello <|im_end|>\"}' | medrl tokenize smollm2-135m-instruct",
+        "echo '{\"text\": \"Hello <|im_end|>\"}' | medrl tokenize smollm2-135m-instruct\n"
+        "echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"add_generation_prompt\": true}' | "
+        "medrl tokenize "
+        "smollm2-135m-instruct\n"
+        "medrl tokenize smollm2-135m-instruct --show-template",
         "MODEL",
         1,
         1,
-        "Reads JSON lines from stdin, {\"text\": ...} or {\"ids\": [...]}, and writes {\"ids\": [...]}, with \"text\" "
-        "for ids. No token is added\n"
-        "in front. Special tokens inside the text are recognized, as other tools do by default.",
+        "Reads JSON lines from stdin, {\"text\": ...}, {\"ids\": [...]} or {\"messages\": [...]}, and writes {\"ids\": "
+        "[...]}, "
+        "with \"text\" for ids and messages.\n"
+        "Messages go through the chat template; what else the line has (add_generation_prompt, tools, enable_thinking) "
+        "are "
+        "its variables. No token\n"
+        "is added in front of text. Special tokens inside of text are recognized, as other tools do by default; inside "
+        "of "
+        "messages they never are.",
     };
     tokenizing z = { 0 };
     const mr_opt opts[] = {
         { "plain", 0, MR_OPT_FLAG, NULL, "special tokens stay text, as medrl treats data", &z.plain, 0, 0 },
+        { "template", 0, MR_OPT_TEXT, "FILE", "a chat template instead of the model's own: .jinja or .lua", &z.template,
+          0, 0 },
+        { "show-template", 0, MR_OPT_FLAG, NULL, "prints the chat template as it is compiled to Lua, and reads nothing",
+          &z.show, 0, 0 },
         { "json", 0, MR_OPT_FLAG, NULL, "the output is always JSON lines", &(bool){ false }, 0, 0 },
     };
     mr_args a;
-    char *path = NULL;
-    cJSON *run = NULL;
-    mr_status st = mr_args_parse(&a, &usage, opts, 2, argc, argv, err);
+    mr_parts *p = &z.parts;
+    mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);
     if (st == MR_OK && !a.help) {
-        st = mr_parts_locate(&path, NULL, &run, a.items[0], err);
-        if (st == MR_OK) st = mr_tokenizer_open(&z.t, path, err);
-        if (st == MR_OK) st = each_line(tokenize_line, &z, err);
-        mr_tokenizer_close(z.t);
+        st = mr_parts_locate(&p->path, NULL, &p->run, a.items[0], err);
+        if (st == MR_OK) st = mr_tokenizer_open(&p->tokenizer, p->path, err);
+        if (st == MR_OK && z.show) {
+            st = open_chat(&z, err);
+            if (st == MR_OK) printf("%s", mr_template_lua(p->template));
+        } else if (st == MR_OK) {
+            st = each_line(tokenize_line, &z, err);
+        }
+        mr_parts_close(p);
     }
-    mr_free(path);
-    cJSON_Delete(run);
     mr_args_clear(&a);
     return st;
 }

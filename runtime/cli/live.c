@@ -148,8 +148,7 @@ mr_status mr_live_prompt(mr_message **out, int *n, const mr_parts *p, const cJSO
 static mr_status real(float *out, const cJSON *args, const char *key, double min, double max, mr_err *err) {
     double x;
     MR_TRY(mr_json_opt_number(&x, args, key, (double)*out, "sample", err));
-    if (!(x >= min && x <= max))
-        return mr_fail(err, MR_EINVAL, "sample: %s is %g, want %g to %g", key, x, min, max);
+    if (!(x >= min && x <= max)) return mr_fail(err, MR_EINVAL, "sample: %s is %g, want %g to %g", key, x, min, max);
     *out = (float)x;
     return MR_OK;
 }
@@ -445,9 +444,10 @@ static mr_status m_row(mr_live *l, const mr_control_request *r, cJSON **out, mr_
         cJSON_AddItemToArray(list, m);
     }
     mr_str text = { 0 };
-    const bool prompt = l->s->settings.method == MR_METHOD_GRPO;
-    if (mr_session_need(l->s, MR_STAGE_TEXT, NULL) == MR_OK && /* a recipe whose model is not here still shows its rows */
-        mr_chat_render(&text, l->s->parts.chat, row.messages, row.n_messages, prompt, -1, NULL, NULL) == MR_OK)
+    const mr_chat_opts chat = { .add_generation_prompt = l->s->settings.method == MR_METHOD_GRPO };
+    if (mr_session_need(l->s, MR_STAGE_TEXT, NULL) ==
+            MR_OK && /* a recipe whose model is not here still shows its rows */
+        mr_chat_render(&text, l->s->parts.chat, row.messages, row.n_messages, &chat, NULL) == MR_OK)
         cJSON_AddStringToObject(o, "prompt", text.data ? text.data : "");
     mr_str_clear(&text);
     mr_status st = mr_json_parse(&columns, row.json, strlen(row.json), "row", err);
@@ -489,8 +489,9 @@ static float live_number(const cJSON *live, const char *key, float otherwise) {
 }
 
 static mr_status m_sample(mr_live *l, const mr_control_request *r, cJSON **out, mr_err *err) {
-    static const char *const names[] = { "prompt", "messages", "system", "row", "n", "temperature", "top_p", "top_k",
-                                         "min_p", "repetition_penalty", "max_new_tokens", "seed" };
+    static const char *const names[] = { "prompt", "messages",           "system",         "row",
+                                         "n",      "temperature",        "top_p",          "top_k",
+                                         "min_p",  "repetition_penalty", "max_new_tokens", "seed" };
     int64_t n, max_new, seed;
     const cJSON *row = at(r->args, "row");
     MR_TRY(check_keys(r->args, "sample", names, sizeof names / sizeof names[0], err));
@@ -585,7 +586,8 @@ static mr_status m_resume(mr_live *l, const mr_control_request *r, cJSON **out, 
 static mr_status m_checkpoint(mr_live *l, const mr_control_request *r, cJSON **out, mr_err *err) {
     (void)r;
     MR_TRY(mr_trainer_checkpoint(l->s->trainer, err));
-    char *path = mr_asprintf("%s/checkpoint-%lld", mr_run_dir(l->s->run), (long long)mr_trainer_step_index(l->s->trainer));
+    char *path =
+        mr_asprintf("%s/checkpoint-%lld", mr_run_dir(l->s->run), (long long)mr_trainer_step_index(l->s->trainer));
     *out = step_json(l);
     cJSON_AddStringToObject(*out, "path", path);
     mr_free(path);

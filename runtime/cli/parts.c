@@ -131,13 +131,47 @@ mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, 
     return mr_fail(err, MR_EINVAL, "--device is \"%s\", want auto, cpu, cuda or cuda:N", device);
 }
 
-mr_status mr_parts_chat(mr_chat_family *out, const mr_tokenizer *t, const char *path, mr_err *err) {
+static const char *symbol_or_null(const mr_tokenizer *t, int32_t id) {
+    return id >= 0 ? mr_tokenizer_symbol(t, id) : NULL;
+}
+
+/* A run's template, with the day on which it was started; the model's own when there is no run. */
+static mr_status chat_of_run(mr_parts *p, mr_err *err) {
+    const cJSON *model = cJSON_GetObjectItemCaseSensitive(p->run, "model"),
+                *kwargs = cJSON_GetObjectItemCaseSensitive(model, "chat_template_kwargs");
+    mr_str text = { 0 };
+    if (cJSON_IsObject(kwargs)) mr_json_put(&text, kwargs);
+    mr_chat_choice choice = { text_at(p->run, "model", "chat_template"), text.data,
+                              text_at(p->run, "run", "chat_template_date") };
+    mr_status st = mr_parts_chat(p, &choice, err);
+    mr_str_clear(&text);
+    return st;
+}
+
+mr_status mr_parts_chat(mr_parts *p, const mr_chat_choice *choice, mr_err *err) {
+    if (!choice) return chat_of_run(p, err);
+    const mr_tokenizer *t = p->tokenizer;
+    mr_template_opts o = { .date = choice->date,
+                           .variables = choice->kwargs,
+                           .bos_token = symbol_or_null(t, mr_tokenizer_bos(t)),
+                           .eos_token = symbol_or_null(t, mr_tokenizer_eos(t)) };
     const char *jinja = mr_tokenizer_template(t);
-    if (!jinja && mr_tokenizer_find(t, "<|im_start|>") < 0) /* with the token, plain ChatML is what it gets */
+    if (choice->file && *choice->file) {
+        MR_TRY(mr_template_open_file(&p->template, choice->file, &o, err));
+    } else if (!jinja && mr_tokenizer_find(t, "<|im_start|>") < 0) { /* with the token, plain ChatML is what it gets */
         return mr_fail(err, MR_EDATA,
-                       "%s: the model has no chat template; use an instruct model, or `medrl generate --raw`", path);
-    mr_status st = mr_chat_detect(out, jinja, err);
-    return st == MR_OK ? st : mr_wrap(err, st, "%s", path);
+                       "%s: the model has no chat template; use an instruct model, give a template "
+                       "(model.chat_template), or `medrl generate --raw`",
+                       p->path);
+    } else {
+        char *place = mr_asprintf("%s: chat template", p->path);
+        mr_status st = mr_template_open(&p->template, jinja ? jinja : mr_chatml_template,
+                                        strlen(jinja ? jinja : mr_chatml_template), place, &o, err);
+        mr_free(place);
+        MR_TRY(st);
+    }
+    p->chat = mr_template_chat(p->template);
+    return MR_OK;
 }
 
 mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, mr_err *err) {
@@ -215,11 +249,9 @@ static mr_status open_all(mr_parts *p, const char *what, const mr_parts_opts *o,
                            o->adapter);
     }
     read_frame(p);
-    mr_err why;
     mr_status st = mr_tokenizer_open(&p->tokenizer, p->path, err);
     if (st != MR_OK && !(st == MR_ENOTFOUND && o->ids_only)) return st;
-    p->has_chat = p->tokenizer && mr_parts_chat(&p->chat, p->tokenizer, p->path, &why) == MR_OK;
-    if (!p->has_chat && o->need_chat) return mr_fail(err, MR_EDATA, "%s", why.msg);
+    if (p->tokenizer && o->need_chat) MR_TRY(mr_parts_chat(p, NULL, err));
 
     MR_TRY(mr_parts_backend(&p->backend, o->device, o->n_threads, err));
     mr_model_opts mo = { 0 };
@@ -241,6 +273,7 @@ mr_status mr_parts_open(mr_parts *p, const char *what, const mr_parts_opts *opts
 }
 
 void mr_parts_close(mr_parts *p) {
+    mr_template_close(p->template);
     mr_model_close(p->model);
     mr_tokenizer_close(p->tokenizer);
     mr_backend_close(p->backend);

@@ -12,6 +12,7 @@
 #include "rl/plan.h"
 #include "rl/rollout.h"
 #include "rl/settings.h"
+#include "script/script.h"
 #include "text/chat.h"
 
 typedef struct mr_parts_opts {
@@ -28,8 +29,8 @@ typedef struct mr_parts {
     mr_backend *backend;
     mr_model *model;
     mr_tokenizer *tokenizer;
-    mr_chat_family chat;
-    bool has_chat;
+    mr_template *template;
+    const mr_chat *chat; /* of template; NULL: the model has no chat format */
     char *path;         /* of the model */
     char *adapter;      /* folder, NULL: none */
     cJSON *run;         /* config.json of the run, NULL when it is none */
@@ -49,7 +50,13 @@ void mr_parts_frame(mr_parts *p, const cJSON *recipe);
  * NULL (not wanted). */
 mr_status mr_parts_locate(char **path, char **adapter, cJSON **run, const char *what, mr_err *err);
 mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, mr_err *err);
-mr_status mr_parts_chat(mr_chat_family *out, const mr_tokenizer *t, const char *path, mr_err *err);
+/* Which chat template, as a recipe's section model says it (rl/settings.h); NULL or "": the model's own, and today. */
+typedef struct mr_chat_choice {
+    const char *file, *kwargs, *date;
+} mr_chat_choice;
+/* Opens p->template and p->chat; p->tokenizer and p->path are open. choice NULL: as p->run has it, or the model's
+ * own. */
+mr_status mr_parts_chat(mr_parts *p, const mr_chat_choice *choice, mr_err *err);
 /* "auto" is bf16 where the device has it. */
 mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, mr_err *err);
 

@@ -21,6 +21,7 @@ typedef struct local {
     const char *model; /* --model, NULL: the recipe's */
     mr_parts_opts parts;
     int64_t n_samples; /* so far: their seeds */
+    bool started;      /* its run has its first event */
     bool between;      /* the trainer stands between two steps: a checkpoint is whole */
 } local;
 
@@ -31,8 +32,9 @@ static mr_status need_model(local *l, mr_err *err) {
     if (s->opts.recipe) return mr_session_need(s, MR_STAGE_MODEL, err);
     if (s->parts.model) return MR_OK;
     if (!l->model)
-        return mr_fail(err, MR_EINVAL, "there is no model; start with one: medrl repl --model smollm2-135m-instruct, or "
-                                       "with a recipe");
+        return mr_fail(err, MR_EINVAL,
+                       "there is no model; start with one: medrl repl --model smollm2-135m-instruct, or "
+                       "with a recipe");
     return mr_parts_open(&s->parts, l->model, &l->parts, err);
 }
 
@@ -107,21 +109,31 @@ static mr_status m_sample(local *l, const cJSON *args, cJSON **out, mr_err *err)
     mr_message *messages;
     int n;
     MR_TRY(need_frame(l, err));
-    if (!p->has_chat)
+    if (!p->chat)
         return mr_fail(err, MR_EDATA, "%s: the model has no chat template; use an instruct model", p->path);
     MR_TRY(speak_options(&so, l, args, err));
     MR_TRY(mr_live_prompt(&messages, &n, p, args, err));
     mr_ids ids = { 0 };
     mr_str text = { 0 };
     const cJSON *row = cJSON_GetObjectItemCaseSensitive(args, "row");
-    mr_status st = mr_chat_encode(p->tokenizer, &ids, p->chat, messages, n, true, -1, NULL, err);
-    if (st == MR_OK) st = mr_chat_render(&text, p->chat, messages, n, true, -1, NULL, err);
-    if (st == MR_OK) st = complete(l, &ids, &so, cJSON_IsObject(row) ? row : NULL, text.data ? text.data : "", out, err);
+    const mr_chat_opts chat = { .add_generation_prompt = true };
+    mr_status st = mr_chat_encode(p->tokenizer, &ids, p->chat, messages, n, &chat, err);
+    if (st == MR_OK) st = mr_chat_render(&text, p->chat, messages, n, &chat, err);
+    if (st == MR_OK)
+        st = complete(l, &ids, &so, cJSON_IsObject(row) ? row : NULL, text.data ? text.data : "", out, err);
     l->n_samples++;
     mr_str_clear(&text);
     mr_free(ids.data);
     mr_free(messages);
     return st;
+}
+
+/* Each run says once how it began. */
+static mr_status tell_start(local *l, mr_err *err) {
+    const mr_observer *o = &l->session.inner;
+    if (!l->session.trainer || l->started) return MR_OK;
+    l->started = true;
+    return o->event(o->self, 0, "start", "started by medrl repl", NULL, err);
 }
 
 static void ask_to_stop(void *self) {
@@ -132,14 +144,13 @@ static mr_status m_step(local *l, const cJSON *args, cJSON **out, mr_err *err) {
     mr_session *s = &l->session;
     int64_t n;
     MR_TRY(mr_json_opt_int(&n, args, "n", 1, 1, MOST_STEPS, "step", err));
-    MR_TRY(mr_session_keep(s, err));
-    const bool first = s->stage < MR_STAGE_TRAINER;
     MR_TRY(mr_session_need(s, MR_STAGE_TRAINER, err));
-    if (first) MR_TRY(s->inner.event(s->inner.self, 0, "start", "started by medrl repl", NULL, err));
+    MR_TRY(tell_start(l, err));
     const int64_t from = mr_trainer_step_index(s->trainer), max = mr_trainer_max_steps(s->trainer);
     if (from >= max)
         return mr_fail(err, MR_EINVAL, "step: the run is at its end, step %lld; set{ max_steps = %lld } goes on",
                        (long long)max, (long long)(max + n));
+    mr_trainer_unstop(s->trainer); /* of an earlier Ctrl-C; one that came just now is not lost */
     mr_console_also(ask_to_stop, s->trainer);
     mr_status st = mr_trainer_advance(s->trainer, n, err);
     mr_console_also(NULL, NULL);
@@ -155,6 +166,7 @@ static mr_status m_step(local *l, const cJSON *args, cJSON **out, mr_err *err) {
 
 static mr_status m_reset(local *l, const cJSON *args, cJSON **out, mr_err *err) {
     (void)args, (void)out;
+    l->started = l->between = false;
     return mr_session_reset(&l->session, err);
 }
 
@@ -182,7 +194,7 @@ static mr_status m_chat(local *l, const cJSON *args, cJSON **out, mr_err *err) {
     (void)args, (void)out;
     MR_TRY(need_frame(l, err));
     mr_parts *p = &l->session.parts;
-    if (!p->has_chat)
+    if (!p->chat)
         return mr_fail(err, MR_EDATA, "%s: the model has no chat template; use an instruct model", p->path);
     const mr_speak_opts speak = {
         .sampling = { .temperature = 0.7f, .top_p = 1, .repetition_penalty = 1 },
@@ -235,7 +247,10 @@ static mr_status m_reload(local *l, const cJSON *args, cJSON **out, mr_err *err)
     if (st == MR_OK && taken && s->stage >= MR_STAGE_ROWS) st = mr_pool_rows(s->pool, "train", &s->rows, err);
     if (st == MR_OK) {
         *out = cJSON_CreateObject();
-        cJSON_AddStringToObject(*out, "note", note.len ? note.data : s->pool ? "nothing has changed" : "nothing is open yet");
+        cJSON_AddStringToObject(*out, "note",
+                                note.len  ? note.data
+                                : s->pool ? "nothing has changed"
+                                          : "nothing is open yet");
         cJSON_AddBoolToObject(*out, "taken", taken);
     }
     mr_str_clear(&note);
@@ -256,7 +271,8 @@ static mr_status call(void *self, const char *method, const cJSON *args, cJSON *
         if (!strcmp(own[i].name, method)) return own[i].call(l, args, result, err);
     const mr_control_request r = { method, args, getpid(), true, l->session.trainer };
     bool later = false;
-    return mr_live_call(l->session.live, &r, result, &later, err);
+    MR_TRY(mr_live_call(l->session.live, &r, result, &later, err));
+    return tell_start(l, err);
 }
 
 /* ---- the command ---- */
@@ -280,7 +296,8 @@ static mr_status run(local *l, mr_session_opts *so, mr_console *how, mr_err *err
     const char *list[64] = { NULL };
     int n = 0;
     if (so->recipe && mr_path_is_dir(so->recipe)) { /* a run: its model with its adapter */
-        if (l->model) return mr_fail(err, MR_EINVAL, "repl: %s is a folder, and --model names another model", so->recipe);
+        if (l->model)
+            return mr_fail(err, MR_EINVAL, "repl: %s is a folder, and --model names another model", so->recipe);
         l->model = so->recipe;
         so->recipe = NULL;
     }
@@ -338,6 +355,7 @@ mr_status mr_cmd_repl(int argc, char **argv, mr_err *err) {
         so.recipe = a.n ? a.items[0] : NULL;
         so.n_threads = l.parts.n_threads = (int)threads;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
+        so.keep = true;
         l.parts.device = so.device;
         st = run(&l, &so, &how, err);
     }

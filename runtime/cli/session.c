@@ -48,6 +48,24 @@ static void take_intervals(mr_session *s) {
     cJSON_Delete(live);
 }
 
+/* The text that prompts are made by, beside the scripts. */
+static mr_status record_template(mr_session *s, mr_err *err) {
+    const mr_script_text *x = mr_template_script(s->parts.template);
+    return mr_run_store(s->run, x->name, x->text, x->len, x->sha256, err);
+}
+
+/* Between two steps: a chat template that was saved is taken over, or refused with a line. */
+static mr_status renew_template(mr_session *s, int64_t step, mr_err *err) {
+    mr_str note = { 0 };
+    mr_status st = mr_template_between_steps(s->parts.template, &note, err);
+    if (st == MR_OK && note.len && s->inner.event) {
+        st = s->inner.event(s->inner.self, step, "reload", note.data, NULL, err);
+        if (st == MR_OK) st = record_template(s, err);
+    }
+    mr_str_clear(&note);
+    return st;
+}
+
 static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_metric *m, int n, mr_err *err) {
     mr_session *s = self;
     s->last = mr_realloc(s->last, (size_t)(n ? n : 1) * sizeof *m);
@@ -65,7 +83,8 @@ static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_m
     }
     if (s->inner.step) MR_TRY(s->inner.step(s->inner.self, step, max_steps, m, n, err));
     mr_live_step(s->live, step, max_steps, m, n);
-    return record_scripts(s, true, err);
+    MR_TRY(record_scripts(s, true, err));
+    return renew_template(s, step, err);
 }
 
 static mr_status on_sample(void *self, const mr_sample *sample, int n_rewards, const char *const *names, mr_err *err) {
@@ -165,6 +184,8 @@ static cJSON *run_section(mr_session *s, const char *hex, bool on_cpu) {
     cJSON_AddStringToObject(run, "dtype", mr_dtype_name(mr_model_options(s->parts.model)->compute));
     add_path(run, "model_path", s->parts.path);
     cJSON_AddStringToObject(run, "model_fingerprint", hex);
+    cJSON_AddStringToObject(run, "chat_template_sha256", mr_template_script(s->parts.template)->sha256);
+    cJSON_AddStringToObject(run, "chat_template_date", mr_template_date(s->parts.template));
     cJSON_AddNumberToObject(run, "rows", (double)s->rows.n_rows);
     cJSON_AddNumberToObject(run, "started", mr_wall_s());
     cJSON_AddNumberToObject(run, "sandbox", mr_pool_sandbox(s->pool, NULL));
@@ -263,12 +284,21 @@ static void compare_own(mr_session *s) {
 
 /* ---- opening ---- */
 
+/* The day for strftime_now in templates: the recipe's, else that of the start, which a resumed run has on record. */
+static const char *chat_date(const mr_session *s) {
+    const char *date = s->settings.model.chat_template_date;
+    if (*date) return date;
+    return cJSON_GetStringValue(
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(s->config, "run"), "chat_template_date"));
+}
+
 static mr_status open_text(mr_session *s, mr_err *err) {
     mr_parts *p = &s->parts;
     if (!p->path) MR_TRY(mr_model_resolve(&p->path, s->settings.model.name, err));
     if (!p->tokenizer) MR_TRY(mr_tokenizer_open(&p->tokenizer, p->path, err));
-    MR_TRY(mr_parts_chat(&p->chat, p->tokenizer, p->path, err));
-    p->has_chat = true;
+    const mr_chat_choice choice = { s->settings.model.chat_template, s->settings.model.chat_template_kwargs,
+                                    chat_date(s) };
+    MR_TRY(mr_parts_chat(p, &choice, err));
     return MR_OK;
 }
 
@@ -418,6 +448,7 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
     s->told = cJSON_CreateObject();
     compare_own(s);
     MR_TRY(record_scripts(s, true, err));
+    MR_TRY(record_template(s, err));
     s->inner = mr_run_observer(s->run);
     mr_trainer_parts tp = {
         .settings = &s->settings,
@@ -456,41 +487,6 @@ static void close_run(mr_session *s) {
     s->told = NULL;
 }
 
-mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err) {
-    static mr_status (*const opens[])(mr_session *, mr_err *) = {
-        [MR_STAGE_SCRIPTS] = open_scripts, [MR_STAGE_ROWS] = open_rows,       [MR_STAGE_TEXT] = open_text,
-        [MR_STAGE_MODEL] = open_model,     [MR_STAGE_TRAINER] = open_trainer,
-    };
-    if (stage > s->stage && !s->opts.recipe)
-        return mr_fail(err, MR_EINVAL, "there is no recipe; start with one: medrl repl recipes/medical_mix.lua");
-    while (s->stage < stage) {
-        mr_status st = opens[s->stage + 1](s, err);
-        if (st != MR_OK && s->stage + 1 == MR_STAGE_TRAINER) close_run(s);
-        if (st != MR_OK && s->stage + 1 == MR_STAGE_MODEL) {
-            mr_model_close(s->parts.model);
-            s->parts.model = NULL;
-        }
-        MR_TRY(st);
-        s->stage++;
-    }
-    return MR_OK;
-}
-
-void mr_session_begin(mr_session *s, const mr_session_opts *opts) {
-    *s = (mr_session){ .opts = *opts, .first_reward = NAN, .last_reward = NAN, .start_s = mr_now_s() };
-    s->live = mr_live_new(s);
-}
-
-mr_status mr_session_open(mr_session *s, const mr_session_opts *opts, mr_err *err) {
-    mr_session_begin(s, opts);
-    if (opts->resume) {
-        MR_TRY(mr_run_config_load(&s->config, opts->resume, err));
-        if (!s->config)
-            return mr_fail(err, MR_ENOTFOUND, "%s: is no run folder, want one that `medrl run` made", opts->resume);
-    }
-    return mr_session_need(s, MR_STAGE_TRAINER, err);
-}
-
 /* The parameters' values to and from the host. */
 static mr_status keep_start(mr_session *s, bool back, mr_err *err) {
     int n;
@@ -516,12 +512,44 @@ static void drop_start(mr_session *s) {
     s->start = NULL;
 }
 
-mr_status mr_session_keep(mr_session *s, mr_err *err) {
-    MR_TRY(mr_session_need(s, MR_STAGE_MODEL, err));
-    if (s->start || s->stage > MR_STAGE_MODEL) return MR_OK;
-    mr_status st = keep_start(s, false, err);
-    if (st != MR_OK) drop_start(s);
-    return st;
+mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err) {
+    static mr_status (*const opens[])(mr_session *, mr_err *) = {
+        [MR_STAGE_SCRIPTS] = open_scripts, [MR_STAGE_ROWS] = open_rows,       [MR_STAGE_TEXT] = open_text,
+        [MR_STAGE_MODEL] = open_model,     [MR_STAGE_TRAINER] = open_trainer,
+    };
+    if (stage > s->stage && !s->opts.recipe)
+        return mr_fail(err, MR_EINVAL, "there is no recipe; start with one: medrl repl recipes/medical_mix.lua");
+    while (s->stage < stage) {
+        mr_status st = MR_OK;
+        if (s->stage + 1 == MR_STAGE_TRAINER && s->opts.keep && !s->start) {
+            st = keep_start(s, false, err);
+            if (st != MR_OK) drop_start(s);
+        }
+        if (st == MR_OK) st = opens[s->stage + 1](s, err);
+        if (st != MR_OK && s->stage + 1 == MR_STAGE_TRAINER) close_run(s);
+        if (st != MR_OK && s->stage + 1 == MR_STAGE_MODEL) {
+            mr_model_close(s->parts.model);
+            s->parts.model = NULL;
+        }
+        MR_TRY(st);
+        s->stage++;
+    }
+    return MR_OK;
+}
+
+void mr_session_begin(mr_session *s, const mr_session_opts *opts) {
+    *s = (mr_session){ .opts = *opts, .first_reward = NAN, .last_reward = NAN, .start_s = mr_now_s() };
+    s->live = mr_live_new(s);
+}
+
+mr_status mr_session_open(mr_session *s, const mr_session_opts *opts, mr_err *err) {
+    mr_session_begin(s, opts);
+    if (opts->resume) {
+        MR_TRY(mr_run_config_load(&s->config, opts->resume, err));
+        if (!s->config)
+            return mr_fail(err, MR_ENOTFOUND, "%s: is no run folder, want one that `medrl run` made", opts->resume);
+    }
+    return mr_session_need(s, MR_STAGE_TRAINER, err);
 }
 
 mr_status mr_session_reset(mr_session *s, mr_err *err) {

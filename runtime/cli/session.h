@@ -29,6 +29,7 @@ typedef struct mr_session_opts {
     bool progress;
     int require_sandbox; /* lowest level that the workers must reach, 0: any */
     bool control; /* listen on RUN/control.sock: medrl attach */
+    bool keep;    /* the trained parameters as they are before the first step, for mr_session_reset */
 } mr_session_opts;
 
 /* What is open; each needs those before it. */
@@ -78,11 +79,8 @@ mr_status mr_session_open(mr_session *s, const mr_session_opts *opts, mr_err *er
  * may have no recipe: need fails then, saying so. */
 void mr_session_begin(mr_session *s, const mr_session_opts *opts);
 mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err);
-/* Keeps the trained parameters as they are, before the first step, for reset. */
-mr_status mr_session_keep(mr_session *s, mr_err *err);
 /* Ends the run of this session, if one began, and puts the trained parameters back to what they were before its first
- * step; the base weights stay where they are. The next stage TRAINER begins a new run. Only for sessions that need was
- * called for. */
+ * step; the base weights stay where they are. The next stage TRAINER begins a new run. Wants opts.keep. */
 mr_status mr_session_reset(mr_session *s, mr_err *err);
 /* The adapter (PEFT) or, trained in full, the model, to a folder that appears whole in place of an older one. */
 mr_status mr_session_save(mr_session *s, const char *dir, mr_err *err);

@@ -370,7 +370,9 @@ void mr_run_intervals(mr_run *r, int logging_steps, int sample_steps) {
 mr_status mr_run_store(mr_run *r, const char *name, const char *text, size_t len, const char *sha256, mr_err *err) {
     if (strlen(sha256) != 64 || strspn(sha256, "0123456789abcdef") != 64)
         return mr_fail(err, MR_EINVAL, "%s: \"%.80s\" is no SHA-256", name, sha256);
-    char *folder = mr_path_join(r->dir, "scripts"), *path = mr_asprintf("%s/%s.lua", folder, sha256);
+    size_t n = strlen(name);
+    bool is_lua = n >= 4 && strcmp(name + n - 4, ".lua") == 0;
+    char *folder = mr_path_join(r->dir, "scripts"), *path = mr_asprintf("%s/%s.%s", folder, sha256, is_lua ? "lua" : "jinja");
     mr_status st = mr_mkdirs(folder, err);
     if (st == MR_OK && !mr_path_exists(path)) st = mr_file_write(path, text, len, err);
     mr_free(folder);

@@ -64,8 +64,8 @@ typedef struct mr_reload {
     mr_str note;     /* one line for the events and for people; empty: nothing changed */
     bool taken;      /* a new version is in use from this step on */
     bool refused;    /* a changed file was turned down, the old version stays */
-    cJSON *detail;   /* taken: { "changed": [names], "scripts": { name: sha256 }, "modules": { module: name } }, the last
-                        two of all texts in use; the trainer adds "version"; may be NULL */
+    cJSON *detail;   /* taken: { "changed": [names], "scripts": { name: sha256 }, "modules": { module: name } }, the
+                        last two of all texts in use; the trainer adds "version"; may be NULL */
     cJSON *settings; /* taken, and the recipe's numbers differ: { "grpo.learning_rate": 2e-6, ... }, the live ones;
                         NULL: none */
     bool rows;       /* taken, and the training data has another length or order: ask for the row source again */

@@ -367,8 +367,7 @@ static void put_worst(const mr_trainer *t, mr_str *out) {
 
 mr_status mr_trainer_watch_faults(mr_trainer *t, mr_err *err) {
     const double limit = t->set->train.max_fault_share;
-    if (t->set->method == MR_METHOD_SFT || limit <= 0 || t->n_fault_steps < MR_FAULT_STEPS ||
-        t->step >= t->max_steps)
+    if (t->set->method == MR_METHOD_SFT || limit <= 0 || t->n_fault_steps < MR_FAULT_STEPS || t->step >= t->max_steps)
         return MR_OK;
     int64_t calls = 0, faults = 0;
     for (int k = 0; k < MR_FAULT_STEPS; k++) {
@@ -580,8 +579,9 @@ mr_status mr_trainer_sample(mr_trainer *t, cJSON **out, const mr_message *messag
     if (sampling) w.o.sampling = *sampling;
     w.o.sampling.n_vocab = count < vocab ? count : vocab;
     w.o.stop_ids = mr_tokenizer_stops(t->parts.tokenizer, &w.o.n_stop_ids);
-    mr_status st = mr_chat_encode(t->parts.tokenizer, &w.ids, t->parts.chat, messages, n_messages, true, -1, NULL, err);
-    if (st == MR_OK) st = mr_chat_render(&w.prompt, t->parts.chat, messages, n_messages, true, -1, NULL, err);
+    const mr_chat_opts chat = { .add_generation_prompt = true };
+    mr_status st = mr_chat_encode(t->parts.tokenizer, &w.ids, t->parts.chat, messages, n_messages, &chat, err);
+    if (st == MR_OK) st = mr_chat_render(&w.prompt, t->parts.chat, messages, n_messages, &chat, err);
     if (st == MR_OK && (w.ids.n < 1 || w.ids.n > t->max_prompt))
         st = mr_fail(err, MR_EINVAL, "sample: the prompt has %d tokens, need 1 to %d, which memory is planned for",
                      w.ids.n, t->max_prompt);

@@ -109,6 +109,11 @@ typedef struct site {
 
 /* "PLACE: grpo.num_generations is 1, need at least 2" */
 static mr_status bad_value(const site *at, const cJSON *v, const char *fmt, ...) MR_PRINTF(3, 4);
+
+/* An empty Lua table arrives as an empty array. */
+static bool is_table(const cJSON *v) {
+    return cJSON_IsObject(v) || (cJSON_IsArray(v) && !v->child);
+}
 static mr_status bad_value(const site *at, const cJSON *v, const char *fmt, ...) {
     mr_str text = { 0 };
     char wanted[512];
@@ -262,6 +267,17 @@ static mr_status take_value(const site *at, const mr_field *f, const cJSON *v) {
         *(bool *)dst = i == 1;
         return MR_OK;
     case K_SIZE: return take_size(at, v, (size_t *)dst);
+    case K_TABLE: {
+        if (!is_table(v)) return bad_value(at, v, "want a table of names");
+        mr_str text = { 0 };
+        if (v->child)
+            mr_json_put(&text, v);
+        else
+            mr_str_puts(&text, "{}"); /* an empty Lua table arrives as an array */
+        *(char **)dst = keep(at->s, text.data);
+        mr_str_clear(&text);
+        return MR_OK;
+    }
     case K_TARGETS: return take_targets(at, v, (bool *)dst);
     case K_BATCH: /* read by batch_of, checked here */ return take_number(at, f, v, true, &x);
     }
@@ -305,11 +321,6 @@ static bool is_harmless(const char *list, const cJSON *v) {
         p += n + (p[n] == '|');
     }
     return false;
-}
-
-/* An empty Lua table arrives as an empty array. */
-static bool is_table(const cJSON *v) {
-    return cJSON_IsObject(v) || (cJSON_IsArray(v) && !v->child);
 }
 
 static mr_status parse_section(mr_settings *s, const cJSON *table, int section, const char *place, mr_err *err) {

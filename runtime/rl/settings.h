@@ -35,6 +35,9 @@ typedef struct mr_settings {
         char *dtype;      /* "auto" (bf16 where the device has it, else f32), "bfloat16", "float32" */
         bool from_config; /* random weights: train from scratch */
         char *adapter;    /* PEFT folder to start from, "" for none */
+        char *chat_template;        /* a file; "": the model's own */
+        char *chat_template_kwargs; /* a JSON object; NULL: none */
+        char *chat_template_date;   /* "2026-07-26"; "": today */
     } model;
     struct {
         int r; /* 0: full fine-tuning */
@@ -91,8 +94,8 @@ mr_status mr_settings_set(mr_settings *s, const char *key, const cJSON *value, c
 /* { "grpo.learning_rate": 1e-06, ... }: all live fields of the method; owned by the caller. */
 cJSON *mr_settings_live(const mr_settings *s);
 /* What a recipe that was saved again changes. live gets the live fields that differ from `was`; fixed one part for each
- * other field that differs from `was` and from `start`, which the run was planned with: "lora.r is 32 instead of 16 (the
- * adapter has its shape)", with commas. */
+ * other field that differs from `was` and from `start`, which the run was planned with: "lora.r is 32 instead of 16
+ * (the adapter was made with it)", with commas. */
 void mr_settings_diff(const mr_settings *start, const mr_settings *was, const mr_settings *now, cJSON *live,
                       mr_str *fixed);
 

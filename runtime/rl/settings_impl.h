@@ -18,6 +18,7 @@ typedef enum mr_field_kind {
     K_SCALE,    /* an enum that TRL also writes as a bool */
     K_TARGETS,  /* lora.target_modules */
     K_SIZE,     /* bytes, as a string: "14G" */
+    K_TABLE,    /* a table of names, stored as JSON text; NULL when it is not given */
     K_WARMUP,   /* warmup_steps: below 1 it is a ratio (transformers 5) */
     K_FLAG,     /* a bool or one of .names (NULL: none); stored when it has an offset, else only checked */
     K_BATCH     /* per_device_train_batch_size, gradient_accumulation_steps: together they give prompts_per_step */

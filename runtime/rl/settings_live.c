@@ -42,6 +42,10 @@ static cJSON *field_json(const mr_settings *s, const mr_field *f) {
         const size_t bytes = *(const size_t *)at;
         return bytes ? cJSON_CreateNumber((double)bytes) : cJSON_CreateNull();
     }
+    case K_TABLE: { /* JSON text */
+        cJSON *table = *(char *const *)at ? cJSON_Parse(*(char *const *)at) : NULL;
+        return table ? table : cJSON_CreateNull();
+    }
     case K_STRING: return cJSON_CreateString(*(char *const *)at ? *(char *const *)at : "");
     case K_ENUM:
     case K_OPTIM:

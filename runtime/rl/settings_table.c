@@ -45,6 +45,14 @@ const mr_field mr_fields[] = {
       "random weights from config.json: train from scratch" },
     { IN_MODEL, BOTH, "adapter", K_STRING, AT(model.adapter), "\"\"", 0, 0, false, 0, NULL,
       "PEFT adapter folder to start from" },
+    { IN_MODEL, BOTH, "chat_template", K_STRING, AT(model.chat_template), "\"\"", 0, 0, false, 0, NULL,
+      "how messages become a prompt: a .jinja file, or a Lua file (\"templates/chatml\"), which may be edited while "
+      "the run goes on; empty: the model's own" },
+    { IN_MODEL, BOTH, "chat_template_kwargs", K_TABLE, AT(model.chat_template_kwargs), "null", 0, 0, false, 0, NULL,
+      "more variables for the template, as { enable_thinking = false }" },
+    { IN_MODEL, BOTH, "chat_template_date", K_STRING, AT(model.chat_template_date), "\"\"", 0, 0, false, 0, NULL,
+      "the day that strftime_now gives in templates, as \"2026-07-26\"; empty: the day on which the run was started, "
+      "which a resumed run keeps" },
 
     { IN_LORA, BOTH, "r", K_INT, AT(lora.r), "8", 0, 1024, false, 0, NULL,
       "rank; 0, or a recipe without the section lora: all weights are trained" },
@@ -59,7 +67,8 @@ const mr_field mr_fields[] = {
     { IN_LORA, BOTH, "use_gradient_checkpointing", K_FLAG, 0, "true", 0, 0, false, 0, checkpointing_names,
       "accepted; checkpointing is set by gradient_checkpointing" },
 
-    { IN_TRAIN, BOTH | LIVE, "learning_rate", K_FLOAT, AT(train.learning_rate), "1e-6 (sft: 2e-5)", 0, 1, false, 0, NULL,
+    { IN_TRAIN, BOTH | LIVE, "learning_rate", K_FLOAT, AT(train.learning_rate), "1e-6 (sft: 2e-5)", 0, 1, false, 0,
+      NULL,
       "peak of the schedule" },
     { IN_TRAIN, BOTH, "adam_beta1", K_FLOAT, AT(train.adam_beta1), "0.9", 0, 0.999999, false, 0, NULL,
       "AdamW, first moment" },
@@ -99,7 +108,8 @@ const mr_field mr_fields[] = {
       "passes over the data when max_steps is -1" },
     { IN_TRAIN, BOTH | LIVE, "save_steps", K_INT, AT(train.save_steps), "500", 0, INT32_MAX, false, 0, NULL,
       "a checkpoint every so many steps; 0: at the end only" },
-    { IN_TRAIN, BOTH | LIVE, "save_total_limit", K_INT, AT(train.save_total_limit), "null", 1, INT32_MAX, false, 0, NULL,
+    { IN_TRAIN, BOTH | LIVE, "save_total_limit", K_INT, AT(train.save_total_limit), "null", 1, INT32_MAX, false, 0,
+      NULL,
       "older checkpoints are removed; null: all are kept" },
     { IN_TRAIN, BOTH | LIVE, "logging_steps", K_INT, AT(train.logging_steps), "10", 1, INT32_MAX, false, 0, NULL,
       "a line every so many steps; metrics.jsonl has every step" },
@@ -124,7 +134,8 @@ const mr_field mr_fields[] = {
       "above 1 makes tokens that occurred less likely" },
     { IN_TRAIN, GRPO | LIVE, "logp_temperature", K_FLOAT, AT(train.logp_temperature), "null", 0, 100, true, -1, NULL,
       "of the log-probabilities in the loss; null: temperature (TRL before 0.16: 1)" },
-    { IN_TRAIN, GRPO | LIVE, "mask_truncated_completions", K_BOOL, AT(train.mask_truncated_completions), "false", 0, 0, false,
+    { IN_TRAIN, GRPO | LIVE, "mask_truncated_completions", K_BOOL, AT(train.mask_truncated_completions), "false", 0,
+      0, false,
       0, NULL,
       "completions without an end token do not enter the loss" },
     { IN_TRAIN, GRPO | LIVE, "num_iterations", K_INT, AT(train.num_iterations), "1", 1, 64, false, 0, NULL,
@@ -141,22 +152,27 @@ const mr_field mr_fields[] = {
       "upper bound of the unclipped ratio; null: none" },
     { IN_TRAIN, GRPO | LIVE, "beta", K_FLOAT, AT(train.loss.beta), "0", 0, 1000, false, 0, NULL,
       "weight of the KL term; the reference is the base model with the adapter off" },
-    { IN_TRAIN, GRPO | LIVE, "use_bias_correction_kl", K_BOOL, AT(train.loss.use_bias_correction_kl), "true", 0, 0, false, 0,
+    { IN_TRAIN, GRPO | LIVE, "use_bias_correction_kl", K_BOOL, AT(train.loss.use_bias_correction_kl), "true", 0, 0,
+      false, 0,
       NULL,
       "multiply the KL estimate by the ratio (false: TRL before 1.0)" },
-    { IN_TRAIN, GRPO | LIVE, "importance_sampling_level", K_ENUM_BIT, AT(train.loss.sequence_level), "\"token\"", 0, 0, false,
+    { IN_TRAIN, GRPO | LIVE, "importance_sampling_level", K_ENUM_BIT, AT(train.loss.sequence_level), "\"token\"", 0,
+      0, false,
       0, level_names,
       "sequence: one ratio for a completion (GSPO)" },
-    { IN_TRAIN, GRPO | LIVE, "scale_rewards", K_SCALE, AT(train.loss.scale_rewards), "\"group\"", 0, 0, false, 0, scale_names,
+    { IN_TRAIN, GRPO | LIVE, "scale_rewards", K_SCALE, AT(train.loss.scale_rewards), "\"group\"", 0, 0, false, 0,
+      scale_names,
       "deviation that advantages are divided by; true means group, false none" },
     { IN_TRAIN, GRPO | LIVE, "multi_objective_aggregation", K_ENUM_BIT, AT(train.loss.normalize_then_sum),
       "\"sum_then_normalize\"", 0, 0, false, 0, aggregation_names,
       "normalize_then_sum: each reward is normalized by itself (GDPO)" },
-    { IN_TRAIN, GRPO | LIVE, "top_entropy_quantile", K_FLOAT, AT(train.loss.top_entropy_quantile), "1", 0, 1, false, 0, NULL,
+    { IN_TRAIN, GRPO | LIVE, "top_entropy_quantile", K_FLOAT, AT(train.loss.top_entropy_quantile), "1", 0, 1, false,
+      0, NULL,
       "share of tokens with the highest entropy that enter the loss" },
     { IN_TRAIN, GRPO, "entropy_coef", K_FLOAT, AT(train.loss.entropy_coef), "0", 0, 100, false, 0, NULL,
       "must be 0: the entropy bonus has no gradient in this version" },
-    { IN_TRAIN, GRPO | LIVE, "off_policy_mask_threshold", K_FLOAT, AT(train.loss.off_policy_mask_threshold), "null", 0, 1e6,
+    { IN_TRAIN, GRPO | LIVE, "off_policy_mask_threshold", K_FLOAT, AT(train.loss.off_policy_mask_threshold), "null",
+      0, 1e6,
       false, 0, NULL,
       "leave out rows with a negative advantage that drifted further; null: none" },
     { IN_TRAIN, GRPO | LIVE, "max_fault_share", K_DOUBLE, AT(train.max_fault_share), "0.05", 0, 1, false, 0, NULL,
@@ -237,6 +253,7 @@ static void describe_range(mr_str *out, const mr_field *f) {
         return;
     case K_TARGETS: mr_str_puts(out, "list of names"); return;
     case K_SIZE: mr_str_puts(out, "size: 14G, 900M, 7.5GiB"); return;
+    case K_TABLE: mr_str_puts(out, "table of names"); return;
     case K_STRING:
         if (!f->names) {
             mr_str_puts(out, "string");

@@ -75,10 +75,11 @@ static void finished(void *self, const mr_completion *c) {
 static mr_status render_prompts(work *w, mr_err *err) {
     mr_trainer *t = w->t;
     w->prompt_texts = take(w, (size_t)t->prompts, sizeof *w->prompt_texts);
+    const mr_chat_opts o = { .add_generation_prompt = true };
     for (int p = 0; p < t->prompts; p++) {
         const mr_row *row = &t->batch[p].row;
         mr_str text = { 0 };
-        mr_status st = mr_chat_render(&text, t->parts.chat, row->messages, row->n_messages, true, -1, NULL, err);
+        mr_status st = mr_chat_render(&text, t->parts.chat, row->messages, row->n_messages, &o, err);
         if (st == MR_OK) w->prompt_texts[p] = mr_arena_strdup(&t->scratch, text.data ? text.data : "", text.len);
         mr_str_clear(&text);
         MR_TRY(st);

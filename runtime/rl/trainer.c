@@ -98,8 +98,9 @@ mr_status mr_trainer_encode(mr_trainer *t, mr_prompt *p, mr_err *err) {
     if (p->row.n_messages < (sft ? 2 : 1))
         return mr_fail(err, MR_EDATA, "data.train: row %lld has %d messages, want at least %d", (long long)p->index,
                        p->row.n_messages, sft ? 2 : 1);
+    const mr_chat_opts o = { .add_generation_prompt = true };
     MR_TRY(mr_chat_encode(t->parts.tokenizer, &p->ids, t->parts.chat, p->row.messages,
-                          p->row.n_messages - (sft ? 1 : 0), true, -1, NULL, err));
+                          p->row.n_messages - (sft ? 1 : 0), &o, err));
     if (!p->ids.n) return mr_fail(err, MR_EDATA, "data.train: row %lld gives an empty prompt", (long long)p->index);
     if (keep_last(&p->ids, t->max_prompt)) {
         t->n_cut++;
@@ -321,6 +322,10 @@ int64_t mr_trainer_max_steps(const mr_trainer *t) {
 
 void mr_trainer_stop(mr_trainer *t) {
     t->stop = 1;
+}
+
+void mr_trainer_unstop(mr_trainer *t) {
+    t->stop = 0;
 }
 
 /* --- checkpoints --- */
@@ -566,7 +571,6 @@ static mr_status steps(mr_trainer *t, int64_t until, mr_err *err) {
 }
 
 mr_status mr_trainer_advance(mr_trainer *t, int64_t n, mr_err *err) {
-    t->stop = 0;
     if (t->half_done)
         return mr_fail(err, MR_EINVAL,
                        "step %lld was stopped between two of its updates; go back to a checkpoint or to the start",

@@ -32,7 +32,7 @@ typedef struct mr_trainer_parts {
     const mr_settings *settings;
     mr_model *model;
     mr_tokenizer *tokenizer;
-    mr_chat_family chat;
+    const mr_chat *chat;
     mr_row_source rows;
     mr_scorer scorer; /* sft: only its reloads are used */
     mr_observer observer;
@@ -56,12 +56,12 @@ int64_t mr_trainer_max_steps(const mr_trainer *t);
 
 mr_status mr_trainer_step(mr_trainer *t, mr_err *err); /* one step */
 mr_status mr_trainer_run(mr_trainer *t, mr_err *err);  /* to max_steps; checkpoints every save_steps and at the end */
-/* n steps as mr_trainer_run makes them, with what happens between them; fewer at max_steps or when the run was ended. A
- * stop that was asked for before the call is forgotten; one during it gives MR_ESIGNAL, and the step that was under way
- * is made again by the next call. */
+/* n steps as mr_trainer_run makes them, with what happens between them; fewer at max_steps or when the run was ended.
+ * Stopped: MR_ESIGNAL, and after mr_trainer_unstop the step that was under way is made again by the next call. */
 mr_status mr_trainer_advance(mr_trainer *t, int64_t n, mr_err *err);
 mr_status mr_trainer_checkpoint(mr_trainer *t, mr_err *err);
 void mr_trainer_stop(mr_trainer *t); /* async-signal-safe */
+void mr_trainer_unstop(mr_trainer *t); /* what was asked for is forgotten */
 /* The memory by part as lines for people. */
 void mr_trainer_describe(const mr_trainer *t, mr_str *out);
 

@@ -10,7 +10,7 @@
 
 #include "script/pool_impl.h"
 
-enum { GROUP_MAX_BYTES = 32 << 20, EVERY_MEMBER = -1, SCORE_BYTES = 1 << 10 };
+enum { GROUP_MAX_BYTES = 32 << 20, EVERY_MEMBER = -1 };
 
 static int by_id(const void *a, const void *b) {
     int64_t x = (*(mr_pool_job *const *)a)->in.id, y = (*(mr_pool_job *const *)b)->in.id;
@@ -54,15 +54,7 @@ mr_pool_job *mr_group_rest(mr_pool *p) {
     return p->n_groups ? whole(p->groups[--p->n_groups]) : NULL;
 }
 
-int mr_job_size(const mr_pool_job *job) {
-    return job->members ? job->n_members : 1;
-}
-
-mr_pool_job *mr_job_member(mr_pool_job *job, int k) {
-    return job->members ? job->members[k] : job;
-}
-
-bool mr_job_runs(const mr_pool *p, const mr_pool_job *job, int reward) {
+bool mr_pool_is_own(const mr_pool *p, const mr_pool_job *job, int reward) {
     return p->v->batch[reward] == (job->members != NULL);
 }
 
@@ -77,7 +69,7 @@ static void put_completion(mr_str *s, const mr_score_job *in, size_t max_bytes) 
     mr_put_bytes(s, in->text, len);
 }
 
-void mr_job_put(mr_str *s, const mr_pool_job *job) {
+void mr_pool_put_job(mr_str *s, const mr_pool_job *job) {
     mr_put_i64(s, job->in.id);
     mr_put_u32(s, (uint32_t)job->single);
     mr_put_u32(s, (uint32_t)job->n_members);
@@ -89,43 +81,49 @@ void mr_job_put(mr_str *s, const mr_pool_job *job) {
         put_completion(s, &job->members[i]->in, (size_t)GROUP_MAX_BYTES / (size_t)job->n_members);
 }
 
-size_t mr_job_answer_max(const mr_pool *p, const mr_pool_job *job) {
-    return (size_t)mr_job_size(job) * (size_t)p->v->n_rewards * SCORE_BYTES;
+size_t mr_pool_answer_max(const mr_pool *p, const mr_pool_job *job) {
+    return (size_t)(job->members ? job->n_members : 1) * (size_t)p->v->n_rewards * MR_FAULT_BYTES;
 }
 
-/* One reward's part of an answer: a value for each completion in their order, or one fault that is that of all. */
+/* One reward's part of an answer: a value for each completion in their order, or one fault that is that of all. So none
+ * is left out and none comes twice. */
 static bool take_reward(mr_pool *p, mr_pool_job *job, int reward, mr_take *t, uint32_t *left, mr_fault_fn on_fault) {
-    int size = mr_job_size(job);
+    int size = job->members ? job->n_members : 1;
     for (int k = 0; k < size; k++) {
-        if ((*left)-- == 0) return false;
-        int member = (int)(int32_t)mr_take_u32(t);
-        uint32_t is = mr_take_u32(t);
+        if (*left == 0) return false;
+        --*left;
+        int member = (int)(int32_t)mr_take_u32(t), is = (int)(int32_t)mr_take_u32(t);
         unsigned kind = mr_take_u8(t);
         double value = mr_take_f64(t);
         char text[512];
         mr_take_string(t, text, sizeof text);
-        if (t->bad || is != (uint32_t)reward || kind > MR_FAULT || !isfinite(value)) return false;
+        if (t->bad || is != reward || kind > MR_FAULT || !isfinite(value)) return false;
         bool all = member == EVERY_MEMBER && job->members && kind == MR_FAULT && k == 0;
         if (!all && member != k) return false;
-        for (int i = k; i < (all ? size : k + 1); i++)
-            mr_job_member(job, i)->scores[reward] = (mr_score){ value, (mr_score_kind)kind };
-        if (kind == MR_FAULT) on_fault(p, all ? job : mr_job_member(job, k), reward, text);
+        for (int i = k; i < (all ? size : k + 1); i++) {
+            mr_pool_job *one = job->members ? job->members[i] : job;
+            one->scores[reward] = (mr_score){ value, (mr_score_kind)kind };
+        }
+        if (kind == MR_FAULT) on_fault(p, all || !job->members ? job : job->members[k], reward, text);
         if (all) break;
     }
     return true;
 }
 
-bool mr_job_take(mr_pool *p, mr_pool_job *job, mr_take *t, mr_fault_fn on_fault) {
+bool mr_pool_take_scores(mr_pool *p, mr_pool_job *job, mr_take *t, mr_fault_fn on_fault) {
     if (mr_take_i64(t) != job->in.id) return false;
     uint32_t left = mr_take_u32(t);
     for (int r = 0; r < p->v->n_rewards; r++) {
-        bool asked = mr_job_runs(p, job, r) && (job->single < 0 || job->single == r);
+        bool asked = mr_pool_is_own(p, job, r) && (job->single < 0 || job->single == r);
         if (asked && !take_reward(p, job, r, t, &left, on_fault)) return false;
     }
     return left == 0 && t->at == t->end && !t->bad;
 }
 
-void mr_job_give_up(mr_pool *p, mr_pool_job *job, int reward) {
-    for (int k = 0; k < mr_job_size(job); k++)
-        mr_job_member(job, k)->scores[reward] = (mr_score){ p->v->lows[reward], MR_FAULT };
+void mr_pool_give_up(mr_pool *p, mr_pool_job *job, int reward) {
+    int size = job->members ? job->n_members : 1;
+    for (int k = 0; k < size; k++) {
+        mr_pool_job *one = job->members ? job->members[k] : job;
+        one->scores[reward] = (mr_score){ p->v->lows[reward], MR_FAULT };
+    }
 }

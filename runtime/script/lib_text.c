@@ -128,6 +128,28 @@ static int text_lower(lua_State *L) {
     return 1;
 }
 
+/* upper(s): one character for one. What becomes several (U+00DF) stays as it is. */
+static int text_upper(lua_State *L) {
+    size_t len;
+    const char *s = luaL_checklstring(L, 1, &len), *end = s + len;
+    luaL_Buffer b;
+    luaL_buffinit(L, &b);
+    while (s < end) {
+        int32_t c;
+        size_t n = next_char(s, end, &c);
+        if (c < 0) {
+            luaL_addlstring(&b, s, n);
+        } else {
+            utf8proc_uint8_t out[4];
+            utf8proc_ssize_t m = utf8proc_encode_char(utf8proc_toupper(c), out);
+            luaL_addlstring(&b, (const char *)out, (size_t)m);
+        }
+        s += n;
+    }
+    luaL_pushresult(&b);
+    return 1;
+}
+
 /* count(s, part): occurrences that do not overlap. */
 static int text_count(lua_State *L) {
     size_t len, part_len;
@@ -248,6 +270,7 @@ static int text_is_digit(lua_State *L) {
 int mr_lib_text(lua_State *L) {
     static const luaL_Reg f[] = { { "strip", text_strip },
                                   { "lower", text_lower },
+                                  { "upper", text_upper },
                                   { "count", text_count },
                                   { "contains", text_contains },
                                   { "after_last", text_after_last },
@@ -256,7 +279,7 @@ int mr_lib_text(lua_State *L) {
                                   { "ulen", text_ulen },
                                   { "is_digit", text_is_digit },
                                   { NULL, NULL } };
-    lua_createtable(L, 0, 9);
+    lua_createtable(L, 0, 10);
     luaL_register(L, NULL, f);
     return 1;
 }

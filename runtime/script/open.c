@@ -76,7 +76,7 @@ mr_status mr_version_open(mr_pool *p, mr_version **out, bool cases, mr_err *err)
     v->peers = mr_alloc((size_t)v->n_peers * sizeof *v->peers);
     for (int i = 0; i < v->n_peers; i++) v->peers[i].proc.fd = -1;
     mr_status st = mr_texts_open(&v->texts, p->recipe_arg, (const char *const *)p->rewards, p->pinned, p->store, err);
-    if (p->v && !p->pinned) v->texts.before = &p->v->texts;
+    if (p->v) v->texts.before = &p->v->texts;
     const mr_text *main_text = NULL;
     if (st == MR_OK && p->recipe_arg) st = mr_texts_get(&v->texts, "@main", &main_text, err);
     for (int i = 0; st == MR_OK && i < v->n_peers; i++) st = mr_peer_start(p, &v->peers[i], err);
@@ -85,11 +85,20 @@ mr_status mr_version_open(mr_pool *p, mr_version **out, bool cases, mr_err *err)
     if (st == MR_OK) st = read_loaded(v, &reply, main_text ? main_text->pub.name : p->display, err);
     for (int i = 0; st == MR_OK && i < v->n_peers - 1; i++) st = mr_peer_load(p, v, &v->peers[i], false, &reply, err);
     if (st != MR_OK) {
-        mr_version_close(v);
+        mr_pool_turn_down(p, v);
         return st;
     }
     *out = v;
     return MR_OK;
+}
+
+void mr_pool_turn_down(mr_pool *p, mr_version *v) {
+    if (!v) return;
+    mr_texts_close(&p->tried);
+    p->tried = v->texts;
+    p->tried.before = NULL;
+    memset(&v->texts, 0, sizeof v->texts);
+    mr_version_close(v);
 }
 
 void mr_version_close(mr_version *v) {
@@ -198,6 +207,7 @@ void mr_pool_close(mr_pool *p) {
     mr_free(p->groups);
     mr_free(p->faults);
     cJSON_Delete(p->base);
+    mr_texts_close(&p->tried);
     mr_free(p->store);
     mr_free(p->last_jobs);
     mr_arena_clear(&p->last_arena);

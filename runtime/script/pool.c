@@ -1,17 +1,16 @@
 /* pool.c - workers as the trainer sees them: start, ask, feed with completions, kill at the deadline, replay.
  *
- * Scoring: jobs (completions, and whole groups for the rewards with score_batch: groups.c) wait in `pending`, go out in
- * frames of a few, and come back one by one in the order they were sent, so that after a death the first unanswered job
- * is the suspect; the shared page names the reward. A call that missed its
+ * Scoring: jobs wait in `pending`, go out in frames of a few, and come back one by one in the order they were sent, so
+ * that after a death the first unanswered job is the suspect; the shared page names the reward. A call that missed its
  * deadline while its worker computed (a quarter of the time at least, or it gets as much again) is guilty at once.
  * Where the worker did not compute (a machine that was suspended, a worker that was stopped) and after a crash the
  * suspect is replayed alone, one reward at a time; only a reward that misses the deadline alone, or ends as many workers
  * as there are (at least two; after a crash that a compiled loop could explain once more without the compiler), is
  * guilty. All others go back to the queue. Which worker scores what never changes a result.
  *
- * A reward that hangs for three jobs of a batch is off for all jobs with a larger id than the third (by id, not by time:
- * those that had their scores already lose them), so a batch ends after a few deadlines and ends the same way whatever
- * the order of arrival was. A group counts as one job, with the id of its first sample. For that the jobs are held back until collect() once a reward is off, and go out by
+ * A reward that hangs for three samples of a batch is off for all samples with a larger id than the third (by id, not by
+ * time: samples that had their score already lose it), so a batch ends after a few deadlines and ends the same way
+ * whatever the order of arrival was. For that the jobs are held back until collect() once a reward is off, and go out by
  * id from then on. */
 #include <errno.h>
 #include <fcntl.h>
@@ -316,8 +315,7 @@ static bool is_off(const mr_pool *p, int reward, int64_t id) {
 
 static int by_id(const void *pa, const void *pb) {
     const mr_pool_job *a = *(mr_pool_job *const *)pa, *b = *(mr_pool_job *const *)pb;
-    if (a->in.id == b->in.id) return (a->members != NULL) - (b->members != NULL);
-    return a->in.id > b->in.id ? 1 : -1;
+    return (a->in.id > b->in.id) - (a->in.id < b->in.id);
 }
 
 /* With a reward off, small ids first: they decide where it goes off, and every hang among them brings that nearer. */
@@ -340,10 +338,11 @@ static void add_hang(mr_pool *p, int reward, int64_t id) {
 
 /* Where a job that runs one reward at a time stands next, from job->single on. False: all are done. */
 static bool settle(const mr_pool *p, mr_pool_job *job) {
-    while (job->single < p->v->n_rewards && (!mr_job_runs(p, job, job->single) || job->single == job->judged ||
-                                             is_off(p, job->single, job->in.id)))
-        job->single++;
-    return job->single < p->v->n_rewards;
+    for (; job->single < p->v->n_rewards; job->single++) {
+        if (!mr_pool_is_own(p, job, job->single)) continue;
+        if (job->single != job->judged && !is_off(p, job->single, job->in.id)) return true;
+    }
+    return false;
 }
 
 /* At the end of a batch: what was off counts as a fault whether it had been called or not. */
@@ -358,14 +357,14 @@ static void apply_hangs(mr_pool *p) {
         mr_pool_job *job = p->jobs[i];
         for (int r = 0; r < p->v->n_rewards; r++) {
             mr_pool_job *unit = p->v->batch[r] ? job->group : job;
-            if (!is_off(p, r, unit->in.id) || job != mr_job_member(unit, 0)) continue; /* a group: once */
+            if (!is_off(p, r, unit->in.id) || (unit != job && unit->members[0] != job)) continue; /* a group: once */
             const int64_t *ids = p->hangs[r].ids;
             char text[256];
             snprintf(
                 text, sizeof text,
                 "%s: not called: it did not end for samples %lld, %lld and %lld, and is off for the rest of the batch",
                 p->v->places[r], (long long)ids[0], (long long)ids[1], (long long)ids[2]);
-            mr_job_give_up(p, unit, r);
+            mr_pool_give_up(p, unit, r);
             add_fault(p, unit, r, text);
         }
     }
@@ -448,7 +447,7 @@ static void feed(mr_pool *p, mr_peer *peer) {
     while (n < want && n_waiting(p) > 0) {
         mr_pool_job *job = p->pending[p->pending_head];
         if (n > 0 && (job->single >= 0 || s.len > MR_FEED_BYTES)) break;
-        mr_job_put(&s, job);
+        mr_pool_put_job(&s, job);
         p->pending_head++;
         if (peer->n_flight == 0) mark_progress(peer, true);
         peer->flight[peer->n_flight++] = job;
@@ -460,12 +459,12 @@ static void feed(mr_pool *p, mr_peer *peer) {
     mr_wire_put(&peer->wire, MR_WIRE_SCORE, s.data, s.len);
     mr_str_clear(&s);
     peer->n_log = peer->n_asked = 0;
-    peer->wire.limit = MR_SCORED_BYTES;
+    size_t most = MR_SCORED_BYTES; /* of all that it has to answer */
     for (int i = 0; i < peer->n_flight; i++) {
-        size_t most = mr_job_answer_max(p, peer->flight[i]);
-        if (most > MR_WIRE_MAX_BYTES) most = MR_WIRE_MAX_BYTES;
-        if (most > peer->wire.limit) peer->wire.limit = most;
+        size_t len = mr_pool_answer_max(p, peer->flight[i]);
+        if (len > most) most = len;
     }
+    peer->wire.limit = most < MR_WIRE_MAX_BYTES ? most : MR_WIRE_MAX_BYTES;
     if (p->pending_head == p->n_pending) p->pending_head = p->n_pending = 0;
 }
 
@@ -488,7 +487,7 @@ static bool take_scored(mr_pool *p, mr_peer *peer, const mr_frame *f) {
     if (peer->n_flight == 0) return false;
     mr_pool_job *job = peer->flight[0];
     mr_take t = mr_take_frame(f);
-    if (!mr_job_take(p, job, &t, add_fault)) return false;
+    if (!mr_pool_take_scores(p, job, &t, add_fault)) return false;
     memmove(peer->flight, peer->flight + 1, (size_t)--peer->n_flight * sizeof peer->flight[0]);
     mark_progress(peer, true);
     next_reward(p, job);
@@ -500,13 +499,13 @@ static int blamed(const mr_pool *p, const mr_peer *peer, const mr_pool_job *job)
     if (job->single >= 0) return job->single;
     if (!peer->at || peer->at->id != job->in.id) return -1;
     int32_t reward = peer->at->reward;
-    return reward >= 0 && reward < p->v->n_rewards && mr_job_runs(p, job, reward) ? reward : -1;
+    return reward >= 0 && reward < p->v->n_rewards && mr_pool_is_own(p, job, reward) ? reward : -1;
 }
 
 static void find_guilty(mr_pool *p, mr_pool_job *job, int reward, const char *how) {
     char text[256];
     snprintf(text, sizeof text, "%s: %s", p->v->places[reward], how);
-    mr_job_give_up(p, job, reward);
+    mr_pool_give_up(p, job, reward);
     add_fault(p, job, reward, text);
 }
 
@@ -517,7 +516,7 @@ static void judge_late(mr_pool *p, mr_pool_job *job, int reward, bool at_work, c
     } else if (job->single < 0) {
         find_guilty(p, job, reward, how);
         job->judged = reward;
-        job->single = 0; /* the other rewards of this job have not answered, or their answers went down with the worker */
+        job->single = 0; /* the others of this sample have not answered, or their answers went down with the worker */
         add_hang(p, reward, job->in.id);
     } else {
         find_guilty(p, job, reward, how);
@@ -663,11 +662,11 @@ static mr_status scorer_submit(void *self, const mr_score_job *in, mr_err *err) 
 /* The batch that was just scored becomes the last one; a few samples on the side of the same step do not. */
 static void keep_batch(mr_pool *p) {
     if (p->n_jobs == 0) return;
+    qsort(p->jobs, (size_t)p->n_jobs, sizeof *p->jobs, by_id); /* groups together, as score_batch saw them */
     if (p->n_last > p->n_jobs && p->last_jobs[0]->in.step == p->jobs[0]->in.step) return;
     mr_arena arena = p->last_arena;
     mr_pool_job **jobs = p->last_jobs;
     const int cap = p->cap_last;
-    qsort(p->jobs, (size_t)p->n_jobs, sizeof *p->jobs, by_id);
     p->last_arena = p->arena;
     p->last_jobs = p->jobs;
     p->cap_last = p->cap_jobs;

@@ -11,20 +11,26 @@
 enum { MR_FEED_JOBS = 16, MR_FEED_BYTES = 256 << 10, MR_HANGS_MAX = 3, MR_FAULT_TEXTS = 256 };
 /* What one command or frame of jobs may bring: our own worker stays far below. A scan of many rows ticks, and may take
  * so many times the limit in all. */
-enum { MR_MAX_LOG = 41 * 2 * MR_FEED_JOBS, MR_MAX_ASKED = 10000, MR_MAX_LIMITS = 100, MR_SCORED_BYTES = 1 << 20 };
+enum {
+    MR_MAX_LOG = 41 * 2 * MR_FEED_JOBS,
+    MR_MAX_ASKED = 10000,
+    MR_MAX_LIMITS = 100,
+    MR_SCORED_BYTES = 1 << 20,
+    MR_FAULT_BYTES = 600
+};
 
-/* A unit of work: a completion, for the rewards with score; or a group, for those with score_batch. */
 typedef struct mr_pool_job {
-    mr_score_job in;  /* texts in the pool's arena; of a group: its first sample's */
+    mr_score_job in;  /* texts in the pool's arena */
     int single;       /* -1: all rewards at once; otherwise the reward that runs next, alone */
     int judged;       /* a reward that was found to hang while all of them ran; -1: none */
     int n_deaths;     /* workers that ended with this reward alone */
     bool no_jit;      /* the next try goes to a worker without a compiler */
     mr_score *scores; /* [n_rewards]; NULL for a group, whose members have them */
-    /* A group: its completions by id. NULL: one completion. */
+    struct mr_pool_job *group; /* of a completion: its group, which has the id of its first member; NULL: no reward has
+                                  score_batch */
+    /* A group, for the rewards that have score_batch: its completions by id. NULL: one completion, for the others. */
     struct mr_pool_job **members;
     int n_members;
-    struct mr_pool_job *group; /* of a completion: the group that it is a member of; NULL: no reward has score_batch */
 } mr_pool_job;
 
 /* Calls of one reward that did not end, in one batch: the smallest ids of jobs, ascending. With MR_HANGS_MAX of them the
@@ -64,7 +70,7 @@ typedef struct mr_version {
     char **names;  /* rewards */
     char **places; /* their files, for messages */
     double *lows;
-    bool *batch; /* the reward has score_batch */
+    bool *batch; /* the reward sees groups */
     int n_rewards, n_batch;
     char *cases; /* that passed when it was loaded: lines "FILE<tab>NUMBER" */
 } mr_version;
@@ -101,19 +107,20 @@ struct mr_pool {
     int n_jobs, cap_jobs;
     mr_pool_job **pending; /* [head, n) wait for a worker */
     int pending_head, n_pending, cap_pending;
-    int n_units, n_done; /* completions and groups that workers score */
+    int n_units, n_done;  /* completions and groups that workers score */
     mr_pool_job **groups; /* not whole yet */
     int n_groups, cap_groups;
     mr_fault *faults; /* by sample and reward, the first MR_FAULT_TEXTS of them */
     int n_fault_texts;
     mr_hangs *hangs; /* [n_rewards], in the arena; NULL: no call of this batch hung */
     bool any_off, collecting;
-    /* the last batch by id, which a new version has to stand */
+    /* the last batch, which a new version has to stand */
     mr_arena last_arena;
     mr_pool_job **last_jobs;
     int n_last, cap_last;
     bool trial; /* a batch is scored by a new version, see reload.c */
     uint64_t refused;   /* signature of files that a reload turned down */
+    mr_texts tried;     /* and the texts that it was made of: more may be new in it than what changed */
     double young_since; /* since when files that do not load keep changing; 0: they do not */
     int n_respawns;   /* within the batch */
 };
@@ -133,25 +140,24 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f);
 mr_pool_job *mr_group_add(mr_pool *p, mr_pool_job *job);
 /* At collect: the next group that is not whole, as it stands; NULL when there is none. */
 mr_pool_job *mr_group_rest(mr_pool *p);
-/* How many completions a job has, and which. */
-int mr_job_size(const mr_pool_job *job);
-mr_pool_job *mr_job_member(mr_pool_job *job, int k);
-/* Whether the reward is this job's to run: those with score_batch are for groups, the others for completions. */
-bool mr_job_runs(const mr_pool *p, const mr_pool_job *job, int reward);
+/* Whether this job runs the reward: those with score_batch are a group's. */
+bool mr_pool_is_own(const mr_pool *p, const mr_pool_job *job, int reward);
 /* Appends a job to a SCORE frame. */
-void mr_job_put(mr_str *s, const mr_pool_job *job);
+void mr_pool_put_job(mr_str *s, const mr_pool_job *job);
 /* How long the answer to it may be. */
-size_t mr_job_answer_max(const mr_pool *p, const mr_pool_job *job);
-/* Reads the answer to a job into its scores; faults are told to on_fault, those of a whole group once, as the group's.
- * False: it is no answer to this job. */
+size_t mr_pool_answer_max(const mr_pool *p, const mr_pool_job *job);
+/* Reads the answer to a job into its scores; faults are told to on_fault, one of a whole group once. False: it is no
+ * answer to this job. */
 typedef void (*mr_fault_fn)(mr_pool *p, const mr_pool_job *job, int reward, const char *text);
-bool mr_job_take(mr_pool *p, mr_pool_job *job, mr_take *t, mr_fault_fn on_fault);
+bool mr_pool_take_scores(mr_pool *p, mr_pool_job *job, mr_take *t, mr_fault_fn on_fault);
 /* The reward is guilty: its lowest value for the completion, or for each of the group. */
-void mr_job_give_up(mr_pool *p, mr_pool_job *job, int reward);
+void mr_pool_give_up(mr_pool *p, mr_pool_job *job, int reward);
 
 /* open.c */
 mr_status mr_version_open(mr_pool *p, mr_version **out, bool cases, mr_err *err);
 void mr_version_close(mr_version *v);
+/* Closes a version that is not used; what it was made of is kept in p->tried. NULL is fine. */
+void mr_pool_turn_down(mr_pool *p, mr_version *v);
 mr_status mr_pool_weights(const mr_pool *p, const cJSON *recipe, int n, float *weights, mr_err *err);
 mr_status mr_peer_load(mr_pool *p, mr_version *v, mr_peer *peer, bool cases, mr_frame *reply, mr_err *err);
 /* split: gets the reports; NULL: only the number of rows is wanted. */

@@ -25,16 +25,16 @@ static const double YOUNG_LIMIT_S = 1.0; /* files that do not load and keep chan
 typedef struct change {
     const cJSON *detail; /* a reload that is repeated; NULL: the files on disk */
     mr_version *v;
-    cJSON *live;     /* settings that change */
-    mr_str fixed;    /* settings that would, and stay */
-    mr_str batch;    /* what the last batch says */
-    bool keep_data;  /* the old data worker goes on */
-    bool rows;       /* data.train has another length */
+    cJSON *live;       /* settings that change */
+    mr_str fixed;      /* settings that would, and stay */
+    mr_str batch;      /* what the last batch says */
+    bool keep_data;    /* the old data worker goes on */
+    bool rows;         /* data.train has another length */
     mr_split opened[8]; /* what the open splits would be: n_rows, report, counts */
 } change;
 
-static void change_clear(change *c) {
-    mr_version_close(c->v);
+static void change_clear(mr_pool *p, change *c) {
+    mr_pool_turn_down(p, c->v);
     cJSON_Delete(c->live);
     mr_str_clear(&c->fixed);
     mr_str_clear(&c->batch);
@@ -105,7 +105,7 @@ static mr_status open_data(mr_pool *p, change *c, int per_step, mr_err *err) {
         MR_TRY(mr_peer_open_split(p, c->v, s->name, &c->opened[i], err));
         const int64_t n = c->opened[i].n_rows;
         if (strcmp(s->name, "train") != 0) continue;
-        if (n < per_step)
+        if (n < per_step && n != s->n_rows)
             return mr_fail(err, MR_EINVAL, "%s: data.train has %lld row%s now, a step takes %d", p->display,
                            (long long)n, n == 1 ? "" : "s", per_step);
         c->rows = n != s->n_rows;
@@ -125,13 +125,7 @@ const mr_fault *mr_pool_new_fault(const mr_pool *p) {
     for (int i = 0; i < p->n_fault_texts; i++) {
         const mr_fault *f = &p->faults[i];
         const int was = reward_of(p->in_use, p->v->names[f->reward]);
-        for (int k = 0; k < p->n_jobs; k++) {
-            const mr_pool_job *job = p->jobs[k];
-            const bool told = job->in.id == f->id || /* by it, or by that of its group */
-                              (p->v->batch[f->reward] && job->group->in.id == f->id &&
-                               job->scores[f->reward].kind == MR_FAULT);
-            if (told && (was < 0 || p->last_jobs[job->in.id]->scores[was].kind != MR_FAULT)) return f;
-        }
+        if (was < 0 || p->last_jobs[f->id]->scores[was].kind != MR_FAULT) return f;
     }
     return NULL;
 }
@@ -173,19 +167,25 @@ static void tell_means(const mr_pool *p, const change *c, const mr_score *now, i
     mr_free(was);
 }
 
-/* So many samples of the last batch are enough; the last group is whole. */
-static int n_on_trial(const mr_pool *p) {
+/* Faults are described up to a number; what is beyond it is found by what became of each sample. */
+static mr_status check_scores(const mr_pool *p, const change *c, const mr_score *now, int n, mr_err *err) {
+    const mr_version *v = c->v;
+    for (int i = 0; i < n * v->n_rewards; i++) {
+        const int sample = i / v->n_rewards, reward = i % v->n_rewards, was = reward_of(p->in_use, v->names[reward]);
+        if (now[i].kind != MR_FAULT || (was >= 0 && p->last_jobs[sample]->scores[was].kind == MR_FAULT)) continue;
+        return mr_fail(err, MR_EINVAL, "%s: fails on sample %d of the last batch, which had a score", v->places[reward],
+                       sample);
+    }
+    return MR_OK;
+}
+
+/* The samples of the last batch (TRIAL_JOBS of them, and the rest of the last group) scored by the new workers. MR_EINVAL: a fault that the
+ * version in use did not have there. */
+static mr_status try_batch(mr_pool *p, change *c, mr_err *err) {
     int n = p->n_last < TRIAL_JOBS ? p->n_last : TRIAL_JOBS;
     while (n > 0 && n < p->n_last && p->last_jobs[n]->in.n_group != 0 &&
            p->last_jobs[n]->in.group == p->last_jobs[n - 1]->in.group)
-        n++;
-    return n;
-}
-
-/* The samples of the last batch scored by the new workers, in the units that the new rewards want. MR_EINVAL: a fault that the
- * version in use did not have there. */
-static mr_status try_batch(mr_pool *p, change *c, mr_err *err) {
-    const int n = n_on_trial(p);
+        n++; /* whole groups, the first one however large it is */
     if (n == 0) return MR_OK;
     mr_score *scores = mr_alloc((size_t)(n * c->v->n_rewards + 1) * sizeof *scores);
     p->in_use = p->v;
@@ -204,11 +204,11 @@ static mr_status try_batch(mr_pool *p, change *c, mr_err *err) {
     if (st == MR_OK) st = end;
     p->trial = false;
     p->v = p->in_use;
+    if (st == MR_OK) st = check_scores(p, c, scores, n, err);
     if (st == MR_OK) {
         tell_means(p, c, scores, n, &c->batch);
         for (int i = 0; i < n; i++) { /* the batch is from now on one of the new version's */
-            p->last_jobs[i]->scores =
-                mr_arena_alloc(&p->last_arena, (size_t)(c->v->n_rewards + 1) * sizeof *scores);
+            p->last_jobs[i]->scores = mr_arena_alloc(&p->last_arena, (size_t)(c->v->n_rewards + 1) * sizeof *scores);
             memcpy(p->last_jobs[i]->scores, scores + i * c->v->n_rewards, (size_t)c->v->n_rewards * sizeof *scores);
         }
         p->n_last = n;
@@ -226,7 +226,7 @@ static bool same_names(const mr_version *a, const mr_version *b) {
     return same;
 }
 
-/* The trainer and what it tells hold the names by pointer: an array stays as long as the list does, strings for ever. */
+/* The trainer and what it tells hold the names by pointer: arrays and strings stay as long as the pool does. */
 static void hand_names(mr_pool *p, mr_version *v) {
     mr_version *old = p->v;
     if (same_names(old, v)) {
@@ -377,7 +377,7 @@ mr_status mr_pool_between_steps(void *self, int64_t step, mr_reload *out, mr_err
     if (!mr_texts_changed(&p->v->texts, &what, &signature, &young)) {
         p->refused = 0;
         p->young_since = 0;
-    } else if (signature != p->refused) { /* else: turned down before, and nothing was saved since */
+    } else if (signature != p->refused || mr_texts_mended(&p->tried)) { /* else: turned down, and nothing saved since */
         change c = { 0 };
         mr_err why = { .msg = "" };
         const double now = mr_now_s();
@@ -393,7 +393,7 @@ mr_status mr_pool_between_steps(void *self, int64_t step, mr_reload *out, mr_err
             out->refused = true;
             mr_str_printf(&out->note, "%s; the version in use stays (changed: %s)", why.msg, what.data);
         }
-        change_clear(&c);
+        change_clear(p, &c);
     }
     mr_str_clear(&what);
     return MR_OK;
@@ -409,7 +409,7 @@ mr_status mr_pool_replay(void *self, const cJSON *detail, mr_reload *out, mr_err
         cJSON_Delete(out->detail); /* told as it was recorded */
         out->detail = cJSON_Duplicate(detail, true);
     }
-    change_clear(&c);
+    change_clear(p, &c);
     return st;
 }
 

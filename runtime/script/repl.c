@@ -408,13 +408,16 @@ static void open_prelude(lua_State *L, mr_repl *r) {
     bool good = load_file(L, path);
     mr_free(path);
     if (!good) lua_error(L);
+    lua_call(L, 0, 1);
+    lua_getfield(L, -1, "open");
     lua_createtable(L, 0, 12);
     luaL_register(L, NULL, functions);
     lua_pushboolean(L, r->opts.attached);
     lua_setfield(L, -2, "attached");
     lua_pushboolean(L, r->opts.silent);
     lua_setfield(L, -2, "silent");
-    lua_call(L, 1, 1);
+    lua_pushvalue(L, LUA_GLOBALSINDEX);
+    lua_call(L, 2, 0);
     lua_pushlightuserdata(L, (void *)&prelude_key);
     lua_insert(L, -2);
     lua_rawset(L, LUA_REGISTRYINDEX);

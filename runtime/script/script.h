@@ -34,7 +34,7 @@ typedef struct mr_pool_opts {
     size_t memory_bytes;          /* of one worker; 0: 512 MiB beyond its start */
     bool on_cpu;                  /* merge the recipe's on_cpu table */
     /* A run that is continued: the texts that were in use ({ "scripts", "modules" } as in mr_reload.detail; copied),
-     * read from store/<sha256>.lua; what is not in it, and medrl.*, comes from its place. NULL: all from their places. */
+     * from store/<sha256>.lua; what is not among them, and medrl.*, comes from its place. NULL: all do. */
     const cJSON *pinned;
     const char *store;            /* RUN/scripts, for pinned and for mr_scorer.replay */
     const cJSON *base;            /* the recipe that the run was planned with (copied); NULL: the one that opens */
@@ -96,6 +96,41 @@ typedef struct mr_script_text {
     char sha256[65];
 } mr_script_text;
 const mr_script_text *mr_pool_scripts(const mr_pool *p, int *n);
+
+/* A chat template: the model's own in Jinja, or a file of the user's, in Jinja (x.jinja) or Lua (templates/x.lua; see
+ * lua/medrl/template.lua). Jinja is compiled to Lua (text/jinja.h); either runs in a worker process of its own, with
+ * the deadline and the memory of a call, since templates are downloaded with models. What comes back is checked: UTF-8,
+ * at most MR_CHAT_TEXT_MOST bytes. A template that was killed at its deadline gets a new process at the next call.
+ *
+ * The date that strftime_now gives is fixed when the template is opened, so that prompts are a function of a run's
+ * inputs: a recipe's model.chat_template_date, or the day on which the run was started, which its config.json keeps. */
+typedef struct mr_template mr_template;
+
+typedef struct mr_template_opts {
+    const char *date;                  /* "2026-07-26"; NULL or "": today */
+    const char *bos_token, *eos_token; /* constants of the template; NULL: it finds none */
+    const char *variables; /* more of them, as data: a JSON object, model.chat_template_kwargs; NULL: none */
+    double deadline_s;     /* a rendering; 0: 2 s */
+    size_t memory_bytes;   /* 0: 256 MiB beyond its start */
+} mr_template_opts;        /* copied */
+
+/* source: Jinja. place: what messages begin with, before ":LINE: ". MR_EDATA. */
+mr_status mr_template_open(mr_template **out, const char *source, size_t len, const char *place,
+                           const mr_template_opts *opts, mr_err *err);
+/* what: PATH.jinja, PATH.lua or "templates/NAME" (a Lua file, found like a recipe); a Lua file's cases are run.
+ * MR_EINVAL or MR_ENOTFOUND. */
+mr_status mr_template_open_file(mr_template **out, const char *what, const mr_template_opts *opts, mr_err *err);
+void mr_template_close(mr_template *t);                /* NULL is fine */
+const mr_chat *mr_template_chat(const mr_template *t); /* as long as the template is open; one thread */
+const char *mr_template_date(const mr_template *t);
+/* The source as it is used now; borrowed until the next between_steps. */
+const mr_script_text *mr_template_script(const mr_template *t);
+/* What the worker runs: the compiled text, or the Lua file's own. Borrowed likewise. */
+const char *mr_template_lua(const mr_template *t);
+/* A file that was saved since is compiled in a fresh process, runs its cases and renders the last messages again; then
+ * it is taken over, or one line says why the one in use stays. note: appended to when something happened. Templates
+ * that came with a model do not change. */
+mr_status mr_template_between_steps(mr_template *t, mr_str *note, mr_err *err);
 
 /* `medrl test PATH...`: runs the cases of every Lua file below the paths in fresh workers; prints each failure to out:
  * a line with place, got and want, and below it, indented, what the case ran on. files (may be NULL) is an array that

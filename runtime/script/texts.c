@@ -115,6 +115,23 @@ mr_status mr_texts_open(mr_texts *t, const char *main_arg, const char *const *re
     return MR_OK;
 }
 
+void mr_texts_open_text(mr_texts *t, const char *name, const char *text, size_t len, const char *path,
+                        const char *sha256) {
+    memset(t, 0, sizeof *t);
+    t->main_path = mr_strdup(path ? path : name);
+    t->home_root = add_root(t, mr_path_join(mr_home_dir(), "lua"));
+    mr_text *x = mr_alloc(sizeof *x);
+    x->module = mr_strdup("@main");
+    x->path = mr_strdup(path);
+    if (path) (void)!stat(path, &x->seen); /* not there: it shows as changed */
+    x->pub.name = mr_strdup(name);
+    x->pub.text = mr_strndup(text, len);
+    x->pub.len = len;
+    memcpy(x->pub.sha256, sha256, sizeof x->pub.sha256);
+    t->list = mr_alloc(sizeof *t->list);
+    t->list[t->n++] = x;
+}
+
 static void text_free(mr_text *x) {
     if (!x) return;
     mr_free(x->module);
@@ -132,6 +149,7 @@ void mr_texts_close(mr_texts *t) {
     mr_free(t->named);
     mr_free(t->main_path);
     mr_free(t->store);
+    mr_free(t->missing);
     cJSON_Delete(t->pinned);
     memset(t, 0, sizeof *t);
 }
@@ -184,6 +202,13 @@ const mr_text *mr_texts_find(const mr_texts *t, const char *module) {
     for (int i = 0; i < t->n; i++)
         if (strcmp(t->list[i]->module, module) == 0) return t->list[i];
     return NULL;
+}
+
+static bool is_own_module(const char *module) {
+    return strncmp(module, "medrl.", 6) == 0;
+}
+static bool is_own(const mr_text *x) {
+    return is_own_module(x->module);
 }
 
 static mr_text *text_add(mr_texts *t, mr_text *x) {
@@ -250,14 +275,19 @@ static mr_status get(mr_texts *t, const char *module, const mr_text **out, mr_er
     *out = mr_texts_find(t, module);
     if (*out) return MR_OK;
     if (t->n >= MAX_TEXTS) return mr_fail(err, MR_EINVAL, "\"%s\": %d Lua files are open, no more", module, t->n);
-    const char *sha = strncmp(module, "medrl.", 6) != 0 ? mr_detail_hash(t->pinned, module) : NULL;
+    const char *sha = !is_own_module(module) ? mr_detail_hash(t->pinned, module) : NULL;
     if (sha && t->store) return get_pinned(t, module, sha, out, err);
-    mr_text *x = mr_alloc(sizeof *x);
     const mr_text *before = t->before ? mr_texts_find(t->before, module) : NULL;
+    if (before && is_own(before)) {
+        mr_texts_add_copy(t, before);
+        *out = t->list[t->n - 1];
+        return MR_OK;
+    }
+    mr_text *x = mr_alloc(sizeof *x);
     mr_status st = MR_OK;
     if (before) { /* never another file of that name further down the path */
         const char *why = not_a_file(before->path, &x->seen);
-        if (why) st = mr_fail(err, MR_ENOTFOUND, "%s: %s", before->pub.name, why);
+        if (why) st = mr_fail(err, MR_EINVAL, "%s: %s", before->pub.name, why);
         x->path = mr_strdup(before->path);
     } else {
         st = find_file(t, module, &x->path, err);
@@ -283,7 +313,12 @@ static mr_status get(mr_texts *t, const char *module, const mr_text **out, mr_er
 }
 
 mr_status mr_texts_get(mr_texts *t, const char *module, const mr_text **out, mr_err *err) {
-    MR_TRY(get(t, module, out, err));
+    mr_status st = get(t, module, out, err);
+    if (st == MR_ENOTFOUND) {
+        mr_free(t->missing);
+        t->missing = mr_strdup(module);
+    }
+    MR_TRY(st);
     if (strncmp(module, "medrl.", 6) != 0) t->newest = *out;
     return MR_OK;
 }
@@ -299,8 +334,10 @@ bool mr_texts_changed(mr_texts *t, mr_str *what, uint64_t *signature, bool *youn
     *young = false;
     for (int i = 0; i < t->n; i++) {
         mr_text *x = t->list[i];
+        if (!x->path) continue;
         struct stat now;
         x->changed = false;
+        if (is_own(x)) continue;
         if (stat(x->path, &now) == 0 && x->seen.st_ino && same_stat(&now, &x->seen)) continue;
         const char *why = not_a_file(x->path, &now);
         const bool fresh = !why && is_young(&now);
@@ -321,6 +358,17 @@ bool mr_texts_changed(mr_texts *t, mr_str *what, uint64_t *signature, bool *youn
         x->changed = changed = true;
     }
     return changed;
+}
+
+bool mr_texts_mended(mr_texts *t) {
+    mr_str what = { 0 };
+    uint64_t signature;
+    bool young, mended = mr_texts_changed(t, &what, &signature, &young);
+    mr_str_clear(&what);
+    char *path = NULL;
+    if (!mended && t->missing) mended = find_file(t, t->missing, &path, NULL) == MR_OK;
+    mr_free(path);
+    return mended;
 }
 
 void mr_texts_describe(const mr_texts *t, cJSON *detail) {

@@ -12,7 +12,7 @@
 #include "script/script.h"
 
 typedef struct mr_text {
-    char *module, *path;
+    char *module, *path; /* path NULL: it came from no file */
     mr_script_text pub; /* name, text, len, hash; owned here */
     struct stat seen;    /* as it was read; zeroed: to be compared by content at the next look */
     struct stat looked;  /* and at the last look that found it changed */
@@ -29,7 +29,10 @@ typedef struct mr_texts {
     int home_root;  /* which of them is MEDRL_HOME/lua */
     mr_text **list; /* in the order of first use; entries never move */
     int n;
-    const struct mr_texts *before; /* the version in use: its files stay where they are, or are missed. NULL: none */
+    /* The version in use: its files stay where they are, or are missed; medrl's own texts are taken from it, since they
+     * belong to the program that runs. NULL: none. */
+    const struct mr_texts *before;
+    char *missing;                 /* the module that was asked for last and not found; NULL: none */
     cJSON *pinned;                 /* owned; NULL: none (script.h, mr_pool_opts) */
     char *store;
     const mr_text *newest; /* the last one of a user's that was handed out: what a worker hangs in, when it hangs */
@@ -41,6 +44,10 @@ typedef struct mr_texts {
  * store: copied, may be NULL. */
 mr_status mr_texts_open(mr_texts *t, const char *main_arg, const char *const *rewards, const cJSON *pinned,
                         const char *store, mr_err *err);
+/* The main text is not that of a Lua file: `text` is what workers get under `name`, and `path` (NULL: none) with its
+ * hash is what mr_texts_changed looks at. Modules come from MEDRL_HOME/lua only. */
+void mr_texts_open_text(mr_texts *t, const char *name, const char *text, size_t len, const char *path,
+                        const char *sha256);
 void mr_texts_close(mr_texts *t);
 /* The text of a module, read now when it is not there yet. Borrowed until close. */
 mr_status mr_texts_get(mr_texts *t, const char *module, const mr_text **out, mr_err *err);
@@ -48,6 +55,8 @@ mr_status mr_texts_get(mr_texts *t, const char *module, const mr_text **out, mr_
  * nothing changed. signature identifies this state of the files, so that one that was refused is not tried again.
  * young: a file was saved within the last tenth of a second, and more may be on its way. */
 bool mr_texts_changed(mr_texts *t, mr_str *what, uint64_t *signature, bool *young);
+/* The same for a version that was turned down: a file of it was saved since, or the one that it missed is there now. */
+bool mr_texts_mended(mr_texts *t);
 /* The text of a module when it is there; NULL. */
 const mr_text *mr_texts_find(const mr_texts *t, const char *module);
 /* Adds a copy of a text of another version. */

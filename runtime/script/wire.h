@@ -29,6 +29,9 @@ typedef enum mr_wire_type {
                           completion), i64 step, strings prompt and row, its completions: u32 tokens, u8 truncated,
                           string text */
     MR_WIRE_TEXT,      /* u8 found, string name or reason, string text: answers NEED_TEXT */
+    MR_WIRE_TEMPLATE,  /* nothing: "@main" is a chat template -> REPLY: nothing, or ERROR */
+    MR_WIRE_RENDER,    /* u32 n, n strings: constants (JSON), date, variables (JSON) ... -> REPLY: u32 n, n times (u8 is markup, string
+                          text), or ERROR */
     MR_WIRE_FILE,      /* u8 found, string name or reason; a descriptor comes with it when found: answers NEED_FILE */
     /* child to parent */
     MR_WIRE_REPLY,
@@ -47,7 +50,7 @@ typedef enum mr_wire_type {
 /* One page that parent and worker share: which call of which reward is under way. The worker writes it (no system call
  * for that), the parent believes it only where it fits what was asked. */
 typedef struct mr_at {
-    volatile int64_t id;     /* of the job: its sample, or the first one of its group */
+    volatile int64_t id;     /* of the sample, or the first one of the group */
     volatile int32_t reward; /* -1: none */
 } mr_at;
 

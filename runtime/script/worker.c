@@ -239,6 +239,45 @@ static int row_body(lua_State *L) {
     return 0;
 }
 
+/* --- TEMPLATE, RENDER --- */
+
+typedef struct template_command {
+    mr_take in;
+    mr_str out;
+    bool render;
+} template_command;
+
+static int template_body(lua_State *L) {
+    template_command *c = lua_touserdata(L, 1);
+    mr_worker *w = mr_worker_of(L);
+    if (!c->render) {
+        mr_env_require(L, "medrl.template");
+        w->driver_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+        call_driver(L, "open", 0, 0);
+        return 0;
+    }
+    uint32_t n_strings = mr_take_u32(&c->in);
+    if (n_strings > 8) return luaL_error(L, "a command to render has %d strings, want at most 8", (int)n_strings);
+    for (uint32_t i = 0; i < n_strings; i++) {
+        size_t len;
+        const char *s = mr_take_bytes(&c->in, &len);
+        lua_pushlstring(L, s, len);
+    }
+    call_driver(L, "render", (int)n_strings, 1); /* text, is markup, text, is markup ... */
+    uint32_t n = (uint32_t)lua_objlen(L, -1) / 2;
+    mr_put_u32(&c->out, n);
+    for (uint32_t i = 0; i < n; i++) {
+        size_t len;
+        lua_rawgeti(L, -1, (int)(2 * i + 1));
+        lua_rawgeti(L, -2, (int)(2 * i + 2));
+        const char *s = luaL_checklstring(L, -2, &len);
+        mr_put_u8(&c->out, lua_toboolean(L, -1) != 0);
+        mr_put_bytes(&c->out, s, len);
+        lua_pop(L, 2);
+    }
+    return 0;
+}
+
 /* --- SCORE --- */
 
 typedef struct completion {
@@ -252,7 +291,6 @@ typedef struct completion {
 } completion;
 
 typedef struct score_job {
-    int64_t id; /* of the sample, or the first of the group */
     const char *prompt;
     size_t prompt_len;
     int64_t step;
@@ -261,16 +299,11 @@ typedef struct score_job {
     const mr_reward_fn *reward;
 } score_job;
 
-/* A copy: what a call writes into it is for nobody else to see. */
+/* A copy: row and options are decoded once, and what a call writes into them is for nobody else to see. */
 static void push_copy(lua_State *L, int ref) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
     mr_lua_copy(L, -1);
     lua_remove(L, -2);
-}
-
-/* The row is decoded once for a group. */
-static void push_row(lua_State *L) {
-    push_copy(L, mr_worker_of(L)->row_ref);
 }
 
 static void push_info(lua_State *L, const score_job *job, const completion *c) {
@@ -312,7 +345,7 @@ static int score_body(lua_State *L) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->score_ref);
     lua_pushvalue(L, -1);
     lua_pushlstring(L, c->text, c->len);
-    push_row(L);
+    push_copy(L, mr_worker_of(L)->row_ref);
     push_info(L, job, c);
     lua_call(L, 3, LUA_MULTRET);
     int n_values = lua_gettop(L) - 2; /* below: the light userdata and the function */
@@ -339,19 +372,20 @@ static int score_batch_body(lua_State *L) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->score_ref);
     lua_pushvalue(L, -1);
     lua_getinfo(L, ">S", &ar);
-    push_row(L);
+    push_copy(L, mr_worker_of(L)->row_ref);
+    int row = lua_gettop(L);
     lua_createtable(L, job->n, 0);
     for (int i = 0; i < job->n; i++) {
         lua_createtable(L, 0, 3);
         lua_pushlstring(L, job->completions[i].text, job->completions[i].len);
         lua_setfield(L, -2, "completion");
-        lua_pushvalue(L, 3);
+        lua_pushvalue(L, row);
         lua_setfield(L, -2, "row");
         push_info(L, job, &job->completions[i]);
         lua_setfield(L, -2, "info");
         lua_rawseti(L, -2, i + 1);
     }
-    lua_remove(L, 3); /* the row */
+    lua_remove(L, row);
     lua_call(L, 1, LUA_MULTRET);
     int n_values = lua_gettop(L) - 1; /* below: the light userdata */
     if (n_values > 1)
@@ -418,15 +452,15 @@ static void put_score(mr_str *out, int member, int reward, mr_score_kind kind, d
 }
 
 /* Runs one reward over the job and appends what came of it; gives the number of entries. */
-static int score_with(mr_worker *w, score_job *job, int reward, bool has_row, char *message, size_t message_bytes,
-                      mr_str *out) {
+static int score_with(mr_worker *w, score_job *job, int64_t id, int reward, bool has_row, char *message,
+                      size_t message_bytes, mr_str *out) {
     const mr_reward_fn *r = job->reward = &w->rewards[reward];
     double low = isfinite(r->low) ? r->low : 0.0;
     for (int i = 0; i < job->n; i++) {
         job->completions[i].value = 0;
         job->completions[i].none = false;
     }
-    w->at->id = job->id;
+    w->at->id = id;
     w->at->reward = reward;
     bool ok = has_row && mr_worker_protected(w, r->batch ? score_batch_body : score_body, job, message, message_bytes);
     w->at->reward = -1;
@@ -452,9 +486,9 @@ static int score_with(mr_worker *w, score_job *job, int reward, bool has_row, ch
 }
 
 /* Reads a job; its completions are owned by the caller. */
-static void take_job(mr_worker *w, mr_take *t, int *only, bool *group, score_job *job, const char **row,
+static void take_job(mr_worker *w, mr_take *t, int64_t *id, int *only, bool *group, score_job *job, const char **row,
                      size_t *row_len) {
-    job->id = mr_take_i64(t);
+    *id = mr_take_i64(t);
     *only = (int)(int32_t)mr_take_u32(t);
     uint32_t n_members = mr_take_u32(t);
     job->step = mr_take_i64(t);
@@ -480,23 +514,24 @@ static void score_frame(mr_worker *w, const char *data, size_t len) {
     mr_str out = { 0 };
     for (uint32_t i = 0; i < n; i++) {
         score_job job = { 0 };
+        int64_t id;
         int only;
         bool group;
         const char *row;
         size_t row_len;
-        take_job(w, &t, &only, &group, &job, &row, &row_len);
+        take_job(w, &t, &id, &only, &group, &job, &row, &row_len);
         w->n_logged = 0;
         char message[512];
         bool has_row = set_row(w, row, row_len, message, sizeof message);
         out.len = 0;
-        mr_put_i64(&out, job.id);
+        mr_put_i64(&out, id);
         mr_put_u32(&out, 0);
         uint32_t n_entries = 0;
         for (int r = 0; r < w->n_rewards; r++) {
             if (w->rewards[r].batch == group && (only < 0 || r == only))
-                n_entries += (uint32_t)score_with(w, &job, r, has_row, message, sizeof message, &out);
+                n_entries += (uint32_t)score_with(w, &job, id, r, has_row, message, sizeof message, &out);
         }
-        memcpy(out.data + sizeof job.id, &n_entries, sizeof n_entries);
+        memcpy(out.data + sizeof id, &n_entries, sizeof n_entries);
         mr_free(job.completions);
         if (!mr_wire_send(&w->wire, MR_WIRE_SCORED, out.data, out.len, -1)) _exit(0);
     }
@@ -570,6 +605,18 @@ static void run_rows(mr_worker *w, const mr_frame *f) {
     mr_free(copy);
 }
 
+static void run_template(mr_worker *w, const mr_frame *f) {
+    char *copy = mr_alloc(f->len + 1), message[1024];
+    memcpy(copy, f->data, f->len);
+    template_command c = { .in = { copy, copy + f->len, false }, .render = f->type == MR_WIRE_RENDER };
+    if (!mr_worker_protected(w, template_body, &c, message, sizeof message))
+        reply_error(w, MR_EDATA, message);
+    else if (!mr_wire_send(&w->wire, MR_WIRE_REPLY, c.out.data, c.out.len, -1))
+        _exit(0);
+    mr_str_clear(&c.out);
+    mr_free(copy);
+}
+
 /* A frame may ask for texts while it runs, and that reuses the input buffer: scoring works on a copy as well. */
 static void run_score(mr_worker *w, const char *data, size_t len) {
     char *copy = mr_alloc(len + 1);
@@ -614,6 +661,8 @@ int mr_worker_main(void) {
         case MR_WIRE_ROWS:
         case MR_WIRE_ROW:
         case MR_WIRE_SURVEY: run_rows(w, &f); break;
+        case MR_WIRE_TEMPLATE:
+        case MR_WIRE_RENDER: run_template(w, &f); break;
         case MR_WIRE_SCORE: run_score(w, f.data, f.len); break;
         default: _exit(70);
         }

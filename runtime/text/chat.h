@@ -1,36 +1,59 @@
 /* chat.h - messages to the exact tokens that a model was tuned on.
  *
- * Renderers for the template families (ChatML: Qwen2.5, Qwen3, SmolLM2; Llama 3 and 3.2), chosen by markers in the
- * model's own template. Text that comes from messages is encoded with special tokens off, markup with them on:
- * "<|im_end|>" inside data stays text.
- * Source: spec/tokenizers.md, 2.7, and fixtures chat_templates.json. */
+ * How messages become text is decided by a chat template, which is code that came with the model or the user's own. It
+ * is behind a table with one function; script/ implements it with a sandboxed process (mr_template, script/script.h),
+ * tests in C. What comes back is text with a record of which parts are data: these are encoded with special tokens off,
+ * so "<|im_end|>" inside a message stays text; markup is encoded with them on. All of it is tokenized together, because
+ * BPE may join a newline of the markup with one of the data; only the matching of special tokens stops at the seam.
+ * Source: spec/tokenizers.md, 2.7. Threads: those of the tokenizer and of the template. */
 #ifndef MR_CHAT_H
 #define MR_CHAT_H
 
 #include "text/tokenizer.h"
 
+enum { MR_CHAT_TEXT_MOST = 1 << 20 }; /* bytes of one rendered prompt */
+
 typedef struct mr_message {
-    const char *role;    /* "system", "user", "assistant" */
+    const char *role;    /* "system", "user", "assistant", "tool", "developer" */
     const char *content; /* NUL-terminated UTF-8 */
 } mr_message;            /* borrowed for the call */
 
-typedef enum mr_chat_family {
-    MR_CHAT_CHATML_QWEN25,
-    MR_CHAT_CHATML_QWEN3,
-    MR_CHAT_CHATML_SMOLLM2,
-    MR_CHAT_CHATML_PLAIN, /* no default system message; also for a model without a template */
-    MR_CHAT_LLAMA3,
-    MR_CHAT_LLAMA32
-} mr_chat_family;
+typedef struct mr_chat_opts {
+    bool add_generation_prompt; /* the beginning of the assistant's turn behind the last message */
+    /* More variables for the template as the text of a JSON object ("tools", "enable_thinking"), all of them data; they
+     * go before those of the model and of the recipe. With n = 0 messages it may hold "messages" too, which then may
+     * have more than a role and a content ("tool_calls"). NULL: none. */
+    const char *variables;
+} mr_chat_opts; /* NULL: neither */
 
-/* From the markers in a template; MR_EDATA with what to do when none fits. */
-mr_status mr_chat_detect(mr_chat_family *out, const char *jinja, mr_err *err);
-/* The rendered text (for people and for the fixtures). date: Llama 3.2's "26 Jul 2024" line, NULL for that one.
- * enable_thinking: Qwen3 only; -1 unset, 0 false, 1 true. */
-mr_status mr_chat_render(mr_str *out, mr_chat_family family, const mr_message *messages, int n,
-                         bool add_generation_prompt, int enable_thinking, const char *date, mr_err *err);
-/* The same straight to ids, with contents encoded as data. */
-mr_status mr_chat_encode(mr_tokenizer *t, mr_ids *ids, mr_chat_family family, const mr_message *messages, int n,
-                         bool add_generation_prompt, int enable_thinking, const char *date, mr_err *err);
+/* A rendered prompt. Zeroed = empty; clear with mr_chat_text_clear. */
+typedef struct mr_chat_text {
+    mr_str text;        /* valid UTF-8 */
+    mr_text_span *data; /* the parts that are data, in order and apart from each other */
+    int n_data, cap_data;
+} mr_chat_text;
+
+/* Appends a piece; what is no UTF-8 in it becomes U+FFFD. */
+void mr_chat_text_add(mr_chat_text *t, const char *text, size_t len, bool is_markup);
+void mr_chat_text_clear(mr_chat_text *t);
+
+typedef struct mr_chat {
+    void *self;
+    /* Fills a zeroed *out, which the caller clears in any case. The messages were checked. MR_EDATA `PLACE:LINE: what`.
+     * */
+    mr_status (*render)(void *self, mr_chat_text *out, const mr_message *messages, int n, const mr_chat_opts *opts,
+                        mr_err *err);
+} mr_chat;
+
+/* Appends the rendered text, for people. On failure out is as it was. */
+mr_status mr_chat_render(mr_str *out, const mr_chat *chat, const mr_message *messages, int n, const mr_chat_opts *opts,
+                         mr_err *err);
+/* Appends the ids; on failure ids is as it was. MR_EDATA when the markup has a token "<|...|>" that the tokenizer
+ * lacks: the model would be spoken to in words that it never saw. */
+mr_status mr_chat_encode(mr_tokenizer *t, mr_ids *ids, const mr_chat *chat, const mr_message *messages, int n,
+                         const mr_chat_opts *opts, mr_err *err);
+
+/* ChatML without a default system message, in Jinja: for models that bring no template. */
+extern const char mr_chatml_template[];
 
 #endif

@@ -19,6 +19,10 @@ typedef struct mr_ids {
 } mr_ids; /* zeroed = empty; free data with mr_free */
 void mr_ids_push(mr_ids *ids, int32_t id);
 
+typedef struct mr_text_span {
+    size_t from, to;
+} mr_text_span; /* bytes [from, to) of a text */
+
 /* path: a folder with tokenizer.json, or a .gguf file. */
 mr_status mr_tokenizer_open(mr_tokenizer **out, const char *path, mr_err *err);
 void mr_tokenizer_close(mr_tokenizer *t);

@@ -115,9 +115,6 @@ mr_status mr_pretoken_split(mr_tokenizer *t, const char *text, size_t len, mr_pi
 
 /* tokenizer.c: text[len] with special tokens matched everywhere but in the `data` spans (ordered, apart from each
  * other). A special token is taken only where it lies wholly outside of them. */
-typedef struct mr_text_span {
-    size_t from, to;
-} mr_text_span;
 mr_status mr_tokenizer_encode_spans(mr_tokenizer *t, mr_ids *ids, const char *text, size_t len,
                                     const mr_text_span *data, int n_data, mr_err *err);
 

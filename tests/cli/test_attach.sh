@@ -33,6 +33,13 @@ mkdir empty
 run 2 attach empty
 says 'empty: is no run folder'
 
+# --- a socket that cannot be made: one warning, and the run goes on
+mkdir odd
+echo x >odd/control.sock
+run 0 run "$smoke" -o odd --set grpo.max_steps=1
+says 'control.sock: is no socket'
+says 'the run goes on without it'
+
 # --- a live run: paused first, so that what follows is at one step
 start live 100000
 is "$(stat -c %a live/control.sock)" 600

@@ -151,7 +151,7 @@ step_of() { sed -n "$1p" whole/events.jsonl | grep -oE '"step": [0-9]+' | grep -
 all=$(wc -l <whole/events.jsonl)
 
 # everything is repeated from the first checkpoint, from one in the middle, from the last; the files are those of the end
-for c in 40 120 200 320; do
+for c in 40 200 320; do
     crash cut $c $((steps - 3)) "$all"
     run 0 resume cut
     same_run whole cut
@@ -170,7 +170,7 @@ k=$(step_of "$n")
 first_files
 own 2
 recipe 5e-4 0.8 24 4 '{ name = "own", weight = 0.5 }'
-for lines in $((n - 3)) $((n - 2)) $((n - 1)) "$n" $((n + 1)); do
+for lines in $((n - 2)) $((n - 1)) "$n"; do
     crash cut 80 "$k" "$lines"
     run 0 resume cut --on-error pause
     without_clock cut | head -n $((k + 30)) >a.metrics

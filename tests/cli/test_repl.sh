@@ -92,6 +92,13 @@ run 2 repl "$smoke" -q -o d -e 'step(9)' -e 'step()'
 says 'step: the run is at its end, step 4; set{ max_steps = 5 } goes on'
 run 0 repl "$smoke" -q -o d -e 'step(9)' -e 'set{ max_steps = 5 }' -e 'step()' -e 'run.step'
 prints 5
+grep -q '"kind": "start", "text": "started by medrl repl"' d-2/events.jsonl || fail "the run does not say how it began"
+grep -q '"by": "repl"' d-2/events.jsonl || fail "the run does not say who set"
+run 0 repl "$smoke" -q -o e --json -e 'set{ learning_rate = 1e-2 }' -e 'step(2)' -e 'reset()' -e 'step(4)' -e 'run.run'
+run 0 hash e-2
+is "$mine" "$(cat out)"
+run 0 repl "$smoke" --model "$MEDRL_HOME/examples/nano" -e 'run.model' -e 'data:len()' -e 'run.model'
+prints examples/nano
 run 2 repl "$smoke" -e 'save("b")'
 says 'is there and is no adapter'
 

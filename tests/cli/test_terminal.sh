@@ -13,13 +13,15 @@ smoke=$MEDRL_HOME/lua/recipes/smoke.lua
 tm() { tmux -u -S "$temp/tmux" -f /dev/null "$@"; }
 trap 'tm kill-server 2>/dev/null; rm -rf "$temp"' EXIT
 
+printf '#!/bin/sh\necho $$ >pid\nexec "$@"\n' >start
+chmod +x start
 begin() { # WIDTH HEIGHT ARGS...: medrl in a new terminal; its exit code is written to the file `code`
     width=$1 height=$2
     shift 2
     rm -f code
     tm kill-server 2>/dev/null
     while tm ls 2>/dev/null >&2; do sleep 0.05; done
-    tm new-session -d -x "$width" -y "$height" "\"$medrl\" $*; echo \$? >code; sleep 600"
+    tm new-session -d -x "$width" -y "$height" "./start \"$medrl\" $*; echo \$? >code; sleep 600"
 }
 screen() { tm capture-pane -p >out 2>>err; }
 # sees TEXT: within 20 s the screen holds it
@@ -187,6 +189,37 @@ begin 60 20 repl
 sees_line '>'
 enters ':quit'
 exits 0
+
+# --- Ctrl-C within training; what cannot be stopped ends at the third Ctrl-C, with the terminal in order; SIGTERM
+begin 100 30 repl "$smoke" -q -o long --set grpo.max_steps=100000 --set grpo.save_steps=0
+sees_line '>'
+enters 'step(1) step(99999)'
+waited=0
+until [ -s long/metrics.jsonl ] && [ "$(wc -l <long/metrics.jsonl)" -ge 3 ]; do sleep 0.05; waited=$((waited + 1)); [ $waited -lt 400 ] || fail "no steps"; done
+keys C-c
+sees 'interrupted after step'
+enters 'step(99999)'
+keys C-c
+sees_line '>'
+keys C-l
+enters 'n = run.step step(1) print(run.step - n, "more")'
+sees '1       more'
+enters '("a"):rep(40):find(("a*"):rep(40) .. "b")'
+sleep 0.3
+keys C-c
+sleep 0.2
+keys C-c
+sleep 0.2
+keys C-c
+exits 130
+sees 'medrl: stopped at once by SIGINT'
+begin 80 24 repl
+sees_line '>'
+enters '"before"'
+sees_line '"before"'
+kill -TERM "$(cat pid)"
+exits 143
+sees 'medrl: repl: stopped by SIGTERM'
 
 # --- attach: a run that is going on, and its end
 "$medrl" run "$smoke" -o live --threads 1 --set grpo.max_steps=100000 --set grpo.save_steps=0 >live.out 2>live.err </dev/null &

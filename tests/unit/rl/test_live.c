@@ -1,6 +1,8 @@
 /* What changes while a run goes on, with rows and rewards in C: settings, weights, reloads, pauses, samples on the side;
  * and that a resumed run repeats all of it to the bit. */
+#include "chatml.h"
 #include "base/log.h"
+#include "base/rng.h"
 #include "rig.h"
 #include "rl/metrics.h"
 #include "rl/rollout.h"
@@ -32,6 +34,7 @@ struct world {
     /* what is done between steps */
     void (*between)(world *w, int64_t step);
     int n_boundary, n_within, n_waits;
+    bool waiting;      /* the run is paused, and asks what to do */
     int64_t reload_at; /* the step after which version 2 is there */
 };
 
@@ -164,7 +167,8 @@ static void serve(void *self, mr_trainer *t, bool boundary, double wait_s) {
         w->n_within++;
         return;
     }
-    if (wait_s > 0)
+    w->waiting = wait_s > 0;
+    if (w->waiting)
         w->n_waits++;
     else
         w->n_boundary++;
@@ -217,7 +221,7 @@ static void world_open(world *w, const char *run_dir) {
         .settings = &w->set,
         .model = w->r.m,
         .tokenizer = w->tok,
-        .chat = MR_CHAT_CHATML_PLAIN,
+        .chat = &chatml,
         .rows = { w, w->n_rows, get_row },
         .scorer = { .self = w,
                     .n_rewards = rewards_of(w),
@@ -253,7 +257,8 @@ static int n_events(const world *w, const char *kind) {
 }
 static const char *event_text(const world *w, const char *kind) {
     for (const cJSON *e = w->events->child; e; e = e->next)
-        if (!strcmp(cJSON_GetObjectItem(e, "kind")->valuestring, kind)) return cJSON_GetObjectItem(e, "text")->valuestring;
+        if (!strcmp(cJSON_GetObjectItem(e, "kind")->valuestring, kind))
+            return cJSON_GetObjectItem(e, "text")->valuestring;
     return NULL;
 }
 
@@ -311,7 +316,7 @@ static void a_setting_is_in_force_from_the_next_step(void) {
     cJSON_Delete(o);
     REQUIRE_OK(set_json(&w, "grpo.reward_weights", "[0, 0.1]", &err), err);
     REQUIRE_OK(mr_trainer_step(w.t, &err), err);
-    CHECK(w.log[4][1] <= 0.1 + 1e-6); /* 0 x letters + 0.1 x ended */
+    CHECK(w.log[4][1] <= 0.1 + 1e-6);                             /* 0 x letters + 0.1 x ended */
     CHECK(w.set.train.temperature == 1 && w.weights[1] == 0.25f); /* the caller's own are left alone */
     world_close(&w);
 }
@@ -487,6 +492,11 @@ static void mend(world *w, int64_t step) {
     if (w->n_waits == 2) w->reload_at = step;
 }
 
+static void go_on(world *w, int64_t step) {
+    (void)step;
+    if (w->waiting) mr_trainer_go_on(w->t);
+}
+
 static void a_broken_reward_pauses(void) {
     static world w;
     mr_err err;
@@ -502,12 +512,13 @@ static void a_broken_reward_pauses(void) {
     CHECK_INT(w.n_steps, 10);
     CHECK_INT(n_events(&w, "pause"), 1);
     /* 2 rewards, 8 samples: a share of 0.5 only when all three steps are broken ones */
-    CHECK_STR(event_text(&w, "pause"),
-              "24 of 48 calls of rewards failed in the last 3 steps, more than max_fault_share = 0.4; most of ended (24), "
-              "as in: ended.lua:3: broken (sample 0); mend that file and save it: the run goes on by itself");
+    CHECK_STR(
+        event_text(&w, "pause"),
+        "24 of 48 calls of rewards failed in the last 3 steps, more than max_fault_share = 0.4; most of ended (24), "
+        "as in: ended.lua:3: broken (sample 0); mend that file and save it: the run goes on by itself");
     CHECK_STR(event_text(&w, "go on"), "a changed script was taken over");
     CHECK(w.log[5][2] == 1 && w.log[6][2] == 2); /* paused after step 5 */
-    CHECK(w.n_names[6] == w.n_names[5] - 2); /* one reward less: its mean and deviation */
+    CHECK(w.n_names[6] == w.n_names[5] - 2);     /* one reward less: its mean and deviation */
     world_close(&w);
 
     world_init(&w);
@@ -521,6 +532,17 @@ static void a_broken_reward_pauses(void) {
     CHECK_CONTAINS(err.msg, "ended.lua:3: broken (sample 0); mend that file first");
     char hex[65];
     hash_of(hex, dir, 5);
+    world_close(&w);
+
+    world_init(&w); /* told to go on as it is: three more steps, and it pauses again */
+    w.set.train.max_fault_share = 0.4;
+    w.set.train.max_steps = 8;
+    w.broken_to = 100;
+    w.between = go_on;
+    world_open(&w, dir);
+    REQUIRE_OK(mr_trainer_run(w.t, &err), err);
+    CHECK_INT(n_events(&w, "pause"), 2);
+    CHECK_STR(event_text(&w, "go on"), "asked to");
     world_close(&w);
 
     world_init(&w); /* 0: never */
@@ -558,6 +580,13 @@ static void a_resumed_run_repeats_it(void) {
     CHECK_INT(a.n_steps, 12);
     CHECK(a.log[5][2] == 1 && a.log[6][2] == 2);
     hash_of(want, dir, 12);
+    mr_mt19937 rng; /* other rows from step 6 on: the seed's first permutation of them */
+    int64_t perm[16];
+    mr_mt19937_init(&rng, 42);
+    mr_mt19937_randperm(&rng, perm, 12);
+    for (int k = 6; k <= 11; k++) CHECK_INT(a.rows[k], perm[2 * (k - 6)]);
+    mr_mt19937_randperm(&rng, perm, 12);
+    CHECK_INT(a.rows[12], perm[0]);
     for (int from = 1; from < 12; from++) {
         world_init(&b);
         b.set.train.save_steps = 0;

@@ -1,6 +1,7 @@
 /* The plan: what it says is what the backend's account holds, for small models in all kinds of settings; a cap changes
  * how a step is cut but not what it computes; what cannot fit is refused with what to change; and nothing is taken any
  * more once the first step is done. */
+#include "chatml.h"
 #include "rl/plan.h"
 
 #include "base/rng.h"
@@ -100,7 +101,7 @@ static mr_status world_plan(world *w, const char *path, mr_dtype store, mr_dtype
     mr_tensors_close(t);
     w->parts = (mr_trainer_parts){ .settings = &w->set,
                                    .tokenizer = w->tok,
-                                   .chat = MR_CHAT_CHATML_PLAIN,
+                                   .chat = &chatml,
                                    .rows = { w, N_ROWS, get_row },
                                    .scorer = { w, 1, names, weights, submit, collect, NULL },
                                    .base_model_name = "test" };

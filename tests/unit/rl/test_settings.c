@@ -170,6 +170,30 @@ static void batches(void) {
     mr_settings_clear(&s);
 }
 
+static void chat_templates(void) {
+    mr_settings s;
+    mr_err err = { "" };
+    REQUIRE_OK(parse(&s, "{\"method\":\"sft\",\"model\":{\"name\":\"m\"}}", &err), err);
+    CHECK_STR(s.model.chat_template, "");
+    CHECK_STR(s.model.chat_template_date, "");
+    CHECK(s.model.chat_template_kwargs == NULL);
+    mr_settings_clear(&s);
+    REQUIRE_OK(parse(&s,
+                     "{\"method\":\"sft\",\"model\":{\"name\":\"m\",\"chat_template\":\"x.jinja\","
+                     "\"chat_template_kwargs\":{\"enable_thinking\":false}}}",
+                     &err),
+               err);
+    CHECK_STR(s.model.chat_template, "x.jinja");
+    CHECK(strstr(s.model.chat_template_kwargs, "\"enable_thinking\"") && strstr(s.model.chat_template_kwargs, "false"));
+    mr_settings_clear(&s);
+    REQUIRE_OK(parse(&s, "{\"method\":\"sft\",\"model\":{\"name\":\"m\",\"chat_template_kwargs\":[]}}", &err), err);
+    CHECK_STR(s.model.chat_template_kwargs, "{}"); /* an empty Lua table */
+    mr_settings_clear(&s);
+    CHECK_INT(parse(&s, "{\"method\":\"sft\",\"model\":{\"name\":\"m\",\"chat_template_kwargs\":\"x\"}}", &err),
+              MR_EINVAL);
+    CHECK_CONTAINS(err.msg, "model.chat_template_kwargs is \"x\", want a table of names");
+}
+
 static void values(void) {
     mr_settings s;
     mr_err err = { "" };
@@ -375,6 +399,7 @@ static void description_has_every_field(void) {
 }
 
 TEST_MAIN({ "defaults_are_trls", defaults_are_trls }, { "the_seeds_recipe", the_seeds_recipe }, { "batches", batches },
-          { "values", values }, { "sizes", sizes }, { "bad_values_are_named", bad_values_are_named },
+          { "chat_templates", chat_templates }, { "values", values }, { "sizes", sizes },
+          { "bad_values_are_named", bad_values_are_named },
           { "bad_rewards_are_named", bad_rewards_are_named }, { "suggestions", suggestions },
           { "overrides", overrides }, { "description_has_every_field", description_has_every_field })

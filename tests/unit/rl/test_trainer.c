@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "rl/checkpoint.h"
 #include "rl/metrics.h"
+#include "chatml.h"
 #include "rig.h"
 
 enum { MAX_SEEN = 4096, MAX_LOG = 128 };
@@ -190,7 +191,7 @@ static void world_open_as(world *w, const char *run_dir, bool full, int threads)
     w->parts = (mr_trainer_parts){ .settings = &w->set,
                                    .model = w->r.m,
                                    .tokenizer = w->tok,
-                                   .chat = MR_CHAT_CHATML_PLAIN,
+                                   .chat = &chatml,
                                    .rows = { w, w->n_rows, get_row },
                                    .scorer = { .self = w,
                                                .n_rewards = 2,
@@ -529,7 +530,7 @@ static void supervised_loss_by_hand(void) {
         mr_row r = { 0 };
         mr_ids ids = { 0 };
         REQUIRE_OK(get_row(&w, row, &r, &err), err);
-        REQUIRE_OK(mr_chat_encode(w.tok, &ids, MR_CHAT_CHATML_PLAIN, r.messages, 1, true, -1, NULL, &err), err);
+        REQUIRE_OK(mr_chat_encode(w.tok, &ids, &chatml, r.messages, 1, &generation, &err), err);
         int first = ids.n;
         REQUIRE_OK(mr_tokenizer_encode(w.tok, &ids, r.messages[1].content, strlen(r.messages[1].content), false, &err),
                    err);

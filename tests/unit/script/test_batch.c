@@ -1,5 +1,6 @@
 /* test_batch.c - rewards with score_batch: what a batch is (the completions of one prompt, by id, whoever scores them
  * and in whatever order they come), and what each wrong answer costs. */
+#include "base/proc.h"
 #include "unit/script/script_test.h"
 
 enum { GROUPS = 12, SIZE = 5, N = GROUPS * SIZE };
@@ -86,8 +87,8 @@ static const char odd[] = "local M = { name = 'odd', range = { -1.0, 2.0 } }\n"
                           "  fine = function(n) return fill(n, 1) end,\n"
                           "  few = function(n) return fill(n - 1, 1) end,\n"
                           "  many = function(n) return fill(n + 2, 1) end,\n"
-                          "  number = function() return 1 end,\n"
-                          "  none = function() return nil end,\n"
+                          "  number = function() return 1 end, nothing = function() end,\n"
+                          "  none = function() return nil end, two = function(n) return fill(n, 1), 2 end,\n"
                           "  throw = function(n) return n.nothing end,\n" /* line 9 */
                           "  nan = function(n) local t = fill(n, 1) t[2] = 0 / 0 return t end,\n"
                           "  text = function(n) local t = fill(n, 1) t[3] = 'x' return t end,\n"
@@ -117,6 +118,8 @@ static void wrong_answers_cost_their_group_or_sample(void) {
           "samples of a group, from sample 4 on)" },
         { "many", 4, "ffff", "score_batch() returned 6 values for 4 completions" },
         { "number", 4, "ffff", "score_batch() returned a number, want a list of 4 numbers" },
+        { "two", 4, "ffff", "score_batch() returned 2 values, want 1: a list of 4 numbers" },
+        { "nothing", 4, "ffff", "score_batch() returned a nil, want a list of 4 numbers" },
         { "none", 4, "ffff", "score_batch() returned a nil, want a list of 4 numbers" },
         { "throw", 4, "ffff", "rewards/odd.lua:9: attempt to index local 'n'" },
         { "nan", 1, "sfss",
@@ -153,6 +156,136 @@ static void wrong_answers_cost_their_group_or_sample(void) {
             CHECK_NEAR(s[2 * i].value, kind == 's' ? 1 : kind == 'a' ? 0 : -1, 0);
         }
     }
+    mr_pool_close(p);
+}
+
+/* Groups 1 to 5 of six do not end. */
+static const char hangs[] = "local M = { name = 'hangs', range = { -1, 1 } }\n"
+                            "function M.score_batch(s)\n"
+                            "  local v = {} for i = 1, #s do v[i] = 1 end\n"
+                            "  while s[1].row.k > 0 do end\n"
+                            "  return v\n"
+                            "end\n"
+                            "return M\n";
+
+/* A group that hangs is one call that hangs, and a reward that is off is off from the third such group on, by id. */
+static void groups_that_hang_cost_three_deadlines(void) {
+    enum { PROMPTS = 6, ALL = PROMPTS * 3, CALLED = 3 };
+    put_file("rewards/hangs.lua", hangs);
+    put_file("rewards/len.lua", "return { name = 'len', score = function(c) return #c end }\n");
+    put_recipe("hangs.lua", "\"len\", \"hangs\"", "");
+    for (int order = 0; order < 3; order++) {
+        mr_pool *p = open_pool("hangs.lua", order + 1, 0.3);
+        mr_scorer sc = mr_pool_scorer(p);
+        mr_err err = { .msg = "" };
+        for (int k = 0; k < ALL; k++) {
+            static const int strides[] = { 1, 5, 17 }; /* prime to 18 */
+            const int id = k * strides[order] % ALL;
+            char row[16];
+            snprintf(row, sizeof row, "{\"k\":%d}", id / 3);
+            mr_score_job job = { .id = id, .text = "xx", .len = 2, .row_json = row, .group = id / 3, .n_group = 3 };
+            REQUIRE_OK(sc.submit(sc.self, &job, &err), err);
+        }
+        mr_score s[2 * ALL];
+        mr_fault f[ALL];
+        int n_faults;
+        REQUIRE_OK(sc.collect(sc.self, s, ALL, f, ALL, &n_faults, &err), err);
+        CHECK_INT(n_faults, 3 * (PROMPTS - 1));
+        for (int g = 1; g < PROMPTS; g++) {
+            char who[64];
+            snprintf(who, sizeof who, "(the 3 samples of a group, from sample %d on)", 3 * g);
+            CHECK_INT((int)f[g - 1].id, 3 * g);
+            CHECK_CONTAINS(f[g - 1].text, who);
+            CHECK_CONTAINS(f[g - 1].text, g <= CALLED ? "rewards/hangs.lua: no answer within 0.3 s"
+                                                      : "not called: it did not end for samples 3, 6 and 9");
+        }
+        CHECK_INT((int)f[PROMPTS - 1].id, -1); /* the others are counted, not described */
+        for (int i = 0; i < ALL; i++) {
+            CHECK_NEAR(s[2 * i].value, 2, 0);
+            CHECK_INT(s[2 * i + 1].kind, i < 3 ? MR_SCORED : MR_FAULT);
+            CHECK_NEAR(s[2 * i + 1].value, i < 3 ? 1 : -1, 0);
+        }
+        mr_pool_close(p);
+    }
+}
+
+/* Looks between steps until the file that was just saved is old enough. */
+static void look(mr_pool *p, mr_reload *r) {
+    mr_scorer sc = mr_pool_scorer(p);
+    mr_err err = { .msg = "" };
+    for (double end = mr_now_s() + 20; !r->taken && !r->refused && mr_now_s() < end;) {
+        mr_reload_clear(r);
+        REQUIRE_OK(sc.between_steps(sc.self, 1, r, &err), err);
+    }
+}
+
+/* A reload scores the last batch in the units that the new version wants. */
+static void a_reward_changes_its_form(void) {
+    static const struct {
+        const char *lua, *note; /* note NULL: refused */
+        double value;
+    } versions[] = {
+        { "score_batch = function(s) local v = {} for i = 1, #s do v[i] = #s + i / 10 end return v end", "4.25", 0 },
+        { "score_batch = function(s) return { s[4].completion and 1 } end", NULL, 0 },
+        { "score = function(c) return 7 end", "7.00", 7 },
+        { "score_batch = function(s) local v = {} for i = 1, #s do v[i] = #s end return v end", "4.00", 4 },
+    };
+    put_file("rewards/form.lua", "return { score = function(c) return #c end }\n");
+    put_recipe("form.lua", "\"form\"", "");
+    mr_pool *p = open_pool("form.lua", 2, 2);
+    mr_err err = { .msg = "" };
+    for (size_t k = 0; k <= sizeof versions / sizeof versions[0]; k++) {
+        mr_scorer sc = mr_pool_scorer(p);
+        for (int i = 7; i >= 0; i--) {
+            mr_score_job job = { .id = i, .text = "xx", .len = 2, .row_json = "{}", .group = i / 4, .n_group = 4 };
+            REQUIRE_OK(sc.submit(sc.self, &job, &err), err);
+        }
+        mr_score s[8];
+        int n_faults;
+        REQUIRE_OK(sc.collect(sc.self, s, 8, NULL, 0, &n_faults, &err), err);
+        CHECK_INT(n_faults, 0);
+        for (int i = 0; i < 8; i++) {
+            double first = 4 + (i % 4 + 1) / 10.0, want[] = { 2, first, first, 7, 4 };
+            CHECK_NEAR(s[i].value, want[k], 1e-9);
+        }
+        if (k == sizeof versions / sizeof versions[0]) break;
+        char text[256];
+        snprintf(text, sizeof text, "return { %s }\n", versions[k].lua);
+        put_file("rewards/form.lua", text);
+        mr_reload r = { 0 };
+        look(p, &r);
+        CHECK(r.taken == (versions[k].note != NULL) && r.refused == !r.taken);
+        CHECK_CONTAINS(r.note.data, versions[k].note ? versions[k].note
+                                                     : "rewards/form.lua:1: score_batch() returned 1 values for 4 "
+                                                       "completions (false, not nil, abstains) (the 4 samples of a group");
+        mr_reload_clear(&r);
+    }
+    mr_pool_close(p);
+}
+
+/* A pool of named files: the one that is gone is missed where it was, and no other of its name is taken. */
+static void a_named_file_that_goes_is_missed(void) {
+    put_file("here/named.lua", "return { score = function() return 1 end }\n");
+    put_file("lua/here/named.lua", "return { score = function() return 2 end }\n");
+    const char *list[] = { "here/named.lua", NULL };
+    mr_pool *p;
+    mr_err err = { .msg = "" };
+    REQUIRE_OK(mr_pool_open(&p, NULL, &(mr_pool_opts){ .n_workers = 1, .rewards = list }, &err), err);
+    REQUIRE(unlink("here/named.lua") == 0);
+    mr_reload r = { 0 };
+    look(p, &r);
+    CHECK(r.refused);
+    CHECK_CONTAINS(r.note.data, "here/named.lua: ");
+    CHECK_CONTAINS(r.note.data, "the version in use stays");
+    mr_reload_clear(&r);
+    put_file("here/named.lua", "return { score = function() return 3 end }\n");
+    look(p, &r);
+    CHECK(r.taken);
+    const char *texts[] = { "a" };
+    mr_score s[1];
+    CHECK_INT(score_texts(p, texts, 1, "{}", s, NULL, 0), 0);
+    CHECK_NEAR(s[0].value, 3, 0);
+    mr_reload_clear(&r);
     mr_pool_close(p);
 }
 
@@ -223,12 +356,16 @@ static void rewards_without_a_recipe(void) {
     CHECK_INT(rows.n_rows, 0);
     put_file("far/rewards/near.lua", "return { value = 8 }\n"); /* a file that changes is taken over, as in a run */
     mr_reload r = { 0 };
-    usleep(150000); /* a file that was saved a moment ago is looked at again */
-    REQUIRE_OK(sc.between_steps(sc.self, 0, &r, &err), err);
-    CHECK_STR(r.note.data, "far/rewards/near.lua: taken over (6 cases passed; last batch: away 7.00 -> 8.00)");
+    for (double end = mr_now_s() + 20; !r.taken && mr_now_s() < end;) { /* a file has to stand for a moment */
+        mr_reload_clear(&r);
+        REQUIRE_OK(sc.between_steps(sc.self, 1, &r, &err), err);
+        REQUIRE(!r.refused);
+    }
+    CHECK(r.taken);
+    CHECK_CONTAINS(r.note.data, "far/rewards/near.lua");
+    mr_reload_clear(&r);
     CHECK_INT(score_texts(p, texts, 1, "{}", s, NULL, 0), 0);
     CHECK_NEAR(s[1].value, 8, 0);
-    mr_reload_clear(&r);
     mr_pool_close(p);
     static const char *const wrong[][2] = {
         { "nowhere", "--reward: rewards[1]: module \"rewards.nowhere\" was not found" },
@@ -254,4 +391,7 @@ static void rewards_without_a_recipe(void) {
 SCRIPT_TEST_MAIN({ "a_batch_is_the_group_by_id", a_batch_is_the_group_by_id },
                  { "a_group_that_stays_short_is_scored_as_it_is", a_group_that_stays_short_is_scored_as_it_is },
                  { "wrong_answers_cost_their_group_or_sample", wrong_answers_cost_their_group_or_sample },
+                 { "groups_that_hang_cost_three_deadlines", groups_that_hang_cost_three_deadlines },
+                 { "a_reward_changes_its_form", a_reward_changes_its_form },
+                 { "a_named_file_that_goes_is_missed", a_named_file_that_goes_is_missed },
                  { "cases_of_a_batch", cases_of_a_batch }, { "rewards_without_a_recipe", rewards_without_a_recipe })

@@ -361,6 +361,32 @@ static void a_row_that_never_ends_is_an_error_of_that_row(void) {
     mr_pool_close(p);
 }
 
+static double seconds_to_filter(int n) {
+    char *text = mr_asprintf("local data = require 'medrl.data'\n"
+                             "return { data = { system = 's', train = data.get('nano_tasks', { n = %d }):filter("
+                             "function()\n  local x = 0\n  for i = 1, 2000000 do x = x + i %% 7 end\n  return x > 0\n"
+                             "end) } }\n",
+                             n);
+    put_file("slow.lua", text);
+    mr_free(text);
+    mr_pool *p = open_pool("slow.lua", 1, 0.2);
+    mr_row_source src;
+    mr_err err = { .msg = "" };
+    const double start = mr_now_s();
+    REQUIRE_OK(mr_pool_rows(p, "train", &src, &err), err);
+    const double took = mr_now_s() - start;
+    mr_pool_close(p);
+    return took;
+}
+
+/* A pass that takes longer than a worker may be silent (five deadlines: 1 s) says now and then that it is at work. How
+ * many rows that takes depends on the machine and on what else it does. */
+static void a_long_pass_is_not_a_hung_one(void) {
+    double took = 0;
+    for (int n = 100; n <= 25600 && took < 1.1; n *= 2) took = seconds_to_filter(n);
+    CHECK(took > 1.1);
+}
+
 static void shots_come_between(void) {
     put_file("shots.lua", "local data, chat = require 'medrl.data', require 'medrl.chat'\n"
                           "local set = data.from_list { { messages = { chat.user 'q' }, source = 'one' }, { messages = "
@@ -388,4 +414,5 @@ SCRIPT_TEST_MAIN({ "mixing_equals_datasets", mixing_equals_datasets }, { "operat
                  { "files_that_are_not_what_they_should_be", files_that_are_not_what_they_should_be },
                  { "few_skipped_rows_are_counted", few_skipped_rows_are_counted },
                  { "a_row_that_never_ends_is_an_error_of_that_row", a_row_that_never_ends_is_an_error_of_that_row },
+                 { "a_long_pass_is_not_a_hung_one", a_long_pass_is_not_a_hung_one },
                  { "shots_come_between", shots_come_between })

@@ -2,6 +2,7 @@
  * ones take over in all workers at once, and no sample is lost meanwhile. */
 #include "script_test.h"
 
+#include <dirent.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -233,10 +234,39 @@ static void recipes_change_rewards_weights_and_settings(void) {
     mr_pool_close(p);
 }
 
+/* A version that was turned down is tried again when any of its files is saved, also one that the version in use does not
+ * have. */
+static void files_that_are_new_are_looked_at(void) {
+    put_file("rewards/live.lua", "return { score = function() return 1 end }\n");
+    put_recipe("live.lua", "\"live\"", "");
+    mr_pool *p = open_pool("live.lua", 2, 2);
+    mr_reload r = { 0 };
+    score_all(p, 0, 1);
+    put_recipe("live.lua", "\"live\", \"fresh\"", "");
+    wait_look(p, &r);
+    CHECK(r.refused);
+    CHECK_CONTAINS(r.note.data, "module \"rewards.fresh\" was not found");
+    CHECK(!look(p, &r));
+    put_file("rewards/fresh.lua", "return { score = function() return 2 end\n");
+    wait_look(p, &r);
+    CHECK(r.refused);
+    CHECK_CONTAINS(r.note.data, "rewards/fresh.lua:2:");
+    nap(0.15);
+    for (int i = 0; i < 3; i++) CHECK(!look(p, &r));
+    put_file("rewards/fresh.lua", "return { score = function() return 2 end }\n");
+    wait_look(p, &r);
+    CHECK(r.taken);
+    CHECK_NEAR(score_all(p, 1, 2), 2, 0);
+    unlink("rewards/fresh.lua");
+    mr_reload_clear(&r);
+    mr_pool_close(p);
+}
+
 /* A file of data that is gone by now would be missed if it were read again: for a reward it is not. */
 static void data_is_read_again_only_when_it_may_differ(void) {
-    put_file("datasets/things.lua", "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
-                                    "= 'user', content = r.q } } } end }\n");
+    put_file("datasets/things.lua",
+             "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
+             "= 'user', content = r.q } } } end }\n");
     put_file("things.jsonl", "{\"q\":\"a\",\"a\":\"1\"}\n{\"q\":\"b\",\"a\":\"2\"}\n");
     put_file("rewards/live.lua", "return { score = function() return 1 end }\n");
     put_recipe("things.lua", "\"live\"",
@@ -264,22 +294,25 @@ static void data_is_read_again_only_when_it_may_differ(void) {
     for (int i = 0; i < n; i++) listed = listed || strcmp(texts[i].name, "datasets/things.lua") == 0;
     CHECK(listed); /* it moved with the worker, and is still looked at: */
 
-    put_file("datasets/things.lua", "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
-                                    "= 'user', content = r.q .. r.q } } } end }\n");
+    put_file("datasets/things.lua",
+             "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
+             "= 'user', content = r.q .. r.q } } } end }\n");
     wait_look(p, &r);
     CHECK(r.refused);
     CHECK_CONTAINS(r.note.data, "things.jsonl: no such file");
     REQUIRE(rename("elsewhere.jsonl", "things.jsonl") == 0);
-    put_file("datasets/things.lua", "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
-                                    "= 'user', content = r.q .. '?' } } } end }\n");
+    put_file("datasets/things.lua",
+             "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
+             "= 'user', content = r.q .. '?' } } } end }\n");
     wait_look(p, &r);
     CHECK(r.taken && !r.rows);
     REQUIRE_OK(rows.get(rows.self, 0, &got, &err), err);
     CHECK_STR(got.messages[0].content, "a?");
     mr_row_clear(&got);
-    put_file("datasets/things.lua", "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
-                                    "= 'user', content = r.q } } } end,\n cases = { { { q = 'a', a = '1' }, { answer = '2' } "
-                                    "} } }\n");
+    put_file("datasets/things.lua",
+             "return { name = 'things', row = function(r) return { answer = r.a, messages = { { role "
+             "= 'user', content = r.q } } } end,\n cases = { { { q = 'a', a = '1' }, { answer = '2' } "
+             "} } }\n");
     wait_look(p, &r);
     CHECK(r.refused);
     CHECK_CONTAINS(r.note.data, "datasets/things.lua: case 1: answer is 1, want 2");
@@ -342,12 +375,22 @@ static pid_t save_often(const char *path, double seconds) {
     _exit(0);
 }
 
+static int n_open_files(void) {
+    int n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    REQUIRE(d);
+    while (readdir(d)) n++;
+    closedir(d);
+    return n;
+}
+
 static void a_hundred_saves_a_second(void) {
     put_file("rewards/live.lua", "return { score = function() return 1 end }\n");
     put_recipe("live.lua", "\"live\"", "");
     mr_pool *p = open_pool("live.lua", 2, 2);
     mr_reload r = { 0 };
     score_all(p, 0, 1);
+    const int files_before = n_open_files();
     const pid_t pid = save_often("rewards/live.lua", 2);
     int n_taken = 0, n_refused = 0, n_steps = 0;
     for (double end = mr_now_s() + 2.6; mr_now_s() < end; n_steps++) {
@@ -358,13 +401,15 @@ static void a_hundred_saves_a_second(void) {
     int status;
     waitpid(pid, &status, 0);
     CHECK_INT(status, 0);
-    fprintf(stderr, "200 saves in 2 s: %d batches of 64, %d versions taken over, %d lines of refusal\n", n_steps, n_taken,
-            n_refused);
+    fprintf(stderr, "200 saves in 2 s: %d batches of 64, %d versions taken over, %d lines of refusal\n", n_steps,
+            n_taken, n_refused);
     CHECK(n_taken >= 1 && n_steps >= 10);
     CHECK(n_refused <= 3); /* one a second at most */
     CHECK_NEAR(score_all(p, 0, 1), 5, 0);
+    CHECK_INT(n_open_files(), files_before); /* no worker of all these versions is left */
     mr_reload_clear(&r);
     mr_pool_close(p);
+    CHECK_INT(waitpid(-1, NULL, WNOHANG), -1); /* and none waits to be reaped */
 }
 
 /* --- the same once more --- */
@@ -436,8 +481,7 @@ static void stored_texts_are_taken_again(void) {
     mr_reload_clear(&r);
 }
 
-/* Under sanitizers and on a busy machine the limit says only that nothing is quadratic; docs/performance.md has the
- * figure. */
+/* Prints the figure. Under sanitizers and on a busy machine the limit says only that nothing is quadratic. */
 static void the_check_is_quick(void) {
     put_recipe("five.lua", "\"xmlcount\", \"soft_format\", \"strict_format\", \"valid_answer\", \"correctness\"", "");
     char *home = mr_path_join(MR_ROOT, "lua/rewards/correctness.lua"), *text;
@@ -476,8 +520,10 @@ static void the_check_is_quick(void) {
         took = mr_now_s() - start;
         if (took < idle) idle = took;
     }
-    fprintf(stderr, "five shipped rewards, cases and a batch of %d: checked and taken over in %.1f ms; a look without a "
-            "change: %.3f ms\n", N, best * 1e3, idle * 1e3);
+    fprintf(stderr,
+            "five shipped rewards, cases and a batch of %d: checked and taken over in %.1f ms; a look without a "
+            "change: %.3f ms\n",
+            N, best * 1e3, idle * 1e3);
     CHECK(best < 1.0);
     CHECK(idle < 0.02);
     mr_free(s);
@@ -492,6 +538,7 @@ SCRIPT_TEST_MAIN({ "bad_files_change_nothing", bad_files_change_nothing },
                  { "what_is_no_file_changes_nothing", what_is_no_file_changes_nothing },
                  { "a_good_file_takes_over_at_once", a_good_file_takes_over_at_once },
                  { "recipes_change_rewards_weights_and_settings", recipes_change_rewards_weights_and_settings },
+                 { "files_that_are_new_are_looked_at", files_that_are_new_are_looked_at },
                  { "data_is_read_again_only_when_it_may_differ", data_is_read_again_only_when_it_may_differ },
                  { "half_a_file_is_waited_for", half_a_file_is_waited_for },
                  { "a_hundred_saves_a_second", a_hundred_saves_a_second },

@@ -46,11 +46,37 @@ static void put_answer(mr_str *s, int64_t id, uint32_t n, uint32_t reward, unsig
     s->len = 0;
     mr_put_i64(s, id);
     mr_put_u32(s, n);
-    mr_put_u32(s, is("member 1") ? 1 : is("all of no group") ? UINT32_MAX : 0);
+    mr_put_u32(s, is("member 3") ? 3 : is("all members") ? UINT32_MAX : 0);
     mr_put_u32(s, reward);
-    mr_put_u8(s, is("all of no group") ? MR_FAULT : kind);
+    mr_put_u8(s, is("all members") ? MR_FAULT : kind);
     mr_put_f64(s, value);
     mr_put_bytes(s, "", 0);
+}
+
+/* Plans whose reward has score_batch. */
+static bool of_group(void) {
+    return strncmp(plan, "group", 5) == 0;
+}
+
+/* The answer to a group of two, or what is said in its place. */
+static void put_group(mr_str *s, int64_t id) {
+    const int first = is("group swapped") ? 1 : is("group all twice") ? -1 : 0;
+    const int second = is("group swapped") || is("group twice") ? 0 : is("group all twice") ? -1 : is("group of 3") ? 2 : 1;
+    s->len = 0;
+    mr_put_i64(s, id);
+    mr_put_u32(s, 2);
+    for (int i = 0; i < 2; i++) {
+        mr_put_u32(s, (uint32_t)(i ? second : first));
+        mr_put_u32(s, 0);
+        mr_put_u8(s, is("group all twice") ? MR_FAULT : MR_SCORED);
+        mr_put_f64(s, 1.0);
+        mr_put_bytes(s, "", 0);
+    }
+    if (is("group of 1")) { /* its second value is missing */
+        const uint32_t one = 1;
+        memcpy(s->data + 8, &one, sizeof one);
+        s->len = 12 + (s->len - 12) / 2;
+    }
 }
 
 static void play_load(void) {
@@ -99,7 +125,7 @@ static void play_load(void) {
     mr_put_bytes(&s, "fake", 4);
     mr_put_bytes(&s, "rewards/fake.lua", 16);
     mr_put_f64(&s, is("low is nan") ? (double)NAN : -1.0);
-    mr_put_u8(&s, is("batch 7") ? 7 : 0);
+    mr_put_u8(&s, is("batch 7") ? 7 : of_group()); /* score, or score_batch */
     mr_put_bytes(&s, "", 0);
     if (is("more than asked")) mr_put_u32(&s, 7);
     if (is("cut")) s.len -= 3;
@@ -116,6 +142,7 @@ static void play_score(void) {
     (void)n;
     mr_str s = { 0 };
     put_answer(&s, id, 1, 0, 0, 1.0);
+    if (of_group()) put_group(&s, id);
     if (is("wrong id")) put_answer(&s, id + 1, 1, 0, 0, 1.0);
     if (is("negative id")) put_answer(&s, -1, 1, 0, 0, 1.0);
     if (is("too many")) put_answer(&s, id, 1000000, 0, 0, 1.0);
@@ -176,7 +203,7 @@ static void play_score(void) {
         say(MR_WIRE_SCORED, &s);
     }
     mr_str_clear(&s);
-    if (!is("honest") && !is("byte by byte")) pause();
+    if (!is("honest") && !is("byte by byte") && !is("group")) pause();
 }
 
 static int hostile_worker(void) {
@@ -245,10 +272,10 @@ static void lies_at_load_are_refused(void) {
 
 static void lies_while_scoring_are_refused(void) {
     static const char *const plans[] = {
-        "wrong id",   "negative id",  "too many",           "none",       "reward 200",  "kind 9",
-        "nan",        "infinite",     "trailing bytes",     "cut answer", "long string", "empty frame",
-        "huge frame", "no type",      "half a frame",       "an error",   "a command",   "log flood",
-        "big log",    "another page", "denied without end", "member 1",   "all of no group",
+        "wrong id",    "negative id", "too many",   "none",         "member 3",           "all members",
+        "reward 200",  "kind 9",      "nan",        "infinite",     "trailing bytes",     "cut answer",
+        "long string", "empty frame", "huge frame", "no type",      "half a frame",       "an error",
+        "a command",   "log flood",   "big log",    "another page", "denied without end",
     };
     size_t before = 0;
     for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
@@ -280,6 +307,41 @@ static void lies_while_scoring_are_refused(void) {
         if (i == 0) before = mr_rss_bytes();
     }
     CHECK(mr_rss_bytes() < before + (16u << 20)); /* a frame of 60 MiB was announced */
+}
+
+static int score_two(mr_pool *p, mr_score *scores, mr_fault *f) {
+    const mr_scorer sc = mr_pool_scorer(p);
+    mr_err err = { .msg = "" };
+    int n_faults;
+    for (int i = 0; i < 2; i++) {
+        mr_score_job job = { .id = i, .text = "a", .len = 1, .row_json = "{}", .n_group = 2 };
+        REQUIRE_OK(sc.submit(sc.self, &job, &err), err);
+    }
+    REQUIRE_OK(sc.collect(sc.self, scores, 2, f, 1, &n_faults, &err), err);
+    return n_faults;
+}
+
+/* An answer about a group has each of its members once, in order, or is none. */
+static void lies_about_a_group_are_refused(void) {
+    static const char *const plans[] = { "group twice", "group swapped", "group all twice", "group of 1", "group of 3" };
+    for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
+        set_plan(plans[i]);
+        mr_pool *p = NULL;
+        mr_err err;
+        REQUIRE_OK(open_hostile(&p, &err), err);
+        mr_score s[2];
+        mr_fault f = { .text = "" };
+        int n = score_two(p, s, &f);
+        if (n != 2) fprintf(stderr, "  %s: %d faults, values %g and %g\n", plans[i], n, s[0].value, s[1].value);
+        CHECK_INT(n, 2);
+        CHECK(s[0].kind == MR_FAULT && s[1].kind == MR_FAULT);
+        CHECK_NEAR(s[0].value + s[1].value, -2, 0);
+        CHECK_CONTAINS(f.text, "(the 2 samples of a group, from sample 0 on)");
+        set_plan("group");
+        CHECK_INT(score_two(p, s, &f), 0);
+        CHECK_NEAR(s[0].value + s[1].value, 2, 0);
+        mr_pool_close(p);
+    }
 }
 
 static void odd_but_honest(void) {
@@ -555,6 +617,7 @@ static int tests(int argc, char **argv);
 #define main tests
 SCRIPT_TEST_MAIN({ "lies_at_load_are_refused", lies_at_load_are_refused },
                  { "lies_while_scoring_are_refused", lies_while_scoring_are_refused },
+                 { "lies_about_a_group_are_refused", lies_about_a_group_are_refused },
                  { "odd_but_honest", odd_but_honest },
                  { "forbidden_calls_end_the_process", forbidden_calls_end_the_process }, { "last_words", last_words },
                  { "the_required_level_is_kept", the_required_level_is_kept })
