@@ -5,6 +5,7 @@
 ---   M.render(messages, options)  a list of pieces: text that is data, or chat.markup "<|im_start|>" (medrl.chat)
 ---   M.cases                      { { messages = {...}, options = {...}, text = "..." } }: run before the file is used
 --- options holds add_generation_prompt, date, bos_token, eos_token and the recipe's model.chat_template_kwargs.
+local cases = require "medrl.cases"
 local chat = require "medrl.chat"
 local host = require "medrl.host"
 local json = require "medrl.json"
@@ -49,7 +50,7 @@ local function short(s)
   return #s > 200 and s:sub(1, 200) .. "..." or s
 end
 
---- How many cases passed, and a line for each that did not.
+--- How many cases passed, and what failed, as medrl.cases has it for rewards.
 function M.run_cases(module, file)
   local passed, failures = 0, {}
   for i, case in ipairs(module.cases or {}) do
@@ -57,10 +58,11 @@ function M.run_cases(module, file)
       return text_of(check(module.render(case.messages, case.options or { add_generation_prompt = true }), file))
     end)
     if not ok then
-      failures[#failures + 1] = ("%s: case %d: %s"):format(file, i, tostring(got))
+      failures[#failures + 1] = { case = i, why = tostring(got) }
     elseif got ~= case.text then
-      failures[#failures + 1] = ("%s: case %d: got \"%s\", want \"%s\""):format(file, i, short(got),
-        short(tostring(case.text)))
+      local want = tostring(case.text)
+      failures[#failures + 1] = { case = i, got = got, want = want,
+                                  why = ("got \"%s\", want \"%s\""):format(short(got), short(want)) }
     else
       passed = passed + 1
     end
@@ -79,7 +81,7 @@ function M.open()
   end
   if module.jinja then return end
   local _, failures = M.run_cases(module, place)
-  if failures[1] then fail("%s", failures[1]) end
+  if failures[1] then fail("%s", cases.line(place, failures[1])) end
 end
 
 -- The JSON of the program's side was checked there; here it becomes the values of medrl.jinja, in its order, with all

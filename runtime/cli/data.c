@@ -23,7 +23,10 @@ static void look_at_terminal(mr_looking *l) {
 
 static mr_status open_tokenizer(mr_looking *l, mr_err *err) {
     MR_TRY(mr_model_resolve(&l->parts.path, l->settings.model.name, err));
-    MR_TRY(mr_tokenizer_open(&l->parts.tokenizer, l->parts.path, err));
+    return mr_tokenizer_open(&l->parts.tokenizer, l->parts.path, err);
+}
+
+static mr_status open_chat(mr_looking *l, mr_err *err) {
     return mr_parts_chat(&l->parts,
                          &(mr_chat_choice){ l->settings.model.chat_template, l->settings.model.chat_template_kwargs,
                                             l->settings.model.chat_template_date },
@@ -38,8 +41,14 @@ static mr_status open_data(mr_looking *l, mr_err *err) {
     MR_TRY(mr_pool_open(&l->pool, l->recipe, &po, err));
     MR_TRY(mr_parts_settings(&l->settings, mr_pool_recipe(l->pool), mr_pool_recipe_path(l->pool), err));
     mr_err why = { .msg = "" };
-    if (open_tokenizer(l, &why) != MR_OK) /* data can be looked at before the model is there */
-        snprintf(l->no_tokens, sizeof l->no_tokens, "%s", why.msg);
+    mr_status text = open_tokenizer(l, &why); /* data can be looked at before the model is there */
+    if (text == MR_OK) {
+        text = open_chat(l, &why);
+        const bool of_recipe = l->settings.model.chat_template[0] || l->settings.model.chat_template_date[0] ||
+                               l->settings.model.chat_template_kwargs;
+        if (text != MR_OK && of_recipe) return mr_fail(err, text, "%s", why.msg);
+    }
+    if (text != MR_OK) snprintf(l->no_tokens, sizeof l->no_tokens, "%s", why.msg);
     mr_log_status("opening the data sets");
     mr_status st = mr_pool_rows(l->pool, l->split, &l->rows, err);
     mr_log_status(NULL);

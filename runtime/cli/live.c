@@ -223,7 +223,7 @@ static void put_scores(const mr_session *s, const mr_scorer *scorer, cJSON **obj
 mr_status mr_live_score(mr_session *s, cJSON **objects, const char *const *texts, int n, const cJSON *row,
                         const char *prompt, mr_err *err) {
     enum { FAULTS = 64 };
-    MR_TRY(mr_session_need(s, MR_STAGE_SCRIPTS, err));
+    MR_TRY(mr_session_need_rewards(s, err));
     const mr_scorer scorer = mr_pool_scorer(s->pool);
     mr_str row_json = { 0 };
     if (row)
@@ -324,7 +324,7 @@ static mr_status m_status(mr_live *l, const mr_control_request *r, cJSON **out, 
     cJSON_AddStringToObject(o, "phase", l->phase);
     cJSON_AddNumberToObject(o, "done", l->done);
     cJSON_AddNumberToObject(o, "total", l->total);
-    if (s->pool) {
+    if (s->stage >= MR_STAGE_SCRIPTS) {
         cJSON_AddStringToObject(o, "method", s->settings.method == MR_METHOD_SFT ? "sft" : "grpo");
         cJSON_AddStringToObject(o, "model", s->settings.model.name);
         put_rewards(o, s);
@@ -332,6 +332,7 @@ static mr_status m_status(mr_live *l, const mr_control_request *r, cJSON **out, 
     } else if (s->parts.path) {
         cJSON_AddStringToObject(o, "model", s->parts.path);
     }
+    if (s->pool && s->stage < MR_STAGE_SCRIPTS) put_rewards(o, s); /* there is no recipe */
     for (int i = 0; i < s->n_last; i++) {
         const mr_metric *m = &s->last[i];
         const bool version = !strcmp(m->name, MR_M_VERSION);
@@ -380,8 +381,9 @@ static mr_status m_keys(mr_live *l, const mr_control_request *r, cJSON **out, mr
 }
 
 static mr_status m_scripts(mr_live *l, const mr_control_request *r, cJSON **out, mr_err *err) {
-    (void)r, (void)err;
+    (void)r;
     int n;
+    MR_TRY(mr_session_need_rewards(l->s, err));
     const mr_script_text *texts = mr_pool_scripts(l->s->pool, &n);
     *out = cJSON_CreateArray();
     for (int i = 0; i < n; i++) {
@@ -394,7 +396,8 @@ static mr_status m_scripts(mr_live *l, const mr_control_request *r, cJSON **out,
 }
 
 static mr_status m_rewards(mr_live *l, const mr_control_request *r, cJSON **out, mr_err *err) {
-    (void)r, (void)err;
+    (void)r;
+    MR_TRY(mr_session_need_rewards(l->s, err));
     const mr_scorer scorer = mr_pool_scorer(l->s->pool);
     cJSON *live = l->s->trainer ? mr_trainer_live(l->s->trainer) : NULL;
     *out = cJSON_CreateArray();
@@ -630,11 +633,11 @@ static const struct {
     { "last", m_last, MR_STAGE_NOTHING, true, false },
     { "settings", m_settings, MR_STAGE_SCRIPTS, true, false },
     { "keys", m_keys, MR_STAGE_NOTHING, true, false },
-    { "scripts", m_scripts, MR_STAGE_SCRIPTS, true, false },
-    { "rewards", m_rewards, MR_STAGE_SCRIPTS, true, false },
+    { "scripts", m_scripts, MR_STAGE_NOTHING, true, false },
+    { "rewards", m_rewards, MR_STAGE_NOTHING, true, false },
     { "rows", m_rows, MR_STAGE_SCRIPTS, true, false },
     { "row", m_row, MR_STAGE_SCRIPTS, true, false },
-    { "score", m_score, MR_STAGE_SCRIPTS, false, false },
+    { "score", m_score, MR_STAGE_NOTHING, false, false },
     { "sample", m_sample, MR_STAGE_TRAINER, false, false },
     { "set", m_set, MR_STAGE_TRAINER, false, true },
     { "pause", m_pause, MR_STAGE_TRAINER, false, true },

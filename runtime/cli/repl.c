@@ -51,7 +51,7 @@ static mr_status need_frame(local *l, mr_err *err) {
 static mr_status speak_options(mr_speak_opts *o, const local *l, const cJSON *args, mr_err *err) {
     int64_t n, max_new, seed;
     const mr_settings *set = &l->session.settings;
-    const bool recipe = l->session.pool != NULL;
+    const bool recipe = l->session.stage >= MR_STAGE_SCRIPTS;
     MR_TRY(mr_json_opt_int(&n, args, "n", 1, 1, MOST_SAMPLES, "sample", err));
     MR_TRY(mr_json_opt_int(&max_new, args, "max_new_tokens", recipe ? set->train.max_completion_length : MAX_NEW, 1,
                            1 << 20, "sample", err));
@@ -241,7 +241,7 @@ static mr_status m_reload(local *l, const cJSON *args, cJSON **out, mr_err *err)
         st = scorer.between_steps(scorer.self, 1, &r, err);
         if (r.note.len) mr_str_add(&note, r.note.data, r.note.len);
         taken = r.taken;
-        if (st == MR_OK && taken) st = take_settings(s, r.settings, err);
+        if (st == MR_OK && taken && s->opts.recipe) st = take_settings(s, r.settings, err);
         mr_reload_clear(&r);
     }
     if (st == MR_OK && taken && s->stage >= MR_STAGE_ROWS) st = mr_pool_rows(s->pool, "train", &s->rows, err);
@@ -301,6 +301,8 @@ static mr_status run(local *l, mr_session_opts *so, mr_console *how, mr_err *err
         l->model = so->recipe;
         so->recipe = NULL;
     }
+    if (so->recipe && so->rewards)
+        return mr_fail(err, MR_EINVAL, "repl: --reward is for sessions without a recipe; %s names its own", so->recipe);
     if (so->recipe && l->model) {
         for (; so->overrides && so->overrides[n] && n < 62; n++) list[n] = so->overrides[n];
         mr_str_printf(&overrides, "model.name=%s", l->model);
@@ -324,7 +326,7 @@ mr_status mr_cmd_repl(int argc, char **argv, mr_err *err) {
     static const mr_usage usage = {
         "repl",
         "medrl repl recipes/medical_mix.lua\n"
-        "medrl repl --model smollm2-135m-instruct\n"
+        "medrl repl --model smollm2-135m-instruct --reward correctness\n"
         "medrl repl recipes/demo.lua -e 'score(\"<answer>4</answer>\", data[1])'\n"
         "echo '1 + 1' | medrl repl",
         "[RECIPE|RUN]",
@@ -342,6 +344,8 @@ mr_status mr_cmd_repl(int argc, char **argv, mr_err *err) {
         { "model", 'm', MR_OPT_TEXT, "NAME", "the model, in place of the recipe's or without one", &l.model, 0, 0 },
         { "eval", 'e', MR_OPT_LIST, "LUA", "run it and end; may be given many times", &how.expressions, 0, 0 },
         { "json", 0, MR_OPT_FLAG, NULL, "print the last value as JSON, and nothing else", &how.json, 0, 0 },
+        { "reward", 'r', MR_OPT_LIST, "NAME|FILE", "without a recipe: a reward for score; may be given several times",
+          &so.rewards, 0, 0 },
         { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe", &so.overrides, 0, 0 },
         { "output", 'o', MR_OPT_TEXT, "DIR", "folder of the run that step() begins", &so.output, 0, 0 },
         { "adapter", 0, MR_OPT_TEXT, "DIR", "with --model: PEFT adapter folder, or a run's", &l.parts.adapter, 0, 0 },
@@ -357,6 +361,7 @@ mr_status mr_cmd_repl(int argc, char **argv, mr_err *err) {
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
         so.keep = true;
         l.parts.device = so.device;
+        l.parts.need_chat = true; /* all that a session does with a model alone is a conversation */
         st = run(&l, &so, &how, err);
     }
     mr_args_clear(&a);

@@ -537,6 +537,17 @@ mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err) {
     return MR_OK;
 }
 
+mr_status mr_session_need_rewards(mr_session *s, mr_err *err) {
+    const mr_session_opts *o = &s->opts;
+    if (o->recipe) return mr_session_need(s, MR_STAGE_SCRIPTS, err);
+    if (s->pool) return MR_OK;
+    if (!o->rewards)
+        return mr_fail(err, MR_EINVAL, "there are no rewards; start with some: medrl repl --reward correctness, or with a "
+                                       "recipe");
+    const mr_pool_opts po = { .rewards = o->rewards, .require_sandbox = o->require_sandbox };
+    return mr_pool_open(&s->pool, NULL, &po, err);
+}
+
 void mr_session_begin(mr_session *s, const mr_session_opts *opts) {
     *s = (mr_session){ .opts = *opts, .first_reward = NAN, .last_reward = NAN, .start_s = mr_now_s() };
     s->live = mr_live_new(s);

@@ -20,6 +20,7 @@
 
 typedef struct mr_session_opts {
     const char *recipe;
+    const char *const *rewards;   /* without a recipe: mr_pool_opts.rewards, for mr_session_need_rewards; or NULL */
     const char *const *overrides; /* NULL-terminated or NULL */
     const char *device;
     int n_threads;
@@ -79,6 +80,8 @@ mr_status mr_session_open(mr_session *s, const mr_session_opts *opts, mr_err *er
  * may have no recipe: need fails then, saying so. */
 void mr_session_begin(mr_session *s, const mr_session_opts *opts);
 mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err);
+/* Opens s->pool for its scorer: as stage SCRIPTS does, or, without a recipe, with opts.rewards alone. */
+mr_status mr_session_need_rewards(mr_session *s, mr_err *err);
 /* Ends the run of this session, if one began, and puts the trained parameters back to what they were before its first
  * step; the base weights stay where they are. The next stage TRAINER begins a new run. Wants opts.keep. */
 mr_status mr_session_reset(mr_session *s, mr_err *err);

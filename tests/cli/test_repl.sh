@@ -38,6 +38,8 @@ says 'there is no model; start with one: medrl repl --model'
 run 2 repl -e 'data[1]'
 says 'there is no recipe'
 run 2 repl -e 'step()'
+run 2 repl -e 'score("x")'
+says 'there are no rewards; start with some: medrl repl --reward'
 run 2 repl -e 'io.open("x")'
 run 0 repl --trust -e 'type(io.open)'
 prints '"function"'
@@ -49,6 +51,38 @@ run 2 repl --nosuch
 says 'unknown option'
 env -u HOME XDG_STATE_HOME=relative "$medrl" repl -e '1' >out 2>err </dev/null || fail "without a home"
 [ ! -e relative ] || fail "a relative XDG_STATE_HOME is used"
+
+# --- rewards without a recipe: score, a model beside them, a file that is saved again
+mkdir -p rewards
+echo 'return { score_batch = function(s) local v = {} for i = 1, #s do v[i] = #s end return v end }' >rewards/many.lua
+run 0 repl --reward correctness -r rewards/many.lua:weight=0.5 --json -e 'score("<answer>yes</answer>", { answer = "yes" })'
+prints '"correctness":2'
+prints '"many":1'
+prints '"reward":2.5'
+run 0 repl -r xmlcount -e '#run:rewards(), run:rewards()[1].name' -e 'run:status().rewards[1]' -e '#run:scripts() > 0'
+is "$(tr '\n' '|' <out)" '1|"xmlcount"|"xmlcount"|true|'
+run 0 repl --model "$MEDRL_HOME/examples/nano" -r rewards/many.lua --json \
+    -e 'r = model:generate("hello", { n = 3, max_new_tokens = 4, row = { answer = "x" } })' -e '{ #r, r[3].rewards.many, run.step }'
+is "$(cat out)" '[3,3,0]'
+echo 'return { score = function() return 2 end }' >rewards/two.lua
+{
+    echo 'score("x").rewards.two'
+    sleep 2
+    echo 'return { score = function() return 4 end }' >rewards/two.lua
+    sleep 1
+    echo 'reload()'
+    echo 'score("x").rewards.two'
+} | "$medrl" repl -r rewards/two.lua >out 2>err || fail "a session whose reward is saved again: $(cat err)"
+is "$(head -n 1 out; tail -n 1 out)" "2
+4"
+run 2 repl -r correctness -e 'data[1]'
+says 'there is no recipe'
+run 2 repl -r correctness -e 'settings()'
+run 2 repl "$smoke" -r correctness -e 1
+says "repl: --reward is for sessions without a recipe"
+run 2 repl -r nowhere -e 'score("x")'
+says 'rewards.nowhere'
+rm -r rewards
 
 # --- a recipe
 run 0 repl "$smoke" -e 'data:len()' -e 'data[3].index' -e 'type(data:sample().prompt)' -e 'type(data_eval[1].messages)'

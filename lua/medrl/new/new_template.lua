@@ -1,29 +1,28 @@
---- How messages become the text that the model sees. render gives a list of pieces: a plain string is data (special
---- tokens inside it stay text), { markup = "..." } is markup (special tokens inside it are tokens).
-local M = { name = "new_template" }
+--- How messages become the prompt that the model sees: model.chat_template = "templates/new_template" in a recipe. The
+--- file may be edited while a run goes on.
+local chat = require "medrl.chat"
 
---- messages: { role, content } in order. options.add_generation_prompt: the model is to go on as the assistant.
+local M = {}
+
+--- The prompt as a list of pieces. Special tokens are matched in chat.markup only: what a message says stays text.
+--- options: add_generation_prompt (the model is to go on as the assistant), and model.chat_template_kwargs.
 function M.render(messages, options)
   local pieces = {}
   for _, message in ipairs(messages) do
-    pieces[#pieces + 1] = { markup = "<|im_start|>" }
-    pieces[#pieces + 1] = message.role .. "\n"
-    pieces[#pieces + 1] = message.content
-    pieces[#pieces + 1] = { markup = "<|im_end|>" }
-    pieces[#pieces + 1] = "\n"
+    pieces[#pieces + 1] = chat.markup "<|im_start|>"
+    pieces[#pieces + 1] = message.role .. "\n" .. message.content
+    pieces[#pieces + 1] = chat.markup "<|im_end|>\n"
   end
-  if options.add_generation_prompt then
-    pieces[#pieces + 1] = { markup = "<|im_start|>" }
-    pieces[#pieces + 1] = "assistant\n"
-  end
+  if options.add_generation_prompt then pieces[#pieces + 1] = chat.markup "<|im_start|>assistant\n" end
   return pieces
 end
 
--- { messages, the text that comes of them, options = {} }
+-- Without options a case has add_generation_prompt.
 M.cases = {
-  { { { role = "user", content = "Hello" } }, "<|im_start|>user\nHello<|im_end|>\n" },
-  { { { role = "user", content = "Hello" } }, "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n",
-    options = { add_generation_prompt = true } },
+  { messages = { { role = "user", content = "Hello" } },
+    text = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n" },
+  { messages = { { role = "user", content = "Hello" } }, options = {},
+    text = "<|im_start|>user\nHello<|im_end|>\n" },
 }
 
 return M
