@@ -49,20 +49,28 @@ local function short(s)
   return #s > 200 and s:sub(1, 200) .. "..." or s
 end
 
---- How many cases passed, and a line for each that did not.
+--- How many cases passed, and what is wrong with each that did not, as medrl.cases shows it.
 function M.run_cases(module, file)
   local passed, failures = 0, {}
   for i, case in ipairs(module.cases or {}) do
-    local ok, got = pcall(function()
-      return text_of(check(module.render(case.messages, case.options or { add_generation_prompt = true }), file))
-    end)
-    if not ok then
-      failures[#failures + 1] = ("%s: case %d: %s"):format(file, i, tostring(got))
-    elseif got ~= case.text then
-      failures[#failures + 1] = ("%s: case %d: got \"%s\", want \"%s\""):format(file, i, short(got),
-        short(tostring(case.text)))
+    local f, options = { case = i }, case.options or { add_generation_prompt = true }
+    if type(case.messages) ~= "table" or type(case.text) ~= "string" then
+      f.why = "want { messages = { ... }, text = \"...\" }, and options when it takes any"
     else
+      local ok, pieces = pcall(function() return check(module.render(case.messages, options), file) end)
+      local got = ok and text_of(pieces)
+      if not ok then
+        f.why = tostring(pieces)
+      elseif got ~= case.text then
+        f.why = ("got \"%s\", want \"%s\""):format(short(got), short(case.text))
+        f.got, f.want = got, case.text
+      end
+    end
+    if not f.why then
       passed = passed + 1
+    else
+      f.messages, f.options = json.encode(case.messages), json.encode(options)
+      failures[#failures + 1] = f
     end
   end
   return passed, failures
@@ -79,7 +87,7 @@ function M.open()
   end
   if module.jinja then return end
   local _, failures = M.run_cases(module, place)
-  if failures[1] then fail("%s", failures[1]) end
+  if failures[1] then fail("%s", require("medrl.cases").line(place, failures[1])) end
 end
 
 -- The JSON of the program's side was checked there; here it becomes the values of medrl.jinja, in its order, with all

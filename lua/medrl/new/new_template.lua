@@ -1,29 +1,28 @@
---- How messages become the text that the model sees. render gives a list of pieces: a plain string is data (special
---- tokens inside it stay text), { markup = "..." } is markup (special tokens inside it are tokens).
+--- How messages become the text that the model sees: model.chat_template = "templates/new_template" in a recipe. The
+--- file may be edited while a run goes on.
+local chat = require "medrl.chat"
+
 local M = { name = "new_template" }
 
---- messages: { role, content } in order. options.add_generation_prompt: the model is to go on as the assistant.
+--- messages: { role, content } in order. options: add_generation_prompt (the model is to go on as the assistant), date,
+--- bos_token, eos_token and what model.chat_template_kwargs has. Returns a list of pieces. Special tokens are found in
+--- chat.markup only: a plain string stays text, whatever it holds.
 function M.render(messages, options)
   local pieces = {}
   for _, message in ipairs(messages) do
-    pieces[#pieces + 1] = { markup = "<|im_start|>" }
-    pieces[#pieces + 1] = message.role .. "\n"
-    pieces[#pieces + 1] = message.content
-    pieces[#pieces + 1] = { markup = "<|im_end|>" }
-    pieces[#pieces + 1] = "\n"
+    pieces[#pieces + 1] = chat.markup "<|im_start|>"
+    pieces[#pieces + 1] = message.role .. "\n" .. message.content
+    pieces[#pieces + 1] = chat.markup "<|im_end|>\n"
   end
-  if options.add_generation_prompt then
-    pieces[#pieces + 1] = { markup = "<|im_start|>" }
-    pieces[#pieces + 1] = "assistant\n"
-  end
+  if options.add_generation_prompt then pieces[#pieces + 1] = chat.markup "<|im_start|>assistant\n" end
   return pieces
 end
 
--- { messages, the text that comes of them, options = {} }
+-- Without options a case has { add_generation_prompt = true }.
 M.cases = {
-  { { { role = "user", content = "Hello" } }, "<|im_start|>user\nHello<|im_end|>\n" },
-  { { { role = "user", content = "Hello" } }, "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n",
-    options = { add_generation_prompt = true } },
+  { messages = { { role = "user", content = "Hello" } },
+    text = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n" },
+  { messages = { { role = "user", content = "Hello" } }, options = {}, text = "<|im_start|>user\nHello<|im_end|>\n" },
 }
 
 return M
