@@ -134,8 +134,8 @@ const char *mr_template_lua(const mr_template *t);
 /* The texts that the run folder stores: the source, then the modules that a Lua file required, without medrl.*; NULL
  * past the last. Borrowed likewise. */
 const mr_script_text *mr_template_text(const mr_template *t, int i);
-/* The version in use: { "name", "sha256" }, of a Lua file also "scripts" and "modules" as in mr_reload.detail. Owned by
- * the caller. */
+/* The version in use: { "name", "sha256" }, of a Lua file also "scripts" and "modules" as in mr_reload.detail, of the
+ * texts above. Owned by the caller. */
 cJSON *mr_template_version(const mr_template *t);
 /* As mr_scorer.between_steps does it, the debounce too: a file that was saved since is compiled in a fresh process, runs
  * its cases and renders the last messages again; then it is taken over, or one line says why the one in use stays. out

@@ -343,7 +343,13 @@ cJSON *mr_template_version(const mr_template *t) {
     cJSON *o = cJSON_CreateObject();
     cJSON_AddStringToObject(o, "name", t->place);
     cJSON_AddStringToObject(o, "sha256", t->script.sha256);
-    if (t->is_lua) mr_texts_describe(&t->v.texts, o);
+    if (!t->is_lua) return o;
+    cJSON *scripts = cJSON_AddObjectToObject(o, "scripts"), *modules = cJSON_AddObjectToObject(o, "modules");
+    const mr_script_text *x;
+    for (int i = 0; (x = mr_template_text(t, i)); i++) {
+        if (!cJSON_GetObjectItemCaseSensitive(scripts, x->name)) cJSON_AddStringToObject(scripts, x->name, x->sha256);
+        cJSON_AddStringToObject(modules, x->module, x->name);
+    }
     return o;
 }
 
