@@ -132,14 +132,38 @@ for c in again/checkpoint-*; do [ "${c##*-}" -le 40 ] || rm -rf "$c"; done
 run 0 resume again
 same_run killed again
 
-# --- supervised training has no rewards, and its template is looked after all the same
+# --- a module that a template requires late, after a checkpoint, belongs to the version that required it
 mkdir -p datasets
 cat >datasets/rows.lua <<'LUA'
 return { name = "rows", row = function(r)
   return { answer = "A", messages = { { role = "user", content = r.q }, { role = "assistant", content = r.q .. "!" } } }
 end }
 LUA
-for i in 1 2 3 4 5 6 7 8; do echo "{\"q\": \"question $i\"}"; done >rows.jsonl
+for i in 1 2 3 4 5 6 7 8 9; do printf '{"q": "question 1%s"}\n{"q": "question 2%s"}\n' $i $i; done >rows.jsonl
+recipe templates/mine
+sed 's/data.get("nano_tasks.*}) },/data.get "rows", files = { rows = "rows.jsonl" } },/' recipes/live.lua | save recipes/live.lua
+echo 'return { render = function(messages) return { "early ", messages[1].content } end }' | save templates/mine.lua
+echo 'return { word = "late " }' >late.lua
+rm -rf whole cut
+start whole
+wait_step 43
+q=$(sed -n 1p whole/samples.jsonl | grep -oE 'early question [0-9]+' | cut -d' ' -f3) # comes again every nine steps
+save templates/mine.lua <<LUA
+return { render = function(messages)
+  local q = messages[1].content
+  return { q == "question $q" and require("late").word or "early ", q }
+end }
+LUA
+wait_event '"module": "template:late"'
+finish 0
+has whole/samples.jsonl "\"prompt\": \"late question $q\""
+echo 'return { word = "much too late " }' >late.lua
+crash cut 40 $steps "$(wc -l <whole/events.jsonl)"
+run 0 resume cut
+same_bits whole cut
+lacks cut/samples.jsonl 'much too'
+
+# --- supervised training has no rewards, and its template is looked after all the same
 cat >recipes/live.lua <<LUA
 local data = require "medrl.data"
 return {
