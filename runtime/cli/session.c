@@ -288,6 +288,14 @@ static void compare_own(mr_session *s) {
             mr_warn("%s: is medrl's own and has changed since; the run goes on with the present one, and may differ",
                     texts[i].name);
     }
+    const cJSON *version = cJSON_GetObjectItemCaseSensitive(s->pinned, "template");
+    const mr_script_text *x;
+    for (int i = 0; (x = mr_template_text(s->parts.template, i)); i++) {
+        const char *was = hash_in(version, x->module);
+        char *module = mr_asprintf(TEMPLATE_MODULE "%s", x->module);
+        if (was && strcmp(was, x->sha256) == 0) cJSON_AddStringToObject(s->told, module, was);
+        mr_free(module);
+    }
 }
 
 /* ---- opening ---- */

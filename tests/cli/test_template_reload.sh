@@ -162,6 +162,31 @@ crash cut 40 $steps "$(wc -l <whole/events.jsonl)"
 run 0 resume cut
 same_bits whole cut
 lacks cut/samples.jsonl 'much too'
+is "$(grep -c '"module": "template:late"' cut/events.jsonl)" 1
+run 0 resume cut # nothing is left to do; its checkpoint names the module
+is "$(grep -c '"module": "template:late"' cut/events.jsonl)" 1
+
+# --- in a session: before a run began, and between its steps
+echo 'return { render = function(messages) return { "one ", messages[1].content } end }' | save templates/mine.lua
+cat >in <<'LUA'
+function put(n) local f = io.open("templates/mine.lua", "w")
+  f:write('return { render = function(m) return { "' .. n .. ' ", m[1].content } end }') f:close() end
+function began() return data[1].prompt:match("^%w+") end
+_ = model:generate("x", { max_new_tokens = 1 })
+began()
+put "two"
+reload()
+began()
+put "three"
+step(1)
+began()
+put "four"
+reload()
+began()
+LUA
+XDG_STATE_HOME=$temp/state run 0 repl recipes/live.lua --trust --output session
+is "$(grep -xE '"?(one|two|three|four)"?' out | tr -d '"\n')" onetwothreefour
+is "$(grep -c 'templates/mine.lua: taken over' out)" 2
 
 # --- supervised training has no rewards, and its template is looked after all the same
 cat >recipes/live.lua <<LUA
