@@ -161,7 +161,8 @@ mr_status mr_parts_chat(mr_parts *p, const mr_chat_choice *choice, mr_err *err) 
     const char *jinja = mr_tokenizer_template(t);
     if (choice->file && *choice->file) {
         MR_TRY(mr_template_open_file(&p->template, choice->file, &o, err));
-    } else if (!choice->pinned && !jinja && mr_tokenizer_find(t, "<|im_start|>") < 0) { /* with the token, plain ChatML is what it gets */
+    } else if (!choice->pinned && !jinja && mr_tokenizer_find(t, "<|im_start|>") < 0) {
+        /* with the token, plain ChatML is what it gets */
         return mr_fail(err, MR_EDATA,
                        "%s: the model has no chat template; use an instruct model, give a template "
                        "(model.chat_template), or `medrl generate --raw`",

@@ -37,8 +37,8 @@ static mr_status store_script(mr_session *s, const mr_script_text *x, bool tell,
 /* A text of the template, as events name it: its modules are not those of the scripts. */
 #define TEMPLATE_MODULE "template:"
 
-/* The text that prompts are made by: config.json and the reloads name it. What a Lua file requires may come late, and is
- * told like the scripts' own. */
+/* The text that prompts are made by: config.json and the reloads name it. What a Lua file requires may come late, and
+ * is told like the scripts' own. */
 static mr_status record_template(mr_session *s, bool tell, mr_err *err) {
     const mr_script_text *x;
     mr_status st = MR_OK;

@@ -1,7 +1,7 @@
 /* session_scorer.c - the scorer of a run: the pool's, which looks after the chat template too. See session.h.
  *
- * A template that was saved is a reload like any other: one event names the scripts and the template that are in use from
- * then on, the checkpoint names them again, and a resumed run takes both from where they are stored. */
+ * A template that was saved is a reload like any other: one event names the scripts and the template that are in use
+ * from then on, the checkpoint names them again, and a resumed run takes both from where they are stored. */
 #include <string.h>
 
 #include "base/fsafe.h"

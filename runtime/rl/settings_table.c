@@ -319,14 +319,14 @@ static const char rewards_page[] =
     "| `{ \"name\", option = value }` | with options; those that the file does not declare are errors |\n"
     "| `{ name = \"name\", weight = 0.5 }` | with a weight; not together with `reward_weights` |\n";
 static const char templates_page[] =
-    "\nA template is the model's own, or a file of yours that may be saved while the run goes on: Jinja (`x.jinja`), or Lua "
-    "(`medrl new template NAME`), which returns a table:\n\n"
+    "\nA template is the model's own, or a file of yours that may be saved while the run goes on: Jinja (`x.jinja`), or "
+    "Lua (`medrl new template NAME`), which returns a table:\n\n"
     "| field | meaning |\n|---|---|\n"
-    "| `render(messages, options)` | a list of pieces: strings are text, whatever they hold; special tokens are found in "
-    "`chat.markup \"<s>\"` only (`local chat = require \"medrl.chat\"`). options has add_generation_prompt, "
+    "| `render(messages, options)` | a list of pieces: strings are text, whatever they hold; special tokens are found "
+    "in `chat.markup \"<s>\"` only (`local chat = require \"medrl.chat\"`). options has add_generation_prompt, "
     "date, bos_token, eos_token and what chat_template_kwargs gives |\n"
-    "| `cases` | { messages = { ... }, text = \"...\" [, options = {}] }: run by `medrl test` and before the file is used; "
-    "without options the prompt is one to go on from |\n"
+    "| `cases` | { messages = { ... }, text = \"...\" [, options = {}] }: run by `medrl test` and before the file is "
+    "used; without options the prompt is one to go on from |\n"
     "\nA version that was saved renders the last prompt again before it is taken over, before the next step; `medrl "
     "tokenize MODEL --template FILE` shows what comes of one.\n";
 

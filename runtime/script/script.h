@@ -137,7 +137,7 @@ const mr_script_text *mr_template_text(const mr_template *t, int i);
 /* The version in use: { "name", "sha256" }, of a Lua file also "scripts" and "modules" as in mr_reload.detail, of the
  * texts above. Owned by the caller. */
 cJSON *mr_template_version(const mr_template *t);
-/* As mr_scorer.between_steps does it, the debounce too: a file that was saved since is compiled in a fresh process, runs
+/* As mr_scorer.between_steps does it, the debounce too: a file that was saved is compiled in a fresh process, runs
  * its cases and renders the last messages again; then it is taken over, or one line says why the one in use stays. out
  * may hold what became of the scripts: note (with "; "), taken, refused and detail.changed are added to. Templates that
  * came with a model do not change. */

@@ -751,8 +751,8 @@ static void saved_templates_are_taken_over(void) {
 static void store(const mr_template *t, const char *folder) {
     const mr_script_text *x;
     for (int i = 0; (x = mr_template_text(t, i)); i++) {
-        const size_t n = strlen(x->name);
-        char *path = mr_asprintf("%s/%s.%s", folder, x->sha256, n > 4 && !strcmp(x->name + n - 4, ".lua") ? "lua" : "jinja");
+        const char *dot = strrchr(x->name, '.');
+        char *path = mr_asprintf("%s/%s.%s", folder, x->sha256, dot && !strcmp(dot, ".lua") ? "lua" : "jinja");
         put_file(path, x->text);
         mr_free(path);
     }
