@@ -90,6 +90,7 @@ function M.block(file, f)
   end
   for _, completion in ipairs(f.completions or {}) do add("completion", visible(completion)) end
   add("row", f.row)
+  add("messages", f.messages)
   add("options", f.options)
   add("field", f.field)
   if f.got or f.want then

@@ -5,7 +5,6 @@
 ---   M.render(messages, options)  a list of pieces: text that is data, or chat.markup "<|im_start|>" (medrl.chat)
 ---   M.cases                      { { messages = {...}, options = {...}, text = "..." } }: run before the file is used
 --- options holds add_generation_prompt, date, bos_token, eos_token and the recipe's model.chat_template_kwargs.
-local cases = require "medrl.cases"
 local chat = require "medrl.chat"
 local host = require "medrl.host"
 local json = require "medrl.json"
@@ -50,21 +49,28 @@ local function short(s)
   return #s > 200 and s:sub(1, 200) .. "..." or s
 end
 
---- How many cases passed, and what failed, as medrl.cases has it for rewards.
+--- How many cases passed, and what is wrong with each that did not, as medrl.cases shows it.
 function M.run_cases(module, file)
   local passed, failures = 0, {}
   for i, case in ipairs(module.cases or {}) do
-    local ok, got = pcall(function()
-      return text_of(check(module.render(case.messages, case.options or { add_generation_prompt = true }), file))
-    end)
-    if not ok then
-      failures[#failures + 1] = { case = i, why = tostring(got) }
-    elseif got ~= case.text then
-      local want = tostring(case.text)
-      failures[#failures + 1] = { case = i, got = got, want = want,
-                                  why = ("got \"%s\", want \"%s\""):format(short(got), short(want)) }
+    local f, options = { case = i }, case.options or { add_generation_prompt = true }
+    if type(case.messages) ~= "table" or type(case.text) ~= "string" then
+      f.why = "want { messages = { ... }, text = \"...\" }, and options when it takes any"
     else
+      local ok, pieces = pcall(function() return check(module.render(case.messages, options), file) end)
+      local got = ok and text_of(pieces)
+      if not ok then
+        f.why = tostring(pieces)
+      elseif got ~= case.text then
+        f.why = ("got \"%s\", want \"%s\""):format(short(got), short(case.text))
+        f.got, f.want = got, case.text
+      end
+    end
+    if not f.why then
       passed = passed + 1
+    else
+      f.messages, f.options = json.encode(case.messages), json.encode(options)
+      failures[#failures + 1] = f
     end
   end
   return passed, failures
@@ -81,7 +87,7 @@ function M.open()
   end
   if module.jinja then return end
   local _, failures = M.run_cases(module, place)
-  if failures[1] then fail("%s", cases.line(place, failures[1])) end
+  if failures[1] then fail("%s", require("medrl.cases").line(place, failures[1])) end
 end
 
 -- The JSON of the program's side was checked there; here it becomes the values of medrl.jinja, in its order, with all

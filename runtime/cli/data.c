@@ -28,8 +28,9 @@ static mr_status open_tokenizer(mr_looking *l, mr_err *err) {
 
 static mr_status open_chat(mr_looking *l, mr_err *err) {
     return mr_parts_chat(&l->parts,
-                         &(mr_chat_choice){ l->settings.model.chat_template, l->settings.model.chat_template_kwargs,
-                                            l->settings.model.chat_template_date },
+                         &(mr_chat_choice){ .file = l->settings.model.chat_template,
+                                            .kwargs = l->settings.model.chat_template_kwargs,
+                                            .date = l->settings.model.chat_template_date },
                          err);
 }
 

@@ -392,6 +392,14 @@ static mr_status m_scripts(mr_live *l, const mr_control_request *r, cJSON **out,
         cJSON_AddStringToObject(o, "sha256", texts[i].sha256);
         cJSON_AddItemToArray(*out, o);
     }
+    const mr_template *t = l->s->parts.template; /* NULL: not open yet */
+    const mr_script_text *x;
+    for (int i = 0; t && (x = mr_template_text(t, i)); i++) {
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddStringToObject(o, "name", x->name);
+        cJSON_AddStringToObject(o, "sha256", x->sha256);
+        cJSON_AddItemToArray(*out, o);
+    }
     return MR_OK;
 }
 

@@ -141,8 +141,9 @@ static mr_status chat_of_run(mr_parts *p, mr_err *err) {
                 *kwargs = cJSON_GetObjectItemCaseSensitive(model, "chat_template_kwargs");
     mr_str text = { 0 };
     if (cJSON_IsObject(kwargs)) mr_json_put(&text, kwargs);
-    mr_chat_choice choice = { text_at(p->run, "model", "chat_template"), text.data,
-                              text_at(p->run, "run", "chat_template_date") };
+    mr_chat_choice choice = { .file = text_at(p->run, "model", "chat_template"),
+                              .kwargs = text.data,
+                              .date = text_at(p->run, "run", "chat_template_date") };
     mr_status st = mr_parts_chat(p, &choice, err);
     mr_str_clear(&text);
     return st;
@@ -153,20 +154,27 @@ mr_status mr_parts_chat(mr_parts *p, const mr_chat_choice *choice, mr_err *err) 
     const mr_tokenizer *t = p->tokenizer;
     mr_template_opts o = { .date = choice->date,
                            .variables = choice->kwargs,
+                           .pinned = choice->pinned,
+                           .store = choice->store,
                            .bos_token = symbol_or_null(t, mr_tokenizer_bos(t)),
                            .eos_token = symbol_or_null(t, mr_tokenizer_eos(t)) };
     const char *jinja = mr_tokenizer_template(t);
     if (choice->file && *choice->file) {
         MR_TRY(mr_template_open_file(&p->template, choice->file, &o, err));
-    } else if (!jinja && mr_tokenizer_find(t, "<|im_start|>") < 0) { /* with the token, plain ChatML is what it gets */
+    } else if (!choice->pinned && !jinja && mr_tokenizer_find(t, "<|im_start|>") < 0) {
+        /* with the token, plain ChatML is what it gets */
         return mr_fail(err, MR_EDATA,
                        "%s: the model has no chat template; use an instruct model, give a template "
                        "(model.chat_template), or `medrl generate --raw`",
                        p->path);
     } else {
-        char *place = mr_asprintf("%s: chat template", p->path);
-        mr_status st = mr_template_open(&p->template, jinja ? jinja : mr_chatml_template,
-                                        strlen(jinja ? jinja : mr_chatml_template), place, &o, err);
+        char *place = mr_asprintf("%s: chat template", p->path), now[65];
+        const char *source = jinja ? jinja : mr_chatml_template;
+        mr_status st = mr_template_open(&p->template, source, strlen(source), place, &o, err);
+        mr_sha256(now, source, strlen(source));
+        if (st == MR_OK && choice->pinned && strcmp(now, mr_template_script(p->template)->sha256) != 0)
+            mr_warn("%s: is another one than when the run was started; the run goes on with the one it began with",
+                    place);
         mr_free(place);
         MR_TRY(st);
     }

@@ -53,6 +53,10 @@ mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, 
 /* Which chat template, as a recipe's section model says it (rl/settings.h); NULL or "": the model's own, and today. */
 typedef struct mr_chat_choice {
     const char *file, *kwargs, *date;
+    /* A run that is continued: the version that it used, from store (mr_template_opts). A model whose own template is
+     * another one now: a line says so. NULL: the one that is there. */
+    const cJSON *pinned;
+    const char *store;
 } mr_chat_choice;
 /* Opens p->template and p->chat; p->tokenizer and p->path are open. choice NULL: as p->run has it, or the model's
  * own. */

@@ -30,8 +30,9 @@ static mr_status make(planning *x, mr_err *err) {
     if (rows.n_rows == 0) return mr_fail(err, MR_EDATA, "%s: data.train has no rows, want at least one", place);
     MR_TRY(mr_model_resolve(&x->parts.path, x->settings.model.name, err));
     MR_TRY(mr_tokenizer_open(&x->parts.tokenizer, x->parts.path, err));
-    const mr_chat_choice choice = { x->settings.model.chat_template, x->settings.model.chat_template_kwargs,
-                                    x->settings.model.chat_template_date };
+    const mr_chat_choice choice = { .file = x->settings.model.chat_template,
+                                    .kwargs = x->settings.model.chat_template_kwargs,
+                                    .date = x->settings.model.chat_template_date };
     MR_TRY(mr_parts_chat(&x->parts, &choice, err));
     MR_TRY(mr_parts_plan(&x->parts, &x->plan, &mo, &x->settings, rows, err));
     x->store = mo.store;

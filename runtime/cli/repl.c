@@ -222,7 +222,7 @@ static mr_status take_settings(mr_session *s, const cJSON *changed, mr_err *err)
     return MR_OK;
 }
 
-/* Before a run began: the workers' own reload. A file that was saved a moment ago and does not load yet is looked at
+/* Before a run began: the reload of the scripts and of the template, when it is open. A file that was saved a moment ago and does not load yet is looked at
  * again, as between steps. */
 static mr_status m_reload(local *l, const cJSON *args, cJSON **out, mr_err *err) {
     (void)args;
@@ -237,7 +237,7 @@ static mr_status m_reload(local *l, const cJSON *args, cJSON **out, mr_err *err)
             continue;
         }
         mr_reload r = { 0 };
-        const mr_scorer scorer = mr_pool_scorer(s->pool);
+        const mr_scorer scorer = mr_session_scorer(s);
         st = scorer.between_steps(scorer.self, 1, &r, err);
         if (r.note.len) mr_str_add(&note, r.note.data, r.note.len);
         taken = r.taken;

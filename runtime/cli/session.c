@@ -19,15 +19,38 @@
 
 /* ---- listening in ---- */
 
+static void remember(mr_session *s, const mr_script_text *x) {
+    cJSON_DeleteItemFromObjectCaseSensitive(s->told, x->module);
+    cJSON_AddStringToObject(s->told, x->module, x->sha256);
+}
+
 /* Stores a text by its hash; once is enough. */
 static mr_status store_script(mr_session *s, const mr_script_text *x, bool tell, mr_err *err) {
     const cJSON *known = cJSON_GetObjectItemCaseSensitive(s->told, x->module);
     if (known && strcmp(known->valuestring, x->sha256) == 0) return MR_OK;
     if (!tell) return mr_run_store(s->run, x->name, x->text, x->len, x->sha256, err);
     MR_TRY(mr_run_script(s->run, x->module, x->name, x->text, x->len, x->sha256, err));
-    cJSON_DeleteItemFromObjectCaseSensitive(s->told, x->module);
-    cJSON_AddStringToObject(s->told, x->module, x->sha256);
+    remember(s, x);
     return MR_OK;
+}
+
+/* A text of the template, as events name it: its modules are not those of the scripts. */
+#define TEMPLATE_MODULE "template:"
+
+/* The text that prompts are made by: config.json and the reloads name it. What a Lua file requires may come late, and
+ * is told like the scripts' own. */
+static mr_status record_template(mr_session *s, bool tell, mr_err *err) {
+    const mr_script_text *x;
+    mr_status st = MR_OK;
+    for (int i = 0; st == MR_OK && (x = mr_template_text(s->parts.template, i)); i++) {
+        char *module = mr_asprintf(TEMPLATE_MODULE "%s", x->module);
+        mr_script_text named = *x;
+        named.module = module;
+        st = store_script(s, &named, tell && i > 0, err);
+        if (st == MR_OK && tell && i == 0) remember(s, &named);
+        mr_free(module);
+    }
+    return st;
 }
 
 /* Every text that ran is in the run folder, those of a reload and those that were loaded while scoring too. */
@@ -35,7 +58,7 @@ static mr_status record_scripts(mr_session *s, bool tell, mr_err *err) {
     int n;
     const mr_script_text *texts = mr_pool_scripts(s->pool, &n);
     for (int i = 0; i < n; i++) MR_TRY(store_script(s, &texts[i], tell, err));
-    return MR_OK;
+    return record_template(s, tell, err);
 }
 
 /* How often lines are shown may be set in a run. */
@@ -46,24 +69,6 @@ static void take_intervals(mr_session *s) {
                 *samples = cJSON_GetObjectItemCaseSensitive(live, sft ? "sft.sample_steps" : "grpo.sample_steps");
     if (lines && samples) mr_run_intervals(s->run, lines->valueint, samples->valueint);
     cJSON_Delete(live);
-}
-
-/* The text that prompts are made by, beside the scripts. */
-static mr_status record_template(mr_session *s, mr_err *err) {
-    const mr_script_text *x = mr_template_script(s->parts.template);
-    return mr_run_store(s->run, x->name, x->text, x->len, x->sha256, err);
-}
-
-/* Between two steps: a chat template that was saved is taken over, or refused with a line. */
-static mr_status renew_template(mr_session *s, int64_t step, mr_err *err) {
-    mr_str note = { 0 };
-    mr_status st = mr_template_between_steps(s->parts.template, &note, err);
-    if (st == MR_OK && note.len && s->inner.event) {
-        st = s->inner.event(s->inner.self, step, "reload", note.data, NULL, err);
-        if (st == MR_OK) st = record_template(s, err);
-    }
-    mr_str_clear(&note);
-    return st;
 }
 
 static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_metric *m, int n, mr_err *err) {
@@ -83,8 +88,7 @@ static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_m
     }
     if (s->inner.step) MR_TRY(s->inner.step(s->inner.self, step, max_steps, m, n, err));
     mr_live_step(s->live, step, max_steps, m, n);
-    MR_TRY(record_scripts(s, true, err));
-    return renew_template(s, step, err);
+    return record_scripts(s, true, err);
 }
 
 static mr_status on_sample(void *self, const mr_sample *sample, int n_rewards, const char *const *names, mr_err *err) {
@@ -240,8 +244,12 @@ static void join_late_texts(mr_session *s) {
         if (!kind || strcmp(kind, "script") != 0) continue;
         const char *module = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(detail, "module")),
                    *sha = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(detail, "sha256"));
-        cJSON *scripts = cJSON_GetObjectItemCaseSensitive(texts, "scripts"),
-              *modules = cJSON_GetObjectItemCaseSensitive(texts, "modules");
+        const size_t skip = sizeof TEMPLATE_MODULE - 1;
+        const bool of_template = module && strncmp(module, TEMPLATE_MODULE, skip) == 0;
+        const cJSON *all = of_template ? cJSON_GetObjectItemCaseSensitive(texts, "template") : texts;
+        if (of_template) module += skip;
+        cJSON *scripts = cJSON_GetObjectItemCaseSensitive(all, "scripts"),
+              *modules = cJSON_GetObjectItemCaseSensitive(all, "modules");
         if (!name || !module || !sha || !scripts || !modules || cJSON_GetObjectItemCaseSensitive(modules, module))
             continue;
         if (!cJSON_GetObjectItemCaseSensitive(scripts, name)) cJSON_AddStringToObject(scripts, name, sha);
@@ -280,6 +288,14 @@ static void compare_own(mr_session *s) {
             mr_warn("%s: is medrl's own and has changed since; the run goes on with the present one, and may differ",
                     texts[i].name);
     }
+    const cJSON *version = cJSON_GetObjectItemCaseSensitive(s->pinned, "template");
+    const mr_script_text *x;
+    for (int i = 0; (x = mr_template_text(s->parts.template, i)); i++) {
+        const char *was = hash_in(version, x->module);
+        char *module = mr_asprintf(TEMPLATE_MODULE "%s", x->module);
+        if (was && strcmp(was, x->sha256) == 0) cJSON_AddStringToObject(s->told, module, was);
+        mr_free(module);
+    }
 }
 
 /* ---- opening ---- */
@@ -296,10 +312,15 @@ static mr_status open_text(mr_session *s, mr_err *err) {
     mr_parts *p = &s->parts;
     if (!p->path) MR_TRY(mr_model_resolve(&p->path, s->settings.model.name, err));
     if (!p->tokenizer) MR_TRY(mr_tokenizer_open(&p->tokenizer, p->path, err));
-    const mr_chat_choice choice = { s->settings.model.chat_template, s->settings.model.chat_template_kwargs,
-                                    chat_date(s) };
-    MR_TRY(mr_parts_chat(p, &choice, err));
-    return MR_OK;
+    char *store = s->opts.resume ? mr_path_join(s->opts.resume, "scripts") : NULL;
+    const mr_chat_choice choice = { .file = s->settings.model.chat_template,
+                                    .kwargs = s->settings.model.chat_template_kwargs,
+                                    .date = chat_date(s),
+                                    .pinned = cJSON_GetObjectItemCaseSensitive(s->pinned, "template"),
+                                    .store = store };
+    mr_status st = mr_parts_chat(p, &choice, err);
+    mr_free(store);
+    return st;
 }
 
 static mr_status open_model(mr_session *s, mr_err *err) {
@@ -448,7 +469,6 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
     s->told = cJSON_CreateObject();
     compare_own(s);
     MR_TRY(record_scripts(s, true, err));
-    MR_TRY(record_template(s, err));
     s->inner = mr_run_observer(s->run);
     mr_trainer_parts tp = {
         .settings = &s->settings,
@@ -461,7 +481,7 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
         .base_model_name = s->settings.model.name,
         .plan = &s->plan,
     };
-    tp.scorer = mr_pool_scorer(s->pool);
+    tp.scorer = mr_session_scorer(s);
     if (o->control) tp.control = mr_live_listen(s->live);
     MR_TRY(mr_trainer_open(&s->trainer, &tp, err));
     if (o->resume) MR_TRY(load_checkpoint(s, err));

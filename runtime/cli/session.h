@@ -4,7 +4,8 @@
  * checkpoint; mr_session_train trains and saves the result.
  *
  * A run that is continued gives the bits of one that was never stopped, with reloads and settings changes in between:
- * it is planned from config.json; its workers load the texts that the checkpoint names, from scripts/<sha256>.lua; the
+ * it is planned from config.json; its workers load the texts that the checkpoint names, from scripts/<sha256>.lua, and
+ * its chat template comes from there too, be it a file of the user's or the model's own; the
  * trainer takes the settings in force from the checkpoint; and what the events say after the checkpoint takes place
  * again between the same steps (mr_trainer_replay). Files on disk are looked at from the last recorded step on: one
  * that differs by then is a reload as in any run, with its event and its line. Signals: from mr_session_train on the first one makes a
@@ -52,6 +53,7 @@ typedef struct mr_session {
     mr_live *live;  /* who is told and who may ask */
     float **start;  /* the trained parameters as they were before the first step, on the host; NULL: not kept */
     mr_pool *pool;
+    mr_scorer scorer; /* the pool's, within mr_session_scorer's */
     mr_settings settings;
     mr_parts parts; /* backend, model, tokenizer, chat */
     mr_run *run;
@@ -82,6 +84,9 @@ void mr_session_begin(mr_session *s, const mr_session_opts *opts);
 mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err);
 /* Opens s->pool for its scorer: as stage SCRIPTS does, or, without a recipe, with opts.rewards alone. */
 mr_status mr_session_need_rewards(mr_session *s, mr_err *err);
+/* The pool's scorer, with reloads of the chat template in its reloads: one look between steps, one event, one version.
+ * Wants the stage SCRIPTS; self is the session. */
+mr_scorer mr_session_scorer(mr_session *s);
 /* Ends the run of this session, if one began, and puts the trained parameters back to what they were before its first
  * step; the base weights stay where they are. The next stage TRAINER begins a new run. Wants opts.keep. */
 mr_status mr_session_reset(mr_session *s, mr_err *err);

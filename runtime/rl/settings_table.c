@@ -46,8 +46,8 @@ const mr_field mr_fields[] = {
     { IN_MODEL, BOTH, "adapter", K_STRING, AT(model.adapter), "\"\"", 0, 0, false, 0, NULL,
       "PEFT adapter folder to start from" },
     { IN_MODEL, BOTH, "chat_template", K_STRING, AT(model.chat_template), "\"\"", 0, 0, false, 0, NULL,
-      "how messages become a prompt: a .jinja file, or a Lua file (\"templates/chatml\"), which may be edited while "
-      "the run goes on; empty: the model's own" },
+      "how messages become a prompt: a .jinja file or a Lua file (\"templates/chatml\"), see below; empty: "
+      "the model's own" },
     { IN_MODEL, BOTH, "chat_template_kwargs", K_TABLE, AT(model.chat_template_kwargs), "null", 0, 0, false, 0, NULL,
       "more variables for the template, as { enable_thinking = false }" },
     { IN_MODEL, BOTH, "chat_template_date", K_STRING, AT(model.chat_template_date), "\"\"", 0, 0, false, 0, NULL,
@@ -318,6 +318,17 @@ static const char rewards_page[] =
     "| `\"name\"` | rewards/name.lua, with weight 1 |\n"
     "| `{ \"name\", option = value }` | with options; those that the file does not declare are errors |\n"
     "| `{ name = \"name\", weight = 0.5 }` | with a weight; not together with `reward_weights` |\n";
+static const char templates_page[] =
+    "\nA template is the model's own, or a file of yours that may be saved while the run goes on: Jinja (`x.jinja`), or "
+    "Lua (`medrl new template NAME`), which returns a table:\n\n"
+    "| field | meaning |\n|---|---|\n"
+    "| `render(messages, options)` | a list of pieces: strings are text, whatever they hold; special tokens are found "
+    "in `chat.markup \"<s>\"` only (`local chat = require \"medrl.chat\"`). options has add_generation_prompt, "
+    "date, bos_token, eos_token and what chat_template_kwargs gives |\n"
+    "| `cases` | { messages = { ... }, text = \"...\" [, options = {}] }: run by `medrl test` and before the file is "
+    "used; without options the prompt is one to go on from |\n"
+    "\nA version that was saved renders the last prompt again before it is taken over, before the next step; `medrl "
+    "tokenize MODEL --template FILE` shows what comes of one.\n";
 
 void mr_settings_describe(mr_str *out) {
     static const char *const titles[MR_N_SECTIONS] = { "Top of the recipe", "model", "lora", "grpo and sft" };
@@ -350,6 +361,7 @@ void mr_settings_describe(mr_str *out) {
             mr_str_puts(out, data_page);
             mr_str_puts(out, rewards_page);
         }
+        if (section == IN_MODEL) mr_str_puts(out, templates_page);
     }
     mr_str_puts(out, "\n## Known names that have no meaning here\n\n| key | why | let pass |\n|---|---|---|\n");
     for (int i = 0; i < mr_n_foreigns; i++) {

@@ -112,6 +112,10 @@ typedef struct mr_template_opts {
     const char *variables; /* more of them, as data: a JSON object, model.chat_template_kwargs; NULL: none */
     double deadline_s;     /* a rendering; 0: 2 s */
     size_t memory_bytes;   /* 0: 256 MiB beyond its start */
+    /* A run that is continued: the version that was in use (mr_template_version), from store/<sha256>.jinja or .lua,
+     * with the modules that it required; medrl.* comes from its place. NULL: what is there now. */
+    const cJSON *pinned;
+    const char *store;
 } mr_template_opts;        /* copied */
 
 /* source: Jinja. place: what messages begin with, before ":LINE: ". MR_EDATA. */
@@ -127,10 +131,19 @@ const char *mr_template_date(const mr_template *t);
 const mr_script_text *mr_template_script(const mr_template *t);
 /* What the worker runs: the compiled text, or the Lua file's own. Borrowed likewise. */
 const char *mr_template_lua(const mr_template *t);
-/* A file that was saved since is compiled in a fresh process, runs its cases and renders the last messages again; then
- * it is taken over, or one line says why the one in use stays. note: appended to when something happened. Templates
- * that came with a model do not change. */
-mr_status mr_template_between_steps(mr_template *t, mr_str *note, mr_err *err);
+/* The texts that the run folder stores: the source, then the modules that a Lua file required, without medrl.*; NULL
+ * past the last. Borrowed likewise. */
+const mr_script_text *mr_template_text(const mr_template *t, int i);
+/* The version in use: { "name", "sha256" }, of a Lua file also "scripts" and "modules" as in mr_reload.detail, of the
+ * texts above. Owned by the caller. */
+cJSON *mr_template_version(const mr_template *t);
+/* As mr_scorer.between_steps does it, the debounce too: a file that was saved is compiled in a fresh process, runs
+ * its cases and renders the last messages again; then it is taken over, or one line says why the one in use stays. out
+ * may hold what became of the scripts: note (with "; "), taken, refused and detail.changed are added to. Templates that
+ * came with a model do not change. */
+mr_status mr_template_between_steps(mr_template *t, mr_reload *out, mr_err *err);
+/* Takes a stored version over, untried, without a look at the file; the next between_steps compares that with it. */
+mr_status mr_template_replay(mr_template *t, const cJSON *version, const char *store, mr_err *err);
 
 /* `medrl test PATH...`: runs the cases of every Lua file below the paths in fresh workers; prints each failure to out:
  * a line with place, got and want, and below it, indented, what the case ran on. files (may be NULL) is an array that

@@ -13,6 +13,7 @@
 /* The name of a compiled template in the worker; messages get the place instead of it. */
 #define CHUNK "template"
 enum { SOURCE_MOST = 4 << 20 };
+static const double YOUNG_LIMIT_S = 1.0; /* as in reload.c */
 
 struct mr_template {
     mr_chat chat;
@@ -26,7 +27,9 @@ struct mr_template {
     bool is_lua;
     char *date, *constants, *variables;
     mr_str last; /* the last command to render: what a new version is tried on */
-    uint64_t refused;
+    uint64_t refused;   /* signature of files that were turned down */
+    mr_texts tried;     /* and the texts that they were read as */
+    double young_since; /* since when files that do not load keep changing; 0: they do not */
 };
 
 /* ---- the worker ---- */
@@ -177,7 +180,7 @@ static mr_status open_jinja(mr_template *t, char *source, size_t len, const char
     char sha[65];
     mr_sha256(sha, source, len);
     t->source = source;
-    t->script = (mr_script_text){ .name = t->place, .text = source, .len = len };
+    t->script = (mr_script_text){ .module = "@main", .name = t->place, .text = source, .len = len };
     memcpy(t->script.sha256, sha, sizeof sha);
     mr_status st = mr_jinja_compile(&lua, source, len, t->place, err);
     if (st == MR_OK) mr_texts_open_text(&t->v.texts, CHUNK, lua.data, lua.len, path, sha);
@@ -201,7 +204,26 @@ static char *lua_file(const char *what) {
     return path;
 }
 
-static mr_status open_file(mr_template *t, mr_err *err) {
+/* pinned, store: as for mr_texts_open; before: the texts in use, or NULL. */
+static mr_status open_lua(mr_template *t, char *path, const cJSON *pinned, const char *store, const mr_texts *before,
+                          mr_err *err) {
+    const mr_text *text;
+    t->is_lua = true;
+    mr_status st = mr_texts_open(&t->v.texts, path, NULL, pinned, store, err);
+    mr_free(path);
+    t->v.texts.before = before;
+    if (st == MR_OK) st = mr_texts_get(&t->v.texts, "@main", &text, err);
+    if (st != MR_OK) return mr_wrap(err, st, "model.chat_template");
+    t->place = mr_strdup(text->pub.name);
+    t->source = mr_strndup(text->pub.text, text->pub.len);
+    t->script = text->pub;
+    t->script.module = "@main";
+    t->script.name = t->place;
+    t->script.text = t->source;
+    return start(t, err);
+}
+
+static mr_status open_file(mr_template *t, const mr_texts *before, mr_err *err) {
     if (ends_with(t->what, ".jinja")) {
         char *text;
         size_t len;
@@ -209,28 +231,53 @@ static mr_status open_file(mr_template *t, mr_err *err) {
         t->place = mr_text_display_name(t->what);
         return open_jinja(t, text, len, t->what, err);
     }
-    char *path = lua_file(t->what);
-    const mr_text *text;
-    t->is_lua = true;
-    mr_status st = mr_texts_open(&t->v.texts, path, NULL, NULL, NULL, err);
-    mr_free(path);
-    if (st == MR_OK) st = mr_texts_get(&t->v.texts, "@main", &text, err);
-    if (st != MR_OK) return mr_wrap(err, st, "model.chat_template");
-    t->place = mr_strdup(text->pub.name);
-    t->source = mr_strndup(text->pub.text, text->pub.len);
-    t->script = text->pub;
-    t->script.name = t->place;
-    t->script.text = t->source;
-    return start(t, err);
+    char *path = before ? mr_strdup(before->main_path) : lua_file(t->what); /* never another file of that name */
+    return open_lua(t, path, NULL, NULL, before, err);
+}
+
+/* The version that ran, from the run folder: what lies at t->what plays no part in it. */
+static mr_status open_stored(mr_template *t, const cJSON *version, const char *store, mr_err *err) {
+    const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(version, "name")),
+               *sha = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(version, "sha256"));
+    if (!store || !name || !sha || strlen(sha) != 64 || strspn(sha, "0123456789abcdef") != 64)
+        return mr_fail(err, MR_EDATA, "chat template: the record names no stored text of it; start a new run");
+    if (t->what && cJSON_GetObjectItemCaseSensitive(version, "modules")) {
+        char *path = lua_file(t->what);
+        if (!ends_with(path, ".lua") && !mr_path_exists(path)) { /* gone: where it is looked for, should it come back */
+            mr_free(path);
+            path = mr_strdup(ends_with(name, ".lua") ? name : t->what);
+        }
+        return open_lua(t, path, version, store, NULL, err);
+    }
+    char *file = mr_asprintf("%s/%s.jinja", store, sha), *text = NULL, is[65];
+    size_t len = 0;
+    mr_status st = mr_file_read(&text, &len, file, SOURCE_MOST, err);
+    if (st == MR_OK) {
+        mr_sha256(is, text, len);
+        if (strcmp(is, sha) != 0)
+            st = mr_fail(err, MR_EDATA, "%s: is not the text that it is named after; restore it, or start a new run",
+                         file);
+    }
+    mr_free(file);
+    if (st != MR_OK) {
+        mr_free(text);
+        return st;
+    }
+    t->place = mr_strdup(name);
+    return open_jinja(t, text, len, t->what, err);
 }
 
 mr_status mr_template_open(mr_template **out, const char *source, size_t len, const char *place,
                            const mr_template_opts *opts, mr_err *err) {
     *out = NULL;
     mr_template *t = blank(opts);
-    t->place = mr_strdup(place);
     mr_status st = check_date(t->date, err);
-    if (st == MR_OK) st = open_jinja(t, mr_strndup(source, len), len, NULL, err);
+    if (st == MR_OK && opts && opts->pinned) {
+        st = open_stored(t, opts->pinned, opts->store, err);
+    } else if (st == MR_OK) {
+        t->place = mr_strdup(place);
+        st = open_jinja(t, mr_strndup(source, len), len, NULL, err);
+    }
     if (st != MR_OK) {
         mr_template_close(t);
         return st;
@@ -244,10 +291,11 @@ mr_status mr_template_open_file(mr_template **out, const char *what, const mr_te
     mr_template *t = blank(opts);
     t->what = mr_strdup(what);
     mr_status st = check_date(t->date, err);
-    if (st == MR_OK) st = open_file(t, err);
+    const bool stored = opts && opts->pinned;
+    if (st == MR_OK) st = stored ? open_stored(t, opts->pinned, opts->store, err) : open_file(t, NULL, err);
     if (st != MR_OK) {
         mr_template_close(t);
-        return st == MR_EDATA ? MR_EINVAL : st; /* the user's own file */
+        return st == MR_EDATA && !stored ? MR_EINVAL : st; /* the user's own file */
     }
     *out = t;
     return MR_OK;
@@ -257,6 +305,7 @@ void mr_template_close(mr_template *t) {
     if (!t) return;
     mr_peer_stop(&t->peer);
     mr_texts_close(&t->v.texts);
+    mr_texts_close(&t->tried);
     mr_free(t->what);
     mr_free(t->place);
     mr_free(t->source);
@@ -283,51 +332,127 @@ const char *mr_template_lua(const mr_template *t) {
     return "";
 }
 
+const mr_script_text *mr_template_text(const mr_template *t, int i) {
+    if (!t->is_lua) return i == 0 ? &t->script : NULL;
+    for (int k = 0; k < t->v.texts.n; k++)
+        if (strncmp(t->v.texts.list[k]->module, "medrl.", 6) != 0 && i-- == 0) return &t->v.texts.list[k]->pub;
+    return NULL;
+}
+
+cJSON *mr_template_version(const mr_template *t) {
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "name", t->place);
+    cJSON_AddStringToObject(o, "sha256", t->script.sha256);
+    if (!t->is_lua) return o;
+    cJSON *scripts = cJSON_AddObjectToObject(o, "scripts"), *modules = cJSON_AddObjectToObject(o, "modules");
+    const mr_script_text *x;
+    for (int i = 0; (x = mr_template_text(t, i)); i++) {
+        if (!cJSON_GetObjectItemCaseSensitive(scripts, x->name)) cJSON_AddStringToObject(scripts, x->name, x->sha256);
+        cJSON_AddStringToObject(modules, x->module, x->name);
+    }
+    return o;
+}
+
 /* ---- between steps ---- */
 
-/* The new version in *fresh, tried on what was rendered last. */
-static mr_status open_again(const mr_template *t, mr_template **fresh, mr_err *err) {
+/* The same template once more: from its file, or a stored version. *fresh is the caller's to close, after a failure
+ * too. */
+static mr_status open_again(const mr_template *t, mr_template **fresh, const cJSON *version, const char *store,
+                            mr_err *err) {
     mr_template_opts o = { .date = t->date,
                            .variables = t->variables,
                            .deadline_s = t->limits.opts.deadline_s,
                            .memory_bytes = t->limits.opts.memory_bytes };
-    MR_TRY(mr_template_open_file(fresh, t->what, &o, err));
-    mr_free((*fresh)->constants);
-    (*fresh)->constants = mr_strdup(t->constants);
+    mr_template *f = *fresh = blank(&o);
+    f->what = mr_strdup(t->what);
+    mr_free(f->constants);
+    f->constants = mr_strdup(t->constants);
+    if (version) return open_stored(f, version, store, err);
+    MR_TRY(open_file(f, &t->v.texts, err));
     if (!t->last.len) return MR_OK;
     mr_chat_text text = { 0 };
-    mr_status st = run(*fresh, &text, &t->last, err);
-    if (st == MR_OK && !text.text.len) st = mr_fail(err, MR_EDATA, "%s: it renders nothing", (*fresh)->place);
+    mr_status st = run(f, &text, &t->last, err);
+    if (st == MR_OK && !text.text.len) st = mr_fail(err, MR_EDATA, "%s: it renders nothing", f->place);
     mr_chat_text_clear(&text);
     return st;
 }
 
-mr_status mr_template_between_steps(mr_template *t, mr_str *note, mr_err *err) {
+/* The caller holds the address of t->chat: the insides change places. */
+static void take_over(mr_template *t, mr_template *fresh) {
+    mr_template old = *t;
+    *t = *fresh;
+    *fresh = old;
+    t->chat = old.chat;
+    t->last = old.last;
+    fresh->last = (mr_str){ 0 };
+    t->v.texts.before = NULL;
+}
+
+/* what: the changed files, with commas. */
+static void tell(const mr_template *t, const char *what, mr_reload *out) {
+    out->taken = true;
+    mr_str_printf(&out->note, "%s%s: taken over", out->note.len ? "; " : "", t->place);
+    if (t->is_lua && strcmp(what, t->place) != 0) mr_str_printf(&out->note, " (changed: %s)", what);
+    if (!out->detail) out->detail = cJSON_CreateObject();
+    cJSON *list = cJSON_GetObjectItemCaseSensitive(out->detail, "changed");
+    if (!list) list = cJSON_AddArrayToObject(out->detail, "changed");
+    cJSON_AddItemToArray(list, cJSON_CreateString(t->place));
+}
+
+mr_status mr_template_between_steps(mr_template *t, mr_reload *out, mr_err *err) {
     (void)err;
     mr_str what = { 0 };
-    uint64_t signature = 0;
-    bool young = false, changed = t->what && mr_texts_changed(&t->v.texts, &what, &signature, &young);
-    if (!changed) t->refused = 0;
-    if (changed && signature != t->refused) {
+    uint64_t signature;
+    bool young;
+    if (!t->what || !mr_texts_changed(&t->v.texts, &what, &signature, &young)) {
+        t->refused = 0;
+        t->young_since = 0;
+    } else if (signature != t->refused || mr_texts_mended(&t->tried)) { /* else: turned down, and nothing saved since */
         mr_err why = { .msg = "" };
-        mr_template *fresh = NULL;
-        if (open_again(t, &fresh, &why) != MR_OK) {
-            t->refused = signature;
-            mr_str_printf(note, "%s; the template in use stays", why.msg);
-            mr_template_close(fresh);
+        mr_template *fresh;
+        const double now = mr_now_s();
+        if (open_again(t, &fresh, NULL, NULL, &why) == MR_OK) {
+            take_over(t, fresh);
+            tell(t, what.data, out);
         } else {
-            /* The caller holds the address of t->chat: the insides change places. */
-            mr_template old = *t;
-            *t = *fresh;
-            t->chat = old.chat;
-            mr_str last = t->last;
-            t->last = old.last;
-            *fresh = old;
-            fresh->last = last;
-            mr_template_close(fresh);
-            mr_str_printf(note, "%s: taken over", t->place);
+            mr_texts_close(&t->tried);
+            t->tried = fresh->v.texts;
+            t->tried.before = NULL;
+            memset(&fresh->v.texts, 0, sizeof fresh->v.texts);
+            if (young && (t->young_since == 0 || now - t->young_since < YOUNG_LIMIT_S)) {
+                if (t->young_since == 0) t->young_since = now; /* perhaps it is half written: looked at again */
+            } else {
+                t->refused = signature;
+                t->young_since = young ? now : 0;
+                out->refused = true;
+                mr_str_printf(&out->note, "%s%s; the template in use stays", out->note.len ? "; " : "", why.msg);
+            }
         }
+        mr_template_close(fresh);
     }
     mr_str_clear(&what);
     return MR_OK;
+}
+
+/* Whether these are the texts in use, whatever they are called. */
+static bool is_in_use(const mr_template *t, const cJSON *version) {
+    static const char *const keys[] = { "sha256", "scripts", "modules" };
+    cJSON *mine = mr_template_version(t);
+    bool same = true;
+    for (int i = 0; i < 3; i++) {
+        const cJSON *a = cJSON_GetObjectItemCaseSensitive(mine, keys[i]),
+                    *b = cJSON_GetObjectItemCaseSensitive(version, keys[i]);
+        same = same && ((!a && !b) || cJSON_Compare(a, b, true));
+    }
+    cJSON_Delete(mine);
+    return same;
+}
+
+mr_status mr_template_replay(mr_template *t, const cJSON *version, const char *store, mr_err *err) {
+    if (is_in_use(t, version)) return MR_OK;
+    mr_template *fresh;
+    mr_status st = open_again(t, &fresh, version, store, err);
+    if (st == MR_OK) take_over(t, fresh);
+    mr_template_close(fresh);
+    return st;
 }

@@ -123,7 +123,6 @@ void mr_texts_open_text(mr_texts *t, const char *name, const char *text, size_t 
     mr_text *x = mr_alloc(sizeof *x);
     x->module = mr_strdup("@main");
     x->path = mr_strdup(path);
-    if (path) (void)!stat(path, &x->seen); /* not there: it shows as changed */
     x->pub.name = mr_strdup(name);
     x->pub.text = mr_strndup(text, len);
     x->pub.len = len;

@@ -2,7 +2,10 @@
  * own templates), chat_templates.json (the text of eight families, from templates of ours that say the same),
  * chat_ids.json (the ids). Then what must never happen: data that becomes a token, a template that holds the program.
  * */
+#include <unistd.h>
+
 #include "base/proc.h"
+#include "script/texts.h"
 #include "script_test.h"
 
 static const cJSON *field(const cJSON *obj, const char *key) {
@@ -636,56 +639,204 @@ static void a_lua_function_may_be_given(void) {
     CHECK_INT(mr_template_open_file(&t, "none.jinja", NULL, &err), MR_ENOTFOUND);
 }
 
+/* One look; the note is the caller's to free. */
+static char *look(mr_template *t, bool *taken, bool *refused) {
+    mr_err err = { "" };
+    mr_reload r = { 0 };
+    REQUIRE_OK(mr_template_between_steps(t, &r, &err), err);
+    if (taken) *taken = r.taken;
+    if (refused) *refused = r.refused;
+    CHECK(r.taken == (cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(r.detail, "changed")) == 1));
+    char *note = mr_strdup(r.note.len ? r.note.data : "");
+    mr_reload_clear(&r);
+    return note;
+}
+
+/* The same after what was saved has come of age: a young file that does not load is looked at again. */
+static char *look_later(mr_template *t, bool *taken, bool *refused) {
+    usleep(120000);
+    return look(t, taken, refused);
+}
+
+#define CHECK_NOTE(how, text)         \
+    do {                              \
+        char *note_ = (how);          \
+        CHECK_CONTAINS(note_, text);  \
+        mr_free(note_);               \
+    } while (0)
+#define CHECK_QUIET(how)      \
+    do {                      \
+        char *note_ = (how);  \
+        CHECK_STR(note_, ""); \
+        mr_free(note_);       \
+    } while (0)
+
 static void saved_templates_are_taken_over(void) {
     mr_err err = { "" };
     mr_template *t;
-    mr_str note = { 0 };
+    bool taken, refused;
     put_file("x.jinja", "one {{ messages[0].content }}");
     REQUIRE_OK(mr_template_open_file(&t, "x.jinja", NULL, &err), err);
     const mr_chat *chat = mr_template_chat(t);
     char *got = rendered(t, "{\"messages\":[{\"content\":\"a\"}]}", &err);
     CHECK_STR(got, "one a");
     mr_free(got);
-    REQUIRE_OK(mr_template_between_steps(t, &note, &err), err);
-    CHECK_INT(note.len, 0);
+    CHECK_QUIET(look(t, &taken, &refused));
+    CHECK(!taken && !refused);
 
     put_file("x.jinja", "two\n{{ messages[0].content | nofilter }}"); /* does not compile */
-    REQUIRE_OK(mr_template_between_steps(t, &note, &err), err);
-    CHECK_CONTAINS(note.data, "x.jinja:2: filter \"nofilter\" is not one that medrl knows");
-    CHECK_CONTAINS(note.data, "the template in use stays");
-    note.len = 0;
-    REQUIRE_OK(mr_template_between_steps(t, &note, &err), err);
-    CHECK_INT(note.len, 0); /* said once */
+    CHECK_QUIET(look(t, NULL, NULL)); /* perhaps it is half written */
+    usleep(120000);
+    char *note = look(t, &taken, &refused);
+    CHECK(!taken && refused);
+    CHECK_CONTAINS(note, "x.jinja:2: filter \"nofilter\" is not one that medrl knows");
+    CHECK_CONTAINS(note, "the template in use stays");
+    mr_free(note);
+    CHECK_QUIET(look_later(t, NULL, &refused)); /* said once */
+    CHECK(!refused);
 
     put_file("x.jinja", "three {{ messages[0].content.x.y }}"); /* fails on what was rendered last */
-    REQUIRE_OK(mr_template_between_steps(t, &note, &err), err);
-    CHECK_CONTAINS(note.data, "x.jinja:1: a str has no \"x\"");
-    note.len = 0;
+    CHECK_NOTE(look_later(t, NULL, NULL), "x.jinja:1: a str has no \"x\"");
     got = rendered(t, "{\"messages\":[{\"content\":\"b\"}]}", &err);
     CHECK_STR(got, "one b");
     mr_free(got);
 
     put_file("x.jinja", "four {{ messages[0].content }}");
-    REQUIRE_OK(mr_template_between_steps(t, &note, &err), err);
-    CHECK_STR(note.data, "x.jinja: taken over");
+    CHECK_NOTE(look(t, &taken, &refused), "x.jinja: taken over"); /* one that loads waits for nothing */
+    CHECK(taken && !refused);
     CHECK(mr_template_chat(t) == chat && chat->self == t);
     CHECK_STR(mr_template_script(t)->text, "four {{ messages[0].content }}");
     got = rendered(t, "{\"messages\":[{\"content\":\"c\"}]}", &err);
     CHECK_STR(got, "four c");
     mr_free(got);
+    /* a file that keeps changing and never loads is told of after a second */
+    int n_told = 0;
+    for (int i = 0; i < 60 && n_told == 0; i++) {
+        mr_str s = { 0 };
+        mr_str_printf(&s, "{%% if %d %%}", i);
+        put_file("x.jinja", s.data);
+        mr_str_clear(&s);
+        note = look(t, NULL, &refused);
+        n_told += refused;
+        if (refused) CHECK(i >= 10);
+        mr_free(note);
+        usleep(50000);
+    }
+    CHECK_INT(n_told, 1);
     mr_template_close(t);
 
-    note.len = 0;
     put_file("templates/mine.lua", lua_template);
     REQUIRE_OK(mr_template_open_file(&t, "templates/mine.lua", NULL, &err), err);
     char *wrong = mr_strdup(lua_template);
     memcpy(strstr(wrong, "'user', content = 'x'"), "'user', content = 'y'", 21);
     put_file("templates/mine.lua", wrong);
     mr_free(wrong);
-    REQUIRE_OK(mr_template_between_steps(t, &note, &err), err);
-    CHECK_CONTAINS(note.data, "templates/mine.lua: case 1: got");
+    CHECK_NOTE(look_later(t, NULL, NULL), "templates/mine.lua: case 1: got");
+    /* what it requires is a part of it: the module that is missing, and then is there */
+    put_file("templates/mine.lua", "local w = require 'words'\nreturn { render = function() return { w } end }\n");
+    CHECK_NOTE(look_later(t, NULL, NULL), "module \"words\" was not found");
+    CHECK_QUIET(look(t, NULL, NULL));
+    put_file("words.lua", "return 'A'");
+    CHECK_NOTE(look(t, NULL, NULL), "templates/mine.lua: taken over");
+    put_file("words.lua", "return 'B'");
+    CHECK_NOTE(look(t, &taken, NULL), "templates/mine.lua: taken over (changed: words.lua)");
+    CHECK(taken);
+    got = rendered(t, "{\"messages\":[{\"content\":\"c\"}]}", &err);
+    CHECK_STR(got, "B");
+    mr_free(got);
     mr_template_close(t);
-    mr_str_clear(&note);
+}
+
+/* What the run folder keeps of a version. */
+static void store(const mr_template *t, const char *folder) {
+    const mr_script_text *x;
+    for (int i = 0; (x = mr_template_text(t, i)); i++) {
+        const char *dot = strrchr(x->name, '.');
+        char *path = mr_asprintf("%s/%s.%s", folder, x->sha256, dot && !strcmp(dot, ".lua") ? "lua" : "jinja");
+        put_file(path, x->text);
+        mr_free(path);
+    }
+}
+
+static void a_stored_version_is_the_one_that_ran(void) {
+    static const char variables[] = "{\"messages\":[{\"content\":\"c\"}]}";
+    mr_err err = { "" };
+    mr_template *t;
+    put_file("templates/mine.lua", "local w = require 'words'\nreturn { render = function() return { w } end }\n");
+    put_file("words.lua", "return 'A'");
+    REQUIRE_OK(mr_template_open_file(&t, "templates/mine", NULL, &err), err);
+    cJSON *first = mr_template_version(t);
+    CHECK_STR(mr_template_text(t, 1)->module, "words");
+    CHECK(!mr_template_text(t, 2));
+    store(t, "kept");
+    put_file("words.lua", "return 'B'");
+    CHECK_NOTE(look(t, NULL, NULL), "taken over");
+    cJSON *second = mr_template_version(t);
+    CHECK(!cJSON_Compare(first, second, true));
+    store(t, "kept");
+    mr_template_close(t);
+
+    /* opened and taken over from the store, while other files or none are there; then the files count again */
+    put_file("words.lua", "return 'C'");
+    CHECK_INT(unlink("templates/mine.lua"), 0);
+    const mr_template_opts o = { .pinned = first, .store = "kept" };
+    REQUIRE_OK(mr_template_open_file(&t, "templates/mine", &o, &err), err);
+    char *got = rendered(t, variables, &err);
+    CHECK_STR(got, "A");
+    mr_free(got);
+    REQUIRE_OK(mr_template_replay(t, second, "kept", &err), err);
+    got = rendered(t, variables, &err);
+    CHECK_STR(got, "B");
+    mr_free(got);
+    cJSON *now = mr_template_version(t);
+    CHECK(cJSON_Compare(now, second, true));
+    cJSON_Delete(now);
+    CHECK_NOTE(look_later(t, NULL, NULL), "templates/mine.lua");
+    put_file("templates/mine.lua", "local w = require 'words'\nreturn { render = function() return { w } end }\n");
+    CHECK_NOTE(look(t, NULL, NULL), "taken over (changed: words.lua)");
+    got = rendered(t, variables, &err);
+    CHECK_STR(got, "C");
+    mr_free(got);
+
+    /* a text that is not what it is named after */
+    char *path = mr_asprintf("kept/%s.lua", mr_detail_hash(first, "words"));
+    put_file(path, "return 'X'");
+    mr_free(path);
+    CHECK_INT(mr_template_replay(t, first, "kept", &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, "is not the text that it is named after");
+    got = rendered(t, variables, &err);
+    CHECK_STR(got, "C");
+    mr_free(got);
+    mr_template_close(t);
+    cJSON_Delete(first);
+    cJSON_Delete(second);
+
+    put_file("x.jinja", "one {{ messages[0].content }}");
+    REQUIRE_OK(mr_template_open_file(&t, "x.jinja", NULL, &err), err);
+    first = mr_template_version(t);
+    CHECK(!cJSON_GetObjectItemCaseSensitive(first, "modules"));
+    store(t, "kept");
+    mr_template_close(t);
+    put_file("x.jinja", "two {{ messages[0].content }}");
+    const mr_template_opts jinja = { .pinned = first, .store = "kept" };
+    REQUIRE_OK(mr_template_open_file(&t, "x.jinja", &jinja, &err), err);
+    got = rendered(t, variables, &err);
+    CHECK_STR(got, "one c");
+    mr_free(got);
+    CHECK_NOTE(look(t, NULL, NULL), "x.jinja: taken over");
+    mr_template_close(t);
+
+    /* a model's own: what is given as its source plays no part */
+    REQUIRE_OK(mr_template_open(&t, "three", 5, "m: chat template", &jinja, &err), err);
+    got = rendered(t, variables, &err);
+    CHECK_STR(got, "one c");
+    mr_free(got);
+    CHECK_QUIET(look(t, NULL, NULL));
+    mr_template_close(t);
+    const mr_template_opts gone = { .pinned = first, .store = "nowhere" };
+    CHECK(mr_template_open_file(&t, "x.jinja", &gone, &err) != MR_OK);
+    CHECK_CONTAINS(err.msg, "nowhere/");
+    cJSON_Delete(first);
 }
 
 SCRIPT_TEST_MAIN({ "as_jinja2_renders_them", as_jinja2_renders_them },
@@ -701,4 +852,5 @@ SCRIPT_TEST_MAIN({ "as_jinja2_renders_them", as_jinja2_renders_them },
                  { "variables_come_in_an_order", variables_come_in_an_order },
                  { "the_date_is_an_input", the_date_is_an_input },
                  { "a_lua_function_may_be_given", a_lua_function_may_be_given },
-                 { "saved_templates_are_taken_over", saved_templates_are_taken_over })
+                 { "saved_templates_are_taken_over", saved_templates_are_taken_over },
+                 { "a_stored_version_is_the_one_that_ran", a_stored_version_is_the_one_that_ran })
