@@ -109,8 +109,6 @@ static mr_status m_sample(local *l, const cJSON *args, cJSON **out, mr_err *err)
     mr_message *messages;
     int n;
     MR_TRY(need_frame(l, err));
-    if (!p->has_chat)
-        return mr_fail(err, MR_EDATA, "%s: the model has no chat template; use an instruct model", p->path);
     MR_TRY(speak_options(&so, l, args, err));
     MR_TRY(mr_live_prompt(&messages, &n, p, args, err));
     mr_ids ids = { 0 };
@@ -193,8 +191,6 @@ static mr_status m_chat(local *l, const cJSON *args, cJSON **out, mr_err *err) {
     (void)args, (void)out;
     MR_TRY(need_frame(l, err));
     mr_parts *p = &l->session.parts;
-    if (!p->has_chat)
-        return mr_fail(err, MR_EDATA, "%s: the model has no chat template; use an instruct model", p->path);
     const mr_speak_opts speak = {
         .sampling = { .temperature = 0.7f, .top_p = 1, .repetition_penalty = 1 },
         .max_new_tokens = 512,
@@ -333,7 +329,7 @@ mr_status mr_cmd_repl(int argc, char **argv, mr_err *err) {
         "save(dir), chat(). Each part is\n"
         "opened when it is first used. Errors are told and never end it; help lists everything.",
     };
-    local l = { 0 };
+    local l = { .parts = { .need_chat = true } };
     mr_session_opts so = { 0 };
     mr_console how = { .name = "repl" };
     int64_t threads = 0;
