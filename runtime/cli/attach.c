@@ -15,7 +15,6 @@
 #include "cli/console.h"
 #include "cli/live.h"
 
-enum { PROTOCOL = 1 };
 static const double quiet_s = 0.7; /* before it is said that something is waited for */
 
 typedef struct client {
@@ -188,8 +187,8 @@ static mr_status nobody(const char *dir, mr_err *err) {
     if (!config) return mr_fail(err, MR_ENOTFOUND, "%s: is no run folder, want one that `medrl run` made", dir);
     const long pid = owner(dir);
     if (pid)
-        return mr_fail(err, MR_ENOTFOUND, "%s: its run, process %ld, does not listen; it may be starting: try again", dir,
-                       pid);
+        return mr_fail(err, MR_ENOTFOUND, "%s: its run, process %ld, does not listen; it may be starting: try again",
+                       dir, pid);
     client c = { .dir = dir, .fd = -1 };
     return end_of_run(&c, err);
 }
@@ -200,9 +199,9 @@ static mr_status greet(client *c, cJSON **hello, mr_err *err) {
     cJSON_Delete(none);
     MR_TRY(st);
     const cJSON *protocol = cJSON_GetObjectItemCaseSensitive(*hello, "protocol");
-    if (!cJSON_IsNumber(protocol) || protocol->valueint != PROTOCOL)
+    if (!cJSON_IsNumber(protocol) || protocol->valueint != MR_CONTROL_PROTOCOL)
         return mr_fail(err, MR_EINVAL, "%s: the run speaks protocol %d, this medrl %d; use the medrl that started it",
-                       c->dir, cJSON_IsNumber(protocol) ? protocol->valueint : 0, PROTOCOL);
+                       c->dir, cJSON_IsNumber(protocol) ? protocol->valueint : 0, MR_CONTROL_PROTOCOL);
     return MR_OK;
 }
 
