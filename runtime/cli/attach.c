@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -14,7 +15,6 @@
 #include "cli/console.h"
 #include "cli/live.h"
 
-enum { PROTOCOL = 1 };
 static const double quiet_s = 0.7; /* before it is said that something is waited for */
 
 typedef struct client {
@@ -160,21 +160,37 @@ static mr_status call(void *self, const char *method, const cJSON *args, cJSON *
 
 /* ---- the command ---- */
 
-/* Why nobody listens: the run is over, another program's folder, or a run that could not make its socket. */
+/* The process that holds the run's lock, 0: nobody any more. The lock itself is not tried: a run that begins at this
+ * moment would find it taken. */
+static long owner(const char *dir) {
+    char *lock = mr_path_join(dir, "lock"), *text = NULL, name[32] = "";
+    size_t len;
+    long pid = 0;
+    if (mr_file_read(&text, &len, lock, 64, NULL) == MR_OK) pid = strtol(text, NULL, 10);
+    mr_free(text);
+    mr_free(lock);
+    if (pid <= 0) return 0;
+    char *comm = mr_asprintf("/proc/%ld/comm", pid); /* its number may be another program's by now */
+    FILE *f = fopen(comm, "re");
+    mr_free(comm);
+    if (!f) return 0;
+    const bool alive = fgets(name, sizeof name, f) && strcmp(name, "medrl\n") == 0;
+    fclose(f);
+    return alive ? pid : 0;
+}
+
+/* Why nobody listens: the run is over, this is no run, or it has not made its socket. */
 static mr_status nobody(const char *dir, mr_err *err) {
     cJSON *config;
     MR_TRY(mr_run_config_load(&config, dir, err));
     cJSON_Delete(config);
     if (!config) return mr_fail(err, MR_ENOTFOUND, "%s: is no run folder, want one that `medrl run` made", dir);
-    char *lock = mr_path_join(dir, "lock");
-    int fd = -1;
-    mr_err held = { "" };
-    mr_status st = mr_path_exists(lock) ? mr_lock_take(&fd, lock, &held) : MR_OK;
-    mr_lock_release(fd);
-    mr_free(lock);
+    const long pid = owner(dir);
+    if (pid)
+        return mr_fail(err, MR_ENOTFOUND, "%s: its run, process %ld, does not listen; it may be starting: try again",
+                       dir, pid);
     client c = { .dir = dir, .fd = -1 };
-    if (st != MR_EINVAL) return end_of_run(&c, err);
-    return mr_fail(err, MR_ENOTFOUND, "%s: its run does not listen (%s); it may be starting: try again", dir, held.msg);
+    return end_of_run(&c, err);
 }
 
 static mr_status greet(client *c, cJSON **hello, mr_err *err) {
@@ -183,9 +199,9 @@ static mr_status greet(client *c, cJSON **hello, mr_err *err) {
     cJSON_Delete(none);
     MR_TRY(st);
     const cJSON *protocol = cJSON_GetObjectItemCaseSensitive(*hello, "protocol");
-    if (!cJSON_IsNumber(protocol) || protocol->valueint != PROTOCOL)
+    if (!cJSON_IsNumber(protocol) || protocol->valueint != MR_CONTROL_PROTOCOL)
         return mr_fail(err, MR_EINVAL, "%s: the run speaks protocol %d, this medrl %d; use the medrl that started it",
-                       c->dir, cJSON_IsNumber(protocol) ? protocol->valueint : 0, PROTOCOL);
+                       c->dir, cJSON_IsNumber(protocol) ? protocol->valueint : 0, MR_CONTROL_PROTOCOL);
     return MR_OK;
 }
 

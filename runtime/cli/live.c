@@ -16,7 +16,7 @@
 #include "cli/speak.h"
 #include "rl/metrics.h"
 
-enum { PROTOCOL = 1, MOST_STEPS = 100000, MOST_SAMPLES = 1024 };
+enum { MOST_STEPS = 100000, MOST_SAMPLES = 1024 };
 
 struct mr_live {
     mr_session *s;
@@ -300,7 +300,7 @@ static mr_status m_hello(mr_live *l, const mr_control_request *r, cJSON **out, m
     (void)r, (void)err;
     *out = cJSON_CreateObject();
     cJSON_AddStringToObject(*out, "medrl", mr_version());
-    cJSON_AddNumberToObject(*out, "protocol", PROTOCOL);
+    cJSON_AddNumberToObject(*out, "protocol", MR_CONTROL_PROTOCOL);
     cJSON_AddItemToObject(*out, "run", l->s->run ? cJSON_CreateString(mr_run_dir(l->s->run)) : cJSON_CreateNull());
     cJSON_AddNumberToObject(*out, "pid", getpid());
     return MR_OK;

@@ -336,7 +336,7 @@ mr_status mr_cmd_repl(int argc, char **argv, mr_err *err) {
         "save(dir), chat(). Each part is\n"
         "opened when it is first used. Errors are told and never end it; help lists everything.",
     };
-    local l = { 0 };
+    local l = { .parts = { .need_chat = true } };
     mr_session_opts so = { 0 };
     mr_console how = { .name = "repl" };
     int64_t threads = 0;

@@ -18,7 +18,8 @@
 
 #include "rl/interfaces.h"
 
-enum { MR_CONTROL_CLIENTS = 8, MR_CONTROL_LINE = 64 << 10 };
+/* The protocol's number changes when a client of the former one would be misled. */
+enum { MR_CONTROL_CLIENTS = 8, MR_CONTROL_LINE = 64 << 10, MR_CONTROL_PROTOCOL = 1 };
 
 typedef struct mr_control_request {
     const char *method;

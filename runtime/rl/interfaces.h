@@ -80,9 +80,9 @@ typedef struct mr_scorer {
     /* Starts scoring; returns at once. A reward that fails costs its sample and never fails the call. */
     mr_status (*submit)(void *self, const mr_score_job *job, mr_err *err);
     /* Waits for every job submitted since the last collect and writes scores[id * n_rewards + reward]; n_jobs = how
-     * many were submitted (ids 0..n-1). faults: up to max_faults are described, n_faults counts all. A fault of a whole
-     * group is described once and counts for each of its samples: entries that are left over have id and reward -1 and
-     * no text. */
+     * many were submitted (ids 0..n-1); 0 where some were: they are dropped, and the call fails. faults: up to
+     * max_faults are described, n_faults counts all. A fault of a whole group is described once and counts for each of
+     * its samples: entries that are left over have id and reward -1 and no text. */
     mr_status (*collect)(void *self, mr_score *scores, int n_jobs, mr_fault *faults, int max_faults, int *n_faults,
                          mr_err *err);
     /* Called between steps: a changed script is checked and taken over, or refused with one line. NULL when the scorer

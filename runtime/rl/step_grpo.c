@@ -37,6 +37,7 @@ typedef struct work {
     float *pack_logp, *pack_entropy, *pack_weight; /* [targets of a pack] */
     bool same_temperature;                         /* sampled log-probabilities are those that are trained */
     int n_faults;
+    int n_submitted; /* and not collected */
     double is_sum, is_max;
     int64_t is_n;
     mr_grpo_stats stats;
@@ -69,6 +70,7 @@ static void finished(void *self, const mr_completion *c) {
                          .n_group = t->group };
     if (w->submit_status == MR_OK)
         w->submit_status = t->parts.scorer.submit(t->parts.scorer.self, &job, &w->submit_err);
+    w->n_submitted++;
     mr_str_clear(&text);
 }
 
@@ -133,6 +135,7 @@ static mr_status score(work *w, mr_err *err) {
     mr_fault *faults = take(w, MAX_FAULTS, sizeof *faults);
     double t0 = mr_now_s();
     mr_trainer_progress(t, "score", 0, w->n_rows);
+    w->n_submitted = 0;
     MR_TRY(t->parts.scorer.collect(t->parts.scorer.self, w->scores, w->n_rows, faults, MAX_FAULTS, &w->n_faults, err));
     w->score_s = mr_now_s() - t0;
     const int described = w->n_faults < MAX_FAULTS ? w->n_faults : MAX_FAULTS;
@@ -556,6 +559,10 @@ static mr_status run(work *w, mr_err *err) {
 mr_status mr_step_grpo(mr_trainer *t, mr_err *err) {
     work w = { .t = t, .n_rows = t->prompts * t->group, .n_rewards = t->parts.scorer.n_rewards };
     mr_status st = run(&w, err);
+    if (w.n_submitted) { /* stopped while it sampled: what was submitted is not of the next step */
+        mr_err dropped;
+        t->parts.scorer.collect(t->parts.scorer.self, w.scores, 0, NULL, 0, &w.n_faults, &dropped);
+    }
     mr_rollout_clear(&w.roll);
     return st;
 }

@@ -201,6 +201,15 @@ sees 'interrupted after step'
 enters 'step(99999)'
 keys C-c
 sees_line '>'
+for pause in 0.1 0.13 0.17 0.2 0.23 0.27; do # wherever in a step it comes, the next one is whole
+    keys C-l
+    enters 'step(99999)'
+    sleep $pause
+    keys C-c
+    sees 'interrupted'
+    enters 'm = run.step step(1) print(run.step - m, "whole")'
+    sees '1       whole'
+done
 keys C-l
 enters 'n = run.step step(1) print(run.step - n, "more")'
 sees '1       more'

@@ -34,6 +34,7 @@ typedef struct world {
     int n_steps, n_samples, n_events;
     char events[64][160];
     int64_t stop_at;     /* step during whose rollout the trainer is stopped */
+    int stop_done;       /* once so many completions are done */
     int64_t poison_from; /* steps from here on get a NaN gradient */
     mr_status observer_status;
     char last_text[256];
@@ -76,9 +77,12 @@ static mr_status submit(void *self, const mr_score_job *job, mr_err *err) {
 static mr_status collect(void *self, mr_score *scores, int n_jobs, mr_fault *faults, int max_faults, int *n_faults,
                          mr_err *err) {
     world *w = self;
-    (void)err;
-    CHECK_INT(w->n_jobs, n_jobs);
     *n_faults = 0;
+    if (w->n_jobs && !n_jobs) { /* a batch that is dropped */
+        w->n_jobs = 0;
+        return mr_fail(err, MR_EINTERNAL, "dropped");
+    }
+    CHECK_INT(w->n_jobs, n_jobs);
     for (int i = 0; i < n_jobs; i++)
         for (int f = 0; f < 2; f++) {
             scores[i * 2 + f] = (mr_score){ w->values[f][i], w->kinds[f][i] };
@@ -125,8 +129,8 @@ static mr_status on_event(void *self, int64_t step, const char *kind, const char
 }
 static void on_progress(void *self, int64_t step, int64_t max_steps, const char *phase, int done, int total) {
     world *w = self;
-    (void)max_steps, (void)done, (void)total;
-    if (step == w->stop_at && !strcmp(phase, "rollout")) mr_trainer_stop(w->t);
+    (void)max_steps, (void)total;
+    if (step == w->stop_at && done >= w->stop_done && !strcmp(phase, "rollout")) mr_trainer_stop(w->t);
     if (w->poison_from && step >= w->poison_from && !strcmp(phase, "train")) {
         int64_t n;
         float *grads = mr_model_grads(w->r.m, &n);
@@ -765,7 +769,33 @@ static void long_prompts_keep_their_end(void) {
     mr_log_set_level(MR_LOG_INFO);
 }
 
-TEST_MAIN({ "reward rises", reward_rises }, { "prompts in torch's order", prompts_in_torch_order },
+/* Stopped while some completions are scored already, as Ctrl-C in a session does; then on: the same steps. */
+static void stopped_and_on(void) {
+    static world a, b;
+    mr_err err;
+    world_init(&a, MR_METHOD_GRPO);
+    world_open(&a, NULL);
+    REQUIRE_OK(mr_trainer_advance(a.t, 4, &err), err);
+    world_init(&b, MR_METHOD_GRPO);
+    world_open(&b, NULL);
+    b.stop_at = 2;
+    b.stop_done = 1;
+    CHECK(mr_trainer_advance(b.t, 4, &err) == MR_ESIGNAL);
+    CHECK_INT(mr_trainer_step_index(b.t), 1);
+    CHECK(mr_trainer_advance(b.t, 1, &err) == MR_ESIGNAL); /* it is not forgotten by itself */
+    b.stop_at = 0;
+    mr_trainer_unstop(b.t);
+    REQUIRE_OK(mr_trainer_advance(b.t, 2, &err), err);
+    CHECK_INT(mr_trainer_step_index(b.t), 3);
+    REQUIRE_OK(mr_trainer_advance(b.t, 1, &err), err);
+    for (int step = 1; step <= 4; step++) CHECK(metric(&a, step, MR_M_GRAD_NORM) == metric(&b, step, MR_M_GRAD_NORM));
+    REQUIRE_OK(mr_trainer_advance(b.t, 100, &err), err);
+    CHECK_INT(mr_trainer_step_index(b.t), 6); /* max_steps */
+    world_close(&a);
+    world_close(&b);
+}
+
+TEST_MAIN({ "reward rises", reward_rises }, { "stopped and on", stopped_and_on }, { "prompts in torch's order", prompts_in_torch_order },
           { "metrics are complete", metrics_are_complete },
           { "resumed equals uninterrupted", resumed_equals_uninterrupted },
           { "faults cost only their sample", faults_cost_only_their_sample }, { "objectives", objectives },
