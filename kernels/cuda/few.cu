@@ -1,9 +1,9 @@
 /* few.cu - products of few rows (decoding): gemm.cuh.
  *
- * A block makes 16 outputs (32 of wide layers, so that x is read half as often) for all rows. The weight is the 16-row operand of
- * mma, rows of x are its 8 columns, so a batch of 6 wastes little. Each segment of K has `warps` warps, which in a round fetch 64 columns each: codes (or 16-bit values) become
- * operands in shared memory, and one warp for each 8 rows of x runs the chain over the round's columns while the others
- * fetch the next. Two buffers, one barrier a round. */
+ * A block makes 16 outputs (32 of wide layers, so that x is read half as often) for all rows. The weight is the 16-row operand
+ * of mma, rows of x are its 8 columns, so a batch of 6 wastes little. Each segment of K has `warps` warps, which in a round
+ * fetch 64 columns each: codes (or 16-bit values) become operands in shared memory, and one warp for each 8 rows of x runs the
+ * chain over the round's columns while the others fetch the next. Two buffers, one barrier a round. */
 #include "cuda/gemm.cuh"
 
 enum { OUTPUTS = 16, COLUMNS = 64, MAX_SEGMENTS = 8, X_PAD = 8, WIDE = 8192 };

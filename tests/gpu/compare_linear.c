@@ -1,11 +1,16 @@
 /* compare_linear.c - weights, linear layers forward and backward, and the row rule of products. */
 #include "compare.h"
+#include "maps.h"
+
+static const float nf4[16] = MR_NF4_VALUES;
 
 /* --- weights --- */
 
 static void check_weight(const kind *k, int64_t O, int64_t I, double *diff, bool *bytes) {
     float *values = random_new(O * I, 1.0f), *other = random_new(O * I, 3.0f);
     for (int64_t i = 0; i < O * I && i < 200; i++) values[i] = i < 130 ? 0.0f : values[i]; /* blocks of zeros */
+    for (int i = 0; i < 16 && O * I >= 320; i++) /* a block whose values lie exactly between two codes */
+        values[256 + i] = i ? (nf4[i - 1] + nf4[i]) / 2.0f : 1.0f;
     mr_weight *w[2];
     mr_backend *sides[2] = { cpu, gpu };
     float *rows[2];
