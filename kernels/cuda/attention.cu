@@ -1,13 +1,14 @@
 /* attention.cu - the key/value store and attention, forward and backward, in f32.
  *
  * Store:    for every chunk of 64 slots and every key head, K [64][D] and V [64][D].
- * Forward:  each chunk by itself: maximum m, weights e^(s - m), their sum, the weighted values in key order; then the chunks are merged
- *           in order (arXiv:2205.14135, alg. 1, lines 9 to 13). Few queries (decoding): a block a chunk, and a merge by a second
- *           kernel. Many: a block walks its chunks and merges as it goes. Both call the same functions, so the bits are the same.
- * Backward: dq by blocks of queries, over chunks and keys; dk and dv by chunks, over the queries (row, head) of one span; what
- *           several completions give to a prompt's key is summed span by span, in order.
- * Products: a block of 256 threads has a tile of 64 keys by 16 * P queries (P of them a thread, 4 keys or columns each). Each element is a chain
- *           of fused multiply-adds over d, keys or queries, ascending; tiles never show. */
+ * Forward:  each chunk by itself: maximum m, weights e^(s - m), their sum, the weighted values in key order; then the
+ *           chunks are merged in order (arXiv:2205.14135, alg. 1, lines 9 to 13). Few queries (decoding): a block a chunk,
+ *           and a merge by a second kernel. Many: a block walks its chunks and merges as it goes. Both call the same
+ *           functions, so the bits are the same.
+ * Backward: dq by blocks of queries, over chunks and keys; dk and dv by chunks, over the queries (row, head) of one span;
+ *           what several completions give to a prompt's key is summed span by span, in order.
+ * Products: a block of 256 threads has a tile of 64 keys by 16 * P queries (P of them a thread, 4 keys or columns each).
+ *           Each element is a chain of fused multiply-adds over d, keys or queries, ascending; tiles never show. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -201,7 +202,7 @@ __device__ static bool chunk_softmax(float m[P], float sum[P], int seen[P], floa
         for (int j = 0; j < 4; j++) x[p][j] = tx * 4 + j < seen[p] ? exp_f32(x[p][j] - m[p]) : 0.0f;
         sum[p] = row_sum((x[p][0] + x[p][1]) + (x[p][2] + x[p][3]));
     }
-    __syncthreads(); /* w may still be read */
+    /* everybody has read the last chunk's weights: dots has barriers */
     for (int p = 0; p < P; p++)
         for (int j = 0; j < 4; j++) w[tx * 4 + j][ty * P + p] = x[p][j];
     /* the first pair of the tile sees least */
@@ -522,8 +523,8 @@ template <int S> __global__ static void __launch_bounds__(THREADS) dq_kernel(bac
     }
 }
 
-/* dk and dv of one chunk from the pairs of one span, in order. To dk and dv, or to the span's share in w.parts when the chunk is of its prefix:
- * parts[share + key of the prefix][dk: K * D, dv: K * D]. */
+/* dk and dv of one chunk from the pairs of one span, in order. To dk and dv, or, when the chunk is of its prefix, to the
+ * span's share: parts[share + key of the prefix][dk: K * D, dv: K * D]. */
 typedef struct share_item {
     int span, number; /* number: among the span's chunks, prefix first */
     int64_t share;    /* row in parts; -1: own keys */

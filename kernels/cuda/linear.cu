@@ -1,4 +1,5 @@
-/* linear.cu - a linear layer with its adapters, forward and backward (kernels.h; LoRA: arXiv:2106.09685, eq. 3). The products are gemm.cuh's. */
+/* linear.cu - a linear layer with its adapters, forward and backward (kernels.h; LoRA: arXiv:2106.09685, eq. 3). The
+ * products are those of gemm.cuh. */
 #include <assert.h>
 
 #include "cuda/gemm.cuh"

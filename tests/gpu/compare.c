@@ -1,6 +1,7 @@
 /* compare.c - every operation of the CUDA backend against the CPU's, and the row rule on the device.
  *
- *     compare [small] [bench] [PART ...]      PART: weights elementwise linear rows attention head optimizer
+ *     compare [small] [PART ...]      PART: weights elementwise linear rows attention head optimizer
+ *     compare [small] bench           timings
  *
  * Prints one line a check and `N passed, M failed`; the exit code is 1 when one failed, 77 when there is no device. Plain C without a
  * test library, so that it builds on a machine that has only a compiler and CUDA: tests/gpu/run.sh. */
@@ -187,7 +188,7 @@ int main(int argc, char **argv) {
     }
     printf("cpu: %s\ngpu: %s\n", cpu->device, gpu->device);
     for (size_t p = 0; p < sizeof parts / sizeof parts[0]; p++) {
-        bool named = n_named == 0 && !(bench && argc == 2);
+        bool named = n_named == 0 && !bench;
         for (int i = 1; i < argc; i++) named = named || strcmp(argv[i], parts[p].name) == 0;
         if (!named) continue;
         double t = seconds();

@@ -128,6 +128,35 @@ static bool decode_equals(const pack *p, const values *v, const result *whole) {
     return same;
 }
 
+/* NaN in one row of a completion: the rows before it, and all of the other completion, keep their bits; and with NaN in its d_o alone
+ * so do the gradients of the keys that it does not see. */
+static bool damage_stays(int G, int D) {
+    enum { PROMPT = 70, LENGTH = 90, BAD = PROMPT + 40 }; /* in the middle of a chunk */
+    pack p = pack_new(2 * G, 2, D);
+    add_span(&p, PROMPT, -1, 0);
+    add_span(&p, LENGTH, 0, p.N);
+    add_span(&p, LENGTH, 0, p.N);
+    int64_t O = p.H * D;
+    values v = { random_new((int64_t)p.N * p.ld, 2.0f), random_new(p.N * O, 1.0f) };
+    result sound = run(gpu, &p, &v, true);
+    for (int64_t i = 0; i < O; i++) v.d_o[BAD * O + i] = NAN;
+    result graded = run(gpu, &p, &v, true);
+    for (int i = 0; i < p.ld; i++) v.qkv[(int64_t)BAD * p.ld + i] = NAN;
+    result broken = run(gpu, &p, &v, true);
+    int after = PROMPT + LENGTH, keys = 2 * p.K * D;
+    bool same = same_bits(sound.o, broken.o, BAD * O) && isnan(broken.o[BAD * O]) && isnan(broken.o[(BAD + 1) * O]) &&
+                same_bits(sound.o + after * O, broken.o + after * O, LENGTH * O);
+    for (int n = PROMPT; n < p.N; n++) {
+        const float *a = sound.dqkv + (int64_t)n * p.ld, *b = broken.dqkv + (int64_t)n * p.ld, *c = graded.dqkv + (int64_t)n * p.ld;
+        if (n < BAD || n >= after) same = same && same_bits(a, b, O);
+        if (n > BAD) same = same && same_bits(a + O, c + O, keys) && same_bits(a, c, O);
+    }
+    same = same && isnan(graded.dqkv[(int64_t)BAD * p.ld]) && isnan(graded.dqkv[(int64_t)BAD * p.ld + O]);
+    result_free(&sound), result_free(&graded), result_free(&broken);
+    free(v.qkv), free(v.d_o);
+    return same;
+}
+
 typedef struct shape {
     int H, K, D, prompt, group, length; /* completions of length, length + 1, ... */
 } shape;
@@ -185,5 +214,7 @@ void test_attention(void) {
     verdict(diff[1] < 3e-6, "attention: lse", "%.1e (allowed 3e-06)", diff[1]);
     verdict(diff[2] < 1e-5, "attention_bwd", "%.1e (allowed 1e-05)", diff[2]);
     verdict(bad[0] == 0, "row rule of attention: packs", "%d of %d packs differ", bad[0], 3 * n);
+    verdict(damage_stays(1, 32) && damage_stays(3, 64) && damage_stays(8, 128), "row rule of attention: damage",
+            "NaN in a row reaches only what sees it");
     verdict(bad[1] == 0, "row rule of attention: decoding", "%d of %d groups differ from the pass over all rows", bad[1], n);
 }

@@ -87,10 +87,12 @@ typedef struct shape { const char *name; int O, I, parts; bool head; } shape;
 
 static void bench_shape(const shape *s, mr_dtype store, int lora, double bandwidth) {
     static const int rows[] = { 1, 6, 48, 512, 3584 };
+    const int most_rows = small_run ? 48 : s->head ? 512 : 3584, least_bwd = small_run ? 48 : 512;
     product p = { .n = 1 };
     double bytes = (double)s->O * s->I * (store == MR_NF4 ? 0.5163 : 2);
     p.n = (int)(150e6 / bytes) + 1;
     if (p.n > COPIES) p.n = COPIES;
+    if (small_run) p.n = 2;
     for (int i = 0; i < p.n; i++) {
         mr_linear *l = &p.l[i];
         memset(l, 0, sizeof *l);
@@ -98,7 +100,7 @@ static void bench_shape(const shape *s, mr_dtype store, int lora, double bandwid
         if (!lora) continue;
         l->n_lora = s->parts, l->r_total = lora * s->parts;
         l->a = pattern_weight(l->r_total, s->I, MR_BF16, MR_USE_FWD | MR_USE_BWD);
-        int first = s->parts == 3 ? 2048 : s->O / s->parts, rest = s->parts == 3 ? 256 : first;
+        int first = s->parts == 3 ? s->O / 5 * 4 : s->O / s->parts, rest = s->parts == 3 ? s->O / 10 : first; /* q; k, v */
         for (int k = 0, at = 0; k < s->parts; at += k ? rest : first, k++) {
             mr_lora_part *part = &l->lora[k];
             *part = (mr_lora_part){ .row0 = at, .rows = k ? rest : first, .r0 = k * lora, .r = lora, .scale = 1 };
@@ -107,7 +109,7 @@ static void bench_shape(const shape *s, mr_dtype store, int lora, double bandwid
     }
     for (int backward = 0; backward < 2; backward++)
         for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-            if ((s->head && rows[i] > 512) || (backward && rows[i] < 512)) continue;
+            if (rows[i] > most_rows || (backward && rows[i] < least_bwd)) continue;
             p.M = rows[i], p.backward = backward;
             int64_t most = p.M;
             p.x = put(gpu, NULL, most * s->I), p.y = put(gpu, NULL, most * s->O);
@@ -128,7 +130,7 @@ static void bench_shape(const shape *s, mr_dtype store, int lora, double bandwid
 
 /* --- attention --- */
 
-enum { H = 16, K = 2, D = 128, LD = (H + 2 * K) * D, PROMPT = 512, GROUP = 6, LENGTH = 512 };
+enum { H = 16, K = 2, D = 128, LD = (H + 2 * K) * D, GROUP = 6 };
 typedef struct attending {
     mr_span spans[1 + GROUP];
     int S, N;
@@ -150,26 +152,27 @@ static void attention_bwd_call(void *ctx, int i) {
 }
 
 static void bench_attention(double bandwidth) {
-    attending a = { .S = 1 + GROUP, .N = PROMPT + GROUP * LENGTH, .n_slots = PROMPT + GROUP * LENGTH };
-    double pairs = 0.5 * PROMPT * PROMPT + GROUP * (LENGTH * (double)PROMPT + 0.5 * LENGTH * LENGTH);
+    const int length = small_run ? 64 : 512; /* of the prompt and of each completion */
+    attending a = { .S = 1 + GROUP, .N = (1 + GROUP) * length, .n_slots = (1 + GROUP) * length };
+    double pairs = 0.5 * length * length + GROUP * 1.5 * length * length;
     for (int s = 0; s < a.S; s++)
-        a.spans[s] = (mr_span){ .row0 = s * LENGTH, .n_rows = LENGTH, .slot0 = s * LENGTH, .n_prefix = s ? PROMPT : 0 };
+        a.spans[s] = (mr_span){ .row0 = s * length, .n_rows = length, .slot0 = s * length, .n_prefix = s ? length : 0 };
     float *host = random_new((int64_t)a.N * LD, 1);
     a.qkv = put(gpu, host, (int64_t)a.N * LD), a.d_o = put(gpu, host, (int64_t)a.N * H * D);
     a.o = put(gpu, NULL, (int64_t)a.N * H * D), a.lse = put(gpu, NULL, (int64_t)a.N * H), a.d = put(gpu, NULL, (int64_t)a.N * LD);
     a.kv = put(gpu, host, a.n_slots * 2 * K * D);
     double t = time_of(attention_call, &a), flops = 4 * pairs * H * D;
-    printf("      attention  512 + 6 x 512 rows  forward  %9.1f us  %6.1f TFLOP/s\n", 1e6 * t, flops / t / 1e12);
+    printf("      attention  prompt and 6 completions, forward  %9.1f us  %6.1f TFLOP/s\n", 1e6 * t, flops / t / 1e12);
     t = time_of(attention_bwd_call, &a);
-    printf("      attention  512 + 6 x 512 rows  backward %9.1f us  %6.1f TFLOP/s (of 2.5 times the forward's)\n", 1e6 * t,
+    printf("      attention  prompt and 6 completions, backward %9.1f us  %6.1f TFLOP/s (of 2.5 times the forward's)\n", 1e6 * t,
            2.5 * flops / t / 1e12);
     a.S = GROUP;
     for (int s = 0; s < GROUP; s++)
-        a.spans[s] = (mr_span){ .row0 = s, .n_rows = 1, .past = LENGTH - 1, .slot0 = (s + 1) * LENGTH, .n_prefix = PROMPT };
+        a.spans[s] = (mr_span){ .row0 = s, .n_rows = 1, .past = length - 1, .slot0 = (s + 1) * length, .n_prefix = length };
     a.lse = NULL;
     t = time_of(attention_call, &a);
-    double bytes = (PROMPT + GROUP * (double)LENGTH) * 2 * K * D * 4;
-    printf("      attention  decode, 6 rows at 512 + 512  %9.1f us  %6.0f GB/s of keys and values (%.0f %% of a copy)\n", 1e6 * t,
+    double bytes = (double)a.n_slots * 2 * K * D * 4;
+    printf("      attention  decode, 6 rows at their ends        %9.1f us  %6.0f GB/s of keys and values (%.0f %% of a copy)\n", 1e6 * t,
            bytes / t / 1e9, 100 * bytes / t / bandwidth);
     free(host);
     drop(gpu);
@@ -190,7 +193,7 @@ static void sample_call(void *ctx, int i) {
 }
 
 static void bench_rows(void) {
-    rowing r = { .N = 3584, .opt = { .temperature = 1, .top_p = 1, .repetition_penalty = 1, .n_vocab = 151936 } };
+    rowing r = { .N = small_run ? 5 : 3584, .opt = { .temperature = 1, .top_p = 1, .repetition_penalty = 1, .n_vocab = 151936 } };
     float *host = random_new((int64_t)6 * 151936, 3);
     r.x = put(gpu, NULL, 3584 * 2048), r.y = put(gpu, NULL, 3584 * 2048), r.w = put(gpu, host, 2048);
     r.z = put(gpu, host, (int64_t)6 * 151936), r.u = put(gpu, host, 6), r.logp = put(gpu, NULL, 6);
@@ -207,21 +210,24 @@ static void bench_rows(void) {
 }
 
 void bench_all(void) {
-    static const shape shapes[] = {
+    static const shape large[] = {
         { "qkv", 2560, 2048, 3, false }, { "o", 2048, 2048, 1, false }, { "gate_up", 22016, 2048, 2, false },
         { "down", 2048, 11008, 1, false }, { "lm_head", 151936, 2048, 0, true },
     };
+    static const shape little[] = {
+        { "qkv", 160, 128, 3, false }, { "o", 128, 128, 1, false }, { "gate_up", 704, 128, 2, false },
+        { "down", 128, 352, 1, false }, { "lm_head", 1000, 128, 0, true },
+    };
+    const shape *shapes = small_run ? little : large;
     pattern = random_new(PATTERN, 0.05f);
-    copying c = { .bytes = (size_t)1 << 30 };
-    c.a = (char *)put(gpu, pattern, PATTERN);
-    drop(gpu);
+    copying c = { .bytes = (size_t)1 << (small_run ? 20 : 30) };
     c.a = gpu->alloc(gpu, c.bytes), c.b = gpu->alloc(gpu, c.bytes);
     require(c.a && c.b, "2 GiB of device memory");
     double copy = 2.0 * (double)c.bytes / time_of(copy_call, &c), sum = 3.0 * (double)c.bytes / time_of(add_call, &c);
     gpu->free(gpu, c.a), gpu->free(gpu, c.b);
     double bandwidth = copy > sum ? copy : sum;
-    printf("bench\n      copy of 1 GiB: %.0f GB/s (read + write); add: %.0f GB/s\n", copy / 1e9, sum / 1e9);
-    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+    printf("bench\n      copies: %.0f GB/s (read + write); add: %.0f GB/s\n", copy / 1e9, sum / 1e9);
+    for (size_t i = 0; i < sizeof large / sizeof large[0]; i++) {
         if (!shapes[i].head) bench_shape(&shapes[i], MR_NF4, 0, bandwidth);
         if (!shapes[i].head) bench_shape(&shapes[i], MR_NF4, 64, bandwidth);
         bench_shape(&shapes[i], MR_BF16, 0, bandwidth);
