@@ -184,32 +184,12 @@ static void world_init(world *w) {
     w->weights[1] = 0.25f;
     w->events = cJSON_CreateArray();
     mr_settings *s = &w->set;
-    s->method = MR_METHOD_GRPO;
-    s->model.max_seq_length = 128;
-    s->train.learning_rate = 1e-2f;
-    s->train.adam_beta1 = 0.9f;
-    s->train.adam_beta2 = 0.99f;
-    s->train.adam_epsilon = 1e-8f;
-    s->train.max_grad_norm = 1;
+    rig_settings(s);
     s->train.lr_scheduler_type = MR_SCHED_LINEAR;
-    s->train.optim = MR_ADAMW_8BIT;
-    s->train.prompts_per_step = 2;
-    s->train.max_prompt_length = 64;
-    s->train.max_completion_length = 8;
     s->train.max_steps = 10;
-    s->train.num_train_epochs = 1;
     s->train.save_steps = 3;
     s->train.logging_steps = 1;
-    s->train.seed = 42;
-    s->train.shuffle_dataset = true;
-    s->train.temperature = s->train.top_p = s->train.repetition_penalty = s->train.logp_temperature = 1;
-    s->train.num_iterations = 1;
-    s->train.loss = (mr_grpo_opts){ .num_generations = 4,
-                                    .loss_type = MR_LOSS_DAPO,
-                                    .epsilon = 0.2f,
-                                    .epsilon_high = -1,
-                                    .use_bias_correction_kl = true,
-                                    .top_entropy_quantile = 1 };
+    s->train.logp_temperature = 1;
 }
 
 static void world_open(world *w, const char *run_dir) {

@@ -63,28 +63,10 @@ static void world_init(world *w) {
     memset(w, 0, sizeof *w);
     w->longest = 40;
     mr_settings *s = &w->set;
-    s->model.max_seq_length = 128;
-    s->train.learning_rate = 1e-2f;
-    s->train.adam_beta1 = 0.9f;
-    s->train.adam_beta2 = 0.99f;
-    s->train.adam_epsilon = 1e-8f;
-    s->train.max_grad_norm = 1;
-    s->train.optim = MR_ADAMW_8BIT;
+    rig_settings(s);
     s->train.prompts_per_step = 4;
-    s->train.max_prompt_length = 64;
     s->train.max_completion_length = 24;
     s->train.max_steps = 8;
-    s->train.num_train_epochs = 1;
-    s->train.seed = 42;
-    s->train.shuffle_dataset = true;
-    s->train.temperature = s->train.top_p = s->train.repetition_penalty = 1;
-    s->train.num_iterations = 1;
-    s->train.loss = (mr_grpo_opts){ .num_generations = 4,
-                                    .loss_type = MR_LOSS_DAPO,
-                                    .epsilon = 0.2f,
-                                    .epsilon_high = -1,
-                                    .use_bias_correction_kl = true,
-                                    .top_entropy_quantile = 1 };
     s->lora.r = 4;
     s->lora.lora_alpha = 8;
     for (int i = 0; i < MR_N_PROJ; i++) s->lora.targets[i] = true;

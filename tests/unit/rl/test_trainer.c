@@ -150,32 +150,11 @@ static const char *const reward_names[] = { "share", "ended" };
 static const float reward_weights[] = { 1, 0.25f };
 
 static void settings(mr_settings *s, mr_method method) {
-    memset(s, 0, sizeof *s);
+    rig_settings(s);
     s->method = method;
-    s->model.max_seq_length = 128;
-    s->train.learning_rate = 1e-2f;
-    s->train.adam_beta1 = 0.9f;
-    s->train.adam_beta2 = 0.99f;
-    s->train.adam_epsilon = 1e-8f;
-    s->train.max_grad_norm = 1;
     s->train.lr_scheduler_type = MR_SCHED_COSINE;
-    s->train.optim = MR_ADAMW_8BIT;
-    s->train.prompts_per_step = 2;
-    s->train.max_prompt_length = 64;
-    s->train.max_completion_length = 8;
     s->train.max_steps = 6;
-    s->train.num_train_epochs = 1;
     s->train.save_steps = 3;
-    s->train.seed = 42;
-    s->train.shuffle_dataset = true;
-    s->train.temperature = s->train.top_p = s->train.repetition_penalty = 1;
-    s->train.num_iterations = 1;
-    s->train.loss = (mr_grpo_opts){ .num_generations = 4,
-                                    .loss_type = MR_LOSS_DAPO,
-                                    .epsilon = 0.2f,
-                                    .epsilon_high = -1,
-                                    .use_bias_correction_kl = true,
-                                    .top_entropy_quantile = 1 };
 }
 
 static void world_init(world *w, mr_method method) {
