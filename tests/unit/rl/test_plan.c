@@ -94,7 +94,8 @@ static void world_init(world *w) {
 static mr_status world_plan(world *w, const char *path, mr_dtype store, mr_dtype compute, mr_err *err) {
     mr_tensors *t;
     mr_config c;
-    REQUIRE_OK(mr_backend_open(&w->b, MR_CPU, 0, 2, err), *err);
+    REQUIRE_OK(mr_backend_open(&w->b, rig_device(), 0, 2, err), *err);
+    size_t opened = w->b->bytes; /* a GPU's first scratch */
     REQUIRE_OK(mr_tokenizer_open(&w->tok, GOLDEN("tokenizer_tiny96"), err), *err);
     REQUIRE_OK(mr_tensors_open(&t, path, err), *err);
     REQUIRE_OK(mr_config_load(&c, path, t, err), *err);
@@ -109,7 +110,7 @@ static mr_status world_plan(world *w, const char *path, mr_dtype store, mr_dtype
     w->mo = mr_plan_model_opts(&w->set, compute);
     w->mo.store = store;
     mr_status st = mr_plan_make(&w->plan, w->b, &c, &w->mo, &w->set, &w->census, err);
-    CHECK_INT(w->b->bytes, 0);
+    CHECK_INT(w->b->bytes, opened);
     return st;
 }
 
