@@ -145,11 +145,16 @@ static const char *golden_path(char *buf, size_t size, const char *name) {
 
 /* --- the plan and the account --- */
 
+/* A GPU's account counts what its driver takes, 2 MiB at a time, for masters, gradients and the decoder's block. */
+static double slack(const world *w, double taken) {
+    return 0.03 * taken + (w->b->kind == MR_CUDA ? 3.0 * (2 << 20) : 0);
+}
+
 static void compare(world *w, const char *what) {
     double planned = (double)w->plan.total, taken = (double)w->b->bytes_peak;
-    if (fabs(planned - taken) > 0.03 * taken)
+    if (fabs(planned - taken) > slack(w, taken))
         fprintf(stderr, "%s: planned %.0f, taken %.0f (%+.1f %%)\n", what, planned, taken, 100 * (planned / taken - 1));
-    CHECK_NEAR(planned, taken, 0.03 * taken); /* observed: at most 1.3 % too much, scratch that is counted twice */
+    CHECK_NEAR(planned, taken, slack(w, taken)); /* observed: at most 1.3 % too much, scratch that is counted twice */
 }
 
 static void one_setting(const char *name, mr_dtype store, mr_dtype compute, bool checkpointing, int rank,
