@@ -249,10 +249,19 @@ static outcome with_cap(size_t cap, int rank) {
     return o;
 }
 
+/* Of a GPU's account nearly all is scratch that open takes, next to which a tiny model is nothing: caps that bind there
+ * differ from the CPU's, and the choice itself is not the device's. */
+static bool only_on_cpu(void) {
+    if (rig_device() == MR_CPU) return false;
+    fprintf(stderr, "caps are tested on the CPU: left out\n");
+    return true;
+}
+
 /* Rank 3 is a scale of 8/3, which is no power of two. All weights (rank 0) of an untied model: gradients of norms and
  * of both tables do not depend on packs either. */
 static void caps_change_no_result(void) {
     const int ranks[] = { 4, 3, 0 };
+    if (only_on_cpu()) return;
     for (int i = 0; i < 3; i++) {
         int rank = ranks[i];
         outcome all = with_cap(0, rank), some = with_cap(all.total * 3 / 4, rank), few = with_cap(all.total / 2, rank);
@@ -271,6 +280,7 @@ static void refused(void) {
     world w;
     char path[512];
     mr_err err;
+    if (only_on_cpu()) return;
     golden_path(path, sizeof path, "tiny_qwen2");
     world_init(&w);
     w.set.model.name = path;
