@@ -418,7 +418,7 @@ void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, 
         return;
     }
     /* as many spans at a time as the scratch has room for the parts of */
-    const int room = (int)(((size_t)32 << 20) / ((size_t)K * 16 * (size_t)(D + 2) * sizeof(float)));
+    const int room = (int)((size_t)CU_ATT_BYTES / ((size_t)K * 16 * (size_t)(D + 2) * sizeof(float)));
     for (int s = 0; s < S;) {
         int n = 0, items = 0;
         while (s + n < S) {
@@ -698,7 +698,7 @@ void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, 
 
     /* own keys, then what completions give to their prompts: as many of them at a time as the scratch has room for */
     grads_of(b, w, spans, S, -1, -1);
-    int64_t room = ((int64_t)256 << 20) / (2 * K * D * (int64_t)sizeof(float));
+    int64_t room = (int64_t)CU_ATT_BYTES / (2 * K * D * (int64_t)sizeof(float));
     for (int s = 0; s < S && !cu_failed(b);) {
         int end = s;
         int64_t rows = 0;

@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SHAPES = 128, WORKSPACE = 32 << 20, PROBE_ROWS = 384, ALIGNMENT = 16 };
+enum { MAX_SHAPES = 128, WORKSPACE = CU_LT_WORKSPACE, PROBE_ROWS = 384, ALIGNMENT = 16 };
 
 typedef struct lt_shape {
     cu_lt_product key; /* without pointers and rows */
@@ -97,13 +97,16 @@ static cu_lt *opened(mr_backend *b) {
         free(lt);
         return NULL;
     }
-    if (cudaMalloc(&lt->workspace, WORKSPACE) != cudaSuccess) {
-        cudaGetLastError();
-        lt->workspace = NULL; /* algorithms without one are asked for then */
-    }
+    cu_take(b, &lt->workspace, WORKSPACE); /* without it, algorithms that want none are asked for */
     s->no_lt = false;
     s->lt = lt;
     return lt;
+}
+
+void cu_lt_open(mr_backend *b) { opened(b); }
+bool cu_lt_there(const mr_backend *b) {
+    const char *want = getenv("MEDRL_CUDA_GEMM");
+    return !cu_of(b)->no_lt && !(want && strcmp(want, "own") == 0);
 }
 
 static void shape_clear(cu_lt *lt, lt_shape *h) {
@@ -119,7 +122,7 @@ void cu_lt_close(mr_backend *b) {
     if (!lt) return;
     for (int i = 0; i < lt->n_shapes; i++) shape_clear(lt, &lt->shapes[i]);
     lt->destroy(lt->handle);
-    cudaFree(lt->workspace);
+    cu_give(b, lt->workspace, WORKSPACE);
     free(lt);
     cu_of(b)->lt = NULL;
 }
@@ -227,6 +230,11 @@ bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, con
 #else /* without the library's header, or emulated */
 
 void cu_lt_close(mr_backend *b) { (void)b; }
+void cu_lt_open(mr_backend *b) { (void)b; }
+bool cu_lt_there(const mr_backend *b) {
+    (void)b;
+    return false;
+}
 
 bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
     (void)b, (void)p, (void)own, (void)ctx;

@@ -11,6 +11,7 @@ extern "C" {
 typedef struct cu_lt cu_lt;
 
 enum { CU_LT_ROWS = 192 }; /* fewer rows are the own kernels' */
+enum { CU_LT_WORKSPACE = 32 << 20 };
 
 /* One segment: y[n_rows, n_cols] (+)= x @ w^T, or x @ w when backward; as dense_product in gemm.cuh. */
 typedef struct cu_lt_product {
@@ -26,6 +27,10 @@ typedef void (*cu_lt_own)(mr_backend *b, const cu_lt_product *p, const void *ctx
 /* False when the library is not there, does not give the own kernel's bits for this shape, or refuses: nothing is written then. */
 bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, const void *ctx);
 void cu_lt_close(mr_backend *b);
+/* Opens the library now, with its workspace, not in the first large product. */
+void cu_lt_open(mr_backend *b);
+/* False when it is known that it will not serve. */
+bool cu_lt_there(const mr_backend *b);
 
 /* dense.cu: whether two buffers hold the same bits. Synchronous. */
 bool cu_same_bits(mr_backend *b, const float *x, const float *y, int64_t n);
