@@ -1,5 +1,7 @@
-/* cuda_runtime_api.h - stands in for the CUDA runtime when kernels/cuda is compiled for the CPU (MR_EMULATE): device memory
- * is host memory, and there is one device. MEDRL_EMULATE_SM=75 makes it a Turing, without bf16. */
+/* cuda_runtime_api.h - stands in for the CUDA runtime when kernels/cuda is compiled for the CPU (MR_EMULATE). There is one device;
+ * MEDRL_EMULATE_SM=75 makes it a Turing, without bf16.
+ * Its memory is a range of addresses that can be read and written only while a kernel, a copy or a memset runs: the host faults on
+ * it, as on the memory of a GPU. Copies that name host memory as the device's, or the other way round, stop the program. */
 #ifndef MR_EMULATE_RUNTIME_H
 #define MR_EMULATE_RUNTIME_H
 
@@ -8,15 +10,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum cudaError_t {
     cudaSuccess = 0,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100
 } cudaError_t;
-typedef void *cudaStream_t;
-enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum { cudaStreamNonBlocking = 1 };
+typedef void *cudaStream_t, *cudaEvent_t;
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocDefault = 0 };
 
 struct cudaDeviceProp {
     char name[256];
@@ -45,23 +51,24 @@ static inline cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int 
 static inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned f) { (void)f; *s = NULL; return cudaSuccess; }
 static inline cudaError_t cudaStreamDestroy(cudaStream_t s) { (void)s; return cudaSuccess; }
 static inline cudaError_t cudaStreamSynchronize(cudaStream_t s) { (void)s; return cudaSuccess; }
-/* Poisoned: fresh device memory holds anything. */
-static inline cudaError_t cudaMalloc(void **p, size_t bytes) {
-    *p = NULL;
-    if (posix_memalign(p, 256, bytes ? bytes : 1) != 0) return cudaErrorMemoryAllocation;
-    memset(*p, 0xff, bytes);
-    return cudaSuccess;
+static inline cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned f) {
+    (void)f;
+    return (*p = malloc(bytes ? bytes : 1)) ? cudaSuccess : cudaErrorMemoryAllocation;
 }
-static inline cudaError_t cudaFree(void *p) { free(p); return cudaSuccess; }
-static inline cudaError_t cudaMemsetAsync(void *p, int v, size_t bytes, cudaStream_t s) {
-    (void)s;
-    memset(p, v, bytes);
-    return cudaSuccess;
-}
-static inline cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t s) {
-    (void)kind, (void)s;
-    memcpy(dst, src, bytes);
-    return cudaSuccess;
-}
+static inline cudaError_t cudaFreeHost(void *p) { free(p); return cudaSuccess; }
+static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned f) { (void)f; *e = NULL; return cudaSuccess; }
+static inline cudaError_t cudaEventDestroy(cudaEvent_t e) { (void)e; return cudaSuccess; }
+static inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { (void)e, (void)s; return cudaSuccess; }
+static inline cudaError_t cudaEventSynchronize(cudaEvent_t e) { (void)e; return cudaSuccess; }
 
+/* --- emulate.cc --- */
+cudaError_t cudaMalloc(void **p, size_t bytes); /* poisoned: fresh device memory holds anything */
+cudaError_t cudaFree(void *p);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
+cudaError_t cudaMemsetAsync(void *p, int v, size_t bytes, cudaStream_t s);
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t s);
+
+#ifdef __cplusplus
+}
+#endif
 #endif

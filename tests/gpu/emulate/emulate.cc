@@ -1,13 +1,126 @@
 /* emulate.cc - see emulate_device.h: blocks one after another, their threads as fibers. x86-64 only. */
+#include "cuda_runtime_api.h"
 #include "emulate_device.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include <map>
 #include <vector>
 
 emu_place threadIdx, blockIdx, blockDim, gridDim;
+
+/* --- memory --- */
+
+namespace {
+
+const size_t RANGE = (size_t)16 << 30, PAGE = 4096;
+char *device;                    /* the range; nothing of it is there before it is asked for */
+size_t device_end;               /* bytes of it that were ever handed out */
+std::map<size_t, size_t> pieces; /* taken: offset to bytes, whole pages */
+
+size_t capacity() {
+    const char *mb = getenv("MEDRL_EMULATE_MB");
+    return (mb && *mb ? (size_t)atoi(mb) : 4096) << 20;
+}
+
+size_t taken() {
+    size_t sum = 0;
+    for (const auto &p : pieces) sum += p.second;
+    return sum;
+}
+
+/* The device runs while one of these lives. With the processor's protection keys that costs nothing; without, the page
+ * tables change at every launch. */
+int key = -1; /* none */
+struct running {
+    running() { set(true); }
+    ~running() { set(false); }
+    static void set(bool open) {
+        if (key >= 0)
+            pkey_set(key, open ? 0 : PKEY_DISABLE_ACCESS);
+        else if (device_end && mprotect(device, device_end, open ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
+            abort();
+    }
+};
+
+void reserve() {
+    device = (char *)mmap(NULL, RANGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
+    if (device == MAP_FAILED || (key >= 0 && pkey_mprotect(device, RANGE, PROT_READ | PROT_WRITE, key) != 0)) abort();
+}
+
+bool on_device(const void *p, size_t bytes) {
+    if (!device || (const char *)p < device || (const char *)p >= device + RANGE) return false;
+    size_t at = (size_t)((const char *)p - device);
+    auto next = pieces.upper_bound(at);
+    if (next == pieces.begin()) return false;
+    auto piece = std::prev(next);
+    return at + bytes <= piece->first + piece->second;
+}
+
+void want(bool device_side, const void *p, size_t bytes, const char *call) {
+    bool inside = device && (const char *)p + bytes > device && (const char *)p < device + RANGE;
+    if (device_side ? on_device(p, bytes) : !inside) return;
+    fprintf(stderr, "emulator: %s: %zu bytes at %p are not %s memory\n", call, bytes, p, device_side ? "the device's" : "the host's");
+    abort();
+}
+
+} // namespace
+
+/* First fit. */
+cudaError_t cudaMalloc(void **p, size_t bytes) {
+    *p = NULL;
+    if (!device) reserve();
+    size_t size = (bytes + PAGE) / PAGE * PAGE, at = 0;
+    for (const auto &piece : pieces) {
+        if (at + size <= piece.first) break;
+        at = piece.first + piece.second;
+    }
+    if (taken() + size > capacity() || at + size > RANGE) return cudaErrorMemoryAllocation;
+    pieces[at] = size;
+    if (at + size > device_end) device_end = at + size;
+    *p = device + at;
+    running now;
+    memset(*p, 0xff, size);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *p) {
+    if (!p) return cudaSuccess;
+    auto piece = pieces.find((size_t)((char *)p - device));
+    if (!device || piece == pieces.end()) {
+        fprintf(stderr, "emulator: cudaFree: %p was not taken\n", p);
+        abort();
+    }
+    madvise(p, piece->second, MADV_DONTNEED);
+    pieces.erase(piece);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
+    *total = capacity();
+    *free_bytes = *total - taken();
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *p, int v, size_t bytes, cudaStream_t) {
+    want(true, p, bytes, "cudaMemsetAsync");
+    running now;
+    memset(p, v, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t) {
+    want(kind != cudaMemcpyDeviceToHost, dst, bytes, "cudaMemcpyAsync, to");
+    want(kind != cudaMemcpyHostToDevice, src, bytes, "cudaMemcpyAsync, from");
+    running now;
+    memcpy(dst, src, bytes);
+    return cudaSuccess;
+}
+
+/* --- kernels --- */
 
 namespace {
 
@@ -109,6 +222,7 @@ void emu_launch(dim3 grid, dim3 threads, size_t bytes, const std::function<void(
     }
     const char *order = getenv("MEDRL_EMULATE_ORDER");
     bool down = order && strcmp(order, "down") == 0;
+    running now_it_does;
     kernel_now = &kernel;
     gridDim = emu_place{ grid.x, grid.y, grid.z };
     blockDim = emu_place{ threads.x, 1, 1 };

@@ -36,45 +36,46 @@ static void build(loss_case *x, mr_decoder *d) {
 
 /* Central differences in the direction of a parameter's own gradient and along two single values. */
 static void check_param(loss_case *x, mr_model *m, const mr_param *p) {
+    mr_backend *b = mr_model_backend(m);
     int64_t n = p->rows * p->cols;
-    float *value = mr_alloc((size_t)n * sizeof(float));
-    memcpy(value, p->value, (size_t)n * sizeof(float));
+    float *value = device_copy(b, p->value, n), *grad = device_copy(b, p->grad, n), *moved = device_copy(b, p->value, n);
     double norm = 0;
     int64_t big = 0;
     for (int64_t i = 0; i < n; i++) {
-        norm += (double)p->grad[i] * (double)p->grad[i];
-        if (fabsf(p->grad[i]) > fabsf(p->grad[big])) big = i;
+        norm += (double)grad[i] * (double)grad[i];
+        if (fabsf(grad[i]) > fabsf(grad[big])) big = i;
     }
     norm = sqrt(norm);
     if (!(norm > 1e-7)) {
         CHECK(strstr(p->name, "k_proj.bias") !=
               NULL); /* a constant shift of all keys changes no softmax, up to the rotation */
-        mr_free(value);
+        mr_free(value), mr_free(grad), mr_free(moved);
         return;
     }
     double step = 2e-3, diff[2];
     for (int s = 0; s < 2; s++) {
         for (int64_t i = 0; i < n; i++)
-            p->value[i] = value[i] + (float)((s ? -step : step) * (double)p->grad[i] / norm);
+            moved[i] = value[i] + (float)((s ? -step : step) * (double)grad[i] / norm);
+        device_put(b, p->value, moved, n);
         mr_model_refresh(m);
         diff[s] = loss(x);
     }
     double slope = (diff[0] - diff[1]) / (2 * step);
     if (fabs(slope - norm) > 0.02 * norm + 2e-3) fprintf(stderr, "%s: ", p->name);
     CHECK_NEAR(slope, norm, 0.02 * norm + 2e-3);
-    memcpy(p->value, value, (size_t)n * sizeof(float));
+    device_put(b, p->value, value, n);
     for (int s = 0; s < 2; s++) {
-        p->value[big] = value[big] + (s ? -1e-2f : 1e-2f);
+        device_put(b, p->value + big, &(float){ value[big] + (s ? -1e-2f : 1e-2f) }, 1);
         mr_model_refresh(m);
         diff[s] = loss(x);
     }
     slope = (diff[0] - diff[1]) / 2e-2;
-    if (fabs(slope - (double)p->grad[big]) > 0.03 * fabs((double)p->grad[big]) + 2e-3)
+    if (fabs(slope - (double)grad[big]) > 0.03 * fabs((double)grad[big]) + 2e-3)
         fprintf(stderr, "%s[%d]: ", p->name, (int)big);
-    CHECK_NEAR(slope, p->grad[big], 0.03 * fabs((double)p->grad[big]) + 2e-3);
-    memcpy(p->value, value, (size_t)n * sizeof(float));
+    CHECK_NEAR(slope, grad[big], 0.03 * fabs((double)grad[big]) + 2e-3);
+    device_put(b, p->value, value, n);
     mr_model_refresh(m);
-    mr_free(value);
+    mr_free(value), mr_free(grad), mr_free(moved);
 }
 
 static void run(const char *name, bool full, bool checkpointing) {
@@ -176,15 +177,18 @@ static void fresh_adapter(void) {
     CHECK_INT(n, 28);
     for (int i = 0; i < n; i++) {
         double most = 0, sum = 0, bound = 1 / sqrt((double)p[i].cols);
-        for (int64_t j = 0; j < p[i].rows * p[i].cols; j++) {
-            most = fmax(most, fabs((double)p[i].value[j]));
-            sum += (double)p[i].value[j] * (double)p[i].value[j];
+        int64_t count = p[i].rows * p[i].cols;
+        float *value = device_copy(b, p[i].value, count);
+        for (int64_t j = 0; j < count; j++) {
+            most = fmax(most, fabs((double)value[j]));
+            sum += (double)value[j] * (double)value[j];
         }
+        mr_free(value);
         if (i % 2)
             CHECK(most == 0);
         else {
             CHECK(most <= bound && most > 0.9 * bound);
-            CHECK_NEAR(sum / (double)(p[i].rows * p[i].cols), bound * bound / 3,
+            CHECK_NEAR(sum / (double)count, bound * bound / 3,
                        0.25 * bound * bound / 3); /* variance of a uniform */
         }
     }

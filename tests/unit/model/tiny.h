@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/json.h"
+#include "device.h"
 #include "model/decoder.h"
 #include "test.h"
 
@@ -81,13 +82,12 @@ static inline void tiny_shake(mr_model *m, float size) {
     uint32_t state = 12345;
     for (int i = 0; i < n; i++) {
         int64_t count = p[i].rows * p[i].cols;
-        float *host = mr_alloc((size_t)count * sizeof(float));
-        b->download(b, host, p[i].value, (size_t)count * sizeof(float));
+        float *host = device_copy(b, p[i].value, count);
         for (int64_t j = 0; j < count; j++) {
             state = state * 1664525u + 1013904223u;
             host[j] += size * ((float)(state >> 8) / 8388608.0f - 1.0f);
         }
-        b->upload(b, p[i].value, host, (size_t)count * sizeof(float));
+        device_put(b, p[i].value, host, count);
         mr_free(host);
     }
     mr_model_refresh(m);

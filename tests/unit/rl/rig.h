@@ -8,6 +8,7 @@
 
 #include "base/fsafe.h"
 #include "base/json.h"
+#include "device.h"
 #include "model/decoder.h"
 #include "rl/settings.h"
 #include "test.h"

@@ -112,16 +112,18 @@ static mr_grpo_opts opts_of(const cJSON *v) {
     return o;
 }
 
-/* |got - want| <= 1e-3 |want| + 1e-3 of the tensor's own size */
-static void near_tensor(const char *name, const float *got, const float *want, int64_t n, double rel,
+/* |got - want| <= 1e-3 |want| + 1e-3 of the tensor's own size; values: the device's */
+static void near_tensor(mr_backend *b, const char *name, const float *values, const float *want, int64_t n, double rel,
                         double abs_floor) {
     double size = 0, worst = 0;
+    float *got = device_copy(b, values, n);
     for (int64_t i = 0; i < n; i++) size = fmax(size, fabs((double)want[i]));
     for (int64_t i = 0; i < n; i++) worst = fmax(worst, fabs((double)got[i] - (double)want[i]));
     if (!(worst <= rel * size + abs_floor)) {
         test_failures_++;
         fprintf(stderr, "%s: off by %.3g, largest value %.3g\n", name, worst, size);
     }
+    mr_free(got);
 }
 
 /* PEFT's name in the fixture: "base_model.model." NAME ".weight" */
@@ -164,7 +166,7 @@ static void check_variant(step *s, const cJSON *v, bool two_packs) {
     for (int i = 0; i < n_params; i++) {
         int64_t n = params[i].rows * params[i].cols;
         float *want = floats(tensor(field(v, "grads_f32_b64"), params[i].name), n);
-        near_tensor(params[i].name, params[i].grad, want, n, 1e-3, 0);
+        near_tensor(s->r.b, params[i].name, params[i].grad, want, n, 1e-3, 0);
         mr_free(want);
     }
     int64_t n;
@@ -185,7 +187,7 @@ static void check_variant(step *s, const cJSON *v, bool two_packs) {
         int64_t m = params[i].rows * params[i].cols;
         float *want = floats(tensor(field(after, "params_f32_b64"), params[i].name), m);
         /* the first step moves by about lr = 5e-6 whatever the gradient's size: gradients near 0 may turn */
-        near_tensor(params[i].name, params[i].value, want, m, 0, 2e-7);
+        near_tensor(s->r.b, params[i].name, params[i].value, want, m, 0, 2e-7);
         mr_free(want);
     }
     mr_optimizer_close(opt);
