@@ -570,13 +570,16 @@ typedef struct share_sum {
 
 __global__ static void add_shares_kernel(backward w, const share_sum *sums, int n_sums) {
     int64_t width = (int64_t)w.K * w.D, row = blockIdx.x;
-    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x) {
+        float dk = w.dk[row * w.lddkv + c], dv = w.dv[row * w.lddkv + c];
+#pragma unroll 4
         for (int i = 0; i < n_sums; i++) {
             if (row < sums[i].row0 || row >= sums[i].row0 + sums[i].n) continue;
             const float *from = w.parts + (sums[i].share + row - sums[i].row0) * 2 * width;
-            w.dk[row * w.lddkv + c] += from[c];
-            w.dv[row * w.lddkv + c] += from[width + c];
+            dk += from[c], dv += from[width + c];
         }
+        w.dk[row * w.lddkv + c] = dk, w.dv[row * w.lddkv + c] = dv;
+    }
 }
 
 static int prompt_of(const mr_span *spans, int at) {
@@ -596,7 +599,7 @@ template <int S> static void launch_dq(mr_backend *b, const backward &w, const t
 
 /* The work of dk and dv. A chain over the pairs of a span ends after GRAD_SEGMENT of them, counted from the span's first: that makes items
  * of about one size. Each key's first chain from its own span goes to dk and dv, all others to shares that are added in order. */
-enum { GRAD_SEGMENT = 2048 };
+enum { GRAD_SEGMENT = 1024 };
 
 typedef struct grad_work {
     packet items, sums;

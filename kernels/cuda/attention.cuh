@@ -81,7 +81,7 @@ typedef struct share_item {
  * the store has another layout then. */
 static inline bool split_takes(const mr_backend *b, int D) { return cu_of(b)->sm >= 80 && D <= 128; }
 
-enum { SPLIT_TILE = 128 }; /* pairs of a tile_item of split_many */
+enum { SPLIT_TILE = 64 }; /* pairs of a tile_item of split_many */
 
 size_t split_kv_bytes(int64_t n_slots, int K, int D);
 void split_kv_put(mr_backend *b, void *kv, const float *k, const float *v, int ld, const int32_t *slots, int N, int K, int D);

@@ -88,19 +88,21 @@ __device__ inline void stage(halves<W, ROWS> &to, const u16 *from_hi, const u16 
 
 template <int W> struct chunk_room {
     halves<W, CHUNK> k, v;
-    float mark[CHUNK];
+    float mark[2][CHUNK];
 };
 
 __device__ inline const u16 *chunk_in(const float *kv, const chunk_ref &c, int kh, int K, int P) {
     return (const u16 *)kv + (c.index * K + kh) * chunk_size(P);
 }
 
-/* A chunk's keys, values and marks. */
-template <int W> __device__ inline void stage_chunk(chunk_room<W> &to, const u16 *chunk, int P, int n) {
-    auto at = [=](int r) { return (int64_t)r * P; };
-    stage(to.k, chunk, chunk + CHUNK * P, P, n, at);
-    if (threadIdx.x < CHUNK / 4) copy16(&to.mark[threadIdx.x * 4], chunk + 4 * CHUNK * P + threadIdx.x * 8, true);
-    stage(to.v, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, n, at);
+template <int W> __device__ inline void stage_keys(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
+    stage(to, chunk, chunk + CHUNK * P, P, n, [=](int r) { return (int64_t)r * P; });
+}
+template <int W> __device__ inline void stage_values(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
+    stage(to, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, n, [=](int r) { return (int64_t)r * P; });
+}
+__device__ inline void stage_marks(float *to, const u16 *chunk, int P) {
+    if (threadIdx.x < CHUNK / 4) copy16(to + threadIdx.x * 4, chunk + 4 * CHUNK * P + threadIdx.x * 8, true);
 }
 
 /* Where a lane points for load_matrices: with rows of the matrix as columns of the right operand, and with its rows along the sum. */
@@ -146,6 +148,22 @@ __device__ inline void as_left(uint32_t hi[4], uint32_t lo[4], const float (*c)[
     for (int r = 0; r < 4; r++) split2(&hi[r], &lo[r], c[r / 2][r % 2 * 2], c[r / 2][r % 2 * 2 + 1]);
 }
 
+/* exp_f32's bits for x up to 88, in half its instructions: a number plus 1.5 * 2^23 is rounded to an integer, which then lies in the lowest
+ * bits. */
+__device__ inline float exp_weight(float x) {
+    float t = x * 0x1.715476p+0f + 0x1.8p+23f, n = t - 0x1.8p+23f;
+    float r = fmaf(-n, 0x1.63p-1f, x);
+    r = fmaf(n, 0x1.bd0106p-13f, r);
+    float q = fmaf(r, 0x1.6d110ap-10f, 0x1.120b6ep-7f);
+    q = fmaf(q, r, 0x1.55551ap-5f);
+    q = fmaf(q, r, 0x1.5554dcp-3f);
+    q = fmaf(q, r, 0.5f);
+    q = fmaf(q, r, 1.0f);
+    q = fmaf(q, r, 1.0f);
+    q *= __uint_as_float((__float_as_uint(t) << 23) + 0x3f800000u);
+    return x < -0x1.5d589ep+6f ? 0.0f : q;
+}
+
 /* Over the 4 lanes that share a row. */
 __device__ inline float quad_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
@@ -178,7 +196,7 @@ __device__ inline void chunk_weights(uint32_t ph[4][4], uint32_t pl[4][4], float
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 float &s = x[j][h * 2 + i];
-                s = j * 8 + key + i < seen[h] ? exp_f32(s - most) : 0.0f;
+                s = j * 8 + key + i < seen[h] ? exp_weight(s - most) : 0.0f;
                 total += s;
             }
         m[h] = most, sum[h] = quad_sum(total);
@@ -231,11 +249,12 @@ __device__ inline int pair_sees(const mr_span &s, const chunk_ref &c, const tile
 
 enum { MANY_THREADS = SPLIT_TILE * 2 };
 
-/* BUFFERS 2: the next chunk comes while this one is worked on. */
-template <int W, int BUFFERS>
-__global__ static void __launch_bounds__(MANY_THREADS) split_many_kernel(attending a, const tile_item *items) {
+/* Two blocks share a processor, so that one's softmax runs beside the other's products. The next chunk's keys come during softmax and values,
+ * its values during the scores. */
+template <int W>
+__global__ static void __launch_bounds__(MANY_THREADS, 2) split_many_kernel(attending a, const tile_item *items) {
     SHARED_BYTES(bytes);
-    chunk_room<W> *rooms = (chunk_room<W> *)bytes;
+    chunk_room<W> &room = *(chunk_room<W> *)bytes;
     enum { LD = W + 8, SLICES = W / 64 };
     tile_item item = items[blockIdx.x];
     mr_span s = a.spans[item.span];
@@ -248,24 +267,28 @@ __global__ static void __launch_bounds__(MANY_THREADS) split_many_kernel(attendi
     clear<W / 8>(o);
     uint32_t qh[W / 16][4], ql[W / 16][4];
     load_queries<W>(qh, ql, a.q, a.ldq, t, pair, D);
-    auto fetch = [&](int n) {
+    auto fetch = [&](int n, bool keys) {
         if (n < n_chunks) {
             chunk_ref c = chunk_of(s, n);
-            stage_chunk(rooms[n % BUFFERS], chunk_in(a.kv, c, kh, a.K, P), P, keys_seen(c.total, c.number));
+            const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
+            int here = keys_seen(c.total, c.number);
+            if (keys)
+                stage_keys(room.k, chunk, P, here), stage_marks(room.mark[n % 2], chunk, P);
+            else
+                stage_values(room.v, chunk, P, here);
         }
         copy_commit();
     };
-    fetch(0);
+    fetch(0, true), fetch(0, false);
     for (int n = 0; n < n_chunks; n++) {
-        const chunk_room<W> &room = rooms[n % BUFFERS];
-        copy_wait<0>();
-        __syncthreads();
-        if (BUFFERS == 2) fetch(n + 1);
         chunk_ref c = chunk_of(s, n);
-        if (pair < t.n && pair_sees(s, c, t, last) > 0) {
-            float x[8][4], m[2], sum[2], keep[2], take[2];
-            uint32_t ph[4][4], pl[4][4];
-            int seen[2] = { pair_sees(s, c, t, pair + lane / 4), pair_sees(s, c, t, pair + lane / 4 + 8) };
+        bool active = pair < t.n && pair_sees(s, c, t, last) > 0; /* all of a warp */
+        float x[8][4], keep[2], take[2];
+        uint32_t ph[4][4], pl[4][4];
+        int seen[2] = { pair_sees(s, c, t, pair + lane / 4), pair_sees(s, c, t, pair + lane / 4 + 8) };
+        copy_wait<1>();
+        __syncthreads();
+        if (active) {
             clear<8>(x);
             const u16 *k_hi = &room.k.hi[0][0] + lane_columns<LD>(), *k_lo = &room.k.lo[0][0] + lane_columns<LD>();
 #pragma unroll
@@ -273,12 +296,21 @@ __global__ static void __launch_bounds__(MANY_THREADS) split_many_kernel(attendi
 #pragma unroll
                 for (int j = 0; j < 2; j++)
                     step<LD, 2, false>(x + 4 * j, qh[k], ql[k], k_hi + 32 * j * LD + 16 * k, k_lo + 32 * j * LD + 16 * k);
-            chunk_weights(ph, pl, m, sum, x, seen, room.mark, scale);
+        }
+        __syncthreads();
+        fetch(n + 1, true);
+        if (active) {
+            float m[2], sum[2];
+            chunk_weights(ph, pl, m, sum, x, seen, room.mark[n % 2], scale);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 keep[h] = 1.0f, take[h] = 0.0f;
                 if (seen[h] > 0) merge(&most[h], &total[h], &keep[h], &take[h], m[h], sum[h]);
             }
+        }
+        copy_wait<1>();
+        __syncthreads();
+        if (active) {
             const u16 *v_hi = &room.v.hi[0][0] + lane_sum<LD>(), *v_lo = &room.v.lo[0][0] + lane_sum<LD>();
 #pragma unroll
             for (int sl = 0; sl < SLICES; sl++) {
@@ -299,10 +331,8 @@ __global__ static void __launch_bounds__(MANY_THREADS) split_many_kernel(attendi
                     }
             }
         }
-        if (BUFFERS == 1) {
-            __syncthreads();
-            fetch(n + 1);
-        }
+        __syncthreads();
+        fetch(n + 1, false);
     }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
@@ -318,19 +348,13 @@ __global__ static void __launch_bounds__(MANY_THREADS) split_many_kernel(attendi
     }
 }
 
-template <int W, int BUFFERS> static void launch_many(mr_backend *b, const attending &a, const tile_item *items, int n) {
-    LAUNCH(b, "attention", (split_many_kernel<W, BUFFERS>), dim3(n, a.K), MANY_THREADS,
-           (int)sizeof(chunk_room<W>) * BUFFERS, a, items);
-}
-
 void split_many(mr_backend *b, const attending *a, const tile_item *items, int n) {
-    int most = cu_of(b)->max_shared;
+    attending w = *a;
+    dim3 grid(n, a->K);
     if (a->D <= 64)
-        launch_many<64, 2>(b, *a, items, n);
-    else if (most >= 2 * (int)sizeof(chunk_room<128>))
-        launch_many<128, 2>(b, *a, items, n);
+        LAUNCH(b, "attention", split_many_kernel<64>, grid, MANY_THREADS, (int)sizeof(chunk_room<64>), w, items);
     else
-        launch_many<128, 1>(b, *a, items, n);
+        LAUNCH(b, "attention", split_many_kernel<128>, grid, MANY_THREADS, (int)sizeof(chunk_room<128>), w, items);
 }
 
 /* --- forward, few queries: a block has one chunk and up to 16 pairs of a span; each warp a quarter of the keys, then of the columns --- */
@@ -351,13 +375,17 @@ __global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending
     mr_span s = a.spans[item.span];
     int kh = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = a.D, P = width_of(D);
     chunk_ref c = chunk_of(s, item.number);
-    stage_chunk(room.chunk, chunk_in(a.kv, c, kh, a.K, P), P, keys_seen(c.total, c.number));
+    const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
+    int here = keys_seen(c.total, c.number);
+    stage_keys(room.chunk.k, chunk, P, here), stage_marks(room.chunk.mark[0], chunk, P);
+    copy_commit();
+    stage_values(room.chunk.v, chunk, P, here);
     copy_commit();
     tile t = tile_of(s, 0, kh, a.G, a.H);
     uint32_t qh[W / 16][4], ql[W / 16][4], ph[4][4], pl[4][4];
     load_queries<W>(qh, ql, a.q, a.ldq, t, 0, D);
     float x[8][4], m[2], sum[2];
-    copy_wait<0>();
+    copy_wait<1>();
     __syncthreads();
     clear<2>(x);
     const u16 *k_hi = &room.chunk.k.hi[16 * warp][0] + lane_columns<LD>(), *k_lo = &room.chunk.k.lo[16 * warp][0] + lane_columns<LD>();
@@ -367,6 +395,7 @@ __global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending
         float4 put = { x[j][0], x[j][1], x[j][2], x[j][3] };
         room.x[2 * warp + j][lane] = put;
     }
+    copy_wait<0>();
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < 8; j++) {
@@ -374,7 +403,7 @@ __global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending
         x[j][0] = got.x, x[j][1] = got.y, x[j][2] = got.z, x[j][3] = got.w;
     }
     int seen[2] = { pair_sees(s, c, t, lane / 4), pair_sees(s, c, t, lane / 4 + 8) };
-    chunk_weights(ph, pl, m, sum, x, seen, room.chunk.mark, 1.0f / sqrtf((float)D));
+    chunk_weights(ph, pl, m, sum, x, seen, room.chunk.mark[0], 1.0f / sqrtf((float)D));
     clear<W / 32>(x);
     const u16 *v_hi = &room.chunk.v.hi[0][W / 4 * warp] + lane_sum<LD>(), *v_lo = &room.chunk.v.lo[0][W / 4 * warp] + lane_sum<LD>();
 #pragma unroll
@@ -451,7 +480,7 @@ __device__ inline void load_left(uint32_t a[4], const u16 *from, const tile &t, 
 
 /* e^(scale s - lse) and the gradient of the scaled score times scale (arXiv:2205.14135, alg. 4); 0 where a row does not see the key. */
 __device__ inline void score_grad(float *p, float *ds, float s, float dp, bool sees, float scale, float lse, float delta) {
-    float e = sees ? exp_f32(s * scale - lse) : 0.0f;
+    float e = sees ? exp_weight(s * scale - lse) : 0.0f;
     *p = e;
     *ds = sees ? e * (dp - delta) * scale : 0.0f;
 }
@@ -483,7 +512,9 @@ __global__ static void __launch_bounds__(WARPS * 32) split_dq_kernel(backward w,
     auto fetch = [&](int n) {
         if (n < n_chunks) {
             chunk_ref c = chunk_of(s, n);
-            stage_chunk(room.chunk[n % BUFFERS], chunk_in(w.kv, c, kh, w.K, P), P, keys_seen(c.total, c.number));
+            const u16 *chunk = chunk_in(w.kv, c, kh, w.K, P);
+            stage_keys(room.chunk[n % BUFFERS].k, chunk, P, keys_seen(c.total, c.number));
+            stage_values(room.chunk[n % BUFFERS].v, chunk, P, keys_seen(c.total, c.number));
         }
         copy_commit();
     };
@@ -594,14 +625,14 @@ void split_dq(mr_backend *b, const backward *w, const tile_item *items, int n) {
 template <int W, int NP> struct dkv_room {
     halves<W, CHUNK> k, v;
     halves<W, 16 * NP> q, d_o;
-    float lse[16 * NP], delta[16 * NP];
-    int seen[16 * NP];
+    float lse[2][16 * NP], delta[2][16 * NP];
+    int seen[2][16 * NP];
 };
 
 enum { DKV_THREADS = 128 };
 
 template <int W, int NP>
-__global__ static void __launch_bounds__(DKV_THREADS) split_dkv_kernel(backward w, const share_item *items) {
+__global__ static void __launch_bounds__(DKV_THREADS, 2) split_dkv_kernel(backward w, const share_item *items) {
     SHARED_BYTES(bytes);
     dkv_room<W, NP> &room = *(dkv_room<W, NP> *)bytes;
     enum { LD = W + 8, TILE = 16 * NP };
@@ -615,59 +646,88 @@ __global__ static void __launch_bounds__(DKV_THREADS) split_dkv_kernel(backward 
     int64_t size = w.n_rows * P;
     float scale = 1.0f / sqrtf((float)D), dk[W / 8][4], dv[W / 8][4];
     clear<W / 8>(dk), clear<W / 8>(dv);
-    auto at_key = [=](int r) { return (int64_t)r * P; };
-    stage(room.k, chunk, chunk + CHUNK * P, P, here, at_key);
-    stage(room.v, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, here, at_key);
+    stage_keys(room.k, chunk, P, here);
+    stage_values(room.v, chunk, P, here);
     const u16 *k_hi = &room.k.hi[16 * warp][0] + lane_sum<LD>(), *k_lo = &room.k.lo[16 * warp][0] + lane_sum<LD>();
     const u16 *v_hi = &room.v.hi[16 * warp][0] + lane_sum<LD>(), *v_lo = &room.v.lo[16 * warp][0] + lane_sum<LD>();
-    for (int first = item.first / TILE * TILE; first < item.end; first += TILE) {
-        auto at_pair = [=](int r) { return place(t, first + r) * P; };
-        int n = t.n - first;
-        stage(room.q, w.rows, w.rows + size, P, n, at_pair);
-        stage(room.d_o, w.rows + 2 * size, w.rows + 3 * size, P, n, at_pair);
+    /* q or d_o of the tile that begins at `first`: the next one's come as soon as all have used this one's */
+    auto fetch = [&](int first, bool q) {
+        if (first < item.end) {
+            auto at_pair = [=](int r) { return place(t, first + r) * P; };
+            if (q)
+                stage(room.q, w.rows, w.rows + size, P, t.n - first, at_pair);
+            else
+                stage(room.d_o, w.rows + 2 * size, w.rows + 3 * size, P, t.n - first, at_pair);
+            if (!q && threadIdx.x < TILE) {
+                int i = first + (int)threadIdx.x, to = first / TILE % 2;
+                room.lse[to][threadIdx.x] = i < t.n ? w.row_lse[place(t, i)] : 0.0f;
+                room.delta[to][threadIdx.x] = i < t.n ? w.delta[place(t, i)] : 0.0f;
+                room.seen[to][threadIdx.x] = pair_sees(s, c, t, i);
+            }
+        }
         copy_commit();
-        if (threadIdx.x < TILE) {
-            int i = first + (int)threadIdx.x;
-            room.lse[threadIdx.x] = i < t.n ? w.row_lse[place(t, i)] : 0.0f;
-            room.delta[threadIdx.x] = i < t.n ? w.delta[place(t, i)] : 0.0f;
-            room.seen[threadIdx.x] = pair_sees(s, c, t, i);
+    };
+    int first = item.first / TILE * TILE;
+    fetch(first, false), fetch(first, true);
+    for (; first < item.end; first += TILE) {
+        int last = first + TILE < t.n ? first + TILE - 1 : t.n - 1, now = first / TILE % 2;
+        bool active = 16 * warp < pair_sees(s, c, t, last); /* all of a warp */
+        float x[2 * NP][4], y[2 * NP][4];
+        uint32_t ph[NP][4], pl[NP][4], dh[NP][4], dl[NP][4];
+        copy_wait<1>();
+        __syncthreads();
+        if (active) {
+            clear<2 * NP>(y);
+#pragma unroll
+            for (int k = 0; k < W / 16; k++) {
+                uint32_t ah[4], al[4];
+                int at = lane_columns<LD>() + 16 * k;
+                load_matrices(ah, v_hi + 16 * k), load_matrices(al, v_lo + 16 * k);
+                step<LD, NP, false>(y, ah, al, &room.d_o.hi[0][0] + at, &room.d_o.lo[0][0] + at);
+            }
         }
         copy_wait<0>();
         __syncthreads();
-        int last = first + TILE < t.n ? first + TILE - 1 : t.n - 1;
-        if (16 * warp < pair_sees(s, c, t, last)) {
-            float x[2 * NP][4], y[2 * NP][4];
-            clear<2 * NP>(x), clear<2 * NP>(y);
+        if (active) {
+            clear<2 * NP>(x);
 #pragma unroll
             for (int k = 0; k < W / 16; k++) {
                 uint32_t ah[4], al[4];
                 int at = lane_columns<LD>() + 16 * k;
                 load_matrices(ah, k_hi + 16 * k), load_matrices(al, k_lo + 16 * k);
                 step<LD, NP, false>(x, ah, al, &room.q.hi[0][0] + at, &room.q.lo[0][0] + at);
-                load_matrices(ah, v_hi + 16 * k), load_matrices(al, v_lo + 16 * k);
-                step<LD, NP, false>(y, ah, al, &room.d_o.hi[0][0] + at, &room.d_o.lo[0][0] + at);
             }
 #pragma unroll
             for (int j = 0; j < 2 * NP; j++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     int pair = j * 8 + lane % 4 * 2 + i % 2;
-                    score_grad(&x[j][i], &y[j][i], x[j][i], y[j][i], key + i / 2 * 8 < room.seen[pair], scale, room.lse[pair],
-                               room.delta[pair]);
+                    score_grad(&x[j][i], &y[j][i], x[j][i], y[j][i], key + i / 2 * 8 < room.seen[now][pair], scale,
+                               room.lse[now][pair], room.delta[now][pair]);
                 }
 #pragma unroll
             for (int k = 0; k < NP; k++) {
-                uint32_t ph[4], pl[4], dh[4], dl[4];
-                as_left(ph, pl, x + 2 * k), as_left(dh, dl, y + 2 * k);
+                as_left(ph[k], pl[k], x + 2 * k), as_left(dh[k], dl[k], y + 2 * k);
 #pragma unroll
                 for (int j = 0; j < W / 32; j++) {
                     int at = 16 * k * LD + 32 * j + lane_sum<LD>();
-                    step<LD, 2, true>(dv + 4 * j, ph, pl, &room.d_o.hi[0][0] + at, &room.d_o.lo[0][0] + at);
-                    step<LD, 2, true>(dk + 4 * j, dh, dl, &room.q.hi[0][0] + at, &room.q.lo[0][0] + at);
+                    step<LD, 2, true>(dv + 4 * j, ph[k], pl[k], &room.d_o.hi[0][0] + at, &room.d_o.lo[0][0] + at);
                 }
             }
         }
         __syncthreads();
+        fetch(first + TILE, false);
+        if (active) {
+#pragma unroll
+            for (int k = 0; k < NP; k++)
+#pragma unroll
+                for (int j = 0; j < W / 32; j++) {
+                    int at = 16 * k * LD + 32 * j + lane_sum<LD>();
+                    step<LD, 2, true>(dk + 4 * j, dh[k], dl[k], &room.q.hi[0][0] + at, &room.q.lo[0][0] + at);
+                }
+        }
+        __syncthreads();
+        fetch(first + TILE, true);
     }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
