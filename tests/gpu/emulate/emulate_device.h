@@ -65,22 +65,26 @@ static inline float f16_to_f32(uint16_t h) { return _cvtsh_ss(h); }
 
 /* --- instructions of a warp; layouts: PTX ISA, mma.m16n8k16 and ldmatrix --- */
 
-struct emu_operands { uint32_t a[4], b[2]; };
 template <int T> static inline float emu_half(uint32_t word, int k) {
     uint16_t h = (uint16_t)(word >> 16 * (k & 1));
     return T ? f16_to_f32(h) : __uint_as_float((uint32_t)h << 16);
 }
+struct emu_operands { float a[4][2], b[2][2]; };
 template <int T> static inline void mma16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
     int lane = (int)threadIdx.x % 32;
-    emu_operands mine = { { a[0], a[1], a[2], a[3] }, { b[0], b[1] } };
+    emu_operands mine;
+    for (int i = 0; i < 2; i++) {
+        for (int r = 0; r < 4; r++) mine.a[r][i] = emu_half<T>(a[r], i);
+        for (int r = 0; r < 2; r++) mine.b[r][i] = emu_half<T>(b[r], i);
+    }
     emu_lane(lane) = &mine;
     emu_warp_wait();
-    for (int q = 0; q < 4; q++) {
-        int row = lane / 4 + q / 2 * 8, col = lane % 4 * 2 + q % 2;
-        for (int k = 0; k < 16; k++) {
-            const emu_operands *x = (const emu_operands *)emu_lane(row % 8 * 4 + k % 8 / 2);
-            const emu_operands *y = (const emu_operands *)emu_lane(col * 4 + k % 8 / 2);
-            c[q] = fmaf(emu_half<T>(x->a[row / 8 + k / 8 * 2], k), emu_half<T>(y->b[k / 8], k), c[q]);
+    for (int k = 0; k < 16; k++) {
+        const emu_operands *x = (const emu_operands *)emu_lane(lane / 4 * 4 + k % 8 / 2);
+        for (int col = 0; col < 2; col++) {
+            const emu_operands *y = (const emu_operands *)emu_lane((lane % 4 * 2 + col) * 4 + k % 8 / 2);
+            for (int row = 0; row < 2; row++)
+                c[row * 2 + col] = fmaf(x->a[row + k / 8 * 2][k % 2], y->b[k / 8][k % 2], c[row * 2 + col]);
         }
     }
     emu_warp_wait();
