@@ -40,6 +40,7 @@ typedef struct cu_state {
     mr_status status;
     char message[512];
     float *tables;
+    int *ready;          /* [2], zero between launches: few.cu */
     struct { void *p; size_t bytes; } scratch[CU_N_SLOTS];
     struct cu_lt *lt;    /* cuBLASLt, opened by the first large product; NULL before */
     bool no_lt;          /* it was tried and is not there */

@@ -53,8 +53,8 @@ static few_product few_of(float *y, const float *x, const mr_weight *w, int N) {
     return p;
 }
 
-static void few_rows(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add) {
-    few_product p = few_of(y, x, l->w, N);
+static void few_rows(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add, bool with_a) {
+    few_product p = few_of(y, x, l->w, N), a = with_a ? few_of(u, x, l->a, N) : p;
     p.add = add, p.bias = l->bias;
     p.n_parts = l->n_lora, p.ldu = l->r_total;
     for (int i = 0; i < l->n_lora; i++) {
@@ -62,7 +62,7 @@ static void few_rows(mr_backend *b, float *y, float *u, const float *x, const mr
         few_part f = { part->row0, part->rows, part->r, part->scale, u + part->r0, (const u16 *)part->b->data, part->b->ld };
         p.part[i] = f;
     }
-    cu_few(b, "linear", &p);
+    cu_few(b, "linear", &p, with_a ? &a : NULL);
 }
 
 void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add) {
@@ -71,16 +71,18 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
     assert(!l->n_lora || u);
     int64_t O = l->w->n_out, I = l->w->n_in;
     side in = { x, I, I };
-    if (l->n_lora) {
+    bool few = cu_few_fits(b, l->w, l, N);
+    bool together = few && l->n_lora && l->a->compute == l->w->compute && l->a->store == l->a->compute;
+    if (l->n_lora && !together) {
         if (cu_few_fits(b, l->a, NULL, N)) {
             few_product p = few_of(u, x, l->a, N);
-            cu_few(b, "linear", &p);
+            cu_few(b, "linear", &p, NULL);
         } else {
             product(b, "linear", CU_SLOT_X, u, l->r_total, in, l->a, false, N, false, 1.0f, NULL);
         }
     }
-    if (cu_few_fits(b, l->w, l, N)) {
-        few_rows(b, y, u, x, l, N, add);
+    if (few) {
+        few_rows(b, y, u, x, l, N, add, together);
         return;
     }
     product(b, "linear", CU_SLOT_X, y, O, in, l->w, false, N, add, 1.0f, l->bias);
