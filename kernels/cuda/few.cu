@@ -1,19 +1,21 @@
 /* few.cu - products of few rows (decoding): gemm.cuh.
  *
- * A warp makes 16 outputs of one segment of K for all rows: the weight is the 16-row operand of mma, 8 rows of x its columns, so
- * a batch of 6 wastes little, and no warp waits for another but for x. Codes (or 16-bit values) and x stream through a ring of
- * stages in shared memory, filled in the background; NF4 becomes operands in registers, with the scales of its blocks made
- * once, ahead of the chain. The segments' sums meet in shared memory, in order.
+ * A warp makes 16 outputs of one segment of K for a group of rows: the weight is the 16-row operand of mma, 8 rows of x its columns,
+ * so a batch of 6 wastes little. Codes (or 16-bit values) and x stream through a ring of stages in shared memory, filled in the
+ * background; NF4 becomes operands in registers, with the scales of its blocks made once, ahead of the chain. The segments' sums meet in
+ * shared memory, in order. A wide layer has work for all SMs: a block has four tiles of outputs then, and a warp all rows. Else the
+ * chain's latency decides: a block has one tile, a warp a few rows, and other warps only fetch.
  *
  * LoRA: u = x @ a^T is made by the first blocks of the same launch, and the others' chains run meanwhile; they wait for u only
  * before its product with b. Blocks start in the order of their numbers, so those that are waited for always run. */
 #include "cuda/gemm.cuh"
 
-enum { OUTPUTS = 16, BLOCK = 64, MAX_SEGMENTS = 8, MOST_WARPS = 8, X_PAD = 8, STAGES = 8, SCALES = CU_K_SEGMENT / BLOCK + 1 };
+enum { OUTPUTS = 16, BLOCK = 64, MAX_SEGMENTS = 8, MOST_WARPS = 16, X_PAD = 8, STAGES = 8, SCALES = CU_K_SEGMENT / BLOCK + 1 };
 
 /* How a launch is laid out. */
 typedef struct few_plan {
-    int n8;            /* rows of x in eights, as the kernel is compiled for: 1, 2, 4, 6, 8 */
+    int n8, columns;   /* eights of rows of a warp; columns of K in a stage: what kernels are compiled for */
+    int groups, warps; /* warps of a tile that multiply, each n8 * 8 rows; and all that fetch for it */
     int tiles, a_tiles; /* of 16 outputs a block; of blocks that make u */
     int n_segments, stages, stage_bytes, bytes;
     bool aligned;      /* x can be copied by 16 bytes */
@@ -21,10 +23,8 @@ typedef struct few_plan {
     int *ready;        /* [2]: blocks of u that are done, blocks that are done with u; zero between launches */
 } few_plan;
 
-/* Columns of K in a stage. */
-static __host__ __device__ constexpr int columns_of(int n8) { return n8 <= 2 ? 128 : 64; }
-static __host__ __device__ constexpr int x_bytes(int n8) { return n8 * 8 * (columns_of(n8) + X_PAD) * 4; }
-static __host__ __device__ constexpr int w_bytes(int n8, bool nf4) { return OUTPUTS * columns_of(n8) * 2 / (nf4 ? 4 : 1); }
+static __host__ __device__ constexpr int x_bytes(int rows8, int columns) { return rows8 * 8 * (columns + X_PAD) * 4; }
+static __host__ __device__ constexpr int w_bytes(int columns, bool nf4) { return OUTPUTS * columns * 2 / (nf4 ? 4 : 1); }
 
 /* All but the copies of the last stages - 2 stages are there. */
 __device__ static void wait_stage(int stages) {
@@ -69,49 +69,78 @@ template <int T> __device__ static void unpack(uint32_t a[4], const uint4 &c, in
     a[3] = pack2<T>(values[h >> 12 & 15] * high, values[h >> 8 & 15] * high);
 }
 
-/* Tiles tile0 .. of a block. `wait`: u comes from blocks of this launch. All threads of the block call it. */
-template <int T, bool NF4, int N8>
+/* The chain over one stage's columns. rows: this lane's first place in x; weight: the tile's. part: only `left` columns are there. */
+template <int T, bool NF4, int N8, int C>
+__device__ static void multiply(float acc[N8][4], const float *rows, const unsigned char *weight, const float *low, const float *high,
+                                const float *values, int lane, bool part, int64_t left) {
+    constexpr int LDX = C + X_PAD;
+    uint4 codes = make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int s = 0; s < C / 16; s++) {
+        if (part && s * 16 >= left) break;
+        uint32_t a[4];
+        if (NF4) {
+            if (s % 4 == 0) codes = *(const uint4 *)(weight + s / 4 * 512 + lane * 16);
+            unpack<T>(a, codes, s % 4, values, low[s / 4], high[s / 4]);
+        } else {
+            int r = lane & 15, c = s * 2 + (lane >> 4);
+            load_matrices(a, weight + r * C * 2 + (c ^ (r & 7)) * 16);
+        }
+#pragma unroll
+        for (int j = 0; j < N8; j++) {
+            float2 first = *(const float2 *)(rows + j * 8 * LDX + s * 16), second = *(const float2 *)(rows + j * 8 * LDX + s * 16 + 8);
+            uint32_t b[2] = { pack2<T>(first.x, first.y), pack2<T>(second.x, second.y) };
+            mma16<T>(acc[j], a, b);
+        }
+    }
+}
+
+/* Tiles tile0 .. of a block. `wait`: u comes from blocks of this launch. All threads of the block call it. Rows of x behind the last
+ * hold anything: they are columns of mma that nobody reads. */
+template <int T, bool NF4, int N8, int C>
 __device__ static void few_block(const few_product &p, const few_plan &q, int64_t tile0, int tiles, unsigned char *bytes,
                                  const float *values, bool wait) {
-    constexpr int C = columns_of(N8), LDX = C + X_PAD, W_BYTES = w_bytes(N8, NF4);
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, segment = warp / q.tiles, t = warp % q.tiles;
-    int team = q.tiles * 32, in_team = threadIdx.x - segment * team;
+    constexpr int LDX = C + X_PAD, W_BYTES = w_bytes(C, NF4), LANES = C / 4; /* lanes that copy a row of x */
+    int lane = threadIdx.x % 32, team = q.tiles * q.warps, warp = threadIdx.x / 32, segment = warp / team, in_team = warp % team;
+    int t = in_team / q.warps, in_tile = in_team % q.warps, row_first = in_tile * N8 * 8;
     int64_t row0 = (tile0 + t) * OUTPUTS, K = p.w.n_in;
     int64_t k0 = (int64_t)segment * CU_K_SEGMENT, k1 = K - k0 < CU_K_SEGMENT ? K : k0 + CU_K_SEGMENT;
     int64_t longest = q.n_segments > 1 ? (int64_t)CU_K_SEGMENT : K, blocks = K / BLOCK;
-    bool mine = t < tiles && row0 < p.n_out;
-    int chunks = (int)((longest + C - 1) / C);
-    unsigned char *x_place = bytes + segment * x_bytes(N8);
-    unsigned char *w_place = bytes + q.n_segments * x_bytes(N8) + (segment * tiles + t) * W_BYTES;
-    float *scales = (float *)(bytes + q.stages * q.stage_bytes) + warp * OUTPUTS * SCALES;
+    bool have = t < tiles && row0 < p.n_out, mine = have && in_tile < q.groups;
+    int chunks = (int)((longest + C - 1) / C), x_size = x_bytes(q.groups * N8, C);
+    unsigned char *x_place = bytes + segment * x_size;
+    unsigned char *w_place = bytes + q.n_segments * x_size + (segment * tiles + t) * W_BYTES;
+    float *scales = (float *)(bytes + q.stages * q.stage_bytes) + (segment * tiles + t) * OUTPUTS * SCALES;
 
+    int x_row = in_team * (32 / LANES) + lane / LANES, x_column = lane % LANES * 4, x_step = team * (32 / LANES);
+    const float *x_from = p.x + x_row * p.ldx + k0 + x_column;
+    const uint8_t *codes = p.w.codes + (row0 / OUTPUTS * blocks + k0 / BLOCK) * 512 + lane * 16;
     auto fetch = [&](int chunk) {
         int64_t k = k0 + (int64_t)chunk * C;
         if (k >= k1) return;
+        bool whole = k + C <= k1;
         int at = chunk % q.stages * q.stage_bytes;
-        float *xs = (float *)(x_place + at);
-        for (int i = in_team; i < N8 * 8 * (C / 4); i += team) {
-            int r = i / (C / 4), c = i % (C / 4) * 4;
-            const float *from = p.x + r * p.ldx + k + c;
+        float *to = (float *)(x_place + at) + x_row * LDX + x_column;
+        const float *from = x_from + (int64_t)chunk * C;
+        for (int r = x_row; r < p.n_rows; r += x_step, to += x_step * LDX, from += x_step * p.ldx) {
             if (q.aligned) {
-                bool ok = r < p.n_rows && k + c < k1;
-                copy16(xs + r * LDX + c, ok ? from : p.x, ok);
+                bool ok = whole || k + x_column < k1;
+                copy16(to, ok ? from : p.x, ok);
             } else {
-                for (int j = 0; j < 4; j++) xs[r * LDX + c + j] = r < p.n_rows && k + c + j < k1 ? from[j] : 0.0f;
+                for (int j = 0; j < 4; j++) to[j] = k + x_column + j < k1 ? from[j] : 0.0f;
             }
         }
-        if (!mine) return;
+        if (!have) return;
         unsigned char *ws = w_place + at;
         if (NF4) {
-            const uint8_t *from = p.w.codes + (row0 / OUTPUTS * blocks + k / BLOCK) * 512 + lane * 16;
 #pragma unroll
             for (int i = 0; i < C / BLOCK; i++)
-                if (k + i * BLOCK < k1) copy16(ws + i * 512 + lane * 16, from + i * 512, true);
+                if (i % q.warps == in_tile && (whole || k + i * BLOCK < k1))
+                    copy16(ws + i * 512 + lane * 16, codes + ((int64_t)chunk * (C / BLOCK) + i) * 512, true);
         } else {
             const u16 *data = (const u16 *)p.w.data;
-#pragma unroll
-            for (int i = lane; i < OUTPUTS * (C / 8); i += 32) { /* chunks of 16 bytes, XORed with the row for ldmatrix */
-                int r = i / (C / 8), c = i % (C / 8);
+            for (int i = in_tile * 32 + lane; i < OUTPUTS * (C / 8); i += 32 * q.warps) {
+                int r = i / (C / 8), c = i % (C / 8); /* chunks of 16 bytes, XORed with the row for ldmatrix */
                 bool ok = row0 + r < p.n_out && k + c * 8 < k1;
                 copy16(ws + r * C * 2 + (c ^ (r & 7)) * 16, ok ? data + (row0 + r) * p.w.ld + k + c * 8 : data, ok);
             }
@@ -122,11 +151,14 @@ __device__ static void few_block(const few_product &p, const few_plan &q, int64_
         if (s < chunks) fetch(s);
         copy_commit();
     }
-    if (NF4 && mine) { /* read by this warp alone; the first barrier comes before */
+    if (NF4 && have) { /* read behind the first barrier */
         int n = (int)((k1 - k0) / BLOCK);
-        for (int i = lane; i < OUTPUTS * n; i += 32) {
-            int r = i / n, c = i % n;
-            scales[r * SCALES + c] = nf4_scale(p.w, (row0 + r) * blocks + k0 / BLOCK + c);
+        int64_t first = row0 * blocks + k0 / BLOCK;
+        for (int c = lane + in_tile * 32; c < n * 2; c += 32 * q.warps) { /* half of the rows: 8 loads on their way at once */
+            int column = c >> 1, side = c & 1;
+#pragma unroll
+            for (int r = 0; r < OUTPUTS / 2; r++)
+                scales[(side * 8 + r) * SCALES + column] = nf4_scale(p.w, first + (side * 8 + r) * blocks + column);
         }
     }
 
@@ -140,61 +172,42 @@ __device__ static void few_block(const few_product &p, const few_plan &q, int64_
         __syncthreads();
         if (chunk + q.stages - 1 < chunks) fetch(chunk + q.stages - 1);
         copy_commit();
-        int64_t k = k0 + (int64_t)chunk * C;
-        if (!mine || k >= k1) continue;
+        int64_t left = k1 - k0 - (int64_t)chunk * C;
+        if (!mine || left <= 0) continue;
         int at = chunk % q.stages * q.stage_bytes;
-        const float *xs = (const float *)(x_place + at) + lane / 4 * LDX + lane % 4 * 2;
-        const unsigned char *ws = w_place + at;
-        uint4 codes = make_uint4(0, 0, 0, 0);
-        float low = 0, high = 0;
-#pragma unroll
-        for (int s = 0; s < C / 16; s++) {
-            if (k + s * 16 >= k1) break;
-            uint32_t a[4];
-            if (NF4) {
-                if (s % 4 == 0) {
-                    int block = chunk * (C / BLOCK) + s / 4;
-                    codes = *(const uint4 *)(ws + s / 4 * 512 + lane * 16);
-                    low = scales[lane / 4 * SCALES + block], high = scales[(lane / 4 + 8) * SCALES + block];
-                }
-                unpack<T>(a, codes, s % 4, values, low, high);
-            } else {
-                int r = lane & 15, c = s * 2 + (lane >> 4);
-                load_matrices(a, ws + r * C * 2 + (c ^ (r & 7)) * 16);
-            }
-#pragma unroll
-            for (int j = 0; j < N8; j++) {
-                const float2 first = *(const float2 *)(xs + j * 8 * LDX + s * 16), second = *(const float2 *)(xs + j * 8 * LDX + s * 16 + 8);
-                uint32_t b[2] = { pack2<T>(first.x, first.y), pack2<T>(second.x, second.y) };
-                mma16<T>(acc[j], a, b);
-            }
-        }
+        const float *rows = (const float *)(x_place + at) + (row_first + lane / 4) * LDX + lane % 4 * 2;
+        const float *low = scales + lane / 4 * SCALES + chunk * (C / BLOCK), *high = low + 8 * SCALES;
+        if (left >= C)
+            multiply<T, NF4, N8, C>(acc, rows, w_place + at, low, high, values, lane, false, C);
+        else
+            multiply<T, NF4, N8, C>(acc, rows, w_place + at, low, high, values, lane, true, left);
     }
 
     /* the segments' sums, in order; then bias and LoRA, by the first segment's warps */
     copy_wait<0>();
     __syncthreads();
     if (q.n_segments > 1) {
-        float *sums = (float *)bytes;
+        float *sums = (float *)bytes + (t * q.groups + in_tile) * N8 * 128;
         if (segment > 0 && mine)
 #pragma unroll
             for (int j = 0; j < N8; j++)
 #pragma unroll
-                for (int v = 0; v < 4; v++) sums[(((segment - 1) * q.tiles + t) * N8 + j) * 128 + v * 32 + lane] = acc[j][v];
+                for (int v = 0; v < 4; v++) sums[((segment - 1) * q.tiles * q.groups * N8 + j) * 128 + v * 32 + lane] = acc[j][v];
         __syncthreads();
     }
     if (segment > 0 || !mine) return;
+    const float *sums = (const float *)bytes + (t * q.groups + in_tile) * N8 * 128;
 #pragma unroll
     for (int j = 0; j < N8; j++)
 #pragma unroll
         for (int v = 0; v < 4; v++) {
             int64_t o = row0 + lane / 4 + v / 2 * 8;
-            int row = j * 8 + lane % 4 * 2 + v % 2;
-            bool have = o < p.n_out && row < p.n_rows;
-            if (p.add && have) acc[j][v] = acc[j][v] + p.y[row * p.ldy + o];
+            int row = row_first + j * 8 + lane % 4 * 2 + v % 2;
+            bool there = o < p.n_out && row < p.n_rows;
+            if (p.add && there) acc[j][v] = acc[j][v] + p.y[row * p.ldy + o];
             for (int s = 1; s < q.n_segments; s++)
-                acc[j][v] += ((const float *)bytes)[(((s - 1) * q.tiles + t) * N8 + j) * 128 + v * 32 + lane];
-            if (p.bias && have) acc[j][v] += p.bias[o];
+                acc[j][v] += sums[((s - 1) * q.tiles * q.groups * N8 + j) * 128 + v * 32 + lane];
+            if (p.bias && there) acc[j][v] += p.bias[o];
         }
     for (int i = 0; i < p.n_parts; i++) {
         const few_part &part = p.part[i];
@@ -222,7 +235,7 @@ __device__ static void few_block(const few_product &p, const few_plan &q, int64_
                 if (at) part_operand(a, part, row0, k, lane);
 #pragma unroll
                 for (int j = 0; j < N8; j++) {
-                    int row = j * 8 + lane / 4, column = k + lane % 4 * 2;
+                    int row = row_first + j * 8 + lane / 4, column = k + lane % 4 * 2;
                     const float *u = part.u + row * p.ldu;
                     uint32_t b[2] = { row < p.n_rows ? u_pair<T>(u, column, part.r) : 0,
                                       row < p.n_rows ? u_pair<T>(u, column + 8, part.r) : 0 };
@@ -239,20 +252,20 @@ __device__ static void few_block(const few_product &p, const few_plan &q, int64_
 #pragma unroll
         for (int v = 0; v < 4; v++) {
             int64_t o = row0 + lane / 4 + v / 2 * 8;
-            int row = j * 8 + lane % 4 * 2 + v % 2;
+            int row = row_first + j * 8 + lane % 4 * 2 + v % 2;
             if (o < p.n_out && row < p.n_rows) p.y[row * p.ldy + o] = acc[j][v];
         }
 }
 
 /* p, and a's product before it where q.a_blocks > 0. */
-template <int T, bool NF4, int N8>
+template <int T, bool NF4, int N8, int C>
 __global__ static void __launch_bounds__(MOST_WARPS * 32) few_kernel(few_product p, few_product a, few_plan q) {
     SHARED_BYTES(bytes);
     __shared__ float values[16];
     if (threadIdx.x < 16) values[threadIdx.x] = p.w.tables[CU_NF4 + threadIdx.x]; /* seen after the first barrier */
     int block = blockIdx.x;
     if (block < q.a_blocks) {
-        few_block<T, false, N8>(a, q, (int64_t)block * q.a_tiles, q.a_tiles, bytes, values, false);
+        few_block<T, false, N8, C>(a, q, (int64_t)block * q.a_tiles, q.a_tiles, bytes, values, false);
         __syncthreads();
         if (threadIdx.x == 0) {
             __threadfence();
@@ -260,7 +273,7 @@ __global__ static void __launch_bounds__(MOST_WARPS * 32) few_kernel(few_product
         }
         return;
     }
-    few_block<T, NF4, N8>(p, q, (int64_t)(block - q.a_blocks) * q.tiles, q.tiles, bytes, values, q.a_blocks > 0);
+    few_block<T, NF4, N8, C>(p, q, (int64_t)(block - q.a_blocks) * q.tiles, q.tiles, bytes, values, q.a_blocks > 0);
     if (q.a_blocks == 0) return;
     __syncthreads();
     if (threadIdx.x == 0 && atomicAdd(q.ready + 1, 1) == q.blocks - q.a_blocks - 1) { /* nobody waits any more */
@@ -270,19 +283,28 @@ __global__ static void __launch_bounds__(MOST_WARPS * 32) few_kernel(few_product
 }
 
 /* Shared memory with `tiles` a block and as many stages as are good; false: does not fit. */
-static bool lay_out(const mr_backend *b, few_plan *q, bool nf4, bool a, int tiles) {
+static bool lay_out(const mr_backend *b, few_plan *q, int n8, bool nf4, bool a, int tiles) {
     static const int counts[] = { STAGES, 6, 4, 3, 2 };
     q->tiles = tiles;
     q->a_tiles = nf4 && tiles >= 4 ? tiles / 4 : nf4 ? 1 : tiles; /* 16 bits take four times NF4's room */
-    int w = tiles * w_bytes(q->n8, nf4), wa = a ? q->a_tiles * w_bytes(q->n8, false) : 0;
+    q->columns = n8 <= 2 ? 128 : 64;
+    q->n8 = n8 <= 2 ? n8 : tiles == 1 ? 2 : (n8 + 1) / 2 * 2;
+    q->groups = (n8 + q->n8 - 1) / q->n8;
+    q->warps = q->groups;
+    if (tiles == 1 && q->warps < 4) q->warps = 4;
+    if (tiles * q->n_segments * q->warps > MOST_WARPS) q->warps = MOST_WARPS / (tiles * q->n_segments);
+    if (q->warps < q->groups) return false;
+    int w = tiles * w_bytes(q->columns, nf4), wa = a ? q->a_tiles * w_bytes(q->columns, false) : 0;
     int scales = nf4 ? tiles * q->n_segments * OUTPUTS * SCALES * 4 : 0, most = cu_of(b)->max_shared - 1024;
-    q->stage_bytes = q->n_segments * (x_bytes(q->n8) + (w > wa ? w : wa));
-    int good = most / (tiles > 1 ? 3 : 2) < 30 << 10 ? 30 << 10 : most / (tiles > 1 ? 3 : 2); /* blocks an SM */
+    q->stage_bytes = q->n_segments * (x_bytes(q->groups * q->n8, q->columns) + (w > wa ? w : wa));
+    int good = most / (tiles > 1 ? 3 : 2); /* blocks an SM */
+    if (good < 30 << 10) good = 30 << 10;
+    if (good > most) good = most;
     for (int pass = 0; pass < 2; pass++)
         for (int i = 0; i < 5; i++) {
             q->stages = counts[i];
             q->bytes = q->stages * q->stage_bytes + scales;
-            if (q->bytes <= (pass || good > most ? most : good) && (pass || q->stages > 2)) return true;
+            if (q->bytes <= (pass ? most : good) && (pass || q->stages > 2)) return true;
         }
     return false;
 }
@@ -290,12 +312,11 @@ static bool lay_out(const mr_backend *b, few_plan *q, bool nf4, bool a, int tile
 /* Whether and how: a block has several tiles where there are enough for all SMs, and x is read less often then. */
 static bool plan(const mr_backend *b, few_plan *q, int64_t n_out, int64_t k, int n_rows, bool nf4, bool a) {
     int n8 = (n_rows + 7) / 8;
-    q->n8 = n8 <= 2 ? n8 : (n8 + 1) / 2 * 2;
     q->n_segments = (int)((k + CU_K_SEGMENT - 1) / CU_K_SEGMENT);
     if (n_rows > CU_FEW_ROWS || q->n_segments > MAX_SEGMENTS) return false;
     int tiles = (n_out + OUTPUTS - 1) / OUTPUTS >= 4 * cu_of(b)->n_sm ? 4 : 1;
-    while (tiles > 1 && (tiles * q->n_segments > MOST_WARPS || !lay_out(b, q, nf4, a, tiles))) tiles /= 2;
-    return lay_out(b, q, nf4, a, tiles);
+    while (tiles > 1 && !lay_out(b, q, n8, nf4, a, tiles)) tiles /= 2;
+    return lay_out(b, q, n8, nf4, a, tiles);
 }
 
 bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora, int n_rows) {
@@ -307,20 +328,21 @@ bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora,
     return plan(b, &q, w->n_out, w->n_in, n_rows, w->store == MR_NF4, lora && lora->n_lora);
 }
 
-template <int T, bool NF4, int N8> static void launch(mr_backend *b, const char *op, const few_product *p, const few_product *a,
-                                                      const few_plan *q) {
-    auto kernel = few_kernel<T, NF4, N8>;
-    LAUNCH(b, op, kernel, q->blocks, q->n_segments * q->tiles * 32, q->bytes, *p, a ? *a : *p, *q);
+template <int T, bool NF4, int N8, int C>
+static void launch(mr_backend *b, const char *op, const few_product *p, const few_product *a, const few_plan *q) {
+    auto kernel = few_kernel<T, NF4, N8, C>;
+    LAUNCH(b, op, kernel, q->blocks, q->n_segments * q->tiles * q->warps * 32, q->bytes, *p, a ? *a : *p, *q);
 }
 
 template <int T, bool NF4>
 static void launch_rows(mr_backend *b, const char *op, const few_product *p, const few_product *a, const few_plan *q) {
-    switch (q->n8) {
-    case 1: launch<T, NF4, 1>(b, op, p, a, q); break;
-    case 2: launch<T, NF4, 2>(b, op, p, a, q); break;
-    case 4: launch<T, NF4, 4>(b, op, p, a, q); break;
-    case 6: launch<T, NF4, 6>(b, op, p, a, q); break;
-    default: launch<T, NF4, 8>(b, op, p, a, q);
+    switch (q->n8 * 1000 + q->columns) {
+    case 1128: launch<T, NF4, 1, 128>(b, op, p, a, q); break;
+    case 2128: launch<T, NF4, 2, 128>(b, op, p, a, q); break;
+    case 2064: launch<T, NF4, 2, 64>(b, op, p, a, q); break;
+    case 4064: launch<T, NF4, 4, 64>(b, op, p, a, q); break;
+    case 6064: launch<T, NF4, 6, 64>(b, op, p, a, q); break;
+    default: launch<T, NF4, 8, 64>(b, op, p, a, q);
     }
 }
 
