@@ -166,14 +166,14 @@ static bool choose(cu_lt *lt, lt_shape *h) {
 
 static bool multiply(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p) {
     uint64_t rows = (uint64_t)p->n_rows;
-    const float one = 1.0f, beta = p->add ? 1.0f : 0.0f;
+    const float beta = p->add ? 1.0f : 0.0f;
     cublasLtMatmulHeuristicResult_t r;
     if (lt->layout_set(h->x, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows) != CUBLAS_STATUS_SUCCESS ||
         lt->layout_set(h->y, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows) != CUBLAS_STATUS_SUCCESS ||
         lt->check(lt->handle, h->desc, h->w, h->x, h->y, h->y, &h->algo, &r) != CUBLAS_STATUS_SUCCESS ||
         r.workspaceSize > (lt->workspace ? WORKSPACE : 0))
         return false;
-    return lt->matmul(lt->handle, h->desc, &one, p->w, h->w, p->x, h->x, &beta, p->y, h->y, p->y, h->y, &h->algo,
+    return lt->matmul(lt->handle, h->desc, &p->alpha, p->w, h->w, p->x, h->x, &beta, p->y, h->y, p->y, h->y, &h->algo,
                       lt->workspace, lt->workspace ? WORKSPACE : 0, cu_of(b)->stream) == CUBLAS_STATUS_SUCCESS;
 }
 
@@ -220,7 +220,7 @@ static bool probe(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p,
 }
 
 static bool same_shape(const cu_lt_product *a, const cu_lt_product *k) {
-    return a->n_rows == k->n_rows && a->f16 == k->f16 && a->backward == k->backward && a->n_cols == k->n_cols && a->k == k->k && a->ldx == k->ldx &&
+    return a->n_rows == k->n_rows && a->alpha == k->alpha && a->f16 == k->f16 && a->backward == k->backward && a->n_cols == k->n_cols && a->k == k->k && a->ldx == k->ldx &&
            a->ldw == k->ldw && a->ldy == k->ldy;
 }
 
