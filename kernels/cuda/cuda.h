@@ -40,6 +40,7 @@ typedef struct cu_state {
     mr_status status;
     char message[512];
     float *tables;
+    int *ready;          /* [2], zero between launches: few.cu */
     struct { void *p; size_t bytes; } scratch[CU_N_SLOTS];
     struct cu_lt *lt;    /* cuBLASLt, opened by the first large product; NULL before */
     bool no_lt;          /* it was tried and is not there */
@@ -64,11 +65,12 @@ const void *cu_small(mr_backend *b, const char *op, int which, const void *host,
 
 static inline int64_t cu_round(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* Rows of ld values that are converted at a time: whole tiles, about CU_SLAB values. */
-static inline int64_t cu_slab_rows(int64_t ld, int64_t n) {
-    int64_t rows = CU_SLAB / ld / 128 * 128;
-    if (rows < 128) rows = 128;
-    return n < rows ? n : rows;
+/* What of n rows of ld values is converted at a time, CU_SLAB values at most: as many rows as a segment of K of them allows, and whole
+ * segments; a product that is cut between segments costs nothing. */
+static inline int64_t cu_slab_rows(int64_t n) { return n < CU_SLAB / CU_K_SEGMENT ? n : CU_SLAB / CU_K_SEGMENT; }
+static inline int64_t cu_slab_columns(int64_t ld, int64_t rows) {
+    int64_t columns = CU_SLAB / rows / CU_K_SEGMENT * CU_K_SEGMENT;
+    return ld < columns ? ld : columns;
 }
 
 /* --- weights --- */

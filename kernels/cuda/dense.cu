@@ -123,7 +123,7 @@ static void own_segment(mr_backend *b, const char *op, const dense_product &p, i
 
 /* For cuBLASLt's probe: a whole product of its own. */
 template <int T, bool BACKWARD> static void own_product(mr_backend *b, const cu_lt_product *p, const void *op) {
-    dense_product d = { p->y, p->ldy, p->x, p->ldx, p->w, p->ldw, p->n_rows, p->n_cols, p->k, BACKWARD, p->add, 1.0f, NULL };
+    dense_product d = { p->y, p->ldy, p->x, p->ldx, p->w, p->ldw, p->n_rows, p->n_cols, p->k, BACKWARD, p->add, p->alpha, NULL };
     own_segment<T, BACKWARD>(b, (const char *)op, d, 0, p->k, p->add, NULL);
 }
 
@@ -138,8 +138,8 @@ template <int T, bool BACKWARD> static void segments(mr_backend *b, const char *
         bool add = p.add || k0 > 0;
         const float *bias = k1 == p.k ? p.bias : NULL;
         cu_lt_product q = { p.y, p.x + k0, BACKWARD ? p.w + k0 * p.ldw : p.w + k0, p.ldy, p.ldx, p.ldw, p.n_rows, p.n_cols,
-                            k1 - k0, T == F16, BACKWARD, add };
-        if (p.alpha != 1.0f || p.n_rows > 65535 || !cu_lt_product_run(b, &q, own_product<T, BACKWARD>, op)) {
+                            k1 - k0, T == F16, BACKWARD, add, p.alpha };
+        if (p.n_rows > 65535 || !cu_lt_product_run(b, &q, own_product<T, BACKWARD>, op)) {
             own_segment<T, BACKWARD>(b, op, p, k0, k1, add, bias);
         } else if (bias) {
             LAUNCH(b, op, add_bias_kernel, dim3((unsigned)((p.n_cols + 255) / 256), (unsigned)p.n_rows), 256, 0, p.y, p.ldy, bias,

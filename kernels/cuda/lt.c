@@ -1,7 +1,7 @@
 /* lt.c - cuBLASLt for products of many rows, where it keeps the row rule.
  *
- * Opened with dlopen by the first large product; without it the module's own kernels serve, and nothing else changes. For each shape one
- * unsplit algorithm is chosen, once, and used for every number of rows. Before that it must give the bits of our own kernel for
+ * Opened with dlopen by the first large product; without it the module's own kernels serve, and nothing else changes. For each shape and
+ * each doubling of the number of rows one unsplit algorithm is chosen, once. Before it serves it must give the bits of our own kernel for
  * several numbers of rows, on this device and with this weight: nothing in the library's documentation promises the order of its
  * sums. MEDRL_CUDA_GEMM=own leaves the library out. */
 #include "cuda/lt.h"
@@ -19,10 +19,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SHAPES = 128, WORKSPACE = 32 << 20, PROBE_ROWS = 384, ALIGNMENT = 16 };
+enum { MAX_SHAPES = 512, WORKSPACE = 32 << 20, PROBE_ROWS = 384, PROBE_VALUES = 65521, MOST_ROWS = 2048, ALIGNMENT = 16 };
 
 typedef struct lt_shape {
-    cu_lt_product key; /* without pointers and rows */
+    cu_lt_product key; /* without pointers; n_rows: those that it was chosen for */
     bool serves;
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t w, x, y;
@@ -140,14 +140,14 @@ static bool describe(cu_lt *lt, lt_shape *h) {
            lt->layout_create(&h->y, CUDA_R_32F, cols, PROBE_ROWS, k->ldy) == CUBLAS_STATUS_SUCCESS;
 }
 
-/* The heuristic's first unsplit choice for a few thousand rows. */
+/* The heuristic's first unsplit choice. */
 static bool choose(cu_lt *lt, lt_shape *h) {
     cublasLtMatmulPreference_t p = NULL;
     cublasLtMatmulHeuristicResult_t r;
     int n = 0;
     uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE, align = ALIGNMENT;
     size_t room = lt->workspace ? WORKSPACE : 0;
-    uint64_t rows = 2048;
+    uint64_t rows = (uint64_t)h->key.n_rows;
     lt->layout_set(h->x, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows);
     lt->layout_set(h->y, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows);
     if (lt->preference_create(&p) != CUBLAS_STATUS_SUCCESS) return false;
@@ -166,26 +166,45 @@ static bool choose(cu_lt *lt, lt_shape *h) {
 
 static bool multiply(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p) {
     uint64_t rows = (uint64_t)p->n_rows;
-    const float one = 1.0f, beta = p->add ? 1.0f : 0.0f;
+    const float beta = p->add ? 1.0f : 0.0f;
     cublasLtMatmulHeuristicResult_t r;
     if (lt->layout_set(h->x, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows) != CUBLAS_STATUS_SUCCESS ||
         lt->layout_set(h->y, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows) != CUBLAS_STATUS_SUCCESS ||
         lt->check(lt->handle, h->desc, h->w, h->x, h->y, h->y, &h->algo, &r) != CUBLAS_STATUS_SUCCESS ||
         r.workspaceSize > (lt->workspace ? WORKSPACE : 0))
         return false;
-    return lt->matmul(lt->handle, h->desc, &one, p->w, h->w, p->x, h->x, &beta, p->y, h->y, p->y, h->y, &h->algo,
+    return lt->matmul(lt->handle, h->desc, &p->alpha, p->w, h->w, p->x, h->x, &beta, p->y, h->y, p->y, h->y, &h->algo,
                       lt->workspace, lt->workspace ? WORKSPACE : 0, cu_of(b)->stream) == CUBLAS_STATUS_SUCCESS;
 }
 
-/* Own kernel and library on the caller's own rows, for three numbers of rows, added to the same old values. */
+/* PROBE_ROWS rows of numbers of either sign between 1/8 and 2 (bf16) or 1.5 and 2 (f16), the same every time. */
+static bool probe_rows(mr_backend *b, uint16_t *x, int64_t ldx) {
+    uint16_t *host = malloc(PROBE_VALUES * sizeof *host);
+    int64_t n = PROBE_ROWS * ldx;
+    uint32_t r = 1;
+    bool ok = host != NULL;
+    for (int i = 0; ok && i < PROBE_VALUES; i++) {
+        r = r * 1664525u + 1013904223u; /* Numerical Recipes' generator; its upper bits */
+        host[i] = (uint16_t)(0x3e00u | (r >> 16 & 0x1ffu) | (r >> 31 << 15));
+    }
+    for (int64_t at = 0; ok && at < n; at += PROBE_VALUES)
+        ok = cudaMemcpyAsync(x + at, host, (size_t)(n - at < PROBE_VALUES ? n - at : PROBE_VALUES) * sizeof *x, cudaMemcpyHostToDevice,
+                             cu_of(b)->stream) == cudaSuccess;
+    free(host);
+    return ok;
+}
+
+/* Own kernel and library on rows of the probe's own, for three numbers of rows, added to the same old values. */
 static bool probe(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
-    static const int64_t counts[] = { CU_LT_ROWS, 257, PROBE_ROWS };
-    size_t bytes = (size_t)PROBE_ROWS * (size_t)p->ldy * sizeof(float);
+    int64_t most = h->key.n_rows < PROBE_ROWS ? h->key.n_rows : PROBE_ROWS, counts[] = { most / 2 + 1, most * 3 / 4 + 1, most };
+    size_t bytes = (size_t)most * (size_t)p->ldy * sizeof(float);
     float *y[2] = { NULL, NULL };
-    bool ok = cudaMalloc((void **)&y[0], bytes) == cudaSuccess && cudaMalloc((void **)&y[1], bytes) == cudaSuccess;
+    uint16_t *x = NULL;
+    bool ok = cudaMalloc((void **)&y[0], bytes) == cudaSuccess && cudaMalloc((void **)&y[1], bytes) == cudaSuccess &&
+              cudaMalloc((void **)&x, (size_t)(PROBE_ROWS * p->ldx) * sizeof *x) == cudaSuccess && probe_rows(b, x, p->ldx);
     for (int i = 0; ok && i < 3; i++) {
         cu_lt_product q = *p;
-        if (counts[i] > p->n_rows) continue;
+        q.x = x;
         q.n_rows = counts[i];
         q.add = i % 2;
         /* old values: any finite floats, the same on both sides */
@@ -195,13 +214,13 @@ static bool probe(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p,
         q.y = y[1];
         ok = ok && multiply(b, lt, h, &q) && cu_same_bits(b, y[0], y[1], (int64_t)(bytes / sizeof(float)));
     }
-    cudaFree(y[0]), cudaFree(y[1]);
+    cudaFree(y[0]), cudaFree(y[1]), cudaFree(x);
     cudaGetLastError();
     return ok;
 }
 
 static bool same_shape(const cu_lt_product *a, const cu_lt_product *k) {
-    return a->f16 == k->f16 && a->backward == k->backward && a->n_cols == k->n_cols && a->k == k->k && a->ldx == k->ldx &&
+    return a->n_rows == k->n_rows && a->alpha == k->alpha && a->f16 == k->f16 && a->backward == k->backward && a->n_cols == k->n_cols && a->k == k->k && a->ldx == k->ldx &&
            a->ldw == k->ldw && a->ldy == k->ldy;
 }
 
@@ -212,12 +231,14 @@ bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, con
     cu_lt *lt = opened(b);
     if (!lt) return false;
     lt_shape *h = NULL;
+    cu_lt_product key = *p;
+    for (key.n_rows = 128; key.n_rows < p->n_rows && key.n_rows < MOST_ROWS;) key.n_rows *= 2;
     for (int i = 0; i < lt->n_shapes && !h; i++)
-        if (same_shape(&lt->shapes[i].key, p)) h = &lt->shapes[i];
+        if (same_shape(&lt->shapes[i].key, &key)) h = &lt->shapes[i];
     if (!h) {
-        if (lt->n_shapes == MAX_SHAPES || p->n_rows < PROBE_ROWS) return false; /* too few rows to judge by */
+        if (lt->n_shapes == MAX_SHAPES) return false;
         h = &lt->shapes[lt->n_shapes++];
-        h->key = *p;
+        h->key = key;
         h->serves = describe(lt, h) && choose(lt, h) && probe(b, lt, h, p, own, ctx);
         if (!h->serves) shape_clear(lt, h);
     }

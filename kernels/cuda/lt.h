@@ -10,7 +10,7 @@ extern "C" {
 
 typedef struct cu_lt cu_lt;
 
-enum { CU_LT_ROWS = 192 }; /* fewer rows are the own kernels' */
+enum { CU_LT_ROWS = 65 }; /* fewer rows are the own kernels' */
 
 /* One segment: y[n_rows, n_cols] (+)= x @ w^T, or x @ w when backward; as dense_product in gemm.cuh. */
 typedef struct cu_lt_product {
@@ -18,6 +18,7 @@ typedef struct cu_lt_product {
     const uint16_t *x, *w;
     int64_t ldy, ldx, ldw, n_rows, n_cols, k;
     bool f16, backward, add;
+    float alpha; /* a factor of the sum; with add the own kernel rounds once, the library twice: equal for powers of two, and probed */
 } cu_lt_product;
 
 /* The same product by the own kernel. */

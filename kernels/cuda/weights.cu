@@ -257,7 +257,7 @@ static bool size_scratch(mr_backend *b, const mr_weight *w) {
     if (w->compute == MR_F32) return true;
     int64_t wide = w->n_in > w->n_out || !(w->uses & MR_USE_BWD) ? w->n_in : w->n_out;
     wide = cu_round(wide, 8);
-    if (!cu_scratch(b, op, CU_SLOT_X, (size_t)(cu_slab_rows(wide, 2048) * wide) * sizeof(u16))) return false;
+    if (!cu_scratch(b, op, CU_SLOT_X, (size_t)(2048 * cu_slab_columns(wide, 2048)) * sizeof(u16))) return false;
     return w->store != MR_NF4 || cu_scratch(b, op, CU_SLOT_W, (size_t)(w->n_out * w->ld) * sizeof(u16));
 }
 

@@ -86,7 +86,7 @@ static mr_weight *pattern_weight(int64_t O, int64_t I, mr_dtype store, unsigned 
 typedef struct shape { const char *name; int O, I, parts; bool head; } shape;
 
 static void bench_shape(const shape *s, mr_dtype store, int lora, double bandwidth) {
-    static const int rows[] = { 1, 6, 48, 512, 3584 };
+    static const int rows[] = { 1, 6, 48, 96, 192, 512, 3584 };
     const int most_rows = small_run ? 48 : s->head ? 512 : 3584, least_bwd = small_run ? 48 : 512;
     product p = { .n = 1 };
     double bytes = (double)s->O * s->I * (store == MR_NF4 ? 0.5163 : 2);

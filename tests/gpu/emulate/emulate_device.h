@@ -27,6 +27,7 @@ struct dim3 {
     dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return uint4{ x, y, z, w }; }
 
@@ -56,6 +57,9 @@ template <typename V> static inline V __shfl_xor_sync(unsigned, V v, int d) {
     emu_warp_wait();
     return r;
 }
+static inline void __syncwarp() { emu_warp_wait(); }
+static inline void __threadfence() {}
+static inline float __ldcg(const float *p) { return *p; }
 static inline int atomicAdd(int *p, int v) { int old = *p; *p += v; return old; }
 static inline int atomicMin(int *p, int v) { int old = *p; if (v < old) *p = v; return old; }
 static inline uint32_t __float_as_uint(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
