@@ -302,7 +302,7 @@ static bool lay_out(const mr_backend *b, few_plan *q, int n8, bool nf4, bool a, 
     q->columns = n8 <= 2 ? 128 : 64;
     q->n8 = n8 <= 2 ? n8 : tiles == 1 ? 2 : n8 <= 6 ? (n8 + 1) / 2 * 2 : 4;
     q->groups = (n8 + q->n8 - 1) / q->n8;
-    q->warps = q->groups + (tiles == 1 ? 3 : 1);
+    q->warps = q->groups + (tiles == 1 ? 3 : n8 == 1 ? 1 : 0); /* more registers would mean fewer blocks */
     if (tiles * q->n_segments * q->warps > MOST_WARPS) q->warps = MOST_WARPS / (tiles * q->n_segments);
     if (q->warps < q->groups) return false;
     int w = tiles * w_bytes(q->columns, nf4), wa = a ? q->a_tiles * w_bytes(q->columns, false) : 0;

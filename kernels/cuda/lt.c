@@ -139,13 +139,12 @@ static bool describe(cu_lt *lt, lt_shape *h) {
            lt->layout_create(&h->y, CUDA_R_32F, cols, PROBE_ROWS, k->ldy) == CUBLAS_STATUS_SUCCESS;
 }
 
-/* The heuristic's unsplit choices, best first; their number. */
-static int choices(cu_lt *lt, const lt_shape *h, cublasLtMatmulHeuristicResult_t r[CHOICES]) {
+/* The heuristic's unsplit choices for that many rows, best first; their number. */
+static int choices(cu_lt *lt, const lt_shape *h, uint64_t rows, cublasLtMatmulHeuristicResult_t r[CHOICES]) {
     cublasLtMatmulPreference_t p = NULL;
     int n = 0;
     uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE, align = ALIGNMENT;
     size_t room = lt->workspace ? WORKSPACE : 0;
-    uint64_t rows = (uint64_t)h->key.n_rows;
     lt->layout_set(h->x, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows);
     lt->layout_set(h->y, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows);
     if (lt->preference_create(&p) != CUBLAS_STATUS_SUCCESS) return 0;
@@ -216,15 +215,19 @@ static bool probe(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p,
     return ok;
 }
 
-/* The first choice that the probe lets through. */
+/* The first choice that the probe lets through: of those for these rows, else of those for many, where a narrow product is less of a
+ * special case. */
 static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
     cublasLtMatmulHeuristicResult_t r[CHOICES];
-    int n = describe(lt, h) ? choices(lt, h, r) : 0;
-    for (int i = 0; i < n; i++) {
-        h->algo = r[i].algo;
-        if (r[i].state == CUBLAS_STATUS_SUCCESS && probe(b, lt, h, p, own, ctx)) return true;
+    if (!describe(lt, h)) return false;
+    for (int64_t rows = h->key.n_rows;; rows = MOST_ROWS) {
+        int n = choices(lt, h, (uint64_t)rows, r);
+        for (int i = 0; i < n; i++) {
+            h->algo = r[i].algo;
+            if (r[i].state == CUBLAS_STATUS_SUCCESS && probe(b, lt, h, p, own, ctx)) return true;
+        }
+        if (rows == MOST_ROWS) return false;
     }
-    return false;
 }
 
 static bool same_shape(const cu_lt_product *a, const cu_lt_product *k) {
