@@ -9,6 +9,7 @@
  * LoRA: u = x @ a^T is made by the first blocks of the same launch, and the others' chains run meanwhile; they wait for u only
  * before its product with b. Blocks start in the order of their numbers, so those that are waited for always run. */
 #include "cuda/gemm.cuh"
+#include "cuda/lt.h"
 
 enum { OUTPUTS = 16, BLOCK = 64, MAX_SEGMENTS = 8, MOST_WARPS = 16, X_PAD = 8, STAGES = 8, SCALES = CU_K_SEGMENT / BLOCK + 1 };
 
@@ -112,14 +113,23 @@ __device__ static void few_block(const few_product &p, const few_plan &q, int64_
     unsigned char *w_place = bytes + q.n_segments * x_size + (segment * tiles + t) * W_BYTES;
     float *scales = (float *)(bytes + q.stages * q.stage_bytes) + (segment * tiles + t) * OUTPUTS * SCALES;
 
-    int x_row = in_team * (32 / LANES) + lane / LANES, x_column = lane % LANES * 4, x_step = team * (32 / LANES);
+    /* where there are warps that only fetch, the others do not */
+    int fetchers = q.warps > q.groups ? q.warps - q.groups : q.warps, fetcher = in_tile - (q.warps - fetchers);
+    int x_row = (t * fetchers + fetcher) * (32 / LANES) + lane / LANES, x_column = lane % LANES * 4;
+    int x_step = q.tiles * fetchers * (32 / LANES);
     const float *x_from = p.x + x_row * p.ldx + k0 + x_column;
     const uint8_t *codes = p.w.codes + (row0 / OUTPUTS * blocks + k0 / BLOCK) * 512 + lane * 16;
+    constexpr int PARTS = C / 8; /* of 16 bytes in a row of 16-bit values */
+    int w_row = fetcher * (32 / PARTS) + lane / PARTS, w_part = lane % PARTS, w_step = fetchers * (32 / PARTS);
+    const u16 *data = (const u16 *)p.w.data, *w_from = data + (row0 + w_row) * p.w.ld + k0 + w_part * 8;
+    int next_at = 0; /* of the stage that is filled next */
     auto fetch = [&](int chunk) {
         int64_t k = k0 + (int64_t)chunk * C;
-        if (k >= k1) return;
+        int at = next_at;
+        next_at += q.stage_bytes;
+        if (next_at == q.stages * q.stage_bytes) next_at = 0;
+        if (fetcher < 0 || k >= k1) return;
         bool whole = k + C <= k1;
-        int at = chunk % q.stages * q.stage_bytes;
         float *to = (float *)(x_place + at) + x_row * LDX + x_column;
         const float *from = x_from + (int64_t)chunk * C;
         for (int r = x_row; r < p.n_rows; r += x_step, to += x_step * LDX, from += x_step * p.ldx) {
@@ -135,14 +145,14 @@ __device__ static void few_block(const few_product &p, const few_plan &q, int64_
         if (NF4) {
 #pragma unroll
             for (int i = 0; i < C / BLOCK; i++)
-                if (i % q.warps == in_tile && (whole || k + i * BLOCK < k1))
+                if ((fetchers == 1 || i % fetchers == fetcher) && (whole || k + i * BLOCK < k1))
                     copy16(ws + i * 512 + lane * 16, codes + ((int64_t)chunk * (C / BLOCK) + i) * 512, true);
         } else {
-            const u16 *data = (const u16 *)p.w.data;
-            for (int i = in_tile * 32 + lane; i < OUTPUTS * (C / 8); i += 32 * q.warps) {
-                int r = i / (C / 8), c = i % (C / 8); /* chunks of 16 bytes, XORed with the row for ldmatrix */
-                bool ok = row0 + r < p.n_out && k + c * 8 < k1;
-                copy16(ws + r * C * 2 + (c ^ (r & 7)) * 16, ok ? data + (row0 + r) * p.w.ld + k + c * 8 : data, ok);
+            const u16 *value = w_from + (int64_t)chunk * C;
+            bool inside = whole || k + w_part * 8 < k1;
+            for (int r = w_row; r < OUTPUTS; r += w_step, value += w_step * p.w.ld) { /* XORed with the row, for ldmatrix */
+                bool ok = inside && row0 + r < p.n_out;
+                copy16(ws + r * C * 2 + (w_part ^ (r & 7)) * 16, ok ? value : data, ok);
             }
         }
     };
@@ -167,20 +177,22 @@ __device__ static void few_block(const few_product &p, const few_plan &q, int64_
     for (int j = 0; j < N8; j++)
 #pragma unroll
         for (int v = 0; v < 4; v++) acc[j][v] = 0.0f;
+    int place = -q.stage_bytes; /* of this chunk's stage */
     for (int chunk = 0; chunk < chunks; chunk++) {
+        place += q.stage_bytes;
+        if (place == q.stages * q.stage_bytes) place = 0;
         wait_stage(q.stages);
         __syncthreads();
         if (chunk + q.stages - 1 < chunks) fetch(chunk + q.stages - 1);
         copy_commit();
         int64_t left = k1 - k0 - (int64_t)chunk * C;
         if (!mine || left <= 0) continue;
-        int at = chunk % q.stages * q.stage_bytes;
-        const float *rows = (const float *)(x_place + at) + (row_first + lane / 4) * LDX + lane % 4 * 2;
+        const float *rows = (const float *)(x_place + place) + (row_first + lane / 4) * LDX + lane % 4 * 2;
         const float *low = scales + lane / 4 * SCALES + chunk * (C / BLOCK), *high = low + 8 * SCALES;
         if (left >= C)
-            multiply<T, NF4, N8, C>(acc, rows, w_place + at, low, high, values, lane, false, C);
+            multiply<T, NF4, N8, C>(acc, rows, w_place + place, low, high, values, lane, false, C);
         else
-            multiply<T, NF4, N8, C>(acc, rows, w_place + at, low, high, values, lane, true, left);
+            multiply<T, NF4, N8, C>(acc, rows, w_place + place, low, high, values, lane, true, left);
     }
 
     /* the segments' sums, in order; then bias and LoRA, by the first segment's warps */
@@ -288,10 +300,9 @@ static bool lay_out(const mr_backend *b, few_plan *q, int n8, bool nf4, bool a, 
     q->tiles = tiles;
     q->a_tiles = nf4 && tiles >= 4 ? tiles / 4 : nf4 ? 1 : tiles; /* 16 bits take four times NF4's room */
     q->columns = n8 <= 2 ? 128 : 64;
-    q->n8 = n8 <= 2 ? n8 : tiles == 1 ? 2 : (n8 + 1) / 2 * 2;
+    q->n8 = n8 <= 2 ? n8 : tiles == 1 ? 2 : n8 <= 6 ? (n8 + 1) / 2 * 2 : 4;
     q->groups = (n8 + q->n8 - 1) / q->n8;
-    q->warps = q->groups;
-    if (tiles == 1 && q->warps < 4) q->warps = 4;
+    q->warps = q->groups + (tiles == 1 ? 3 : n8 == 1 ? 1 : 0); /* more registers would mean fewer blocks */
     if (tiles * q->n_segments * q->warps > MOST_WARPS) q->warps = MOST_WARPS / (tiles * q->n_segments);
     if (q->warps < q->groups) return false;
     int w = tiles * w_bytes(q->columns, nf4), wa = a ? q->a_tiles * w_bytes(q->columns, false) : 0;
@@ -322,6 +333,7 @@ static bool plan(const mr_backend *b, few_plan *q, int64_t n_out, int64_t k, int
 bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora, int n_rows) {
     if (n_rows > CU_FEW_ROWS || w->compute == MR_F32) return false;
     if (w->store == MR_NF4 && !w->nf4.tiled) return false;
+    if (w->store != MR_NF4 && n_rows >= CU_LT_ROWS && !(lora && lora->n_lora)) return false; /* one product: the library's is faster */
     for (int i = 0; lora && i < lora->n_lora; i++)
         if (lora->lora[i].row0 % OUTPUTS || lora->lora[i].rows % OUTPUTS || lora->lora[i].b->compute != w->compute) return false;
     few_plan q;
@@ -341,8 +353,7 @@ static void launch_rows(mr_backend *b, const char *op, const few_product *p, con
     case 2128: launch<T, NF4, 2, 128>(b, op, p, a, q); break;
     case 2064: launch<T, NF4, 2, 64>(b, op, p, a, q); break;
     case 4064: launch<T, NF4, 4, 64>(b, op, p, a, q); break;
-    case 6064: launch<T, NF4, 6, 64>(b, op, p, a, q); break;
-    default: launch<T, NF4, 8, 64>(b, op, p, a, q);
+    default: launch<T, NF4, 6, 64>(b, op, p, a, q);
     }
 }
 

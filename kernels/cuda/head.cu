@@ -19,6 +19,7 @@ __host__ __device__ static inline int pieces_of(int n) { return (n + PIECE - 1) 
 
 template <typename F> __device__ static float largest(F value, int n, row_room &r) {
     float most = -INFINITY;
+#pragma unroll 8
     for (int i = threadIdx.x; i < n; i += THREADS) most = fmaxf(most, value(i));
     return block_max(most, r.room);
 }
@@ -29,6 +30,7 @@ template <typename F> __device__ static void sum_pieces(F value, int n, row_room
     __syncthreads();
     for (int p = threadIdx.x / 32; p < pieces_of(n); p += THREADS / 32) {
         float sum = 0.0f;
+#pragma unroll 16
         for (int i = p * PIECE + lane; i < (p + 1) * PIECE; i += 32) sum += i < n ? value(i) : 0.0f;
         sum = warp_sum(sum);
         if (lane == 0) r.sums[p] = sum;
@@ -222,6 +224,7 @@ __device__ static uint64_t smallest_kept(uint64_t *keys, float *e, const float *
         __syncthreads();
         last = r.piece;
     } else {
+#pragma unroll 4
         for (int i = lane; i < n; i += THREADS) e[i] = exp_f32(s[i] - most);
         sum_pieces([&](int i) { return e[i]; }, n, r);
         all = r.total;
@@ -237,14 +240,15 @@ __device__ static uint64_t smallest_kept(uint64_t *keys, float *e, const float *
         }
         first = last > 0 ? last - 1 : 0;
         double sum = 0;
-        for (int i = lane; i < n; i += THREADS)
-            if (bucket_of(s[i], most) < first) sum += (double)e[i];
+#pragma unroll 8
+        for (int i = lane; i < n; i += THREADS) sum += bucket_of(s[i], most) < first ? (double)e[i] : 0.0;
         ahead = block_sum(sum, r.runs);
         if (ahead >= (double)opt.top_p * all) first = 0, ahead = 0; /* f32 has misled the search: all of it */
     }
     __syncthreads();
     if (lane == 0) r.id = 0;
     __syncthreads();
+#pragma unroll 4
     for (int i = lane; i < n; i += THREADS)
         if (bucket_of(s[i], most) >= first && bucket_of(s[i], most) <= last) keys[atomicAdd(&r.id, 1)] = key_of(s[i], i);
     __syncthreads();
@@ -304,6 +308,7 @@ __device__ static int pick_filtered(const float *z, const mr_sampling &opt, cons
     const int n = opt.n_vocab;
     float *e = s + (n + 3) / 4 * 4;
     float inv_t = opt.temperature > 0 ? 1.0f / opt.temperature : 1.0f;
+#pragma unroll 8
     for (int i = threadIdx.x; i < n; i += THREADS) s[i] = z[i] * inv_t;
     __syncthreads();
     for (int i = threadIdx.x; i < n_seen; i += THREADS) {

@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SHAPES = 512, WORKSPACE = 32 << 20, PROBE_ROWS = 384, PROBE_VALUES = 65521, MOST_ROWS = 2048, ALIGNMENT = 16 };
+enum { MAX_SHAPES = 512, WORKSPACE = 32 << 20, PROBE_ROWS = 384, PROBE_VALUES = 65521, CHOICES = 6, MOST_ROWS = 2048, ALIGNMENT = 16 };
 
 typedef struct lt_shape {
     cu_lt_product key; /* without pointers; n_rows: those that it was chosen for */
@@ -27,7 +27,6 @@ typedef struct lt_shape {
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t w, x, y;
     cublasLtMatmulAlgo_t algo;
-    size_t workspace;
 } lt_shape;
 
 struct cu_lt {
@@ -140,17 +139,15 @@ static bool describe(cu_lt *lt, lt_shape *h) {
            lt->layout_create(&h->y, CUDA_R_32F, cols, PROBE_ROWS, k->ldy) == CUBLAS_STATUS_SUCCESS;
 }
 
-/* The heuristic's first unsplit choice. */
-static bool choose(cu_lt *lt, lt_shape *h) {
+/* The heuristic's unsplit choices for that many rows, best first; their number. */
+static int choices(cu_lt *lt, const lt_shape *h, uint64_t rows, cublasLtMatmulHeuristicResult_t r[CHOICES]) {
     cublasLtMatmulPreference_t p = NULL;
-    cublasLtMatmulHeuristicResult_t r;
     int n = 0;
     uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE, align = ALIGNMENT;
     size_t room = lt->workspace ? WORKSPACE : 0;
-    uint64_t rows = (uint64_t)h->key.n_rows;
     lt->layout_set(h->x, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows);
     lt->layout_set(h->y, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows);
-    if (lt->preference_create(&p) != CUBLAS_STATUS_SUCCESS) return false;
+    if (lt->preference_create(&p) != CUBLAS_STATUS_SUCCESS) return 0;
     bool ok = lt->preference_set(p, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room) == CUBLAS_STATUS_SUCCESS &&
               lt->preference_set(p, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none) == CUBLAS_STATUS_SUCCESS;
     const cublasLtMatmulPreferenceAttributes_t sides[] = {
@@ -158,10 +155,9 @@ static bool choose(cu_lt *lt, lt_shape *h) {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES
     };
     for (int i = 0; i < 4; i++) ok = ok && lt->preference_set(p, sides[i], &align, sizeof align) == CUBLAS_STATUS_SUCCESS;
-    ok = ok && lt->heuristic(lt->handle, h->desc, h->w, h->x, h->y, h->y, p, 1, &r, &n) == CUBLAS_STATUS_SUCCESS && n == 1;
+    ok = ok && lt->heuristic(lt->handle, h->desc, h->w, h->x, h->y, h->y, p, CHOICES, r, &n) == CUBLAS_STATUS_SUCCESS;
     lt->preference_destroy(p);
-    if (ok) h->algo = r.algo, h->workspace = r.workspaceSize;
-    return ok && h->workspace <= room;
+    return ok ? n : 0;
 }
 
 static bool multiply(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p) {
@@ -219,6 +215,21 @@ static bool probe(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p,
     return ok;
 }
 
+/* The first choice that the probe lets through: of those for these rows, else of those for many, where a narrow product is less of a
+ * special case. */
+static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
+    cublasLtMatmulHeuristicResult_t r[CHOICES];
+    if (!describe(lt, h)) return false;
+    for (int64_t rows = h->key.n_rows;; rows = MOST_ROWS) {
+        int n = choices(lt, h, (uint64_t)rows, r);
+        for (int i = 0; i < n; i++) {
+            h->algo = r[i].algo;
+            if (r[i].state == CUBLAS_STATUS_SUCCESS && probe(b, lt, h, p, own, ctx)) return true;
+        }
+        if (rows == MOST_ROWS) return false;
+    }
+}
+
 static bool same_shape(const cu_lt_product *a, const cu_lt_product *k) {
     return a->n_rows == k->n_rows && a->alpha == k->alpha && a->f16 == k->f16 && a->backward == k->backward && a->n_cols == k->n_cols && a->k == k->k && a->ldx == k->ldx &&
            a->ldw == k->ldw && a->ldy == k->ldy;
@@ -232,14 +243,14 @@ bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, con
     if (!lt) return false;
     lt_shape *h = NULL;
     cu_lt_product key = *p;
-    for (key.n_rows = 128; key.n_rows < p->n_rows && key.n_rows < MOST_ROWS;) key.n_rows *= 2;
+    for (key.n_rows = 64; key.n_rows < p->n_rows && key.n_rows < MOST_ROWS;) key.n_rows *= 2;
     for (int i = 0; i < lt->n_shapes && !h; i++)
         if (same_shape(&lt->shapes[i].key, &key)) h = &lt->shapes[i];
     if (!h) {
         if (lt->n_shapes == MAX_SHAPES) return false;
         h = &lt->shapes[lt->n_shapes++];
         h->key = key;
-        h->serves = describe(lt, h) && choose(lt, h) && probe(b, lt, h, p, own, ctx);
+        h->serves = settle(b, lt, h, p, own, ctx);
         if (!h->serves) shape_clear(lt, h);
     }
     return h->serves && multiply(b, lt, h, p);

@@ -10,7 +10,7 @@ extern "C" {
 
 typedef struct cu_lt cu_lt;
 
-enum { CU_LT_ROWS = 65 }; /* fewer rows are the own kernels' */
+enum { CU_LT_ROWS = 25 }; /* fewer rows are the own kernels' */
 
 /* One segment: y[n_rows, n_cols] (+)= x @ w^T, or x @ w when backward; as dense_product in gemm.cuh. */
 typedef struct cu_lt_product {
