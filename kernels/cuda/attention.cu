@@ -285,6 +285,7 @@ __global__ static void merge_kernel(attending a, const int *span_of, const int *
     int64_t row = s.row0 + pair / a.G, head = kh * a.G + pair % a.G;
     for (int c = threadIdx.x; c < D; c += blockDim.x) {
         float most = -INFINITY, total = 0.0f, o = 0.0f;
+#pragma unroll 8
         for (int i = 0; i < n; i++) {
             const float *from = parts + (((int64_t)(first_item[which] + i) * a.K + kh) * 16 + pair) * (D + 2);
             float keep, take;
