@@ -1,12 +1,13 @@
-/* attention.cu - the key/value store and attention, forward and backward, in f32.
+/* attention.cu - the key/value store and attention, forward and backward: the operations, their lists of work, and kernels in f32. What
+ * split_takes takes (bf16 tensor cores, heads up to 128) runs on the kernels of attention_split.cu; the rest on those here.
  *
  * Store:    for every chunk of 64 slots and every key head, K [64][D] and V [64][D].
  * Forward:  each chunk by itself: maximum m, weights e^(s - m), their sum, the weighted values in key order; then the
  *           chunks are merged in order (arXiv:2205.14135, alg. 1, lines 9 to 13). Few queries (decoding): a block a chunk,
  *           and a merge by a second kernel. Many: a block walks its chunks and merges as it goes. Both call the same
  *           functions, so the bits are the same.
- * Backward: dq by blocks of queries, over chunks and keys; dk and dv by chunks, over the queries (row, head) of one span;
- *           what several completions give to a prompt's key is summed span by span, in order.
+ * Backward: dq by blocks of queries, over chunks and keys; dk and dv by chunks, over a segment of the queries (row, head) of one span;
+ *           the segments, and what several completions give to a prompt's key, are summed span by span, in order.
  * Products: a block of 256 threads has a tile of 64 keys by 16 * P queries (P of them a thread, 4 keys or columns each).
  *           Each element is a chain of fused multiply-adds over d, keys or queries, ascending; tiles never show. */
 #include <assert.h>
@@ -285,6 +286,7 @@ __global__ static void merge_kernel(attending a, const int *span_of, const int *
     int64_t row = s.row0 + pair / a.G, head = kh * a.G + pair % a.G;
     for (int c = threadIdx.x; c < D; c += blockDim.x) {
         float most = -INFINITY, total = 0.0f, o = 0.0f;
+#pragma unroll 8
         for (int i = 0; i < n; i++) {
             const float *from = parts + (((int64_t)(first_item[which] + i) * a.K + kh) * 16 + pair) * (D + 2);
             float keep, take;

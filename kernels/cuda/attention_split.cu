@@ -115,25 +115,43 @@ template <int LD> __device__ inline int lane_sum() {
     return (i % 2 * 8 + r) * LD + i / 2 * 8;
 }
 
-/* One step of 16 of a product's chain for 16 * NP columns: c += (ah + al) * (hi + lo). hi, lo: with the lane's offset. SUM: rows of the right
- * matrix go along the sum; else they are its columns. */
-template <int LD, int NP, bool SUM>
-__device__ inline void step(float (*c)[4], const uint32_t ah[4], const uint32_t al[4], const u16 *hi, const u16 *lo) {
-    uint32_t bh[NP][4], bl[NP][4];
+template <int LD, int NP, bool SUM> __device__ inline void load_right(uint32_t (*b)[4], const u16 *from) {
 #pragma unroll
     for (int p = 0; p < NP; p++) {
         if (SUM)
-            load_transposed(bh[p], hi + 16 * p), load_transposed(bl[p], lo + 16 * p);
+            load_transposed(b[p], from + 16 * p);
         else
-            load_matrices(bh[p], hi + 16 * p * LD), load_matrices(bl[p], lo + 16 * p * LD);
+            load_matrices(b[p], from + 16 * p * LD);
     }
-#pragma unroll
-    for (int t = 0; t < 2 * NP; t++) mma16<BF16>(c[t], ah, &bh[t / 2][t % 2 * 2]);
-#pragma unroll
-    for (int t = 0; t < 2 * NP; t++) mma16<BF16>(c[t], al, &bh[t / 2][t % 2 * 2]);
-#pragma unroll
-    for (int t = 0; t < 2 * NP; t++) mma16<BF16>(c[t], ah, &bl[t / 2][t % 2 * 2]);
 }
+
+template <int NP> __device__ inline void multiply(float (*c)[4], const uint32_t a[4], const uint32_t (*b)[4]) {
+#pragma unroll
+    for (int t = 0; t < 2 * NP; t++) mma16<BF16>(c[t], a, &b[t / 2][t % 2 * 2]);
+}
+
+/* One step of 16 of a product's chain for 16 * NP columns: c += (ah + al) * (hi + lo). hi, lo: with the lane's offset. SUM: rows of the right
+ * matrix go along the sum; else they are its columns. The three products of an element wait for each other, so the columns go around. */
+template <int LD, int NP, bool SUM>
+__device__ inline void step(float (*c)[4], const uint32_t ah[4], const uint32_t al[4], const u16 *hi, const u16 *lo) {
+    uint32_t bh[NP][4], bl[NP][4];
+    load_right<LD, NP, SUM>(bh, hi), load_right<LD, NP, SUM>(bl, lo);
+    multiply<NP>(c, ah, bh), multiply<NP>(c, al, bh), multiply<NP>(c, ah, bl);
+}
+
+/* The same for two products side by side, rows as columns. */
+template <int LD, int NP>
+__device__ inline void step_both(float (*c)[4], const uint32_t ch[4], const uint32_t cl[4], const u16 *c_hi, const u16 *c_lo,
+                                 float (*d)[4], const uint32_t dh[4], const uint32_t dl[4], const u16 *d_hi, const u16 *d_lo) {
+    uint32_t bh[2][NP][4], bl[2][NP][4];
+    load_right<LD, NP, false>(bh[0], c_hi), load_right<LD, NP, false>(bh[1], d_hi);
+    load_right<LD, NP, false>(bl[0], c_lo), load_right<LD, NP, false>(bl[1], d_lo);
+    multiply<NP>(c, ch, bh[0]), multiply<NP>(d, dh, bh[1]);
+    multiply<NP>(c, cl, bh[0]), multiply<NP>(d, dl, bh[1]);
+    multiply<NP>(c, ch, bl[0]), multiply<NP>(d, dh, bl[1]);
+}
+
+enum { WIDE = 4 }; /* times 16 columns of a step, where registers suffice */
 
 template <int N> __device__ inline void clear(float (*c)[4]) {
 #pragma unroll
@@ -294,8 +312,10 @@ __global__ static void __launch_bounds__(MANY_THREADS, 2) split_many_kernel(atte
 #pragma unroll
             for (int k = 0; k < W / 16; k++)
 #pragma unroll
-                for (int j = 0; j < 2; j++)
-                    step<LD, 2, false>(x + 4 * j, qh[k], ql[k], k_hi + 32 * j * LD + 16 * k, k_lo + 32 * j * LD + 16 * k);
+                for (int j = 0; j < 4 / WIDE; j++) {
+                    int at = 16 * WIDE * j * LD + 16 * k;
+                    step<LD, WIDE, false>(x + 2 * WIDE * j, qh[k], ql[k], k_hi + at, k_lo + at);
+                }
         }
         __syncthreads();
         fetch(n + 1, true);
@@ -318,9 +338,9 @@ __global__ static void __launch_bounds__(MANY_THREADS, 2) split_many_kernel(atte
 #pragma unroll
                 for (int k = 0; k < 4; k++)
 #pragma unroll
-                    for (int j = 0; j < 2; j++) {
-                        int at = 16 * k * LD + 64 * sl + 32 * j;
-                        step<LD, 2, true>(x + 4 * j, ph[k], pl[k], v_hi + at, v_lo + at);
+                    for (int j = 0; j < 4 / WIDE; j++) {
+                        int at = 16 * k * LD + 64 * sl + 16 * WIDE * j;
+                        step<LD, WIDE, true>(x + 2 * WIDE * j, ph[k], pl[k], v_hi + at, v_lo + at);
                     }
 #pragma unroll
                 for (int j = 0; j < 8; j++)
@@ -554,8 +574,8 @@ __global__ static void __launch_bounds__(WARPS * 32) split_dq_kernel(backward w,
                 uint32_t qh[4], ql[4];
                 int at = key * LD + 16 * k;
                 from_uint4(qh, room.q[warp][k][0][lane]), from_uint4(ql, room.q[warp][k][1][lane]);
-                step<LD, 2, false>(x, qh, ql, k_hi + lane_columns<LD>() + at, k_lo + lane_columns<LD>() + at);
-                step<LD, 2, false>(y, oh[k], ol[k], v_hi + at, v_lo + at);
+                step_both<LD, 2>(x, qh, ql, k_hi + lane_columns<LD>() + at, k_lo + lane_columns<LD>() + at, y, oh[k], ol[k], v_hi + at,
+                                 v_lo + at);
             }
 #pragma unroll
             for (int j = 0; j < 4; j++)
@@ -568,9 +588,9 @@ __global__ static void __launch_bounds__(WARPS * 32) split_dq_kernel(backward w,
                 uint32_t dh[4], dl[4];
                 as_left(dh, dl, y + 2 * k);
 #pragma unroll
-                for (int j = 0; j < W / 32; j++) {
-                    int at = (key + 16 * k) * LD + 32 * j + lane_sum<LD>();
-                    step<LD, 2, true>(dq + 4 * j, dh, dl, k_hi + at, k_lo + at);
+                for (int j = 0; j < W / 16 / WIDE; j++) {
+                    int at = (key + 16 * k) * LD + 16 * WIDE * j + lane_sum<LD>();
+                    step<LD, WIDE, true>(dq + 2 * WIDE * j, dh, dl, k_hi + at, k_lo + at);
                 }
             }
         }
@@ -674,28 +694,18 @@ __global__ static void __launch_bounds__(DKV_THREADS, 2) split_dkv_kernel(backwa
         bool active = 16 * warp < pair_sees(s, c, t, last); /* all of a warp */
         float x[2 * NP][4], y[2 * NP][4];
         uint32_t ph[NP][4], pl[NP][4], dh[NP][4], dl[NP][4];
-        copy_wait<1>();
-        __syncthreads();
-        if (active) {
-            clear<2 * NP>(y);
-#pragma unroll
-            for (int k = 0; k < W / 16; k++) {
-                uint32_t ah[4], al[4];
-                int at = lane_columns<LD>() + 16 * k;
-                load_matrices(ah, v_hi + 16 * k), load_matrices(al, v_lo + 16 * k);
-                step<LD, NP, false>(y, ah, al, &room.d_o.hi[0][0] + at, &room.d_o.lo[0][0] + at);
-            }
-        }
         copy_wait<0>();
         __syncthreads();
         if (active) {
-            clear<2 * NP>(x);
+            clear<2 * NP>(x), clear<2 * NP>(y);
 #pragma unroll
             for (int k = 0; k < W / 16; k++) {
-                uint32_t ah[4], al[4];
+                uint32_t kh4[4], kl4[4], vh4[4], vl4[4];
                 int at = lane_columns<LD>() + 16 * k;
-                load_matrices(ah, k_hi + 16 * k), load_matrices(al, k_lo + 16 * k);
-                step<LD, NP, false>(x, ah, al, &room.q.hi[0][0] + at, &room.q.lo[0][0] + at);
+                load_matrices(kh4, k_hi + 16 * k), load_matrices(kl4, k_lo + 16 * k);
+                load_matrices(vh4, v_hi + 16 * k), load_matrices(vl4, v_lo + 16 * k);
+                step_both<LD, NP>(x, kh4, kl4, &room.q.hi[0][0] + at, &room.q.lo[0][0] + at, y, vh4, vl4, &room.d_o.hi[0][0] + at,
+                                  &room.d_o.lo[0][0] + at);
             }
 #pragma unroll
             for (int j = 0; j < 2 * NP; j++)
@@ -709,9 +719,9 @@ __global__ static void __launch_bounds__(DKV_THREADS, 2) split_dkv_kernel(backwa
             for (int k = 0; k < NP; k++) {
                 as_left(ph[k], pl[k], x + 2 * k), as_left(dh[k], dl[k], y + 2 * k);
 #pragma unroll
-                for (int j = 0; j < W / 32; j++) {
-                    int at = 16 * k * LD + 32 * j + lane_sum<LD>();
-                    step<LD, 2, true>(dv + 4 * j, ph[k], pl[k], &room.d_o.hi[0][0] + at, &room.d_o.lo[0][0] + at);
+                for (int j = 0; j < W / 16 / WIDE; j++) {
+                    int at = 16 * k * LD + 16 * WIDE * j + lane_sum<LD>();
+                    step<LD, WIDE, true>(dv + 2 * WIDE * j, ph[k], pl[k], &room.d_o.hi[0][0] + at, &room.d_o.lo[0][0] + at);
                 }
             }
         }
@@ -721,9 +731,9 @@ __global__ static void __launch_bounds__(DKV_THREADS, 2) split_dkv_kernel(backwa
 #pragma unroll
             for (int k = 0; k < NP; k++)
 #pragma unroll
-                for (int j = 0; j < W / 32; j++) {
-                    int at = 16 * k * LD + 32 * j + lane_sum<LD>();
-                    step<LD, 2, true>(dk + 4 * j, dh[k], dl[k], &room.q.hi[0][0] + at, &room.q.lo[0][0] + at);
+                for (int j = 0; j < W / 16 / WIDE; j++) {
+                    int at = 16 * k * LD + 16 * WIDE * j + lane_sum<LD>();
+                    step<LD, WIDE, true>(dk + 2 * WIDE * j, dh[k], dl[k], &room.q.hi[0][0] + at, &room.q.lo[0][0] + at);
                 }
         }
         __syncthreads();

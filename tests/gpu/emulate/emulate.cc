@@ -139,6 +139,7 @@ fiber fibers[MOST];
 char *stacks;
 alignas(128) unsigned char shared[SHARED];
 const void *lanes[MOST / 32][32];
+emu_tile tiles[MOST / 32];
 int n_threads, now;
 size_t shared_bytes;
 void *scheduler;
@@ -238,6 +239,8 @@ unsigned char *emu_shared() { return shared; }
 void __syncthreads() { leave(AT_BLOCK); }
 void emu_warp_wait() { leave(AT_WARP); }
 const void *&emu_lane(int lane) { return lanes[now / 32][lane]; }
+
+emu_tile &emu_warp_tile() { return tiles[now / 32]; }
 
 void emu_copy(void *dst, const void *src) { fibers[now].open.push_back(copy_op{ dst, src }); }
 void emu_commit() {

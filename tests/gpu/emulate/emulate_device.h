@@ -73,25 +73,25 @@ template <int T> static inline float emu_half(uint32_t word, int k) {
     uint16_t h = (uint16_t)(word >> 16 * (k & 1));
     return T ? f16_to_f32(h) : __uint_as_float((uint32_t)h << 16);
 }
-struct emu_operands { float a[4][2], b[2][2]; };
+/* The operands of a warp; its first lane computes for all. */
+struct emu_tile { alignas(32) float a[16][16], b[16][8], c[16][8]; };
+emu_tile &emu_warp_tile();
 template <int T> static inline void mma16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
-    int lane = (int)threadIdx.x % 32;
-    emu_operands mine;
+    int lane = (int)threadIdx.x % 32, at = lane / 4, pair = lane % 4 * 2;
+    emu_tile &t = emu_warp_tile();
     for (int i = 0; i < 2; i++) {
-        for (int r = 0; r < 4; r++) mine.a[r][i] = emu_half<T>(a[r], i);
-        for (int r = 0; r < 2; r++) mine.b[r][i] = emu_half<T>(b[r], i);
+        for (int r = 0; r < 4; r++) t.a[at + r % 2 * 8][pair + r / 2 * 8 + i] = emu_half<T>(a[r], i);
+        for (int r = 0; r < 2; r++) t.b[pair + r * 8 + i][at] = emu_half<T>(b[r], i);
     }
-    emu_lane(lane) = &mine;
+    for (int i = 0; i < 4; i++) t.c[at + i / 2 * 8][pair + i % 2] = c[i];
     emu_warp_wait();
-    for (int k = 0; k < 16; k++) {
-        const emu_operands *x = (const emu_operands *)emu_lane(lane / 4 * 4 + k % 8 / 2);
-        for (int col = 0; col < 2; col++) {
-            const emu_operands *y = (const emu_operands *)emu_lane((lane % 4 * 2 + col) * 4 + k % 8 / 2);
-            for (int row = 0; row < 2; row++)
-                c[row * 2 + col] = fmaf(x->a[row + k / 8 * 2][k % 2], y->b[k / 8][k % 2], c[row * 2 + col]);
-        }
+    for (int row = 0; lane == 0 && row < 16; row++) {
+        __m256 sum = _mm256_load_ps(t.c[row]);
+        for (int k = 0; k < 16; k++) sum = _mm256_fmadd_ps(_mm256_set1_ps(t.a[row][k]), _mm256_load_ps(t.b[k]), sum);
+        _mm256_store_ps(t.c[row], sum);
     }
     emu_warp_wait();
+    for (int i = 0; i < 4; i++) c[i] = t.c[at + i / 2 * 8][pair + i % 2];
 }
 
 template <bool TRANSPOSED> static inline void emu_matrices(uint32_t r[4], const void *row) {
