@@ -74,15 +74,18 @@ template <int W, int ROWS> struct halves {
     u16 hi[ROWS][W + 8], lo[ROWS][W + 8];
 };
 
-/* Rows 0 .. n - 1 from from_hi and from_lo at at(row), P columns; zeros elsewhere. In the background. */
-template <int W, int ROWS, typename F>
-__device__ inline void stage(halves<W, ROWS> &to, const u16 *from_hi, const u16 *from_lo, int P, int n, F at) {
-    for (int i = threadIdx.x; i < ROWS * (W / 8); i += blockDim.x) {
-        int r = i / (W / 8), c = i % (W / 8) * 8;
-        bool ok = r < n && c < P;
-        int64_t offset = ok ? at(r) + c : 0;
-        copy16(&to.hi[r][c], from_hi + offset, ok);
-        copy16(&to.lo[r][c], from_lo + offset, ok);
+/* Rows 0 .. n - 1 from from_hi and from_lo, P columns each; zeros elsewhere. In the background. A thread has one place of every few rows. */
+template <int W, int ROWS, int T>
+__device__ inline void stage(halves<W, ROWS> &to, const u16 *from_hi, const u16 *from_lo, int P, int n) {
+    enum { IN_ROW = W / 8, STEP = T / IN_ROW };
+    int c = threadIdx.x % IN_ROW * 8, first = threadIdx.x / IN_ROW, offset = first * P + c;
+#pragma unroll
+    for (int r = 0; r < ROWS; r += STEP) {
+        if (ROWS % STEP && first + r >= ROWS) break;
+        bool ok = first + r < n && c < P;
+        int at = ok ? offset + r * P : 0;
+        copy16(&to.hi[first + r][c], from_hi + at, ok);
+        copy16(&to.lo[first + r][c], from_lo + at, ok);
     }
 }
 
@@ -95,11 +98,11 @@ __device__ inline const u16 *chunk_in(const float *kv, const chunk_ref &c, int k
     return (const u16 *)kv + (c.index * K + kh) * chunk_size(P);
 }
 
-template <int W> __device__ inline void stage_keys(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
-    stage(to, chunk, chunk + CHUNK * P, P, n, [=](int r) { return (int64_t)r * P; });
+template <int T, int W> __device__ inline void stage_keys(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
+    stage<W, CHUNK, T>(to, chunk, chunk + CHUNK * P, P, n);
 }
-template <int W> __device__ inline void stage_values(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
-    stage(to, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, n, [=](int r) { return (int64_t)r * P; });
+template <int T, int W> __device__ inline void stage_values(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
+    stage<W, CHUNK, T>(to, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, n);
 }
 __device__ inline void stage_marks(float *to, const u16 *chunk, int P) {
     if (threadIdx.x < CHUNK / 4) copy16(to + threadIdx.x * 4, chunk + 4 * CHUNK * P + threadIdx.x * 8, true);
@@ -291,9 +294,9 @@ __global__ static void __launch_bounds__(MANY_THREADS, 2) split_many_kernel(atte
             const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
             int here = keys_seen(c.total, c.number);
             if (keys)
-                stage_keys(room.k, chunk, P, here), stage_marks(room.mark[n % 2], chunk, P);
+                stage_keys<MANY_THREADS>(room.k, chunk, P, here), stage_marks(room.mark[n % 2], chunk, P);
             else
-                stage_values(room.v, chunk, P, here);
+                stage_values<MANY_THREADS>(room.v, chunk, P, here);
         }
         copy_commit();
     };
@@ -397,9 +400,9 @@ __global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending
     chunk_ref c = chunk_of(s, item.number);
     const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
     int here = keys_seen(c.total, c.number);
-    stage_keys(room.chunk.k, chunk, P, here), stage_marks(room.chunk.mark[0], chunk, P);
+    stage_keys<FEW_THREADS>(room.chunk.k, chunk, P, here), stage_marks(room.chunk.mark[0], chunk, P);
     copy_commit();
-    stage_values(room.chunk.v, chunk, P, here);
+    stage_values<FEW_THREADS>(room.chunk.v, chunk, P, here);
     copy_commit();
     tile t = tile_of(s, 0, kh, a.G, a.H);
     uint32_t qh[W / 16][4], ql[W / 16][4], ph[4][4], pl[4][4];
@@ -454,14 +457,16 @@ void split_few(mr_backend *b, const attending *a, const chunk_item *items, int n
 /* --- backward --- */
 
 /* delta = sum over d of d_o * o, and the halves of q and d_o: one warp a (row, head). A row with a value that bf16 cannot hold gets zeros,
- * and NaN for lse and delta: then its weights are NaN, and only for keys that it sees. */
+ * and NaN for lse and delta: then its weights are NaN, and only for keys that it sees. Written [key head][row][head of it], so that the
+ * pairs of a span follow each other. */
 __global__ static void split_rows_kernel(backward w) {
     int64_t i = blockIdx.x * (int64_t)(blockDim.x / 32) + threadIdx.x / 32;
     if (i >= w.n_rows) return; /* whole warps */
     int lane = threadIdx.x % 32, D = w.D, P = width_of(D), bad = 0;
     const float *q = w.q + i / w.H * w.ldq + i % w.H * D, *d_o = w.d_o + i * D, *o = w.o + i * D;
-    u16 *to = w.rows + i * P;
-    int64_t size = w.n_rows * P;
+    int head = (int)(i % w.H);
+    int64_t at = (head / w.G * (w.n_rows / w.H) + i / w.H) * w.G + head % w.G, size = w.n_rows * P;
+    u16 *to = w.rows + at * P;
     float sum = 0;
     for (int d = lane; d < D; d += 32) {
         sum = fmaf(d_o[d], o[d], sum);
@@ -474,7 +479,7 @@ __global__ static void split_rows_kernel(backward w) {
         put_split(to + d, to + size + d, zero ? 0.0f : q[d]);
         put_split(to + 2 * size + d, to + 3 * size + d, zero ? 0.0f : d_o[d]);
     }
-    if (lane == 0) w.delta[i] = bad ? NAN : sum, w.row_lse[i] = bad ? NAN : w.lse[i];
+    if (lane == 0) w.delta[at] = bad ? NAN : sum, w.row_lse[at] = bad ? NAN : w.lse[i];
 }
 
 size_t split_rows_bytes(int N, int H, int D) {
@@ -488,13 +493,18 @@ void split_rows(mr_backend *b, backward *w, void *room, int N) {
     LAUNCH(b, "attention_bwd", split_rows_kernel, (int)((w->n_rows + 7) / 8), 256, 0, *w);
 }
 
+/* Where the pairs of a span and key head begin there. */
+__device__ inline int64_t pair_place(const backward &w, const mr_span &s, int kh) {
+    return (kh * (w.n_rows / w.H) + s.row0) * w.G;
+}
+
 /* Left operands from halves in memory, of 16 pairs. */
 __device__ inline void load_left(uint32_t a[4], const u16 *from, const tile &t, int pair, int P, int k) {
     int lane = threadIdx.x % 32;
 #pragma unroll
     for (int r = 0; r < 4; r++) {
         int at = pair + lane / 4 + r % 2 * 8, d = k * 16 + r / 2 * 8 + lane % 4 * 2;
-        a[r] = at < t.n && d < P ? *(const uint32_t *)(from + place(t, at) * P + d) : 0;
+        a[r] = at < t.n && d < P ? *(const uint32_t *)(from + (int64_t)at * P + d) : 0;
     }
 }
 
@@ -528,13 +538,14 @@ __global__ static void __launch_bounds__(WARPS * 32) split_dq_kernel(backward w,
     int n_chunks = chunks_of(s.n_prefix) + chunks_of((end - 1) / w.G + 1);
     float scale = 1.0f / sqrtf((float)D), dq[W / 8][4], lse[2], delta[2];
     uint32_t oh[W / 16][4], ol[W / 16][4];
-    int64_t size = w.n_rows * P;
+    int64_t size = w.n_rows * P, pair0 = pair_place(w, s, kh);
+    const u16 *rows = w.rows + pair0 * P;
     auto fetch = [&](int n) {
         if (n < n_chunks) {
             chunk_ref c = chunk_of(s, n);
             const u16 *chunk = chunk_in(w.kv, c, kh, w.K, P);
-            stage_keys(room.chunk[n % BUFFERS].k, chunk, P, keys_seen(c.total, c.number));
-            stage_values(room.chunk[n % BUFFERS].v, chunk, P, keys_seen(c.total, c.number));
+            stage_keys<WARPS * 32>(room.chunk[n % BUFFERS].k, chunk, P, keys_seen(c.total, c.number));
+            stage_values<WARPS * 32>(room.chunk[n % BUFFERS].v, chunk, P, keys_seen(c.total, c.number));
         }
         copy_commit();
     };
@@ -543,16 +554,16 @@ __global__ static void __launch_bounds__(WARPS * 32) split_dq_kernel(backward w,
     for (int k = 0; k < W / 16; k++) {
         uint32_t q[4];
         for (int h = 0; h < 2; h++) {
-            load_left(q, w.rows + h * size, t, pair, P, k);
+            load_left(q, rows + h * size, t, pair, P, k);
             room.q[warp][k][h][lane] = as_uint4(q);
         }
-        load_left(oh[k], w.rows + 2 * size, t, pair, P, k);
-        load_left(ol[k], w.rows + 3 * size, t, pair, P, k);
+        load_left(oh[k], rows + 2 * size, t, pair, P, k);
+        load_left(ol[k], rows + 3 * size, t, pair, P, k);
     }
     for (int h = 0; h < 2; h++) {
         int at = pair + lane / 4 + 8 * h;
-        lse[h] = at < t.n ? w.row_lse[place(t, at)] : 0.0f;
-        delta[h] = at < t.n ? w.delta[place(t, at)] : 0.0f;
+        lse[h] = at < t.n ? w.row_lse[pair0 + at] : 0.0f;
+        delta[h] = at < t.n ? w.delta[pair0 + at] : 0.0f;
     }
     clear<W / 8>(dq);
     for (int n = 0; n < n_chunks; n++) {
@@ -663,25 +674,23 @@ __global__ static void __launch_bounds__(DKV_THREADS, 2) split_dkv_kernel(backwa
     int here = keys_seen(c.total, c.number), key = 16 * warp + lane / 4;
     tile t = tile_of(s, 0, kh, w.G, w.H);
     const u16 *chunk = chunk_in(w.kv, c, kh, w.K, P);
-    int64_t size = w.n_rows * P;
+    int64_t size = w.n_rows * P, pair0 = pair_place(w, s, kh);
+    const u16 *rows = w.rows + pair0 * P;
     float scale = 1.0f / sqrtf((float)D), dk[W / 8][4], dv[W / 8][4];
     clear<W / 8>(dk), clear<W / 8>(dv);
-    stage_keys(room.k, chunk, P, here);
-    stage_values(room.v, chunk, P, here);
+    stage_keys<DKV_THREADS>(room.k, chunk, P, here);
+    stage_values<DKV_THREADS>(room.v, chunk, P, here);
     const u16 *k_hi = &room.k.hi[16 * warp][0] + lane_sum<LD>(), *k_lo = &room.k.lo[16 * warp][0] + lane_sum<LD>();
     const u16 *v_hi = &room.v.hi[16 * warp][0] + lane_sum<LD>(), *v_lo = &room.v.lo[16 * warp][0] + lane_sum<LD>();
     /* q or d_o of the tile that begins at `first`: the next one's come as soon as all have used this one's */
     auto fetch = [&](int first, bool q) {
         if (first < item.end) {
-            auto at_pair = [=](int r) { return place(t, first + r) * P; };
-            if (q)
-                stage(room.q, w.rows, w.rows + size, P, t.n - first, at_pair);
-            else
-                stage(room.d_o, w.rows + 2 * size, w.rows + 3 * size, P, t.n - first, at_pair);
+            const u16 *from = rows + (int64_t)first * P + (q ? 0 : 2 * size);
+            stage<W, TILE, DKV_THREADS>(q ? room.q : room.d_o, from, from + size, P, t.n - first);
             if (!q && threadIdx.x < TILE) {
                 int i = first + (int)threadIdx.x, to = first / TILE % 2;
-                room.lse[to][threadIdx.x] = i < t.n ? w.row_lse[place(t, i)] : 0.0f;
-                room.delta[to][threadIdx.x] = i < t.n ? w.delta[place(t, i)] : 0.0f;
+                room.lse[to][threadIdx.x] = i < t.n ? w.row_lse[pair0 + i] : 0.0f;
+                room.delta[to][threadIdx.x] = i < t.n ? w.delta[pair0 + i] : 0.0f;
                 room.seen[to][threadIdx.x] = pair_sees(s, c, t, i);
             }
         }
