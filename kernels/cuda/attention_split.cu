@@ -208,16 +208,18 @@ __device__ inline void chunk_weights(uint32_t ph[4][4], uint32_t pl[4][4], float
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 float &s = x[j][h * 2 + i];
-                s = j * 8 + key + i < seen[h] ? fmaf(s, scale, mark[j * 8 + key + i]) : -INFINITY;
+                float marked = fmaf(s, scale, mark[j * 8 + key + i]); /* always: no branch */
+                s = j * 8 + key + i < seen[h] ? marked : -INFINITY;
                 most = fmaxf(most, s);
             }
         most = quad_max(most);
+        float from = most == -INFINITY ? 0.0f : most; /* e^-inf of what is not seen is 0, without a branch */
 #pragma unroll
         for (int j = 0; j < 8; j++)
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 float &s = x[j][h * 2 + i];
-                s = j * 8 + key + i < seen[h] ? exp_weight(s - most) : 0.0f;
+                s = exp_weight(s - from);
                 total += s;
             }
         m[h] = most, sum[h] = quad_sum(total);
@@ -349,8 +351,8 @@ __global__ static void __launch_bounds__(MANY_THREADS, 2) split_many_kernel(atte
                 for (int j = 0; j < 8; j++)
 #pragma unroll
                     for (int i = 0; i < 4; i++) {
-                        float *to = &o[8 * sl + j][i];
-                        if (seen[i / 2] > 0) *to = fmaf(x[j][i], take[i / 2], *to * keep[i / 2]);
+                        float old = o[8 * sl + j][i], merged = fmaf(x[j][i], take[i / 2], old * keep[i / 2]);
+                        o[8 * sl + j][i] = seen[i / 2] > 0 ? merged : old;
                     }
             }
         }
@@ -510,9 +512,9 @@ __device__ inline void load_left(uint32_t a[4], const u16 *from, const tile &t, 
 
 /* e^(scale s - lse) and the gradient of the scaled score times scale (arXiv:2205.14135, alg. 4); 0 where a row does not see the key. */
 __device__ inline void score_grad(float *p, float *ds, float s, float dp, bool sees, float scale, float lse, float delta) {
-    float e = sees ? exp_weight(s * scale - lse) : 0.0f;
+    float e = exp_weight(sees ? s * scale - lse : -INFINITY), grad = e * (dp - delta) * scale;
     *p = e;
-    *ds = sees ? e * (dp - delta) * scale : 0.0f;
+    *ds = sees ? grad : 0.0f;
 }
 
 template <int W, int WARPS, int BUFFERS> struct dq_room {
