@@ -55,8 +55,10 @@ typedef struct mr_room {
     unsigned uses;
     int rows;            /* N of products with it, 0: none yet */
     int rank;            /* r_total of adapters on it */
-    int heads, head_dim; /* of attention over as many rows */
+    int heads, kv_heads, head_dim; /* of attention over as many rows */
+    bool logits;         /* the products are logits, which sample may pick from */
     bool take;           /* make the scratch ready now, so that it never grows later; a failure is kept as an operation's */
+    size_t so_far[8];    /* the backend's own, zero before the first weight: what earlier calls with this room asked for */
 } mr_room;
 
 /* One LoRA pair on rows [row0, row0 + rows) of a linear: y[:, row0..] += scale * (x @ A^T) @ B^T. (arXiv:2106.09685, eq. 3)
@@ -145,8 +147,8 @@ struct mr_backend {
     mr_weight_info (*weight_info)(const mr_weight *w);
     /* For plans and for the time before step 0. What weight_create would take for w (all but bytes is set) goes to
      * w->bytes; returned is the scratch that the operations of `room` need with it. Scratch is shared, so the largest
-     * counts. NULL: w lies row by row once, without scratch. */
-    size_t (*weight_room)(mr_backend *b, mr_weight_info *w, const mr_room *room);
+     * counts; a room that goes from weight to weight may collect. NULL: w lies row by row once, without scratch. */
+    size_t (*weight_room)(mr_backend *b, mr_weight_info *w, mr_room *room);
     /* Replaces the values (store F32 or BF16) from f32 w[O,I] in device memory: after an optimizer step. */
     void (*weight_set)(mr_backend *b, mr_weight *w, const float *values);
     /* dst[n,I] = rows of the stored matrix as f32 (dequantized, exactly the values that products use). Needs MR_USE_ROWS or NF4 or

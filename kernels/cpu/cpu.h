@@ -97,7 +97,7 @@ mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src
                             mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
 void cpu_weight_free(mr_backend *b, mr_weight *w);
 mr_weight_info cpu_weight_info(const mr_weight *w);
-size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, const mr_room *room);
+size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);
 void cpu_weight_set(mr_backend *b, mr_weight *w, const float *values);
 void cpu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
 bool cpu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested,

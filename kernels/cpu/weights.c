@@ -126,7 +126,7 @@ static size_t weight_bytes(const mr_weight_info *w, unsigned uses) {
     return bytes ? bytes : n * (type == MR_F32 ? 4 : 2);
 }
 
-size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, const mr_room *room) {
+size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
     w->bytes = weight_bytes(w, room->uses);
     mr_weight_info as_stored = *w;
     as_stored.store = stored(w->store, w->compute);

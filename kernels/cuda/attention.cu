@@ -326,6 +326,13 @@ static bool add_tiles(packet *p, const mr_span *spans, int S, int G, int tile, i
     return true;
 }
 
+/* Of one chunk's parts: merge_kernel; of one key's share: add_shares_kernel; of what a backward pass has for each row. */
+static size_t part_bytes(int K, int D) { return (size_t)K * 16 * (size_t)(D + 2) * sizeof(float); }
+static size_t share_bytes(int K, int D) { return (size_t)K * 2 * (size_t)D * sizeof(float); }
+static size_t rows_bytes(const mr_backend *b, int N, int H, int D) {
+    return split_takes(b, D) ? split_rows_bytes(N, H, D) : (size_t)N * (size_t)H * sizeof(float);
+}
+
 static void attend_many(mr_backend *b, attending a, const mr_span *spans, int S) {
     packet p = { NULL, 0, 0 };
     int n = 0;
@@ -364,7 +371,7 @@ static void attend_few(mr_backend *b, attending a, const mr_span *spans, int S, 
         ok = ok && packet_add(&p, &first, sizeof first);
         first += chunks_of(spans[s].n_prefix) + chunks_of(spans[s].past + spans[s].n_rows);
     }
-    float *parts = (float *)cu_scratch(b, "attention", CU_SLOT_ATT, (size_t)n_items * a.K * 16 * (a.D + 2) * sizeof(float));
+    float *parts = (float *)cu_scratch(b, "attention", CU_SLOT_ATT, (size_t)n_items * part_bytes(a.K, a.D));
     const char *device = ok && parts ? (const char *)cu_small(b, "attention", 0, p.data, p.len) : NULL;
     free(p.data);
     if (!ok) no_host_memory(b, "attention");
@@ -395,7 +402,7 @@ void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, 
         return;
     }
     /* as many spans at a time as the scratch has room for the parts of */
-    const int room = (int)(((size_t)32 << 20) / ((size_t)K * 16 * (size_t)(D + 2) * sizeof(float)));
+    const int room = (int)(CU_ATT_BYTES / part_bytes(K, D));
     for (int s = 0; s < S;) {
         int n = 0, items = 0;
         while (s + n < S) {
@@ -624,42 +631,51 @@ static bool add_sum(grad_work *g, int row0, int n) {
     return packet_add(&g->sums, &sum, sizeof sum);
 }
 
-static bool add_own(grad_work *g, const mr_span *spans, int s, int G) {
-    int n_pairs = spans[s].n_rows * G, before = chunks_of(spans[s].n_prefix);
+/* One segment of a span's pairs: what it gives to the span's own keys, or to those of its prompt. */
+typedef struct grad_at {
+    bool prefix;
+    int span, segment;
+} grad_at;
+
+/* How many of the span's first keys get a share from the segment: all of its prompt's, or its own in chunks that begin before it. */
+static int keys_shared(const mr_span *s, grad_at at, int G) {
+    if (at.prefix) return s->n_prefix;
+    int64_t keys = ((int64_t)at.segment * GRAD_SEGMENT + CHUNK * G - 1) / (CHUNK * G) * CHUNK;
+    return (int)(keys < s->n_rows ? keys : s->n_rows);
+}
+
+static bool add_segment(grad_work *g, const mr_span *spans, grad_at at, int G) {
+    const mr_span *s = &spans[at.span];
+    int n_pairs = s->n_rows * G, first = at.segment * GRAD_SEGMENT, shared = keys_shared(s, at, G), before = chunks_of(s->n_prefix);
+    int end = first + GRAD_SEGMENT < n_pairs ? first + GRAD_SEGMENT : n_pairs;
     bool ok = true;
-    for (int seg = 0; ok && seg < segments_of(n_pairs); seg++) {
-        int first = seg * GRAD_SEGMENT, end = first + GRAD_SEGMENT < n_pairs ? first + GRAD_SEGMENT : n_pairs, n_shared = 0;
-        for (int c = 0; ok && c < chunks_of(spans[s].n_rows); c++) {
+    if (at.prefix) {
+        for (int c = 0; ok && c < before; c++) ok = add_item(g, share_item{ at.span, c, first, end, g->rows });
+    } else {
+        for (int c = 0; ok && c < chunks_of(s->n_rows); c++) {
             int from = c * CHUNK * G; /* earlier pairs do not see the chunk */
             if (from >= end) break;
-            bool shared = from < first;
-            if (shared) n_shared = (c + 1) * CHUNK < spans[s].n_rows ? (c + 1) * CHUNK : spans[s].n_rows;
-            ok = add_item(g, share_item{ s, before + c, shared ? first : from, end, shared ? g->rows : -1 });
+            ok = add_item(g, from < first ? share_item{ at.span, before + c, first, end, g->rows } : share_item{ at.span, before + c, from, end, -1 });
         }
-        if (n_shared) ok = ok && add_sum(g, spans[s].row0, n_shared);
     }
-    return ok;
+    return ok && (!shared || add_sum(g, at.prefix ? spans[prompt_of(spans, at.span)].row0 : s->row0, shared));
 }
 
-static bool add_prefix(grad_work *g, const mr_span *spans, int s, int G) {
-    int n_pairs = spans[s].n_rows * G;
-    if (!spans[s].n_prefix) return true;
+/* From *at on: dk and dv of all spans' own keys, then the shares of completions to their prompts; as much as attention's scratch has
+ * room for the parts of, one segment at least. Where it is cut shows nowhere: shares are added in the order of segments. */
+static bool add_grads(grad_work *g, const mr_span *spans, int S, int G, grad_at *at, int64_t room) {
     bool ok = true;
-    int row0 = spans[prompt_of(spans, s)].row0;
-    for (int seg = 0; ok && seg < segments_of(n_pairs); seg++) {
-        int first = seg * GRAD_SEGMENT, end = first + GRAD_SEGMENT < n_pairs ? first + GRAD_SEGMENT : n_pairs;
-        for (int c = 0; ok && c < chunks_of(spans[s].n_prefix); c++)
-            ok = add_item(g, share_item{ s, c, first, end, g->rows });
-        ok = ok && add_sum(g, row0, spans[s].n_prefix);
+    while (ok && at->span < S) {
+        const mr_span *s = &spans[at->span];
+        if (at->segment == segments_of(s->n_rows * G) || (at->prefix && !s->n_prefix)) {
+            at->segment = 0;
+            if (++at->span == S && !at->prefix) at->prefix = true, at->span = 0;
+            continue;
+        }
+        if (g->rows && g->rows + keys_shared(s, *at, G) > room) break;
+        ok = add_segment(g, spans, *at, G);
+        at->segment++;
     }
-    return ok;
-}
-
-/* dk and dv of all spans' own keys (own), and the shares of completions [from, to) to their prompts. */
-static bool add_grads(grad_work *g, const mr_span *spans, int S, int G, bool own, int from, int to) {
-    bool ok = true;
-    for (int s = 0; own && ok && s < S; s++) ok = add_own(g, spans, s, G);
-    for (int s = from; ok && s < to; s++) ok = add_prefix(g, spans, s, G);
     share_item *items = (share_item *)(void *)g->items.data;
     if (ok) /* long ones first; the order of items changes no result */
         std::sort(items, items + g->n_items, [](const share_item &x, const share_item &y) {
@@ -669,17 +685,19 @@ static bool add_grads(grad_work *g, const mr_span *spans, int S, int G, bool own
     return ok;
 }
 
-static void grads_of(mr_backend *b, backward w, const mr_span *spans, int S, bool own, int from, int to) {
+/* One launch, from *at on, which goes to what is left. */
+static void grads_of(mr_backend *b, backward w, const mr_span *spans, int S, grad_at *at) {
     const char *op = "attention_bwd";
     grad_work g;
     memset(&g, 0, sizeof g);
     packet p = { NULL, 0, 0 };
-    bool ok = add_grads(&g, spans, S, w.G, own, from, to);
+    int which = at->prefix || at->span || at->segment ? 2 : 1;
+    bool ok = add_grads(&g, spans, S, w.G, at, (int64_t)(CU_ATT_BYTES / share_bytes(w.K, w.D)));
     size_t items_at = g.sums.len, spans_at = items_at + g.items.len; /* sums and items are of 8 bytes, a span of 4 */
     ok = ok && (!g.n_sums || packet_add(&p, g.sums.data, g.sums.len)) && (!g.n_items || packet_add(&p, g.items.data, g.items.len)) &&
          packet_add(&p, spans, (size_t)S * sizeof *spans);
-    if (g.rows) w.parts = (float *)cu_scratch(b, op, CU_SLOT_ATT, (size_t)g.rows * 2 * w.K * w.D * sizeof(float));
-    const char *device = ok && g.n_items && (w.parts || !g.rows) ? (const char *)cu_small(b, op, own ? 1 : 2, p.data, p.len) : NULL;
+    if (g.rows) w.parts = (float *)cu_scratch(b, op, CU_SLOT_ATT, (size_t)g.rows * share_bytes(w.K, w.D));
+    const char *device = ok && g.n_items && (w.parts || !g.rows) ? (const char *)cu_small(b, op, which, p.data, p.len) : NULL;
     free(p.data), free(g.items.data), free(g.sums.data);
     if (!ok) no_host_memory(b, op);
     if (!device) return;
@@ -697,11 +715,6 @@ static void grads_of(mr_backend *b, backward w, const mr_span *spans, int S, boo
     if (g.n_sums) LAUNCH(b, op, add_shares_kernel, g.last_row, 128, 0, w, (const share_sum *)device, g.n_sums);
 }
 
-/* Rows of parts that a span's own keys, or its share to its prompt, take at most. */
-static int64_t rows_of_span(const mr_span *s, int G, bool own) {
-    return (int64_t)segments_of(s->n_rows * G) * (own ? s->n_rows : s->n_prefix);
-}
-
 void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, int lddkv, const float *d_o,
                       const float *o, const float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
                       const mr_span *spans, int S, int N, int H, int K, int D) {
@@ -713,8 +726,7 @@ void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, 
         assert(spans[s].past == 0 && spans[s].row0 + spans[s].n_rows <= N);
     }
     bool split = split_takes(b, D);
-    size_t bytes = split ? split_rows_bytes(N, H, D) : (size_t)N * (size_t)H * sizeof(float);
-    float *delta = (float *)cu_scratch(b, op, CU_SLOT_ROWS, bytes);
+    float *delta = (float *)cu_scratch(b, op, CU_SLOT_ROWS, rows_bytes(b, N, H, D));
     if (!delta) return;
     backward w;
     memset(&w, 0, sizeof w);
@@ -726,17 +738,7 @@ void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, 
     else
         LAUNCH(b, op, delta_kernel, (int)((n_pairs + THREADS / 32 - 1) / (THREADS / 32)), THREADS, 0, delta, d_o, o, D, n_pairs);
 
-    /* own keys and what completions give to their prompts: as many of them at a time as the scratch has room for */
-    int64_t room = ((int64_t)256 << 20) / (2 * K * D * (int64_t)sizeof(float)), own_rows = 0;
-    for (int s = 0; s < S; s++) own_rows += rows_of_span(&spans[s], w.G, true);
-    for (int s = 0; s < S && !cu_failed(b);) {
-        int end = s;
-        int64_t rows = s ? 0 : own_rows;
-        while (end < S && (end == s || rows + rows_of_span(&spans[end], w.G, false) <= room))
-            rows += rows_of_span(&spans[end++], w.G, false);
-        grads_of(b, w, spans, S, s == 0, s, end);
-        s = end;
-    }
+    for (grad_at at = { false, 0, 0 }; at.span < S && !cu_failed(b);) grads_of(b, w, spans, S, &at);
 
     packet p = { NULL, 0, 0 };
     int n = 0;
@@ -757,4 +759,24 @@ void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, 
         launch_dq<2>(b, w, items, n);
     else
         launch_dq<4>(b, w, items, n);
+}
+
+/* --- room --- */
+
+/* Spans have a row at least, so there are N at most, each with a last tile, chunk or segment that is not full. */
+void cu_attention_room(const mr_backend *b, size_t need[], int N, int H, int K, int D, bool bwd) {
+    bool split = split_takes(b, D);
+    size_t n = (size_t)N, n_pairs = n * (size_t)(H / K), spans = n * sizeof(mr_span);
+    size_t many = n_pairs / (split ? SPLIT_TILE : 64) + n, few = CU_ATT_BYTES / part_bytes(K, D) + n;
+    cu_at_least(&need[CU_SLOT_ATT], CU_ATT_BYTES);
+    cu_at_least(&need[CU_SLOT_SMALL], spans + many * sizeof(tile_item));
+    cu_at_least(&need[CU_SLOT_SMALL], spans + few * sizeof(chunk_item) + 2 * n * sizeof(int));
+    if (!bwd) return;
+    size_t shares = CU_ATT_BYTES / share_bytes(K, D), segments = 2 * (n_pairs / GRAD_SEGMENT + n);
+    if (shares < n) shares = n; /* of one segment */
+    cu_at_least(&need[CU_SLOT_ATT], shares * share_bytes(K, D));
+    cu_at_least(&need[CU_SLOT_ROWS], rows_bytes(b, N, H, D));
+    size_t items = shares / CHUNK + segments + n / CHUNK + n;
+    cu_at_least(&need[CU_SLOT_SMALL], spans + items * sizeof(share_item) + segments * sizeof(share_sum));
+    cu_at_least(&need[CU_SLOT_SMALL], spans + (n_pairs / (split ? split_dq_tile(b, D) : 64) + n) * sizeof(tile_item));
 }

@@ -37,21 +37,63 @@ void cu_launched(mr_backend *b, const char *op) {
 
 /* --- memory --- */
 
+size_t cu_taken_bytes(size_t bytes) {
+    const size_t mib = (size_t)1 << 20;
+    if (bytes > mib) return (bytes + 2 * mib - 1) / (2 * mib) * (2 * mib);
+    return bytes ? (bytes + 511) / 512 * 512 : 512;
+}
+
+static void count(mr_backend *b, size_t more, size_t less) {
+    b->bytes = b->bytes + more - less;
+    if (b->bytes > b->bytes_peak) b->bytes_peak = b->bytes;
+}
+
+bool cu_take(mr_backend *b, void **p, size_t bytes) {
+    *p = NULL;
+    if (cudaMalloc(p, bytes ? bytes : 1) != cudaSuccess) {
+        cudaGetLastError(); /* not sticky: the caller says what does not fit */
+        *p = NULL;
+        return false;
+    }
+    count(b, cu_taken_bytes(bytes), 0);
+    return true;
+}
+
+void cu_give(mr_backend *b, void *p, size_t bytes) {
+    if (!p) return;
+    cudaFree(p);
+    count(b, 0, cu_taken_bytes(bytes));
+}
+
+bool cu_reserve(mr_backend *b, const char *op, int slot, size_t bytes) {
+    cu_state *s = cu_of(b);
+    if (s->scratch[slot].bytes >= bytes && s->scratch[slot].p) return true;
+    cudaStreamSynchronize(s->stream); /* work that uses the old one */
+    cu_give(b, s->scratch[slot].p, s->scratch[slot].bytes);
+    s->scratch[slot].p = NULL, s->scratch[slot].bytes = 0;
+    if (slot >= CU_SLOT_SMALL) s->small[slot - CU_SLOT_SMALL].bytes = 0;
+    if (!cu_take(b, &s->scratch[slot].p, bytes)) {
+        cu_fail(b, MR_ENOMEM, op, "%zu bytes of scratch do not fit into the GPU's memory; use fewer rows a step", bytes);
+        return false;
+    }
+    s->scratch[slot].bytes = bytes;
+    return true;
+}
+
+/* A repetition penalty's history is as long as it happens to be. */
+static bool may_grow(const cu_state *s, int slot) { return !s->sized || !s->strict || slot == CU_SLOT_SMALL + 4; }
+
 void *cu_scratch(mr_backend *b, const char *op, int slot, size_t bytes) {
     cu_state *s = cu_of(b);
-    if (s->scratch[slot].bytes >= bytes && s->scratch[slot].p) return s->scratch[slot].p;
-    cudaStreamSynchronize(s->stream); /* work that uses the old one */
-    cudaFree(s->scratch[slot].p);
-    size_t grown = bytes + bytes / 8 + 256;
-    s->scratch[slot].p = NULL, s->scratch[slot].bytes = 0;
-    if (cudaMalloc(&s->scratch[slot].p, grown) != cudaSuccess) {
-        cudaGetLastError();
-        s->scratch[slot].p = NULL;
-        cu_fail(b, MR_ENOMEM, op, "%zu bytes of scratch do not fit into the GPU's memory; use fewer rows a step", bytes);
-        return NULL;
+    if (s->scratch[slot].bytes < bytes || !s->scratch[slot].p) {
+        if (!may_grow(s, slot)) {
+            cu_fail(b, MR_EINTERNAL, op, "scratch %d grew from %zu to %zu bytes after it was sized; weight_room is wrong", slot,
+                    s->scratch[slot].bytes, bytes);
+            return NULL;
+        }
+        /* an eighth more, so that slowly growing rows do not ask each time */
+        if (!cu_reserve(b, op, slot, bytes + bytes / 8 + 256)) return NULL;
     }
-    s->scratch[slot].bytes = grown;
-    if (slot >= CU_SLOT_SMALL) s->small[slot - CU_SLOT_SMALL].bytes = 0;
     return s->scratch[slot].p;
 }
 
@@ -76,19 +118,29 @@ const void *cu_small(mr_backend *b, const char *op, int which, const void *host,
 }
 
 static void *device_alloc(mr_backend *b, size_t bytes) {
-    void *p = NULL;
-    if (cudaMalloc(&p, bytes ? bytes : 1) != cudaSuccess) {
-        cudaGetLastError(); /* not sticky: the caller says what does not fit */
-        return NULL;
+    cu_state *s = cu_of(b);
+    void *p;
+    if (s->n_pieces == s->max_pieces) {
+        int more = s->max_pieces ? 2 * s->max_pieces : 64;
+        struct cu_piece *grown = realloc(s->pieces, (size_t)more * sizeof *grown);
+        if (!grown) return NULL;
+        s->pieces = grown, s->max_pieces = more;
     }
-    cudaMemsetAsync(p, 0, bytes, cu_of(b)->stream);
+    if (!cu_take(b, &p, bytes)) return NULL;
+    s->pieces[s->n_pieces++] = (struct cu_piece){ p, bytes };
+    cudaMemsetAsync(p, 0, bytes, s->stream);
     return p;
 }
 
 static void device_free(mr_backend *b, void *p) {
+    cu_state *s = cu_of(b);
+    int i = s->n_pieces - 1;
     if (!p) return;
-    cudaStreamSynchronize(cu_of(b)->stream);
-    cudaFree(p);
+    while (i >= 0 && s->pieces[i].p != p) i--;
+    assert(i >= 0);
+    cudaStreamSynchronize(s->stream);
+    cu_give(b, p, s->pieces[i].bytes);
+    s->pieces[i] = s->pieces[--s->n_pieces];
 }
 
 static void upload(mr_backend *b, void *dst, const void *host, size_t bytes) {
@@ -139,6 +191,9 @@ static void close_device(mr_backend *b) {
     cu_state *s = cu_of(b);
     cudaStreamSynchronize(s->stream);
     cu_lt_close(b);
+    cu_staging_free(b);
+    for (int i = 0; i < s->n_pieces; i++) cudaFree(s->pieces[i].p);
+    free(s->pieces);
     for (int i = 0; i < CU_N_SLOTS; i++) cudaFree(s->scratch[i].p);
     cudaFree(s->tables);
     cudaFree(s->ready);
@@ -160,6 +215,7 @@ static const mr_backend table = {
     .weight_create = cu_weight_create,
     .weight_free = cu_weight_free,
     .weight_info = cu_weight_info,
+    .weight_room = cu_weight_room,
     .weight_set = cu_weight_set,
     .weight_rows = cu_weight_rows,
     .weight_nf4 = cu_weight_nf4,
@@ -225,11 +281,26 @@ static mr_status check_device(int index, struct cudaDeviceProp *prop, mr_err *er
 }
 
 /* Scratch that every run needs: attention's parts, rows of products, sums, small host data. */
-static bool first_scratch(mr_backend *b) {
-    bool ok = cu_scratch(b, "open", CU_SLOT_ATT, (size_t)32 << 20) && cu_scratch(b, "open", CU_SLOT_X, (size_t)4 << 20) &&
-              cu_scratch(b, "open", CU_SLOT_U, (size_t)2 << 20) && cu_scratch(b, "open", CU_SLOT_ROWS, (size_t)1 << 20);
-    for (int i = 0; i < CU_N_SMALL; i++) ok = ok && cu_scratch(b, "open", CU_SLOT_SMALL + i, (size_t)128 << 10);
-    return ok;
+size_t cu_first_scratch(int slot) {
+    switch (slot) {
+    case CU_SLOT_ATT: return CU_ATT_BYTES;
+    case CU_SLOT_X: return (size_t)4 << 20;
+    case CU_SLOT_U: return (size_t)2 << 20;
+    case CU_SLOT_ROWS: return (size_t)1 << 20;
+    default: return slot >= CU_SLOT_SMALL ? (size_t)128 << 10 : 0;
+    }
+}
+
+static void first_scratch(mr_backend *b) {
+    for (int i = 0; i < CU_N_SLOTS && !cu_failed(b); i++)
+        if (cu_first_scratch(i)) cu_reserve(b, "open", i, cu_first_scratch(i));
+}
+
+/* What plans may use: kernels' own code, which the driver loads at first use, and cuBLASLt's come on top. */
+static void measure_memory(mr_backend *b) {
+    const size_t aside = (size_t)384 << 20;
+    size_t left = 0, all = 0;
+    if (cu_check(b, "open", cudaMemGetInfo(&left, &all))) b->bytes_total = left > 2 * aside ? left - aside : left / 2;
 }
 
 static bool make_tables(cu_state *s) {
@@ -261,6 +332,12 @@ static mr_status open_device(mr_backend **out, int index, mr_err *err) {
     s->max_shared = (int)prop.sharedMemPerBlockOptin;
     const char *each = getenv("MEDRL_CUDA_SYNC");
     s->sync_each = each && *each && *each != '0';
+#ifdef MR_EMULATE
+    s->strict = true;
+#else
+    const char *strict = getenv("MEDRL_CUDA_STRICT");
+    s->strict = strict && *strict && *strict != '0';
+#endif
     s->b.has_bf16 = s->sm >= 80;
     s->b.n_threads = 1;
     snprintf(s->name, sizeof s->name, "cuda:%d", index);
@@ -270,8 +347,10 @@ static mr_status open_device(mr_backend **out, int index, mr_err *err) {
     s->b.device = s->device;
     mr_backend *b = &s->b;
     if (cu_check(b, "open", cudaSetDevice(index)) &&
-        cu_check(b, "open", cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking)) && make_tables(s))
-        first_scratch(b);
+        cu_check(b, "open", cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking))) {
+        measure_memory(b);
+        if (make_tables(s)) first_scratch(b);
+    }
     if (s->failed) {
         mr_status st = mr_fail(err, s->status, "%s; is the GPU used by others? look at `nvidia-smi`", s->message);
         close_device(b);

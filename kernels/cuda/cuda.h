@@ -24,6 +24,9 @@ enum { CU_K_SEGMENT = 4096, CU_MAX_D = 256, CU_SLAB = 32 << 20 /* values of a pr
 enum { CU_N_SMALL = 5 };
 enum { CU_SLOT_X, CU_SLOT_U, CU_SLOT_W, CU_SLOT_ATT, CU_SLOT_ROWS, CU_SLOT_HEAD, CU_SLOT_SMALL,
        CU_N_SLOTS = CU_SLOT_SMALL + CU_N_SMALL };
+/* Of attention's scratch: spans are cut so that their parts need no more, but for one prompt that alone does. Products of many rows
+ * use it too, between two attentions: dense.cu and lt.c, never more than this. */
+enum { CU_ATT_BYTES = 64 << 20 };
 
 /* Offsets into cu_state.tables, in floats: maps.h. */
 enum { CU_NF4 = 0, CU_MAP = 16, CU_LIMIT = CU_MAP + 256, CU_UMAP = CU_LIMIT + 256, CU_ULIMIT = CU_UMAP + 256,
@@ -42,6 +45,11 @@ typedef struct cu_state {
     float *tables;
     int *ready;          /* [2], zero between launches: few.cu */
     struct { void *p; size_t bytes; } scratch[CU_N_SLOTS];
+    bool sized;          /* weight_room made the scratch ready: no operation should ask for more */
+    bool strict;         /* MEDRL_CUDA_STRICT: it is a failure when one does */
+    struct cu_piece { void *p; size_t bytes; } *pieces; /* of alloc */
+    int n_pieces, max_pieces;
+    struct cu_staging *staging; /* weights.cu: while weights are made */
     struct cu_lt *lt;    /* cuBLASLt, opened by the first large product; NULL before */
     bool no_lt;          /* it was tried and is not there */
     struct { void *host; size_t bytes; } small[CU_N_SMALL]; /* what lies in the slots from CU_SLOT_SMALL on */
@@ -56,9 +64,23 @@ void cu_fail(mr_backend *b, mr_status st, const char *op, const char *fmt, ...) 
 bool cu_check(mr_backend *b, const char *op, cudaError_t e);
 void cu_launched(mr_backend *b, const char *op);
 
+/* Device memory in the account (kernels.h, bytes), which counts what the driver takes: multiples of 2 MiB, of 512 bytes below
+ * 1 MiB. False, and *p NULL, when it does not fit. bytes of give: as they were taken. */
+bool cu_take(mr_backend *b, void **p, size_t bytes);
+void cu_give(mr_backend *b, void *p, size_t bytes);
+size_t cu_taken_bytes(size_t bytes);
+
 /* At least `bytes` of device memory, not zeroed, valid until the slot is asked for again with more. Sized by open and by
- * weight_create, so a step of the usual shapes asks for nothing; a larger one grows it, and it stays. NULL after keeping the failure. */
+ * weight_room, so that a step asks for nothing; else it grows and stays. With MEDRL_CUDA_STRICT=1, and always under the emulator, an
+ * operation that lets it grow after weight_room has failed. NULL after keeping the failure. */
 void *cu_scratch(mr_backend *b, const char *op, int slot, size_t bytes);
+/* The same ahead of time, and exactly as much. */
+bool cu_reserve(mr_backend *b, const char *op, int slot, size_t bytes);
+/* What open reserves of a slot. */
+size_t cu_first_scratch(int slot);
+static inline void cu_at_least(size_t *x, size_t bytes) {
+    if (*x < bytes) *x = bytes;
+}
 /* Small host data to device memory; skipped when it is what the last call with this `which` (0 .. CU_N_SMALL - 1) left there: the spans of a
  * pack are the same in every layer. Valid until the next call with it. NULL after a failure. */
 const void *cu_small(mr_backend *b, const char *op, int which, const void *host, size_t bytes);
@@ -98,6 +120,15 @@ struct mr_weight {
 mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
                            mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
 void cu_weight_free(mr_backend *b, mr_weight *w);
+size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);
+/* What weight_create holds from one weight to the next: pinned memory and where it is uploaded to. */
+void cu_staging_free(mr_backend *b);
+/* What the operations' files ask of cu_scratch, for weight_room; need[slot] becomes at least that, need[CU_SLOT_SMALL] stands for all that
+ * cu_small takes but a penalty's history. cu_linear_room: up to n rows; attention over N rows in any spans, bwd: both passes;
+ * cu_sample_scratch: of CU_SLOT_HEAD, for n rows of n_vocab logits with filters. */
+void cu_linear_room(size_t need[], const mr_weight_info *w, int64_t n, int rank, bool bwd);
+void cu_attention_room(const mr_backend *b, size_t need[], int N, int H, int K, int D, bool bwd);
+size_t cu_sample_scratch(int64_t n, int64_t n_vocab);
 mr_weight_info cu_weight_info(const mr_weight *w);
 void cu_weight_set(mr_backend *b, mr_weight *w, const float *values);
 void cu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);

@@ -375,6 +375,24 @@ static const int32_t *upload_history(mr_backend *b, const int32_t *const *histor
     return device;
 }
 
+/* One row's part of the scratch: keys to sort, a power of two, then scores and values of e^score (pick_filtered). */
+static int64_t keys_of(int64_t n_vocab) {
+    int64_t m = 1;
+    while (m < n_vocab) m *= 2;
+    return m * (int64_t)sizeof(uint64_t);
+}
+static int64_t stride_of(int64_t n_vocab) { return keys_of(n_vocab) + 2 * cu_round(n_vocab * (int64_t)sizeof(float), 16); }
+
+/* Some tens of rows at a time. */
+static int rows_at_once(int64_t n, int64_t stride) {
+    int64_t fit = ((int64_t)64 << 20) / stride;
+    return (int)(fit < 1 ? 1 : fit < n ? fit : n);
+}
+
+size_t cu_sample_scratch(int64_t n, int64_t n_vocab) {
+    return (size_t)(rows_at_once(n, stride_of(n_vocab)) * stride_of(n_vocab));
+}
+
 void cu_sample(mr_backend *b, int32_t *ids, float *logp, const float *z, const float *u, const mr_sampling *opt,
                const int32_t *const *history, const int32_t *n_history, int N, int V) {
     if (cu_failed(b) || N <= 0) return;
@@ -384,14 +402,11 @@ void cu_sample(mr_backend *b, int32_t *ids, float *logp, const float *z, const f
     assert(!penalty || (history && n_history));
     const int32_t *seen = NULL;
     if (penalty && !(seen = upload_history(b, history, n_history, N))) return;
-    int64_t m = 1;
-    while (m < opt->n_vocab) m *= 2;
-    int64_t keys_bytes = m * (int64_t)sizeof(uint64_t), stride = keys_bytes + 2 * cu_round(opt->n_vocab * (int64_t)sizeof(float), 16);
+    int64_t keys_bytes = keys_of(opt->n_vocab), stride = stride_of(opt->n_vocab);
     int at_once = N;
     char *scratch = NULL;
-    if (filtered) { /* some tens of rows at a time */
-        int64_t fit = ((int64_t)64 << 20) / stride;
-        at_once = fit < 1 ? 1 : fit < N ? (int)fit : N;
+    if (filtered) {
+        at_once = rows_at_once(N, stride);
         scratch = (char *)cu_scratch(b, "sample", CU_SLOT_HEAD, (size_t)(at_once * stride));
         if (!scratch) return;
     }

@@ -22,6 +22,18 @@ typedef struct side {
     int64_t ld, cols;
 } side;
 
+/* What product asks of its slot at most, for any number of rows up to n: more rows may mean fewer segments at a time. */
+static size_t product_bytes(int64_t n, int64_t cols) {
+    size_t most = 0;
+    int64_t ld = cu_round(cols, 8);
+    for (int64_t segments = 1;; segments++) {
+        int64_t rows = CU_SLAB / CU_K_SEGMENT / segments; /* the most with that many */
+        if (rows > cu_slab_rows(n)) rows = cu_slab_rows(n);
+        cu_at_least(&most, (size_t)(rows * cu_slab_columns(ld, rows)) * sizeof(u16));
+        if (cu_slab_columns(ld, rows) == ld) return most;
+    }
+}
+
 /* y (+)= alpha * x @ w^T (or x @ w) for any number of rows and any weight. Rows are converted in slabs, in `slot`. */
 static void product(mr_backend *b, const char *op, int slot, float *y, int64_t ldy, side x, const mr_weight *w, bool backward,
                     int64_t n, bool add, float alpha, const float *bias) {
@@ -49,6 +61,8 @@ static void product(mr_backend *b, const char *op, int slot, float *y, int64_t l
 
 /* --- forward --- */
 
+static size_t inner_bytes(int64_t n, int64_t ld) { return (size_t)(n * ld < CU_SLAB ? n * ld : CU_SLAB) * sizeof(u16); }
+
 /* LoRA's second products of many rows, from one 16-bit copy of u. False, and nothing is done, where parts begin in the middle of 16 bytes. */
 static bool parts_together(mr_backend *b, float *y, const float *u, const mr_linear *l, int N) {
     int64_t ldx = cu_round(l->r_total, 8);
@@ -56,7 +70,7 @@ static bool parts_together(mr_backend *b, float *y, const float *u, const mr_lin
     if (compute == MR_F32 || ldx * N > CU_SLAB) return false;
     for (int i = 0; i < l->n_lora; i++)
         if (l->lora[i].r0 % 8 || l->lora[i].r % 8 || l->lora[i].b->compute != compute || l->lora[i].b->store == MR_NF4) return false;
-    u16 *rows = (u16 *)cu_scratch(b, "linear", CU_SLOT_U, (size_t)(ldx * N) * sizeof(u16));
+    u16 *rows = (u16 *)cu_scratch(b, "linear", CU_SLOT_U, inner_bytes(N, ldx));
     if (!rows) return true;
     cu_to_half(b, "linear", half_type(compute), rows, ldx, u, l->r_total, N, l->r_total);
     for (int i = 0; i < l->n_lora; i++) {
@@ -149,4 +163,15 @@ void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const f
     }
     if (l->dw) cu_tn(b, op, l->dw, dy, O, O, x, I, I, N, 1.0f);
     if (l->dbias) LAUNCH(b, op, bias_kernel, (int)((O + 31) / 32), 32, 0, l->dbias, dy, (int64_t)N, O);
+}
+
+/* --- room --- */
+
+void cu_linear_room(size_t need[], const mr_weight_info *w, int64_t n, int rank, bool bwd) {
+    if (w->compute == MR_F32) return;
+    cu_at_least(&need[CU_SLOT_X], product_bytes(n, w->n_in));
+    if (bwd) cu_at_least(&need[CU_SLOT_X], product_bytes(n, w->n_out));
+    if (!rank) return;
+    cu_at_least(&need[CU_SLOT_U], inner_bytes(n, cu_round(rank, 8)));
+    cu_at_least(&need[CU_SLOT_U], product_bytes(n, rank));
 }

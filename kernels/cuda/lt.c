@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SHAPES = 512, WORKSPACE = 32 << 20, PROBE_ROWS = 384, PROBE_VALUES = 65521, CHOICES = 6, MOST_ROWS = 2048, ALIGNMENT = 16 };
+enum { MAX_SHAPES = 512, WORKSPACE = CU_LT_WORKSPACE, PROBE_ROWS = 384, PROBE_VALUES = 65521, CHOICES = 6, MOST_ROWS = 2048, ALIGNMENT = 16 };
 
 typedef struct lt_shape {
     cu_lt_product key; /* without pointers; n_rows: those that it was chosen for */
@@ -96,13 +96,16 @@ static cu_lt *opened(mr_backend *b) {
         free(lt);
         return NULL;
     }
-    if (cudaMalloc(&lt->workspace, WORKSPACE) != cudaSuccess) {
-        cudaGetLastError();
-        lt->workspace = NULL; /* algorithms without one are asked for then */
-    }
+    cu_take(b, &lt->workspace, WORKSPACE); /* without it, algorithms that want none are asked for */
     s->no_lt = false;
     s->lt = lt;
     return lt;
+}
+
+void cu_lt_open(mr_backend *b) { opened(b); }
+bool cu_lt_there(const mr_backend *b) {
+    const char *want = getenv("MEDRL_CUDA_GEMM");
+    return !cu_of(b)->no_lt && !(want && strcmp(want, "own") == 0);
 }
 
 static void shape_clear(cu_lt *lt, lt_shape *h) {
@@ -118,7 +121,7 @@ void cu_lt_close(mr_backend *b) {
     if (!lt) return;
     for (int i = 0; i < lt->n_shapes; i++) shape_clear(lt, &lt->shapes[i]);
     lt->destroy(lt->handle);
-    cudaFree(lt->workspace);
+    cu_give(b, lt->workspace, WORKSPACE);
     free(lt);
     cu_of(b)->lt = NULL;
 }
@@ -173,10 +176,10 @@ static bool multiply(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product 
                       lt->workspace, lt->workspace ? WORKSPACE : 0, cu_of(b)->stream) == CUBLAS_STATUS_SUCCESS;
 }
 
-/* PROBE_ROWS rows of numbers of either sign between 1/8 and 2 (bf16) or 1.5 and 2 (f16), the same every time. */
-static bool probe_rows(mr_backend *b, uint16_t *x, int64_t ldx) {
+/* `rows` rows of numbers of either sign between 1/8 and 2 (bf16) or 1.5 and 2 (f16), the same every time. */
+static bool fill_probe(mr_backend *b, uint16_t *x, int64_t ldx, int64_t rows) {
     uint16_t *host = malloc(PROBE_VALUES * sizeof *host);
-    int64_t n = PROBE_ROWS * ldx;
+    int64_t n = rows * ldx;
     uint32_t r = 1;
     bool ok = host != NULL;
     for (int i = 0; ok && i < PROBE_VALUES; i++) {
@@ -190,27 +193,44 @@ static bool probe_rows(mr_backend *b, uint16_t *x, int64_t ldx) {
     return ok;
 }
 
+/* The probe's own rows and results, in attention's scratch: nothing is allocated for it, at whatever step a shape comes first. */
+typedef struct probe_room {
+    float *y;
+    uint16_t *x;
+    int64_t rows;
+} probe_room;
+
+/* As many rows as it has room for, PROBE_ROWS at most. */
+static bool probe_room_of(mr_backend *b, const lt_shape *h, probe_room *r) {
+    int64_t row = h->key.ldy * (int64_t)sizeof(float) + h->key.ldx * (int64_t)sizeof(uint16_t), fit = CU_ATT_BYTES / row;
+    r->rows = h->key.n_rows < PROBE_ROWS ? h->key.n_rows : PROBE_ROWS;
+    if (r->rows > fit) r->rows = fit;
+    r->y = cu_scratch(b, "probe", CU_SLOT_ATT, CU_ATT_BYTES);
+    if (!r->y || r->rows < 16) return false;
+    r->x = (uint16_t *)(r->y + r->rows * h->key.ldy); /* ldy is a multiple of 4 */
+    return fill_probe(b, r->x, h->key.ldx, r->rows);
+}
+
 /* Own kernel and library on rows of the probe's own, for three numbers of rows, added to the same old values. */
-static bool probe(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
-    int64_t most = h->key.n_rows < PROBE_ROWS ? h->key.n_rows : PROBE_ROWS, counts[] = { most / 2 + 1, most * 3 / 4 + 1, most };
+static bool probe(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, const probe_room *r, cu_lt_own own, const void *ctx) {
+    int64_t most = r->rows, counts[] = { most / 2 + 1, most * 3 / 4 + 1, most };
     size_t bytes = (size_t)most * (size_t)p->ldy * sizeof(float);
-    float *y[2] = { NULL, NULL };
-    uint16_t *x = NULL;
-    bool ok = cudaMalloc((void **)&y[0], bytes) == cudaSuccess && cudaMalloc((void **)&y[1], bytes) == cudaSuccess &&
-              cudaMalloc((void **)&x, (size_t)(PROBE_ROWS * p->ldx) * sizeof *x) == cudaSuccess && probe_rows(b, x, p->ldx);
+    bool ok = true;
     for (int i = 0; ok && i < 3; i++) {
         cu_lt_product q = *p;
-        q.x = x;
+        uint64_t sums[2] = { 0, 1 };
+        q.x = r->x, q.y = r->y;
         q.n_rows = counts[i];
         q.add = i % 2;
-        /* old values: any finite floats, the same on both sides */
-        for (int s = 0; s < 2; s++) ok = ok && cudaMemsetAsync(y[s], 0x3c, bytes, cu_of(b)->stream) == cudaSuccess;
-        q.y = y[0];
-        own(b, &q, ctx);
-        q.y = y[1];
-        ok = ok && multiply(b, lt, h, &q) && cu_same_bits(b, y[0], y[1], (int64_t)(bytes / sizeof(float)));
+        for (int side = 0; ok && side < 2; side++) {
+            /* old values: any finite floats, the same on both sides */
+            ok = cudaMemsetAsync(q.y, 0x3c, bytes, cu_of(b)->stream) == cudaSuccess;
+            if (ok && side == 0) own(b, &q, ctx);
+            if (ok && side == 1) ok = multiply(b, lt, h, &q);
+            ok = ok && cu_bits_sum(b, q.y, (int64_t)(bytes / sizeof(float)), &sums[side]);
+        }
+        ok = ok && sums[0] == sums[1];
     }
-    cudaFree(y[0]), cudaFree(y[1]), cudaFree(x);
     cudaGetLastError();
     return ok;
 }
@@ -219,12 +239,13 @@ static bool probe(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p,
  * special case. */
 static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
     cublasLtMatmulHeuristicResult_t r[CHOICES];
-    if (!describe(lt, h)) return false;
+    probe_room room;
+    if (!describe(lt, h) || !probe_room_of(b, h, &room)) return false;
     for (int64_t rows = h->key.n_rows;; rows = MOST_ROWS) {
         int n = choices(lt, h, (uint64_t)rows, r);
         for (int i = 0; i < n; i++) {
             h->algo = r[i].algo;
-            if (r[i].state == CUBLAS_STATUS_SUCCESS && probe(b, lt, h, p, own, ctx)) return true;
+            if (r[i].state == CUBLAS_STATUS_SUCCESS && probe(b, lt, h, p, &room, own, ctx)) return true;
         }
         if (rows == MOST_ROWS) return false;
     }
@@ -259,6 +280,11 @@ bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, con
 #else /* without the library's header, or emulated */
 
 void cu_lt_close(mr_backend *b) { (void)b; }
+void cu_lt_open(mr_backend *b) { (void)b; }
+bool cu_lt_there(const mr_backend *b) {
+    (void)b;
+    return false;
+}
 
 bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
     (void)b, (void)p, (void)own, (void)ctx;

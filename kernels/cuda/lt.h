@@ -10,7 +10,8 @@ extern "C" {
 
 typedef struct cu_lt cu_lt;
 
-enum { CU_LT_ROWS = 25 }; /* fewer rows are the own kernels' */
+enum { CU_LT_ROWS = 25 };              /* fewer rows are the own kernels' */
+enum { CU_LT_WORKSPACE = 32 << 20 };
 
 /* One segment: y[n_rows, n_cols] (+)= x @ w^T, or x @ w when backward; as dense_product in gemm.cuh. */
 typedef struct cu_lt_product {
@@ -27,9 +28,13 @@ typedef void (*cu_lt_own)(mr_backend *b, const cu_lt_product *p, const void *ctx
 /* False when the library is not there, does not give the own kernel's bits for this shape, or refuses: nothing is written then. */
 bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, const void *ctx);
 void cu_lt_close(mr_backend *b);
+/* Opens the library now, with its workspace, not in the first large product. */
+void cu_lt_open(mr_backend *b);
+/* False when it is known that it will not serve. */
+bool cu_lt_there(const mr_backend *b);
 
-/* dense.cu: whether two buffers hold the same bits. Synchronous. */
-bool cu_same_bits(mr_backend *b, const float *x, const float *y, int64_t n);
+/* dense.cu: a sum that tells whether two buffers hold the same bits in the same places. False after a failure. Synchronous. */
+bool cu_bits_sum(mr_backend *b, const float *x, int64_t n, uint64_t *sum);
 
 #ifdef __cplusplus
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cuda/half.cuh"
+#include "cuda/lt.h"
 
 enum { THREADS = 256 };
 
@@ -143,10 +144,12 @@ template <int T> static void unpack(mr_backend *b, const char *op, u16 *dst, int
         LAUNCH(b, op, nf4_unpack_plain<T>, grid_for(n), THREADS, 0, dst, ld, view_of(w), n);
 }
 
+static size_t half_bytes(int64_t n_out, int64_t ld) { return (size_t)(n_out * ld) * sizeof(u16); }
+
 const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t *ld) {
     *ld = w->ld;
     if (w->store != MR_NF4) return (const uint16_t *)w->data;
-    u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W, (size_t)(w->n_out * w->ld) * sizeof(u16));
+    u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W, half_bytes(w->n_out, w->ld));
     if (!half) return NULL;
     if (w->compute == MR_F16)
         unpack<F16>(b, op, half, w->ld, w);
@@ -162,12 +165,18 @@ static mr_status no_memory(const mr_weight *w, mr_err *err) {
                    (long long)w->n_out, (long long)w->n_in);
 }
 
+/* Bytes of a weight's parts. */
+static size_t data_bytes(const mr_weight *w) { return (size_t)(w->n_out * w->ld) * (w->store == MR_F32 ? 4 : 2); }
+static size_t codes_bytes(int64_t n) { return (size_t)(n + 1) / 2; }
+static int64_t blocks_of(int64_t n) { return (n + NF4_BLOCK - 1) / NF4_BLOCK; }
+static size_t nested_bytes(int64_t n_blocks) { return (size_t)((n_blocks + NF4_NESTED - 1) / NF4_NESTED) * sizeof(float); }
+
+/* Scratch while NF4 is made: codes row by row, then the blocks' maxima in f32. */
+static size_t nf4_making_bytes(int64_t n) { return (size_t)cu_round((int64_t)codes_bytes(n), 256) + (size_t)blocks_of(n) * sizeof(float); }
+
 static bool take(mr_weight *w, void **p, size_t bytes) {
-    w->bytes += bytes;
-    if (cudaMalloc(p, bytes ? bytes : 1) == cudaSuccess) return true;
-    cudaGetLastError();
-    *p = NULL;
-    return false;
+    w->bytes += cu_taken_bytes(bytes);
+    return cu_take(w->b, p, bytes);
 }
 
 /* A failure that an operation kept, as this function's own. */
@@ -175,72 +184,126 @@ static mr_status own_failure(mr_backend *b, mr_err *err) {
     return cu_failed(b) ? b->sync(b, err) : MR_OK;
 }
 
-typedef struct making {
-    float *host, *staging, *absmax; /* room for `rows` rows and a block before them; the same on the device; [n_blocks] */
-    int64_t rows;
-} making;
+/* --- from the host --- */
 
-static mr_status fill_dense(mr_backend *b, mr_weight *w, mr_weight_source src, const making *k, mr_err *err) {
-    cudaStream_t stream = cu_of(b)->stream;
-    for (int64_t row = 0; row < w->n_out; row += k->rows) {
-        int64_t n = w->n_out - row < k->rows ? w->n_out - row : k->rows;
-        MR_TRY(src.rows(src.self, k->host, row, n, err));
-        b->upload(b, k->staging, k->host, (size_t)(n * w->n_in) * sizeof(float));
-        fill_rows(b, "weight_create", w, k->staging, row, n);
-        cu_check(b, "weight_create", cudaStreamSynchronize(stream));
+/* Two buffers in turn: while one is uploaded and used, the source fills the other. */
+struct cu_staging {
+    size_t values;    /* of each */
+    float *host[2];   /* pinned: uploads from it run beside the host's work */
+    float *device[2];
+    cudaEvent_t used[2]; /* what reads the buffers is done */
+    int turn;
+};
+
+void cu_staging_free(mr_backend *b) {
+    struct cu_staging *t = cu_of(b)->staging;
+    if (!t) return;
+    cudaStreamSynchronize(cu_of(b)->stream);
+    for (int i = 0; i < 2; i++) {
+        cudaFreeHost(t->host[i]);
+        cu_give(b, t->device[i], t->values * sizeof(float));
+        if (t->used[i]) cudaEventDestroy(t->used[i]);
+    }
+    free(t);
+    cu_of(b)->staging = NULL;
+}
+
+static struct cu_staging *staging_of(mr_backend *b, size_t values) {
+    struct cu_staging *t = cu_of(b)->staging;
+    if (t && t->values >= values) return t;
+    cu_staging_free(b);
+    t = (struct cu_staging *)calloc(1, sizeof *t);
+    if (!t) return NULL;
+    cu_of(b)->staging = t;
+    t->values = values;
+    bool ok = true;
+    for (int i = 0; ok && i < 2; i++)
+        ok = cudaHostAlloc((void **)&t->host[i], values * sizeof(float), cudaHostAllocDefault) == cudaSuccess &&
+             cu_take(b, (void **)&t->device[i], values * sizeof(float)) &&
+             cudaEventCreateWithFlags(&t->used[i], cudaEventDisableTiming) == cudaSuccess &&
+             cudaEventRecord(t->used[i], cu_of(b)->stream) == cudaSuccess;
+    if (ok) return t;
+    cudaGetLastError();
+    cu_staging_free(b);
+    return NULL;
+}
+
+/* The next buffer, when nothing reads it any more. */
+static float *staging_next(mr_backend *b, struct cu_staging *t) {
+    t->turn ^= 1;
+    cu_check(b, "weight_create", cudaEventSynchronize(t->used[t->turn]));
+    return t->host[t->turn];
+}
+
+/* n values of the present host buffer, from `from` on, to the device; returned is where they are. */
+static const float *staging_upload(mr_backend *b, struct cu_staging *t, const float *from, size_t n) {
+    cu_check(b, "weight_create", cudaMemcpyAsync(t->device[t->turn], from, n * sizeof(float), cudaMemcpyHostToDevice, cu_of(b)->stream));
+    return t->device[t->turn];
+}
+
+static void staging_used(mr_backend *b, struct cu_staging *t) {
+    cu_check(b, "weight_create", cudaEventRecord(t->used[t->turn], cu_of(b)->stream));
+}
+
+/* --- making --- */
+
+static mr_status fill_dense(mr_backend *b, mr_weight *w, mr_weight_source src, struct cu_staging *t, int64_t rows, mr_err *err) {
+    for (int64_t row = 0; row < w->n_out; row += rows) {
+        int64_t n = w->n_out - row < rows ? w->n_out - row : rows;
+        float *host = staging_next(b, t);
+        MR_TRY(src.rows(src.self, host, row, n, err));
+        fill_rows(b, "weight_create", w, staging_upload(b, t, host, (size_t)(n * w->n_in)), row, n);
+        staging_used(b, t);
         MR_TRY(own_failure(b, err));
     }
     return MR_OK;
 }
 
+/* The mean of all maxima: one sum in order, in double, as on the CPU. */
+static mr_status mean_of(mr_backend *b, float *mean, const float *device, int64_t n, mr_err *err) {
+    float *maxima = (float *)malloc((size_t)n * sizeof *maxima);
+    if (!maxima) return mr_fail(err, MR_ENOMEM, "weight: the host has no memory left");
+    b->download(b, maxima, device, (size_t)n * sizeof *maxima);
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) sum += (double)maxima[i];
+    free(maxima);
+    *mean = (float)(sum / (double)n);
+    return own_failure(b, err);
+}
+
 /* NF4 blocks run through the matrix row after row, so a block may begin in one read and end in the next: `carry`
- * values wait in front. */
-static mr_status fill_nf4(mr_backend *b, mr_weight *w, mr_weight_source src, const making *k, mr_err *err) {
+ * values wait, and go before those of the next read. making: nf4_making_bytes. */
+static mr_status fill_nf4(mr_backend *b, mr_weight *w, mr_weight_source src, struct cu_staging *t, int64_t rows, uint8_t *making,
+                          mr_err *err) {
     cu_nf4 *q = &w->nf4;
     const float *tables = cu_of(b)->tables;
-    cudaStream_t stream = cu_of(b)->stream;
-    float *into = k->host + NF4_BLOCK; /* values that wait end right before this */
+    uint8_t *codes = q->tiled ? making : q->codes;
+    float *absmax = (float *)(making + cu_round((int64_t)codes_bytes(q->n), 256));
+    const float *rest = NULL; /* in the buffer before */
     int64_t carry = 0, at = 0;
-    for (int64_t row = 0; row < w->n_out; row += k->rows) {
-        int64_t n = w->n_out - row < k->rows ? w->n_out - row : k->rows;
+    for (int64_t row = 0; row < w->n_out; row += rows) {
+        int64_t n = w->n_out - row < rows ? w->n_out - row : rows;
+        float *into = staging_next(b, t) + NF4_BLOCK; /* values that wait end right before this */
+        if (carry) memcpy(into - carry, rest, (size_t)carry * sizeof *into);
         MR_TRY(src.rows(src.self, into, row, n, err));
         int64_t have = carry + n * w->n_in, use = row + n == w->n_out ? have : have / NF4_BLOCK * NF4_BLOCK;
-        int64_t blocks = (use + NF4_BLOCK - 1) / NF4_BLOCK;
-        b->upload(b, k->staging, into - carry, (size_t)use * sizeof(float));
+        int64_t blocks = blocks_of(use);
+        const float *values = staging_upload(b, t, into - carry, (size_t)use);
         if (blocks)
-            LAUNCH(b, "weight_create", nf4_quantize_kernel, (int)((blocks + THREADS / 32 - 1) / (THREADS / 32)), THREADS, 0,
-                   q->codes, k->absmax, k->staging, at, use, tables);
-        cu_check(b, "weight_create", cudaStreamSynchronize(stream));
+            LAUNCH(b, "weight_create", nf4_quantize_kernel, (int)((blocks + THREADS / 32 - 1) / (THREADS / 32)), THREADS, 0, codes,
+                   absmax, values, at, use, tables);
+        staging_used(b, t);
         MR_TRY(own_failure(b, err));
         at += use;
-        memmove(into - (have - use), into - carry + use, (size_t)(have - use) * sizeof *into);
+        rest = into - carry + use;
         carry = have - use;
     }
     assert(at == q->n);
-    /* the mean of all maxima: one sum in order, in double, as on the CPU */
-    float *maxima = (float *)malloc((size_t)q->n_blocks * sizeof *maxima);
-    if (!maxima) return no_memory(w, err);
-    b->download(b, maxima, k->absmax, (size_t)q->n_blocks * sizeof *maxima);
-    double sum = 0.0;
-    for (int64_t i = 0; i < q->n_blocks; i++) sum += (double)maxima[i];
-    free(maxima);
-    q->offset = (float)(sum / (double)q->n_blocks);
+    MR_TRY(mean_of(b, &q->offset, absmax, q->n_blocks, err));
     LAUNCH(b, "weight_create", nf4_absmax_kernel, (int)((q->n_blocks + NF4_NESTED - 1) / NF4_NESTED), NF4_NESTED, 0, q->absmax,
-           q->nested, k->absmax, q->n_blocks, q->offset, tables);
-    if (w->n_out % 16 == 0 && w->n_in % NF4_BLOCK == 0) {
-        uint8_t *tiled;
-        if (cudaMalloc((void **)&tiled, (size_t)q->n / 2) != cudaSuccess) {
-            cudaGetLastError();
-            return no_memory(w, err);
-        }
-        int64_t n = q->n / 32;
-        LAUNCH(b, "weight_create", nf4_tile_kernel, grid_for(n), THREADS, 0, tiled, q->codes, w->n_in, n);
-        cu_check(b, "weight_create", cudaStreamSynchronize(stream));
-        cudaFree(q->codes);
-        q->codes = tiled;
-        q->tiled = true;
-    }
-    cu_check(b, "weight_create", cudaStreamSynchronize(stream));
+           q->nested, (const float *)absmax, q->n_blocks, q->offset, tables);
+    int64_t n = q->n / 32;
+    if (q->tiled) LAUNCH(b, "weight_create", nf4_tile_kernel, grid_for(n), THREADS, 0, q->codes, (const uint8_t *)codes, w->n_in, n);
     return own_failure(b, err);
 }
 
@@ -251,46 +314,30 @@ static int64_t source_rows(int64_t n_out, int64_t n_in) {
     return rows < n_out ? rows : n_out;
 }
 
-/* What products with this weight will ask for, so that no step does: the converted rows of both sides and, for NF4, the unpacked matrix. */
-static bool size_scratch(mr_backend *b, const mr_weight *w) {
-    const char *op = "weight_create";
-    if (w->compute == MR_F32) return true;
-    int64_t wide = w->n_in > w->n_out || !(w->uses & MR_USE_BWD) ? w->n_in : w->n_out;
-    wide = cu_round(wide, 8);
-    if (!cu_scratch(b, op, CU_SLOT_X, (size_t)(2048 * cu_slab_columns(wide, 2048)) * sizeof(u16))) return false;
-    return w->store != MR_NF4 || cu_scratch(b, op, CU_SLOT_W, (size_t)(w->n_out * w->ld) * sizeof(u16));
-}
-
 static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_err *err) {
-    making k = { NULL, NULL, NULL, source_rows(w->n_out, w->n_in) };
-    size_t values = (size_t)k.rows * (size_t)w->n_in + 2 * NF4_BLOCK;
+    int64_t rows = source_rows(w->n_out, w->n_in);
+    uint8_t *making = NULL;
     bool ok = true;
     if (w->store == MR_NF4) {
         cu_nf4 *q = &w->nf4;
         q->n = w->n_out * w->n_in;
-        q->n_blocks = (q->n + NF4_BLOCK - 1) / NF4_BLOCK;
-        ok = take(w, (void **)&q->codes, (size_t)(q->n + 1) / 2) && take(w, (void **)&q->absmax, (size_t)q->n_blocks) &&
-             take(w, (void **)&q->nested, (size_t)((q->n_blocks + NF4_NESTED - 1) / NF4_NESTED) * sizeof(float)) &&
-             cudaMalloc((void **)&k.absmax, (size_t)q->n_blocks * sizeof(float)) == cudaSuccess;
+        q->n_blocks = blocks_of(q->n);
+        q->tiled = w->n_out % 16 == 0 && w->n_in % NF4_BLOCK == 0;
+        ok = take(w, (void **)&q->codes, codes_bytes(q->n)) && take(w, (void **)&q->absmax, (size_t)q->n_blocks) &&
+             take(w, (void **)&q->nested, nested_bytes(q->n_blocks));
+        if (ok && !cu_reserve(b, "weight_create", CU_SLOT_W, nf4_making_bytes(q->n))) return own_failure(b, err);
+        making = (uint8_t *)cu_of(b)->scratch[CU_SLOT_W].p;
     } else {
-        ok = take(w, &w->data, (size_t)(w->n_out * w->ld) * (w->store == MR_F32 ? 4 : 2));
+        ok = take(w, &w->data, data_bytes(w));
     }
-    k.host = (float *)malloc(values * sizeof(float));
-    ok = ok && k.host && cudaMalloc((void **)&k.staging, values * sizeof(float)) == cudaSuccess;
-    mr_status st = MR_OK;
-    if (!ok) {
-        cudaGetLastError();
-        st = no_memory(w, err);
-    } else if (!size_scratch(b, w)) {
-        st = own_failure(b, err);
-    } else {
-        st = w->store == MR_NF4 ? fill_nf4(b, w, src, &k, err) : fill_dense(b, w, src, &k, err);
-    }
-    free(k.host);
-    cudaFree(k.staging);
-    cudaFree(k.absmax);
-    return st;
+    struct cu_staging *t = ok ? staging_of(b, (size_t)(rows * w->n_in) + 2 * NF4_BLOCK) : NULL;
+    if (!t) return no_memory(w, err);
+    return making ? fill_nf4(b, w, src, t, rows, making, err) : fill_dense(b, w, src, t, rows, err);
 }
+
+/* A dense matrix is kept as products read it; stored bf16 under f32 products stays bf16. */
+static mr_dtype stored(mr_dtype store, mr_dtype compute) { return store != MR_NF4 && compute != MR_F32 ? compute : store; }
+static int64_t stride_of(mr_dtype store, int64_t n_in) { return store == MR_F32 ? n_in : cu_round(n_in, 8); }
 
 mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
                            mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err) {
@@ -299,12 +346,11 @@ mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src,
     if (compute == MR_BF16 && !b->has_bf16)
         return mr_fail(err, MR_EINVAL, "%s: this GPU has no bf16 products; use --dtype f32", b->name);
     MR_TRY(own_failure(b, err));
-    /* a dense matrix is kept as products read it; stored bf16 under f32 products stays bf16 */
-    if (store != MR_NF4 && compute != MR_F32) store = compute;
+    store = stored(store, compute);
     mr_weight *w = (mr_weight *)calloc(1, sizeof *w);
     if (!w) return mr_fail(err, MR_ENOMEM, "weight: the host has no memory left");
     w->b = b, w->store = store, w->compute = compute, w->n_out = n_out, w->n_in = n_in, w->uses = uses;
-    w->ld = store == MR_F32 ? n_in : cu_round(n_in, 8);
+    w->ld = stride_of(store, n_in);
     mr_status st = create(b, w, src, err);
     if (st != MR_OK) {
         cu_weight_free(b, w);
@@ -317,10 +363,10 @@ mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src,
 void cu_weight_free(mr_backend *b, mr_weight *w) {
     if (!w) return;
     cudaStreamSynchronize(cu_of(b)->stream);
-    cudaFree(w->data);
-    cudaFree(w->nf4.codes);
-    cudaFree(w->nf4.absmax);
-    cudaFree(w->nf4.nested);
+    cu_give(b, w->data, data_bytes(w));
+    cu_give(b, w->nf4.codes, codes_bytes(w->nf4.n));
+    cu_give(b, w->nf4.absmax, (size_t)w->nf4.n_blocks);
+    cu_give(b, w->nf4.nested, nested_bytes(w->nf4.n_blocks));
     free(w->nf4.host_codes);
     free(w->nf4.host_absmax);
     free(w->nf4.host_nested);
@@ -330,6 +376,47 @@ void cu_weight_free(mr_backend *b, mr_weight *w) {
 mr_weight_info cu_weight_info(const mr_weight *w) {
     mr_weight_info info = { w->store, w->compute, w->n_out, w->n_in, w->bytes };
     return info;
+}
+
+/* --- room --- */
+
+enum { ROOM_SMALL = CU_SLOT_SMALL, ROOM_LT }; /* of mr_room.so_far; before them the slots' own numbers */
+static_assert(ROOM_LT < sizeof((mr_room *)0)->so_far / sizeof(size_t), "mr_room.so_far is too short");
+
+static void room_of_products(mr_backend *b, mr_room *room, const mr_weight_info *w) {
+    size_t *x = room->so_far;
+    bool bwd = room->uses & MR_USE_BWD;
+    if (w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W], nf4_making_bytes(w->n_out * w->n_in));
+    if (w->store == MR_NF4 && w->compute != MR_F32) cu_at_least(&x[CU_SLOT_W], half_bytes(w->n_out, stride_of(w->store, w->n_in)));
+    cu_linear_room(x, w, room->rows, room->rank, bwd);
+    if (w->compute != MR_F32 && room->rows >= CU_LT_ROWS) cu_at_least(&x[ROOM_LT], CU_LT_WORKSPACE);
+    cu_at_least(&x[CU_SLOT_ROWS], (size_t)room->rows * sizeof(float)); /* of rmsnorm_bwd */
+    if (room->kv_heads && room->head_dim) cu_attention_room(b, x, room->rows, room->heads, room->kv_heads, room->head_dim, bwd);
+}
+
+size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
+    mr_weight_info as = *w;
+    as.store = stored(w->store, w->compute);
+    int64_t n = w->n_out * w->n_in, blocks = blocks_of(n);
+    w->bytes = as.store == MR_NF4 ? cu_taken_bytes(codes_bytes(n)) + cu_taken_bytes((size_t)blocks) + cu_taken_bytes(nested_bytes(blocks))
+                                  : cu_taken_bytes((size_t)(w->n_out * stride_of(as.store, w->n_in)) * (as.store == MR_F32 ? 4 : 2));
+    size_t *x = room->so_far, all = 0;
+    if (room->rows > 0) {
+        room_of_products(b, room, &as);
+        if (room->logits) cu_at_least(&x[CU_SLOT_HEAD], cu_sample_scratch(room->rows, w->n_out));
+    }
+    if (room->take) {
+        cu_staging_free(b); /* weights are made before */
+        cu_of(b)->sized = true;
+        if (x[ROOM_LT]) cu_lt_open(b);
+    }
+    for (int i = 0; i < CU_N_SLOTS; i++) {
+        size_t bytes = x[i < ROOM_SMALL ? i : (int)ROOM_SMALL];
+        if (bytes < cu_first_scratch(i)) bytes = cu_first_scratch(i);
+        if (bytes) all += cu_taken_bytes(bytes);
+        if (room->take && bytes) cu_reserve(b, "scratch", i, bytes);
+    }
+    return all + (cu_lt_there(b) ? x[ROOM_LT] : 0);
 }
 
 void cu_weight_set(mr_backend *b, mr_weight *w, const float *values) {

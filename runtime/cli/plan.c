@@ -15,11 +15,12 @@ typedef struct planning {
     mr_parts parts; /* no model */
     mr_plan plan;
     mr_dtype store, compute;
+    bool planned;
 } planning;
 
 static mr_status make(planning *x, mr_err *err) {
     mr_row_source rows;
-    mr_model_opts mo;
+    mr_model_opts mo = { 0 };
     MR_TRY(mr_check_overrides(x->overrides, err));
     MR_TRY(mr_parts_backend(&x->parts.backend, x->device, x->n_threads, err));
     mr_pool_opts po = { .on_cpu = x->parts.backend->kind == MR_CPU, .overrides = x->overrides };
@@ -34,10 +35,11 @@ static mr_status make(planning *x, mr_err *err) {
                                     .kwargs = x->settings.model.chat_template_kwargs,
                                     .date = x->settings.model.chat_template_date };
     MR_TRY(mr_parts_chat(&x->parts, &choice, err));
-    MR_TRY(mr_parts_plan(&x->parts, &x->plan, &mo, &x->settings, rows, err));
+    mr_status st = mr_parts_plan(&x->parts, &x->plan, &mo, &x->settings, rows, err);
     x->store = mo.store;
     x->compute = mo.compute;
-    return MR_OK;
+    x->planned = st == MR_OK || (st == MR_ENOMEM && x->plan.total); /* refused: the least, to see where it goes */
+    return st;
 }
 
 static void print_table(const planning *x) {
@@ -134,7 +136,7 @@ mr_status mr_cmd_plan(int argc, char **argv, mr_err *err) {
         st = make(&x, err);
         if (st == MR_OK && json)
             print_report(&x);
-        else if (st == MR_OK)
+        else if (!json && x.planned)
             print_table(&x);
         mr_pool_close(x.pool);
         mr_settings_clear(&x.settings);

@@ -163,6 +163,7 @@ static size_t scratch(mr_backend *b, const mr_config *c, const mr_model_opts *m,
     size_t most = 0;
     mr_room room = { .uses = mr_linear_uses(m), .head_dim = c->head_dim, .take = take };
     room.heads = c->num_attention_heads;
+    room.kv_heads = c->num_key_value_heads;
     room.rows = o->rollout_rows > o->train_rows ? o->rollout_rows : o->train_rows;
     for (int g = 0; g <= MR_N_GROUPS; g++) {
         mr_weight_info w = { .store = m->store, .compute = m->compute };
@@ -176,6 +177,7 @@ static size_t scratch(mr_backend *b, const mr_config *c, const mr_model_opts *m,
             w.n_in = c->hidden_size;
             room.rank = 0;
             room.rows = o->head_rows;
+            room.logits = true;
         }
         size_t need = mr_weight_room(b, &w, &room);
         if (need > most) most = need;

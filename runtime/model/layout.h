@@ -71,7 +71,7 @@ static inline mr_dtype mr_copy_store(const mr_model_opts *o) {
     return o->compute == MR_F32 ? MR_F32 : MR_BF16;
 }
 /* b->weight_room, or what it stands for where the backend has none. */
-size_t mr_weight_room(mr_backend *b, mr_weight_info *w, const mr_room *room);
+size_t mr_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);
 
 /* weights.c: fills the base weights, norms and biases of a model that is laid out; t is NULL with from_config. */
 mr_status mr_weights_load(mr_model *m, const mr_tensors *t, mr_err *err);

@@ -213,7 +213,7 @@ static void walk(cursor *k) {
 
 /* --- the plan --- */
 
-size_t mr_weight_room(mr_backend *b, mr_weight_info *w, const mr_room *room) {
+size_t mr_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
     if (b->weight_room) return b->weight_room(b, w, room);
     size_t n = (size_t)w->n_out * (size_t)w->n_in, blocks = (n + 63) / 64;
     w->bytes = w->store == MR_NF4   ? n / 2 + blocks + blocks / 256 * sizeof(float)

@@ -298,9 +298,10 @@ static void describe_cap(const mr_plan *p, const char *device, mr_str *out) {
         line(out, "together", p->total, device);
         return;
     }
-    snprintf(text, sizeof text, "of %.1f MB%s", (double)p->cap / 1e6, p->wish.total > p->cap ? "" : ", as it likes");
+    const char *how = p->total > p->cap ? ", the least that it takes" : p->wish.total > p->cap ? "" : ", as it likes";
+    snprintf(text, sizeof text, "of %.1f MB%s", (double)p->cap / 1e6, how);
     line(out, "together", p->total, text);
-    if (p->wish.total <= p->cap) return;
+    if (p->wish.total <= p->cap || p->total > p->cap) return;
     mr_str_printf(out, "  to fit, it would like %.1f MB:", (double)p->wish.total / 1e6);
     if (p->in_flight < p->wish.in_flight)
         mr_str_printf(out, " %d prompts at once instead of %d;", p->in_flight, p->wish.in_flight);

@@ -43,6 +43,7 @@ says "vram is 1.0 MB"
 [ ! -e none ] || fail "a refused run left a folder"
 run 71 plan recipes/smoke.lua --device cpu --threads 2 --vram $((total * 50 / 100 / 1000))K
 says "set grpo.gradient_checkpointing = true"
+prints "the least that it takes"
 run 0 plan recipes/smoke.lua --device cpu --threads 2 --vram $((total * 50 / 100 / 1000))K --set grpo.gradient_checkpointing=true
 run 2 plan recipes/smoke.lua --vram 14X
 says 'vram is "14X", want a size such as "14G"'

@@ -5,7 +5,7 @@
 #
 # CHECK=1 runs the small comparison under compute-sanitizer too. Needs a C compiler and nvcc, nothing else: kernels/cpu and
 # kernels/cuda stand without the libraries of the program. With the folder .gpu (tests/gpu/pack.sh makes it on a machine that has
-# them) the models' tests run on the GPU too.
+# them) the models' tests run on the GPU too, and the program: program.sh.
 set -u
 top=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$top" || exit 1
@@ -49,7 +49,7 @@ fi
 if [ -d .gpu ]; then
     # programs from elsewhere, with their libraries; the module is the one built here
     for test in .gpu/test_*; do
-        if LD_LIBRARY_PATH=$top/.gpu/lib MEDRL_TEST_DEVICE=cuda MEDRL_CUDA_MODULE=$out/libmedrl_cuda.so \
+        if MEDRL_CUDA_STRICT=1 MEDRL_TEST_DEVICE=cuda MEDRL_CUDA_MODULE=$out/libmedrl_cuda.so \
             timeout 100 "$test" >"$out/log" 2>&1; then
             echo "PASS  models: $(basename "$test")"
         else
@@ -58,6 +58,9 @@ if [ -d .gpu ]; then
             rc=1
         fi
     done
+    if [ -x .gpu/medrl ]; then
+        MEDRL_CUDA_STRICT=1 tests/gpu/program.sh .gpu/medrl "$out/libmedrl_cuda.so" || rc=1
+    fi
 fi
 [ -n "$bench" ] && { "$out/compare" bench || rc=1; }
 echo "run.sh: $(($(date +%s) - start)) s in all; exit code $rc"

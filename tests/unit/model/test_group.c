@@ -99,8 +99,8 @@ static void separate(mr_decoder *d, const tiny_group *g, float out[16][64], floa
 }
 
 static float *take_grads(mr_model *m, int64_t *n) {
-    float *g = mr_model_grads(m, n), *copy = mr_alloc((size_t)*n * sizeof(float));
-    memcpy(copy, g, (size_t)*n * sizeof(float));
+    const float *grads = mr_model_grads(m, n);
+    float *copy = device_copy(mr_model_backend(m), grads, *n);
     mr_model_zero_grads(m);
     return copy;
 }

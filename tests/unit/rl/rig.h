@@ -25,13 +25,17 @@ static inline mr_model_opts rig_lora(uint64_t seed) {
     return o;
 }
 
+/* The CPU, or with MEDRL_TEST_DEVICE=cuda the first GPU. */
+static inline mr_device_kind rig_device(void) {
+    const char *device = getenv("MEDRL_TEST_DEVICE");
+    return device && strcmp(device, "cuda") == 0 ? MR_CUDA : MR_CPU;
+}
+
 static inline void rig_open(rig *r, const char *name, const mr_model_opts *opts, int threads) {
     mr_err err;
     char path[512];
     snprintf(path, sizeof path, "%s/tiny/%s", MR_GOLDEN, name);
-    const char *device = getenv("MEDRL_TEST_DEVICE"); /* "cuda": the first GPU */
-    bool cuda = device && strcmp(device, "cuda") == 0;
-    REQUIRE_OK(mr_backend_open(&r->b, cuda ? MR_CUDA : MR_CPU, 0, threads, &err), err);
+    REQUIRE_OK(mr_backend_open(&r->b, rig_device(), 0, threads, &err), err);
     REQUIRE_OK(mr_model_open(&r->m, r->b, path, opts, &err), err);
 }
 

@@ -76,7 +76,8 @@ static void world_init(world *w) {
 static mr_status world_plan(world *w, const char *path, mr_dtype store, mr_dtype compute, mr_err *err) {
     mr_tensors *t;
     mr_config c;
-    REQUIRE_OK(mr_backend_open(&w->b, MR_CPU, 0, 2, err), *err);
+    REQUIRE_OK(mr_backend_open(&w->b, rig_device(), 0, 2, err), *err);
+    size_t opened = w->b->bytes; /* a GPU's first scratch */
     REQUIRE_OK(mr_tokenizer_open(&w->tok, GOLDEN("tokenizer_tiny96"), err), *err);
     REQUIRE_OK(mr_tensors_open(&t, path, err), *err);
     REQUIRE_OK(mr_config_load(&c, path, t, err), *err);
@@ -91,7 +92,7 @@ static mr_status world_plan(world *w, const char *path, mr_dtype store, mr_dtype
     w->mo = mr_plan_model_opts(&w->set, compute);
     w->mo.store = store;
     mr_status st = mr_plan_make(&w->plan, w->b, &c, &w->mo, &w->set, &w->census, err);
-    CHECK_INT(w->b->bytes, 0);
+    CHECK_INT(w->b->bytes, opened);
     return st;
 }
 
@@ -126,11 +127,16 @@ static const char *golden_path(char *buf, size_t size, const char *name) {
 
 /* --- the plan and the account --- */
 
+/* A GPU's account counts what its driver takes, 2 MiB at a time, for masters, gradients and the decoder's block. */
+static double slack(const world *w, double taken) {
+    return 0.03 * taken + (w->b->kind == MR_CUDA ? 3.0 * (2 << 20) : 0);
+}
+
 static void compare(world *w, const char *what) {
     double planned = (double)w->plan.total, taken = (double)w->b->bytes_peak;
-    if (fabs(planned - taken) > 0.03 * taken)
+    if (fabs(planned - taken) > slack(w, taken))
         fprintf(stderr, "%s: planned %.0f, taken %.0f (%+.1f %%)\n", what, planned, taken, 100 * (planned / taken - 1));
-    CHECK_NEAR(planned, taken, 0.03 * taken); /* observed: at most 1.3 % too much, scratch that is counted twice */
+    CHECK_NEAR(planned, taken, slack(w, taken)); /* observed: at most 1.3 % too much, scratch that is counted twice */
 }
 
 static void one_setting(const char *name, mr_dtype store, mr_dtype compute, bool checkpointing, int rank,
@@ -225,10 +231,19 @@ static outcome with_cap(size_t cap, int rank) {
     return o;
 }
 
+/* Of a GPU's account nearly all is scratch that open takes, next to which a tiny model is nothing: caps that bind there
+ * differ from the CPU's, and the choice itself is not the device's. */
+static bool only_on_cpu(void) {
+    if (rig_device() == MR_CPU) return false;
+    fprintf(stderr, "caps are tested on the CPU: left out\n");
+    return true;
+}
+
 /* Rank 3 is a scale of 8/3, which is no power of two. All weights (rank 0) of an untied model: gradients of norms and
  * of both tables do not depend on packs either. */
 static void caps_change_no_result(void) {
     const int ranks[] = { 4, 3, 0 };
+    if (only_on_cpu()) return;
     for (int i = 0; i < 3; i++) {
         int rank = ranks[i];
         outcome all = with_cap(0, rank), some = with_cap(all.total * 3 / 4, rank), few = with_cap(all.total / 2, rank);
@@ -247,6 +262,7 @@ static void refused(void) {
     world w;
     char path[512];
     mr_err err;
+    if (only_on_cpu()) return;
     golden_path(path, sizeof path, "tiny_qwen2");
     world_init(&w);
     w.set.model.name = path;
