@@ -1,26 +1,29 @@
-/* attention.cu - the key/value store and attention, forward and backward, in f32.
+/* attention.cu - the key/value store and attention, forward and backward: the operations, their lists of work, and kernels in f32. What
+ * split_takes takes (bf16 tensor cores, heads up to 128) runs on the kernels of attention_split.cu; the rest on those here.
  *
  * Store:    for every chunk of 64 slots and every key head, K [64][D] and V [64][D].
  * Forward:  each chunk by itself: maximum m, weights e^(s - m), their sum, the weighted values in key order; then the
  *           chunks are merged in order (arXiv:2205.14135, alg. 1, lines 9 to 13). Few queries (decoding): a block a chunk,
  *           and a merge by a second kernel. Many: a block walks its chunks and merges as it goes. Both call the same
  *           functions, so the bits are the same.
- * Backward: dq by blocks of queries, over chunks and keys; dk and dv by chunks, over the queries (row, head) of one span;
- *           what several completions give to a prompt's key is summed span by span, in order.
+ * Backward: dq by blocks of queries, over chunks and keys; dk and dv by chunks, over a segment of the queries (row, head) of one span;
+ *           the segments, and what several completions give to a prompt's key, are summed span by span, in order.
  * Products: a block of 256 threads has a tile of 64 keys by 16 * P queries (P of them a thread, 4 keys or columns each).
  *           Each element is a chain of fused multiply-adds over d, keys or queries, ascending; tiles never show. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "cuda/device.cuh"
+#include <algorithm>
+
+#include "cuda/attention.cuh"
 #include "cuda/packet.h"
 
-enum { CHUNK = MR_KV_CHUNK, SLICE = 32, WIDTH = 64, PAD = 68, THREADS = 256 };
+enum { SLICE = 32, WIDTH = 64, PAD = 68, THREADS = 256 };
 
 size_t cu_kv_bytes(mr_backend *b, int64_t n_slots, int K, int D) {
-    (void)b;
     assert(n_slots % MR_KV_CHUNK == 0 && D <= CU_MAX_D);
+    if (split_takes(b, D)) return split_kv_bytes(n_slots, K, D);
     return (size_t)n_slots * (size_t)K * (size_t)D * 2 * sizeof(float);
 }
 
@@ -44,7 +47,10 @@ void cu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const f
     (void)n_slots;
     if (cu_failed(b) || N <= 0) return;
     assert(D <= CU_MAX_D && ld >= K * D);
-    LAUNCH(b, "kv_put", kv_put_kernel, N, THREADS, 0, (float *)kv, k, v, ld, slots, K, D);
+    if (split_takes(b, D))
+        split_kv_put(b, kv, k, v, ld, slots, N, K, D);
+    else
+        LAUNCH(b, "kv_put", kv_put_kernel, N, THREADS, 0, (float *)kv, k, v, ld, slots, K, D);
 }
 
 /* --- tiles --- */
@@ -139,38 +145,6 @@ __device__ inline float row_sum(float x) {
     return x;
 }
 
-__device__ inline int keys_seen(int n, int chunk) {
-    int left = n - chunk * CHUNK;
-    return left < 0 ? 0 : left > CHUNK ? CHUNK : left;
-}
-
-/* What all kernels below need. */
-typedef struct attending {
-    float *o, *lse;
-    const float *q, *kv;
-    const mr_span *spans;
-    int ldq, H, K, D, G;
-} attending;
-
-/* Chunk number `chunk` of a span's prefix or own keys. */
-typedef struct chunk_ref {
-    int64_t index; /* in the store */
-    int number, total;
-    bool prefix;
-} chunk_ref;
-
-__host__ __device__ static inline int chunks_of(int n_keys) { return (n_keys + CHUNK - 1) / CHUNK; }
-
-__device__ inline chunk_ref chunk_of(const mr_span &s, int number) {
-    int before = chunks_of(s.n_prefix);
-    chunk_ref c;
-    c.prefix = number < before;
-    c.number = c.prefix ? number : number - before;
-    c.index = (c.prefix ? s.prefix_slot0 : s.slot0) / CHUNK + c.number;
-    c.total = c.prefix ? s.n_prefix : s.past + s.n_rows;
-    return c;
-}
-
 __device__ inline pairs pairs_of(const float *x, int64_t ld, const mr_span &s, int kh, int G, int D, int first, int most) {
     pairs p;
     p.q = x + s.row0 * ld + kh * G * D, p.ld = ld;
@@ -209,15 +183,6 @@ __device__ static bool chunk_softmax(float m[P], float sum[P], int seen[P], floa
     return here == CHUNK && keys_seen(c.prefix ? s.n_prefix : s.past + q.first / q.G + 1, c.number) == CHUNK;
 }
 
-/* The running state (most, total) takes in one chunk (m, sum): factors for what is there and for what comes. */
-__device__ inline void merge(float *most, float *total, float *keep, float *take, float m, float sum) {
-    float now = fmaxf(*most, m);
-    *keep = exp_f32(*most - now);
-    *take = exp_f32(m - now);
-    *total = fmaf(sum, *take, *total * *keep);
-    *most = now;
-}
-
 /* At 16 bytes, as SHARED_BYTES are. */
 typedef struct tile_room {
     float w[CHUNK][PAD];
@@ -228,10 +193,6 @@ typedef struct tile_room {
 } tile_room;
 
 /* --- forward, many queries: one block a tile of 64 pairs and a key head --- */
-
-typedef struct tile_item {
-    int span, first;
-} tile_item;
 
 template <int S> __global__ static void __launch_bounds__(THREADS) many_kernel(attending a, const tile_item *items) {
     SHARED_BYTES(bytes);
@@ -291,10 +252,6 @@ template <int S> __global__ static void __launch_bounds__(THREADS) many_kernel(a
 
 /* --- forward, few queries: one block a chunk, up to 16 pairs of a span; then the merge --- */
 
-typedef struct chunk_item {
-    int span, number;
-} chunk_item;
-
 /* parts: for each item, key head and pair: m, sum, D values. */
 __global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const chunk_item *items, float *parts) {
     SHARED_BYTES(bytes);
@@ -329,6 +286,7 @@ __global__ static void merge_kernel(attending a, const int *span_of, const int *
     int64_t row = s.row0 + pair / a.G, head = kh * a.G + pair % a.G;
     for (int c = threadIdx.x; c < D; c += blockDim.x) {
         float most = -INFINITY, total = 0.0f, o = 0.0f;
+#pragma unroll 8
         for (int i = 0; i < n; i++) {
             const float *from = parts + (((int64_t)(first_item[which] + i) * a.K + kh) * 16 + pair) * (D + 2);
             float keep, take;
@@ -350,15 +308,36 @@ static void check_span(const mr_span *s, int64_t n_slots) {
 
 static void no_host_memory(mr_backend *b, const char *op) { cu_fail(b, MR_ENOMEM, op, "the host has no memory left"); }
 
+/* The tiles of a pack, those with most keys first: the last ones to start are short then. */
+static bool add_tiles(packet *p, const mr_span *spans, int S, int G, int tile, int *n) {
+    size_t at = p->len;
+    *n = 0;
+    for (int s = 0; s < S; s++)
+        for (int first = 0; first < spans[s].n_rows * G; first += tile, ++*n) {
+            tile_item item = { s, first };
+            if (!packet_add(p, &item, sizeof item)) return false;
+        }
+    const mr_span *of = spans;
+    tile_item *items = (tile_item *)(void *)(p->data + at);
+    std::sort(items, items + *n, [=](const tile_item &x, const tile_item &y) {
+        int64_t keys_x = of[x.span].n_prefix + of[x.span].past + x.first / G, keys_y = of[y.span].n_prefix + of[y.span].past + y.first / G;
+        return keys_x != keys_y ? keys_x > keys_y : x.span != y.span ? x.span < y.span : x.first < y.first;
+    });
+    return true;
+}
+
+/* Of one chunk's parts: merge_kernel; of one key's share: add_shares_kernel; of what a backward pass has for each row. */
+static size_t part_bytes(int K, int D) { return (size_t)K * 16 * (size_t)(D + 2) * sizeof(float); }
+static size_t share_bytes(int K, int D) { return (size_t)K * 2 * (size_t)D * sizeof(float); }
+static size_t rows_bytes(const mr_backend *b, int N, int H, int D) {
+    return split_takes(b, D) ? split_rows_bytes(N, H, D) : (size_t)N * (size_t)H * sizeof(float);
+}
+
 static void attend_many(mr_backend *b, attending a, const mr_span *spans, int S) {
     packet p = { NULL, 0, 0 };
     int n = 0;
-    bool ok = packet_add(&p, spans, (size_t)S * sizeof *spans);
-    for (int s = 0; s < S; s++)
-        for (int first = 0; first < spans[s].n_rows * a.G; first += 64, n++) {
-            tile_item item = { s, first };
-            ok = ok && packet_add(&p, &item, sizeof item);
-        }
+    bool split = split_takes(b, a.D), ok = packet_add(&p, spans, (size_t)S * sizeof *spans);
+    ok = ok && add_tiles(&p, spans, S, a.G, split ? SPLIT_TILE : 64, &n);
     const char *device = ok && n ? (const char *)cu_small(b, "attention", 0, p.data, p.len) : NULL;
     free(p.data);
     if (!ok) no_host_memory(b, "attention");
@@ -367,7 +346,9 @@ static void attend_many(mr_backend *b, attending a, const mr_span *spans, int S)
     const tile_item *items = (const tile_item *)(device + (size_t)S * sizeof(mr_span));
     dim3 grid(n, a.K);
     int slices = (a.D + WIDTH - 1) / WIDTH;
-    if (slices == 1)
+    if (split)
+        split_many(b, &a, items, n);
+    else if (slices == 1)
         LAUNCH(b, "attention", many_kernel<1>, grid, THREADS, (int)sizeof(tile_room), a, items);
     else if (slices == 2)
         LAUNCH(b, "attention", many_kernel<2>, grid, THREADS, (int)sizeof(tile_room), a, items);
@@ -390,7 +371,7 @@ static void attend_few(mr_backend *b, attending a, const mr_span *spans, int S, 
         ok = ok && packet_add(&p, &first, sizeof first);
         first += chunks_of(spans[s].n_prefix) + chunks_of(spans[s].past + spans[s].n_rows);
     }
-    float *parts = (float *)cu_scratch(b, "attention", CU_SLOT_ATT, (size_t)n_items * a.K * 16 * (a.D + 2) * sizeof(float));
+    float *parts = (float *)cu_scratch(b, "attention", CU_SLOT_ATT, (size_t)n_items * part_bytes(a.K, a.D));
     const char *device = ok && parts ? (const char *)cu_small(b, "attention", 0, p.data, p.len) : NULL;
     free(p.data);
     if (!ok) no_host_memory(b, "attention");
@@ -399,7 +380,10 @@ static void attend_few(mr_backend *b, attending a, const mr_span *spans, int S, 
     const chunk_item *items = (const chunk_item *)(device + (size_t)S * sizeof(mr_span));
     const int *span_of = (const int *)(device + at);
     dim3 grid(n_items, a.K), merges(S * 16, a.K);
-    LAUNCH(b, "attention", few_kernel, grid, THREADS, (int)sizeof(tile_room), a, items, parts);
+    if (split_takes(b, a.D))
+        split_few(b, &a, items, n_items, parts);
+    else
+        LAUNCH(b, "attention", few_kernel, grid, THREADS, (int)sizeof(tile_room), a, items, parts);
     LAUNCH(b, "attention", merge_kernel, merges, a.D <= 64 ? 64 : 128, 0, a, span_of, span_of + S, parts);
 }
 
@@ -418,7 +402,7 @@ void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, 
         return;
     }
     /* as many spans at a time as the scratch has room for the parts of */
-    const int room = (int)((size_t)CU_ATT_BYTES / ((size_t)K * 16 * (size_t)(D + 2) * sizeof(float)));
+    const int room = (int)(CU_ATT_BYTES / part_bytes(K, D));
     for (int s = 0; s < S;) {
         int n = 0, items = 0;
         while (s + n < S) {
@@ -433,13 +417,6 @@ void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, 
 }
 
 /* --- backward --- */
-
-typedef struct backward {
-    float *dq, *dk, *dv, *delta, *parts;
-    const float *d_o, *o, *lse, *q, *kv;
-    const mr_span *spans;
-    int lddq, lddkv, ldq, H, K, D, G;
-} backward;
 
 /* delta = sum over d of d_o * o: one warp a (row, head). */
 __global__ static void delta_kernel(float *delta, const float *d_o, const float *o, int D, int64_t n) {
@@ -523,13 +500,6 @@ template <int S> __global__ static void __launch_bounds__(THREADS) dq_kernel(bac
     }
 }
 
-/* dk and dv of one chunk from the pairs of one span, in order. To dk and dv, or, when the chunk is of its prefix, to the
- * span's share: parts[share + key of the prefix][dk: K * D, dv: K * D]. */
-typedef struct share_item {
-    int span, number; /* number: among the span's chunks, prefix first */
-    int64_t share;    /* row in parts; -1: own keys */
-} share_item;
-
 typedef struct grad_room {
     tile_room tile; /* its w: p by [pair][key] */
     float ds[64][PAD];
@@ -552,7 +522,7 @@ template <int S> __global__ static void __launch_bounds__(THREADS) dkv_kernel(ba
 #pragma unroll
             for (int j = 0; j < 4; j++) dk[a][i][j] = dv[a][i][j] = 0.0f;
     /* pair t of a tile sees key k of the chunk when k < seen: for a key, those from some t on */
-    for (int first = c.prefix ? 0 : c.number * CHUNK * w.G / 64 * 64; first < n_pairs; first += 64) {
+    for (int first = item.first / 64 * 64; first < item.end; first += 64) {
         float p[4][4], ds[4][4];
         int seen[4], from[4], to[4], n = n_pairs - first < 64 ? n_pairs - first : 64;
         bool all = tile_grads(p, ds, seen, w, s, c, kh, first, room.tile);
@@ -609,13 +579,16 @@ typedef struct share_sum {
 
 __global__ static void add_shares_kernel(backward w, const share_sum *sums, int n_sums) {
     int64_t width = (int64_t)w.K * w.D, row = blockIdx.x;
-    for (int64_t c = threadIdx.x; c < width; c += blockDim.x)
+    for (int64_t c = threadIdx.x; c < width; c += blockDim.x) {
+        float dk = w.dk[row * w.lddkv + c], dv = w.dv[row * w.lddkv + c];
+#pragma unroll 4
         for (int i = 0; i < n_sums; i++) {
             if (row < sums[i].row0 || row >= sums[i].row0 + sums[i].n) continue;
             const float *from = w.parts + (sums[i].share + row - sums[i].row0) * 2 * width;
-            w.dk[row * w.lddkv + c] += from[c];
-            w.dv[row * w.lddkv + c] += from[width + c];
+            dk += from[c], dv += from[width + c];
         }
+        w.dk[row * w.lddkv + c] = dk, w.dv[row * w.lddkv + c] = dv;
+    }
 }
 
 static int prompt_of(const mr_span *spans, int at) {
@@ -633,51 +606,113 @@ template <int S> static void launch_dq(mr_backend *b, const backward &w, const t
     LAUNCH(b, "attention_bwd", dq_kernel<S>, dim3(n, w.K), THREADS, (int)sizeof(tile_room), w, items);
 }
 
-/* dk and dv of all spans' own keys (from < 0), or the shares of completions [from, to) to their prompts. */
-static void grads_of(mr_backend *b, backward w, const mr_span *spans, int S, int from, int to) {
-    const char *op = "attention_bwd";
-    packet p = { NULL, 0, 0 }, sums = { NULL, 0, 0 };
-    int n = 0, n_sums = 0;
-    int64_t rows = 0;
-    bool own = from < 0, ok = packet_add(&p, spans, (size_t)S * sizeof *spans);
-    size_t at = (p.len + 7) / 8 * 8; /* a span has 28 bytes; items begin at 8 */
-    static const char fill[8] = { 0 };
-    ok = ok && packet_add(&p, fill, at - p.len);
-    for (int s = own ? 0 : from; ok && s < (own ? S : to); s++) {
-        int before = chunks_of(spans[s].n_prefix), here = own ? chunks_of(spans[s].n_rows) : before;
-        for (int c = 0; c < here; c++, n++) {
-            share_item item = { s, own ? before + c : c, own ? -1 : rows };
-            ok = ok && packet_add(&p, &item, sizeof item);
+/* The work of dk and dv. A chain over the pairs of a span ends after GRAD_SEGMENT of them, counted from the span's first: that makes items
+ * of about one size. Each key's first chain from its own span goes to dk and dv, all others to shares that are added in order. */
+enum { GRAD_SEGMENT = 1024 };
+
+typedef struct grad_work {
+    packet items, sums;
+    int n_items, n_sums, last_row; /* last_row: behind the rows that get shares */
+    int64_t rows;                  /* of parts */
+} grad_work;
+
+static int segments_of(int n_pairs) { return (n_pairs + GRAD_SEGMENT - 1) / GRAD_SEGMENT; }
+
+static bool add_item(grad_work *g, share_item item) {
+    g->n_items++;
+    return packet_add(&g->items, &item, sizeof item);
+}
+
+/* The share of pairs of one segment to keys 0 .. n - 1 of the span at row0. */
+static bool add_sum(grad_work *g, int row0, int n) {
+    share_sum sum = { row0, n, g->rows };
+    g->rows += n, g->n_sums++;
+    if (row0 + n > g->last_row) g->last_row = row0 + n;
+    return packet_add(&g->sums, &sum, sizeof sum);
+}
+
+/* One segment of a span's pairs: what it gives to the span's own keys, or to those of its prompt. */
+typedef struct grad_at {
+    bool prefix;
+    int span, segment;
+} grad_at;
+
+/* How many of the span's first keys get a share from the segment: all of its prompt's, or its own in chunks that begin before it. */
+static int keys_shared(const mr_span *s, grad_at at, int G) {
+    if (at.prefix) return s->n_prefix;
+    int64_t keys = ((int64_t)at.segment * GRAD_SEGMENT + CHUNK * G - 1) / (CHUNK * G) * CHUNK;
+    return (int)(keys < s->n_rows ? keys : s->n_rows);
+}
+
+static bool add_segment(grad_work *g, const mr_span *spans, grad_at at, int G) {
+    const mr_span *s = &spans[at.span];
+    int n_pairs = s->n_rows * G, first = at.segment * GRAD_SEGMENT, shared = keys_shared(s, at, G), before = chunks_of(s->n_prefix);
+    int end = first + GRAD_SEGMENT < n_pairs ? first + GRAD_SEGMENT : n_pairs;
+    bool ok = true;
+    if (at.prefix) {
+        for (int c = 0; ok && c < before; c++) ok = add_item(g, share_item{ at.span, c, first, end, g->rows });
+    } else {
+        for (int c = 0; ok && c < chunks_of(s->n_rows); c++) {
+            int from = c * CHUNK * G; /* earlier pairs do not see the chunk */
+            if (from >= end) break;
+            ok = add_item(g, from < first ? share_item{ at.span, before + c, first, end, g->rows } : share_item{ at.span, before + c, from, end, -1 });
         }
-        if (own || !before) continue;
-        share_sum sum = { spans[prompt_of(spans, s)].row0, spans[s].n_prefix, rows };
-        ok = ok && packet_add(&sums, &sum, sizeof sum);
-        rows += spans[s].n_prefix, n_sums++;
     }
-    size_t sums_at = p.len;
-    ok = ok && (!n_sums || packet_add(&p, sums.data, sums.len));
-    if (rows) w.parts = (float *)cu_scratch(b, op, CU_SLOT_ATT, (size_t)rows * 2 * w.K * w.D * sizeof(float));
-    const char *device = ok && n && (w.parts || !rows) ? (const char *)cu_small(b, op, own ? 1 : 2, p.data, p.len) : NULL;
-    free(p.data), free(sums.data);
+    return ok && (!shared || add_sum(g, at.prefix ? spans[prompt_of(spans, at.span)].row0 : s->row0, shared));
+}
+
+/* From *at on: dk and dv of all spans' own keys, then the shares of completions to their prompts; as much as attention's scratch has
+ * room for the parts of, one segment at least. Where it is cut shows nowhere: shares are added in the order of segments. */
+static bool add_grads(grad_work *g, const mr_span *spans, int S, int G, grad_at *at, int64_t room) {
+    bool ok = true;
+    while (ok && at->span < S) {
+        const mr_span *s = &spans[at->span];
+        if (at->segment == segments_of(s->n_rows * G) || (at->prefix && !s->n_prefix)) {
+            at->segment = 0;
+            if (++at->span == S && !at->prefix) at->prefix = true, at->span = 0;
+            continue;
+        }
+        if (g->rows && g->rows + keys_shared(s, *at, G) > room) break;
+        ok = add_segment(g, spans, *at, G);
+        at->segment++;
+    }
+    share_item *items = (share_item *)(void *)g->items.data;
+    if (ok) /* long ones first; the order of items changes no result */
+        std::sort(items, items + g->n_items, [](const share_item &x, const share_item &y) {
+            int a = x.end - x.first, b = y.end - y.first;
+            return a != b ? a > b : x.span != y.span ? x.span < y.span : x.number != y.number ? x.number < y.number : x.first < y.first;
+        });
+    return ok;
+}
+
+/* One launch, from *at on, which goes to what is left. */
+static void grads_of(mr_backend *b, backward w, const mr_span *spans, int S, grad_at *at) {
+    const char *op = "attention_bwd";
+    grad_work g;
+    memset(&g, 0, sizeof g);
+    packet p = { NULL, 0, 0 };
+    int which = at->prefix || at->span || at->segment ? 2 : 1;
+    bool ok = add_grads(&g, spans, S, w.G, at, (int64_t)(CU_ATT_BYTES / share_bytes(w.K, w.D)));
+    size_t items_at = g.sums.len, spans_at = items_at + g.items.len; /* sums and items are of 8 bytes, a span of 4 */
+    ok = ok && (!g.n_sums || packet_add(&p, g.sums.data, g.sums.len)) && (!g.n_items || packet_add(&p, g.items.data, g.items.len)) &&
+         packet_add(&p, spans, (size_t)S * sizeof *spans);
+    if (g.rows) w.parts = (float *)cu_scratch(b, op, CU_SLOT_ATT, (size_t)g.rows * share_bytes(w.K, w.D));
+    const char *device = ok && g.n_items && (w.parts || !g.rows) ? (const char *)cu_small(b, op, which, p.data, p.len) : NULL;
+    free(p.data), free(g.items.data), free(g.sums.data);
     if (!ok) no_host_memory(b, op);
     if (!device) return;
-    w.spans = (const mr_span *)device;
-    const share_item *items = (const share_item *)(device + at);
+    w.spans = (const mr_span *)(device + spans_at);
+    const share_item *items = (const share_item *)(device + items_at);
     int slices = (w.D + WIDTH - 1) / WIDTH;
-    if (slices == 1)
-        launch_dkv<1>(b, w, items, n);
+    if (split_takes(b, w.D))
+        split_dkv(b, &w, items, g.n_items);
+    else if (slices == 1)
+        launch_dkv<1>(b, w, items, g.n_items);
     else if (slices == 2)
-        launch_dkv<2>(b, w, items, n);
+        launch_dkv<2>(b, w, items, g.n_items);
     else
-        launch_dkv<4>(b, w, items, n);
-    if (!n_sums) return;
-    int last = 0;
-    for (int s = from; s < to; s++)
-        if (spans[s].n_prefix) {
-            const mr_span *prompt = &spans[prompt_of(spans, s)];
-            if (prompt->row0 + prompt->n_rows > last) last = prompt->row0 + prompt->n_rows;
-        }
-    LAUNCH(b, op, add_shares_kernel, last, 128, 0, w, (const share_sum *)(device + sums_at), n_sums);
+        launch_dkv<4>(b, w, items, g.n_items);
+    if (g.n_sums) LAUNCH(b, op, add_shares_kernel, g.last_row, 128, 0, w, (const share_sum *)device, g.n_sums);
 }
 
 void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, int lddkv, const float *d_o,
@@ -690,31 +725,25 @@ void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, 
         check_span(&spans[s], n_slots);
         assert(spans[s].past == 0 && spans[s].row0 + spans[s].n_rows <= N);
     }
-    float *delta = (float *)cu_scratch(b, op, CU_SLOT_ROWS, (size_t)N * (size_t)H * sizeof(float));
+    bool split = split_takes(b, D);
+    float *delta = (float *)cu_scratch(b, op, CU_SLOT_ROWS, rows_bytes(b, N, H, D));
     if (!delta) return;
-    backward w = { dq, dk, dv, delta, NULL, d_o, o, lse, q, (const float *)kv, NULL, lddq, lddkv, ldq, H, K, D, H / K };
+    backward w;
+    memset(&w, 0, sizeof w);
+    w.dq = dq, w.dk = dk, w.dv = dv, w.delta = delta, w.d_o = d_o, w.o = o, w.lse = lse, w.q = q, w.kv = (const float *)kv;
+    w.lddq = lddq, w.lddkv = lddkv, w.ldq = ldq, w.H = H, w.K = K, w.D = D, w.G = H / K;
     int64_t n_pairs = (int64_t)N * H;
-    LAUNCH(b, op, delta_kernel, (int)((n_pairs + THREADS / 32 - 1) / (THREADS / 32)), THREADS, 0, delta, d_o, o, D, n_pairs);
+    if (split)
+        split_rows(b, &w, delta, N);
+    else
+        LAUNCH(b, op, delta_kernel, (int)((n_pairs + THREADS / 32 - 1) / (THREADS / 32)), THREADS, 0, delta, d_o, o, D, n_pairs);
 
-    /* own keys, then what completions give to their prompts: as many of them at a time as the scratch has room for */
-    grads_of(b, w, spans, S, -1, -1);
-    int64_t room = (int64_t)CU_ATT_BYTES / (2 * K * D * (int64_t)sizeof(float));
-    for (int s = 0; s < S && !cu_failed(b);) {
-        int end = s;
-        int64_t rows = 0;
-        while (end < S && (end == s || rows + spans[end].n_prefix <= room)) rows += spans[end++].n_prefix;
-        if (rows) grads_of(b, w, spans, S, s, end);
-        s = end;
-    }
+    for (grad_at at = { false, 0, 0 }; at.span < S && !cu_failed(b);) grads_of(b, w, spans, S, &at);
 
     packet p = { NULL, 0, 0 };
     int n = 0;
     bool ok = packet_add(&p, spans, (size_t)S * sizeof *spans);
-    for (int s = 0; s < S; s++)
-        for (int first = 0; first < spans[s].n_rows * w.G; first += 64, n++) {
-            tile_item item = { s, first };
-            ok = ok && packet_add(&p, &item, sizeof item);
-        }
+    ok = ok && add_tiles(&p, spans, S, w.G, split ? split_dq_tile(b, D) : 64, &n);
     const char *device = ok && n ? (const char *)cu_small(b, op, 3, p.data, p.len) : NULL;
     free(p.data);
     if (!ok) no_host_memory(b, op);
@@ -722,10 +751,32 @@ void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, 
     w.spans = (const mr_span *)device;
     const tile_item *items = (const tile_item *)(device + (size_t)S * sizeof(mr_span));
     int slices = (D + WIDTH - 1) / WIDTH;
-    if (slices == 1)
+    if (split)
+        split_dq(b, &w, items, n);
+    else if (slices == 1)
         launch_dq<1>(b, w, items, n);
     else if (slices == 2)
         launch_dq<2>(b, w, items, n);
     else
         launch_dq<4>(b, w, items, n);
+}
+
+/* --- room --- */
+
+/* Spans have a row at least, so there are N at most, each with a last tile, chunk or segment that is not full. */
+void cu_attention_room(const mr_backend *b, size_t need[], int N, int H, int K, int D, bool bwd) {
+    bool split = split_takes(b, D);
+    size_t n = (size_t)N, n_pairs = n * (size_t)(H / K), spans = n * sizeof(mr_span);
+    size_t many = n_pairs / (split ? SPLIT_TILE : 64) + n, few = CU_ATT_BYTES / part_bytes(K, D) + n;
+    cu_at_least(&need[CU_SLOT_ATT], CU_ATT_BYTES);
+    cu_at_least(&need[CU_SLOT_SMALL], spans + many * sizeof(tile_item));
+    cu_at_least(&need[CU_SLOT_SMALL], spans + few * sizeof(chunk_item) + 2 * n * sizeof(int));
+    if (!bwd) return;
+    size_t shares = CU_ATT_BYTES / share_bytes(K, D), segments = 2 * (n_pairs / GRAD_SEGMENT + n);
+    if (shares < n) shares = n; /* of one segment */
+    cu_at_least(&need[CU_SLOT_ATT], shares * share_bytes(K, D));
+    cu_at_least(&need[CU_SLOT_ROWS], rows_bytes(b, N, H, D));
+    size_t items = shares / CHUNK + segments + n / CHUNK + n;
+    cu_at_least(&need[CU_SLOT_SMALL], spans + items * sizeof(share_item) + segments * sizeof(share_sum));
+    cu_at_least(&need[CU_SLOT_SMALL], spans + (n_pairs / (split ? split_dq_tile(b, D) : 64) + n) * sizeof(tile_item));
 }

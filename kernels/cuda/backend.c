@@ -196,6 +196,7 @@ static void close_device(mr_backend *b) {
     free(s->pieces);
     for (int i = 0; i < CU_N_SLOTS; i++) cudaFree(s->scratch[i].p);
     cudaFree(s->tables);
+    cudaFree(s->ready);
     cudaStreamDestroy(s->stream);
     for (int i = 0; i < CU_N_SMALL; i++) free(s->small[i].host);
     free(s);
@@ -310,7 +311,9 @@ static bool make_tables(cu_state *s) {
     mr_map_limits(host + CU_LIMIT, host + CU_MAP);
     mr_dynamic_map(host + CU_UMAP, false);
     mr_map_limits(host + CU_ULIMIT, host + CU_UMAP);
-    return cu_check(&s->b, "open", cudaMalloc((void **)&s->tables, sizeof host)) &&
+    return cu_check(&s->b, "open", cudaMalloc((void **)&s->ready, 2 * sizeof(int))) &&
+           cu_check(&s->b, "open", cudaMemsetAsync(s->ready, 0, 2 * sizeof(int), s->stream)) &&
+           cu_check(&s->b, "open", cudaMalloc((void **)&s->tables, sizeof host)) &&
            cu_check(&s->b, "open", cudaMemcpyAsync(s->tables, host, sizeof host, cudaMemcpyHostToDevice, s->stream)) &&
            cu_check(&s->b, "open", cudaStreamSynchronize(s->stream));
 }

@@ -24,8 +24,9 @@ enum { CU_K_SEGMENT = 4096, CU_MAX_D = 256, CU_SLAB = 32 << 20 /* values of a pr
 enum { CU_N_SMALL = 5 };
 enum { CU_SLOT_X, CU_SLOT_U, CU_SLOT_W, CU_SLOT_ATT, CU_SLOT_ROWS, CU_SLOT_HEAD, CU_SLOT_SMALL,
        CU_N_SLOTS = CU_SLOT_SMALL + CU_N_SMALL };
-/* Of attention's scratch: spans are cut so that their parts need no more, but for one prompt that alone does. */
-enum { CU_ATT_BYTES = 32 << 20 };
+/* Of attention's scratch: spans are cut so that their parts need no more, but for one prompt that alone does. Products of many rows
+ * use it too, between two attentions: dense.cu and lt.c, never more than this. */
+enum { CU_ATT_BYTES = 64 << 20 };
 
 /* Offsets into cu_state.tables, in floats: maps.h. */
 enum { CU_NF4 = 0, CU_MAP = 16, CU_LIMIT = CU_MAP + 256, CU_UMAP = CU_LIMIT + 256, CU_ULIMIT = CU_UMAP + 256,
@@ -42,6 +43,7 @@ typedef struct cu_state {
     mr_status status;
     char message[512];
     float *tables;
+    int *ready;          /* [2], zero between launches: few.cu */
     struct { void *p; size_t bytes; } scratch[CU_N_SLOTS];
     bool sized;          /* weight_room made the scratch ready: no operation should ask for more */
     bool strict;         /* MEDRL_CUDA_STRICT: it is a failure when one does */
@@ -76,17 +78,21 @@ void *cu_scratch(mr_backend *b, const char *op, int slot, size_t bytes);
 bool cu_reserve(mr_backend *b, const char *op, int slot, size_t bytes);
 /* What open reserves of a slot. */
 size_t cu_first_scratch(int slot);
+static inline void cu_at_least(size_t *x, size_t bytes) {
+    if (*x < bytes) *x = bytes;
+}
 /* Small host data to device memory; skipped when it is what the last call with this `which` (0 .. CU_N_SMALL - 1) left there: the spans of a
  * pack are the same in every layer. Valid until the next call with it. NULL after a failure. */
 const void *cu_small(mr_backend *b, const char *op, int which, const void *host, size_t bytes);
 
 static inline int64_t cu_round(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* Rows of ld values that are converted at a time: whole tiles, about CU_SLAB values. */
-static inline int64_t cu_slab_rows(int64_t ld, int64_t n) {
-    int64_t rows = CU_SLAB / ld / 128 * 128;
-    if (rows < 128) rows = 128;
-    return n < rows ? n : rows;
+/* What of n rows of ld values is converted at a time, CU_SLAB values at most: as many rows as a segment of K of them allows, and whole
+ * segments; a product that is cut between segments costs nothing. */
+static inline int64_t cu_slab_rows(int64_t n) { return n < CU_SLAB / CU_K_SEGMENT ? n : CU_SLAB / CU_K_SEGMENT; }
+static inline int64_t cu_slab_columns(int64_t ld, int64_t rows) {
+    int64_t columns = CU_SLAB / rows / CU_K_SEGMENT * CU_K_SEGMENT;
+    return ld < columns ? ld : columns;
 }
 
 /* --- weights --- */
@@ -117,7 +123,11 @@ void cu_weight_free(mr_backend *b, mr_weight *w);
 size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);
 /* What weight_create holds from one weight to the next: pinned memory and where it is uploaded to. */
 void cu_staging_free(mr_backend *b);
-/* head.cu's: scratch of `sample` with filters for n rows of n_vocab logits. */
+/* What the operations' files ask of cu_scratch, for weight_room; need[slot] becomes at least that, need[CU_SLOT_SMALL] stands for all that
+ * cu_small takes but a penalty's history. cu_linear_room: up to n rows; attention over N rows in any spans, bwd: both passes;
+ * cu_sample_scratch: of CU_SLOT_HEAD, for n rows of n_vocab logits with filters. */
+void cu_linear_room(size_t need[], const mr_weight_info *w, int64_t n, int rank, bool bwd);
+void cu_attention_room(const mr_backend *b, size_t need[], int N, int H, int K, int D, bool bwd);
 size_t cu_sample_scratch(int64_t n, int64_t n_vocab);
 mr_weight_info cu_weight_info(const mr_weight *w);
 void cu_weight_set(mr_backend *b, mr_weight *w, const float *values);

@@ -4,15 +4,18 @@
 
 /* --- 16 bits --- */
 
-enum { BK = 32, STAGES = 4 }; /* columns of K in a stage; 64 KiB of stages for 128 x 128, what a Turing has */
+enum { BK = 32 }; /* columns of K in a stage; 4 stages of 128 x 128 are 64 KiB, what a Turing has */
 
-/* One segment of K, [k0, k1). Tiles of BM x BN, a warp has WM x WN. Shared memory: rows of 16-byte chunks whose place is
+/* One segment of K, [k0, k1), or as many as the grid is high: then each to its own rows of y, n_rows apart. Tiles of BM x BN, a warp has WM x WN. Shared memory: rows of 16-byte chunks whose place is
  * XORed with the row, so that ldmatrix's eight rows meet eight different banks. */
-template <int T, int BM, int BN, int WM, int WN, bool BACKWARD>
+template <int T, int BM, int BN, int WM, int WN, int STAGES, bool BACKWARD>
 __global__ static void __launch_bounds__(BM / WM *(BN / WN) * 32)
     dense_kernel(dense_product p, int64_t k0, int64_t k1, bool add, const float *bias) {
     constexpr int THREADS = BM / WM * (BN / WN) * 32, MI = WM / 16, NI = WN / 8, X_CHUNKS = BM * (BK / 8),
                   W_CHUNKS = BN * (BK / 8), STAGE = (BM + BN) * BK;
+    k0 += blockIdx.y * (int64_t)CU_K_SEGMENT;
+    if (k1 - k0 > CU_K_SEGMENT) k1 = k0 + CU_K_SEGMENT;
+    p.y += blockIdx.y * p.n_rows * p.ldy;
     SHARED_BYTES(bytes);
     u16 *shared = (u16 *)bytes;
     int tid = threadIdx.x, warp = tid / 32, lane = tid % 32;
@@ -103,27 +106,37 @@ __global__ static void __launch_bounds__(BM / WM *(BN / WN) * 32)
             }
 }
 
-/* One segment, by our own kernel. */
-template <int T, int BM, int BN, int WM, int WN, bool BACKWARD>
+/* One segment, by our own kernel; or all that [k0, k1) has. */
+template <int T, int BM, int BN, int WM, int WN, int STAGES, bool BACKWARD>
 static void launch(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add, const float *bias) {
+    unsigned segments = (unsigned)((k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT);
     int64_t tiles = (p.n_rows + BM - 1) / BM * ((p.n_cols + BN - 1) / BN);
-    auto kernel = dense_kernel<T, BM, BN, WM, WN, BACKWARD>;
-    LAUNCH(b, op, kernel, (int)tiles, BM / WM * (BN / WN) * 32, STAGES * (BM + BN) * BK * (int)sizeof(u16), p, k0, k1, add, bias);
+    auto kernel = dense_kernel<T, BM, BN, WM, WN, STAGES, BACKWARD>;
+    LAUNCH(b, op, kernel, dim3((unsigned)tiles, segments), BM / WM * (BN / WN) * 32, STAGES * (BM + BN) * BK * (int)sizeof(u16), p, k0, k1, add, bias);
+}
+
+/* LoRA's inner side: too few tiles for all SMs, so that the chains' latency decides. Then tiles are small and the segments run at once. */
+static bool is_narrow(const mr_backend *b, const dense_product &p) {
+    return p.n_cols <= 128 && (p.n_rows + 63) / 64 * ((p.n_cols + 63) / 64) < cu_of(b)->n_sm;
 }
 
 template <int T, bool BACKWARD>
 static void own_segment(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add,
                         const float *bias) {
-    int64_t large = (p.n_rows + 127) / 128 * ((p.n_cols + 127) / 128);
-    if (p.n_rows > 64 && large >= cu_of(b)->n_sm / 2)
-        launch<T, 128, 128, 64, 32, BACKWARD>(b, op, p, k0, k1, add, bias);
+    int64_t large = (p.n_rows + 127) / 128 * ((p.n_cols + 127) / 128), segments = (k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT;
+    if (is_narrow(b, p) && (p.n_rows + 31) / 32 * ((p.n_cols + 63) / 64) * segments < cu_of(b)->n_sm)
+        launch<T, 16, 64, 16, 16, 8, BACKWARD>(b, op, p, k0, k1, add, bias);
+    else if (is_narrow(b, p))
+        launch<T, 32, 64, 16, 32, 8, BACKWARD>(b, op, p, k0, k1, add, bias);
+    else if (p.n_rows > 64 && large >= cu_of(b)->n_sm / 2)
+        launch<T, 128, 128, 64, 32, 4, BACKWARD>(b, op, p, k0, k1, add, bias);
     else
-        launch<T, 64, 64, 32, 32, BACKWARD>(b, op, p, k0, k1, add, bias);
+        launch<T, 64, 64, 32, 32, 4, BACKWARD>(b, op, p, k0, k1, add, bias);
 }
 
 /* For cuBLASLt's probe: a whole product of its own. */
 template <int T, bool BACKWARD> static void own_product(mr_backend *b, const cu_lt_product *p, const void *op) {
-    dense_product d = { p->y, p->ldy, p->x, p->ldx, p->w, p->ldw, p->n_rows, p->n_cols, p->k, BACKWARD, p->add, 1.0f, NULL };
+    dense_product d = { p->y, p->ldy, p->x, p->ldx, p->w, p->ldw, p->n_rows, p->n_cols, p->k, BACKWARD, p->add, p->alpha, NULL };
     own_segment<T, BACKWARD>(b, (const char *)op, d, 0, p->k, p->add, NULL);
 }
 
@@ -132,14 +145,41 @@ __global__ static void add_bias_kernel(float *y, int64_t ldy, const float *bias,
     if (c < n_cols) y[blockIdx.y * ldy + c] += bias[c];
 }
 
+/* The segments' sums, n_rows * n_cols apart, in order. */
+__global__ static void add_segments_kernel(dense_product p, const float *sums, int n_segments) {
+    int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, n = p.n_rows * p.n_cols;
+    if (at >= n) return;
+    float *y = p.y + at / p.n_cols * p.ldy + at % p.n_cols, v = p.add ? fmaf(p.alpha, sums[at], *y) : p.alpha * sums[at];
+    for (int s = 1; s < n_segments; s++) v = fmaf(p.alpha, sums[s * n + at], v);
+    *y = p.bias ? v + p.bias[at % p.n_cols] : v;
+}
+
+/* A narrow product: one launch for all segments, in attention's scratch where there are several. False: not this way. */
+template <int T, bool BACKWARD> static bool narrow(mr_backend *b, const char *op, const dense_product &p) {
+    int64_t n = p.n_rows * p.n_cols, n_segments = (p.k + CU_K_SEGMENT - 1) / CU_K_SEGMENT;
+    if (!is_narrow(b, p) || n * n_segments * (int64_t)sizeof(float) > CU_ATT_BYTES) return false;
+    if (n_segments == 1) {
+        own_segment<T, BACKWARD>(b, op, p, 0, p.k, p.add, p.bias);
+        return true;
+    }
+    float *sums = (float *)cu_scratch(b, op, CU_SLOT_ATT, CU_ATT_BYTES);
+    if (!sums) return true;
+    dense_product q = p;
+    q.y = sums, q.ldy = p.n_cols, q.alpha = 1.0f;
+    own_segment<T, BACKWARD>(b, op, q, 0, p.k, false, NULL);
+    LAUNCH(b, op, add_segments_kernel, (int)((n + 255) / 256), 256, 0, p, (const float *)sums, (int)n_segments);
+    return true;
+}
+
 template <int T, bool BACKWARD> static void segments(mr_backend *b, const char *op, const dense_product &p) {
+    if (narrow<T, BACKWARD>(b, op, p)) return;
     for (int64_t k0 = 0; k0 < p.k; k0 += CU_K_SEGMENT) {
         int64_t k1 = p.k - k0 < CU_K_SEGMENT ? p.k : k0 + CU_K_SEGMENT;
         bool add = p.add || k0 > 0;
         const float *bias = k1 == p.k ? p.bias : NULL;
         cu_lt_product q = { p.y, p.x + k0, BACKWARD ? p.w + k0 * p.ldw : p.w + k0, p.ldy, p.ldx, p.ldw, p.n_rows, p.n_cols,
-                            k1 - k0, T == F16, BACKWARD, add };
-        if (p.alpha != 1.0f || p.n_rows > 65535 || !cu_lt_product_run(b, &q, own_product<T, BACKWARD>, op)) {
+                            k1 - k0, T == F16, BACKWARD, add, p.alpha };
+        if (p.n_rows > 65535 || !cu_lt_product_run(b, &q, own_product<T, BACKWARD>, op)) {
             own_segment<T, BACKWARD>(b, op, p, k0, k1, add, bias);
         } else if (bias) {
             LAUNCH(b, op, add_bias_kernel, dim3((unsigned)((p.n_cols + 255) / 256), (unsigned)p.n_rows), 256, 0, p.y, p.ldy, bias,
@@ -163,18 +203,25 @@ void cu_dense(mr_backend *b, const char *op, int type, const dense_product *p) {
     }
 }
 
-__global__ static void bits_kernel(int *differ, const float *x, const float *y, int64_t n) {
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
-        if (__float_as_uint(x[i]) != __float_as_uint(y[i])) atomicAdd(differ, 1);
+/* Integers: their order changes nothing. Place and bits are mixed as splitmix64 does. */
+__global__ static void bits_kernel(unsigned long long *sum, const float *x, int64_t n) {
+    unsigned long long mine = 0;
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
+        uint64_t v = (uint64_t)i * 0x9e3779b97f4a7c15u + __float_as_uint(x[i]);
+        v = (v ^ v >> 30) * 0xbf58476d1ce4e5b9u;
+        v = (v ^ v >> 27) * 0x94d049bb133111ebu;
+        mine += v ^ v >> 31;
+    }
+    atomicAdd(sum, mine);
 }
 
-bool cu_same_bits(mr_backend *b, const float *x, const float *y, int64_t n) {
-    int *differ = (int *)cu_scratch(b, "probe", CU_SLOT_ROWS, sizeof(int)), host = 1;
-    if (!differ) return false;
-    b->zero(b, differ, sizeof(int));
-    LAUNCH(b, "probe", bits_kernel, 1024, 256, 0, differ, x, y, n);
-    b->download(b, &host, differ, sizeof host);
-    return !cu_failed(b) && host == 0;
+bool cu_bits_sum(mr_backend *b, const float *x, int64_t n, uint64_t *sum) {
+    unsigned long long *room = (unsigned long long *)cu_scratch(b, "probe", CU_SLOT_ROWS, sizeof *room);
+    if (!room) return false;
+    b->zero(b, room, sizeof *room);
+    LAUNCH(b, "probe", bits_kernel, 1024, 256, 0, room, x, n);
+    b->download(b, sum, room, sizeof *sum);
+    return !cu_failed(b);
 }
 
 /* --- f32 --- */

@@ -13,7 +13,7 @@
 
 #include "cuda/half.cuh"
 
-enum { CU_FEW_ROWS = 32 };
+enum { CU_FEW_ROWS = 64 };
 
 /* One LoRA part inside `few`: y[:, row0 ..] = fma(scale, u @ b^T, y). */
 typedef struct few_part {
@@ -41,7 +41,8 @@ typedef struct few_product {
 
 /* Whether `few` can serve: a weight of 16 bits or NF4 in tiles, not too long, with LoRA parts on whole tiles of 16 rows. */
 bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora, int n_rows);
-void cu_few(mr_backend *b, const char *op, const few_product *p);
+/* a: u = x @ a^T of the same rows, in 16 bits, which p's parts read; in the same launch. NULL: u is there, or there is no LoRA. */
+void cu_few(mr_backend *b, const char *op, const few_product *p, const few_product *a);
 
 /* y[n_rows, n_cols] (+)= alpha * x @ w^T, or x @ w when backward; x [n_rows][ldx] and w [..][ldw] are 16-bit, zero up to a
  * multiple of 8 columns. add: fma(alpha, sum, y), else alpha * sum; then + bias. */

@@ -19,6 +19,7 @@ __host__ __device__ static inline int pieces_of(int n) { return (n + PIECE - 1) 
 
 template <typename F> __device__ static float largest(F value, int n, row_room &r) {
     float most = -INFINITY;
+#pragma unroll 8
     for (int i = threadIdx.x; i < n; i += THREADS) most = fmaxf(most, value(i));
     return block_max(most, r.room);
 }
@@ -29,6 +30,7 @@ template <typename F> __device__ static void sum_pieces(F value, int n, row_room
     __syncthreads();
     for (int p = threadIdx.x / 32; p < pieces_of(n); p += THREADS / 32) {
         float sum = 0.0f;
+#pragma unroll 16
         for (int i = p * PIECE + lane; i < (p + 1) * PIECE; i += 32) sum += i < n ? value(i) : 0.0f;
         sum = warp_sum(sum);
         if (lane == 0) r.sums[p] = sum;
@@ -200,13 +202,15 @@ __device__ static void sort_keys(uint64_t *keys, int m) {
     __syncthreads();
 }
 
-/* The smallest key that top_k and top_p leave. s[n] are the scores; keys has room for n rounded up to a power of two. Only what lies in the
- * buckets down to where they end is sorted. */
-__device__ static uint64_t smallest_kept(uint64_t *keys, const float *s, float most, const mr_sampling &opt, int n, row_room &r) {
+/* The smallest key that top_k and top_p leave. s[n] are the scores; keys has room for n rounded up to a power of two, e for n. Only what
+ * lies in the bucket where they end is sorted: with top_k also all above it, and with top_p the one before it, since the search
+ * for it sums in f32. */
+__device__ static uint64_t smallest_kept(uint64_t *keys, float *e, const float *s, float most, const mr_sampling &opt, int n,
+                                         row_room &r) {
     int *count = (int *)r.e, lane = threadIdx.x; /* BUCKETS counts fit where a piece does */
     bool top_k = opt.top_k > 0 && opt.top_k < n;
-    int last = BUCKETS - 1;
-    double all = 0;
+    int first = 0, last = BUCKETS - 1;
+    double all = 0, ahead = 0; /* ahead: mass of the buckets before the first */
     if (top_k) {
         for (int i = lane; i < BUCKETS; i += THREADS) count[i] = 0;
         __syncthreads();
@@ -220,24 +224,33 @@ __device__ static uint64_t smallest_kept(uint64_t *keys, const float *s, float m
         __syncthreads();
         last = r.piece;
     } else {
-        sum_pieces([&](int i) { return exp_f32(s[i] - most); }, n, r);
+#pragma unroll 4
+        for (int i = lane; i < n; i += THREADS) e[i] = exp_f32(s[i] - most);
+        sum_pieces([&](int i) { return e[i]; }, n, r);
         all = r.total;
         double want = (double)opt.top_p * all * (1 + 1e-9);
         int low = 0; /* the first bucket down to which there is mass enough */
         while (low < last) {
             int middle = (low + last) / 2;
-            sum_pieces([&](int i) { return bucket_of(s[i], most) <= middle ? exp_f32(s[i] - most) : 0.0f; }, n, r);
+            sum_pieces([&](int i) { return bucket_of(s[i], most) <= middle ? e[i] : 0.0f; }, n, r);
             if (r.total < want)
                 low = middle + 1;
             else
                 last = middle;
         }
+        first = last > 0 ? last - 1 : 0;
+        double sum = 0;
+#pragma unroll 8
+        for (int i = lane; i < n; i += THREADS) sum += bucket_of(s[i], most) < first ? (double)e[i] : 0.0;
+        ahead = block_sum(sum, r.runs);
+        if (ahead >= (double)opt.top_p * all) first = 0, ahead = 0; /* f32 has misled the search: all of it */
     }
     __syncthreads();
     if (lane == 0) r.id = 0;
     __syncthreads();
+#pragma unroll 4
     for (int i = lane; i < n; i += THREADS)
-        if (bucket_of(s[i], most) <= last) keys[atomicAdd(&r.id, 1)] = key_of(s[i], i);
+        if (bucket_of(s[i], most) >= first && bucket_of(s[i], most) <= last) keys[atomicAdd(&r.id, 1)] = key_of(s[i], i);
     __syncthreads();
     int n_kept = r.id, m = 1;
     if (n_kept == 0) return 0; /* NaN everywhere: the caller sees it in logp */
@@ -263,7 +276,7 @@ __device__ static uint64_t smallest_kept(uint64_t *keys, const float *s, float m
         r.runs[lane] = sum;
         __syncthreads();
         if (lane == 0) {
-            double before = 0;
+            double before = ahead;
             for (int t = 0; t < THREADS; t++) {
                 double mine = r.runs[t];
                 r.runs[t] = before;
@@ -289,11 +302,13 @@ __device__ static uint64_t smallest_kept(uint64_t *keys, const float *s, float m
     return kept;
 }
 
-/* scratch of one row: n scores, then keys. seen[n_seen]: the ids whose scores the repetition penalty changes. */
+/* scratch of one row: keys, then n scores and n values of e^score. seen[n_seen]: the ids whose scores the repetition penalty changes. */
 __device__ static int pick_filtered(const float *z, const mr_sampling &opt, const int32_t *seen, int n_seen, double u,
                                     uint64_t *keys, float *s, row_room &r) {
     const int n = opt.n_vocab;
+    float *e = s + (n + 3) / 4 * 4;
     float inv_t = opt.temperature > 0 ? 1.0f / opt.temperature : 1.0f;
+#pragma unroll 8
     for (int i = threadIdx.x; i < n; i += THREADS) s[i] = z[i] * inv_t;
     __syncthreads();
     for (int i = threadIdx.x; i < n_seen; i += THREADS) {
@@ -304,10 +319,10 @@ __device__ static int pick_filtered(const float *z, const mr_sampling &opt, cons
     __syncthreads();
     if (opt.temperature <= 0) return arg_max([&](int i) { return s[i]; }, n, r);
     float most = largest([&](int i) { return s[i]; }, n, r);
-    uint64_t kept = opt.top_k > 0 || opt.top_p < 1 ? smallest_kept(keys, s, most, opt, n, r) : 0;
+    uint64_t kept = opt.top_k > 0 || opt.top_p < 1 ? smallest_kept(keys, e, s, most, opt, n, r) : 0;
     auto value = [&](int i) {
-        float e = exp_f32(s[i] - most);
-        return key_of(s[i], i) >= kept && !(e < opt.min_p) && e > 0.0f ? e : 0.0f;
+        float v = exp_f32(s[i] - most);
+        return key_of(s[i], i) >= kept && !(v < opt.min_p) && v > 0.0f ? v : 0.0f;
     };
     sum_pieces(value, n, r);
     return pick(value, n, u, r);
@@ -360,13 +375,13 @@ static const int32_t *upload_history(mr_backend *b, const int32_t *const *histor
     return device;
 }
 
-/* One row's part of the scratch: keys to sort, a power of two, then values. */
+/* One row's part of the scratch: keys to sort, a power of two, then scores and values of e^score (pick_filtered). */
 static int64_t keys_of(int64_t n_vocab) {
     int64_t m = 1;
     while (m < n_vocab) m *= 2;
     return m * (int64_t)sizeof(uint64_t);
 }
-static int64_t stride_of(int64_t n_vocab) { return keys_of(n_vocab) + cu_round(n_vocab * (int64_t)sizeof(float), 16); }
+static int64_t stride_of(int64_t n_vocab) { return keys_of(n_vocab) + 2 * cu_round(n_vocab * (int64_t)sizeof(float), 16); }
 
 /* Some tens of rows at a time. */
 static int rows_at_once(int64_t n, int64_t stride) {

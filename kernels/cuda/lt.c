@@ -1,7 +1,7 @@
 /* lt.c - cuBLASLt for products of many rows, where it keeps the row rule.
  *
- * Opened with dlopen by the first large product; without it the module's own kernels serve, and nothing else changes. For each shape one
- * unsplit algorithm is chosen, once, and used for every number of rows. Before that it must give the bits of our own kernel for
+ * Opened with dlopen by the first large product; without it the module's own kernels serve, and nothing else changes. For each shape and
+ * each doubling of the number of rows one unsplit algorithm is chosen, once. Before it serves it must give the bits of our own kernel for
  * several numbers of rows, on this device and with this weight: nothing in the library's documentation promises the order of its
  * sums. MEDRL_CUDA_GEMM=own leaves the library out. */
 #include "cuda/lt.h"
@@ -19,15 +19,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SHAPES = 128, WORKSPACE = CU_LT_WORKSPACE, PROBE_ROWS = 384, ALIGNMENT = 16 };
+enum { MAX_SHAPES = 512, WORKSPACE = CU_LT_WORKSPACE, PROBE_ROWS = 384, PROBE_VALUES = 65521, CHOICES = 6, MOST_ROWS = 2048, ALIGNMENT = 16 };
 
 typedef struct lt_shape {
-    cu_lt_product key; /* without pointers and rows */
+    cu_lt_product key; /* without pointers; n_rows: those that it was chosen for */
     bool serves;
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t w, x, y;
     cublasLtMatmulAlgo_t algo;
-    size_t workspace;
 } lt_shape;
 
 struct cu_lt {
@@ -143,17 +142,15 @@ static bool describe(cu_lt *lt, lt_shape *h) {
            lt->layout_create(&h->y, CUDA_R_32F, cols, PROBE_ROWS, k->ldy) == CUBLAS_STATUS_SUCCESS;
 }
 
-/* The heuristic's first unsplit choice for a few thousand rows. */
-static bool choose(cu_lt *lt, lt_shape *h) {
+/* The heuristic's unsplit choices for that many rows, best first; their number. */
+static int choices(cu_lt *lt, const lt_shape *h, uint64_t rows, cublasLtMatmulHeuristicResult_t r[CHOICES]) {
     cublasLtMatmulPreference_t p = NULL;
-    cublasLtMatmulHeuristicResult_t r;
     int n = 0;
     uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE, align = ALIGNMENT;
     size_t room = lt->workspace ? WORKSPACE : 0;
-    uint64_t rows = 2048;
     lt->layout_set(h->x, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows);
     lt->layout_set(h->y, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows);
-    if (lt->preference_create(&p) != CUBLAS_STATUS_SUCCESS) return false;
+    if (lt->preference_create(&p) != CUBLAS_STATUS_SUCCESS) return 0;
     bool ok = lt->preference_set(p, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room) == CUBLAS_STATUS_SUCCESS &&
               lt->preference_set(p, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none) == CUBLAS_STATUS_SUCCESS;
     const cublasLtMatmulPreferenceAttributes_t sides[] = {
@@ -161,50 +158,101 @@ static bool choose(cu_lt *lt, lt_shape *h) {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES
     };
     for (int i = 0; i < 4; i++) ok = ok && lt->preference_set(p, sides[i], &align, sizeof align) == CUBLAS_STATUS_SUCCESS;
-    ok = ok && lt->heuristic(lt->handle, h->desc, h->w, h->x, h->y, h->y, p, 1, &r, &n) == CUBLAS_STATUS_SUCCESS && n == 1;
+    ok = ok && lt->heuristic(lt->handle, h->desc, h->w, h->x, h->y, h->y, p, CHOICES, r, &n) == CUBLAS_STATUS_SUCCESS;
     lt->preference_destroy(p);
-    if (ok) h->algo = r.algo, h->workspace = r.workspaceSize;
-    return ok && h->workspace <= room;
+    return ok ? n : 0;
 }
 
 static bool multiply(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p) {
     uint64_t rows = (uint64_t)p->n_rows;
-    const float one = 1.0f, beta = p->add ? 1.0f : 0.0f;
+    const float beta = p->add ? 1.0f : 0.0f;
     cublasLtMatmulHeuristicResult_t r;
     if (lt->layout_set(h->x, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows) != CUBLAS_STATUS_SUCCESS ||
         lt->layout_set(h->y, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows) != CUBLAS_STATUS_SUCCESS ||
         lt->check(lt->handle, h->desc, h->w, h->x, h->y, h->y, &h->algo, &r) != CUBLAS_STATUS_SUCCESS ||
         r.workspaceSize > (lt->workspace ? WORKSPACE : 0))
         return false;
-    return lt->matmul(lt->handle, h->desc, &one, p->w, h->w, p->x, h->x, &beta, p->y, h->y, p->y, h->y, &h->algo,
+    return lt->matmul(lt->handle, h->desc, &p->alpha, p->w, h->w, p->x, h->x, &beta, p->y, h->y, p->y, h->y, &h->algo,
                       lt->workspace, lt->workspace ? WORKSPACE : 0, cu_of(b)->stream) == CUBLAS_STATUS_SUCCESS;
 }
 
-/* Own kernel and library on the caller's own rows, for three numbers of rows, added to the same old values. */
-static bool probe(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
-    static const int64_t counts[] = { CU_LT_ROWS, 257, PROBE_ROWS };
-    size_t bytes = (size_t)PROBE_ROWS * (size_t)p->ldy * sizeof(float);
-    float *y[2] = { NULL, NULL };
-    bool ok = cudaMalloc((void **)&y[0], bytes) == cudaSuccess && cudaMalloc((void **)&y[1], bytes) == cudaSuccess;
+/* `rows` rows of numbers of either sign between 1/8 and 2 (bf16) or 1.5 and 2 (f16), the same every time. */
+static bool fill_probe(mr_backend *b, uint16_t *x, int64_t ldx, int64_t rows) {
+    uint16_t *host = malloc(PROBE_VALUES * sizeof *host);
+    int64_t n = rows * ldx;
+    uint32_t r = 1;
+    bool ok = host != NULL;
+    for (int i = 0; ok && i < PROBE_VALUES; i++) {
+        r = r * 1664525u + 1013904223u; /* Numerical Recipes' generator; its upper bits */
+        host[i] = (uint16_t)(0x3e00u | (r >> 16 & 0x1ffu) | (r >> 31 << 15));
+    }
+    for (int64_t at = 0; ok && at < n; at += PROBE_VALUES)
+        ok = cudaMemcpyAsync(x + at, host, (size_t)(n - at < PROBE_VALUES ? n - at : PROBE_VALUES) * sizeof *x, cudaMemcpyHostToDevice,
+                             cu_of(b)->stream) == cudaSuccess;
+    free(host);
+    return ok;
+}
+
+/* The probe's own rows and results, in attention's scratch: nothing is allocated for it, at whatever step a shape comes first. */
+typedef struct probe_room {
+    float *y;
+    uint16_t *x;
+    int64_t rows;
+} probe_room;
+
+/* As many rows as it has room for, PROBE_ROWS at most. */
+static bool probe_room_of(mr_backend *b, const lt_shape *h, probe_room *r) {
+    int64_t row = h->key.ldy * (int64_t)sizeof(float) + h->key.ldx * (int64_t)sizeof(uint16_t), fit = CU_ATT_BYTES / row;
+    r->rows = h->key.n_rows < PROBE_ROWS ? h->key.n_rows : PROBE_ROWS;
+    if (r->rows > fit) r->rows = fit;
+    r->y = cu_scratch(b, "probe", CU_SLOT_ATT, CU_ATT_BYTES);
+    if (!r->y || r->rows < 16) return false;
+    r->x = (uint16_t *)(r->y + r->rows * h->key.ldy); /* ldy is a multiple of 4 */
+    return fill_probe(b, r->x, h->key.ldx, r->rows);
+}
+
+/* Own kernel and library on rows of the probe's own, for three numbers of rows, added to the same old values. */
+static bool probe(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, const probe_room *r, cu_lt_own own, const void *ctx) {
+    int64_t most = r->rows, counts[] = { most / 2 + 1, most * 3 / 4 + 1, most };
+    size_t bytes = (size_t)most * (size_t)p->ldy * sizeof(float);
+    bool ok = true;
     for (int i = 0; ok && i < 3; i++) {
         cu_lt_product q = *p;
-        if (counts[i] > p->n_rows) continue;
+        uint64_t sums[2] = { 0, 1 };
+        q.x = r->x, q.y = r->y;
         q.n_rows = counts[i];
         q.add = i % 2;
-        /* old values: any finite floats, the same on both sides */
-        for (int s = 0; s < 2; s++) ok = ok && cudaMemsetAsync(y[s], 0x3c, bytes, cu_of(b)->stream) == cudaSuccess;
-        q.y = y[0];
-        own(b, &q, ctx);
-        q.y = y[1];
-        ok = ok && multiply(b, lt, h, &q) && cu_same_bits(b, y[0], y[1], (int64_t)(bytes / sizeof(float)));
+        for (int side = 0; ok && side < 2; side++) {
+            /* old values: any finite floats, the same on both sides */
+            ok = cudaMemsetAsync(q.y, 0x3c, bytes, cu_of(b)->stream) == cudaSuccess;
+            if (ok && side == 0) own(b, &q, ctx);
+            if (ok && side == 1) ok = multiply(b, lt, h, &q);
+            ok = ok && cu_bits_sum(b, q.y, (int64_t)(bytes / sizeof(float)), &sums[side]);
+        }
+        ok = ok && sums[0] == sums[1];
     }
-    cudaFree(y[0]), cudaFree(y[1]);
     cudaGetLastError();
     return ok;
 }
 
+/* The first choice that the probe lets through: of those for these rows, else of those for many, where a narrow product is less of a
+ * special case. */
+static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
+    cublasLtMatmulHeuristicResult_t r[CHOICES];
+    probe_room room;
+    if (!describe(lt, h) || !probe_room_of(b, h, &room)) return false;
+    for (int64_t rows = h->key.n_rows;; rows = MOST_ROWS) {
+        int n = choices(lt, h, (uint64_t)rows, r);
+        for (int i = 0; i < n; i++) {
+            h->algo = r[i].algo;
+            if (r[i].state == CUBLAS_STATUS_SUCCESS && probe(b, lt, h, p, &room, own, ctx)) return true;
+        }
+        if (rows == MOST_ROWS) return false;
+    }
+}
+
 static bool same_shape(const cu_lt_product *a, const cu_lt_product *k) {
-    return a->f16 == k->f16 && a->backward == k->backward && a->n_cols == k->n_cols && a->k == k->k && a->ldx == k->ldx &&
+    return a->n_rows == k->n_rows && a->alpha == k->alpha && a->f16 == k->f16 && a->backward == k->backward && a->n_cols == k->n_cols && a->k == k->k && a->ldx == k->ldx &&
            a->ldw == k->ldw && a->ldy == k->ldy;
 }
 
@@ -215,13 +263,15 @@ bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, con
     cu_lt *lt = opened(b);
     if (!lt) return false;
     lt_shape *h = NULL;
+    cu_lt_product key = *p;
+    for (key.n_rows = 64; key.n_rows < p->n_rows && key.n_rows < MOST_ROWS;) key.n_rows *= 2;
     for (int i = 0; i < lt->n_shapes && !h; i++)
-        if (same_shape(&lt->shapes[i].key, p)) h = &lt->shapes[i];
+        if (same_shape(&lt->shapes[i].key, &key)) h = &lt->shapes[i];
     if (!h) {
-        if (lt->n_shapes == MAX_SHAPES || p->n_rows < PROBE_ROWS) return false; /* too few rows to judge by */
+        if (lt->n_shapes == MAX_SHAPES) return false;
         h = &lt->shapes[lt->n_shapes++];
-        h->key = *p;
-        h->serves = describe(lt, h) && choose(lt, h) && probe(b, lt, h, p, own, ctx);
+        h->key = key;
+        h->serves = settle(b, lt, h, p, own, ctx);
         if (!h->serves) shape_clear(lt, h);
     }
     return h->serves && multiply(b, lt, h, p);

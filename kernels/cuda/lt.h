@@ -10,7 +10,7 @@ extern "C" {
 
 typedef struct cu_lt cu_lt;
 
-enum { CU_LT_ROWS = 192 }; /* fewer rows are the own kernels' */
+enum { CU_LT_ROWS = 25 };              /* fewer rows are the own kernels' */
 enum { CU_LT_WORKSPACE = 32 << 20 };
 
 /* One segment: y[n_rows, n_cols] (+)= x @ w^T, or x @ w when backward; as dense_product in gemm.cuh. */
@@ -19,6 +19,7 @@ typedef struct cu_lt_product {
     const uint16_t *x, *w;
     int64_t ldy, ldx, ldw, n_rows, n_cols, k;
     bool f16, backward, add;
+    float alpha; /* a factor of the sum; with add the own kernel rounds once, the library twice: equal for powers of two, and probed */
 } cu_lt_product;
 
 /* The same product by the own kernel. */
@@ -32,8 +33,8 @@ void cu_lt_open(mr_backend *b);
 /* False when it is known that it will not serve. */
 bool cu_lt_there(const mr_backend *b);
 
-/* dense.cu: whether two buffers hold the same bits. Synchronous. */
-bool cu_same_bits(mr_backend *b, const float *x, const float *y, int64_t n);
+/* dense.cu: a sum that tells whether two buffers hold the same bits in the same places. False after a failure. Synchronous. */
+bool cu_bits_sum(mr_backend *b, const float *x, int64_t n, uint64_t *sum);
 
 #ifdef __cplusplus
 }

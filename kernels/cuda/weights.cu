@@ -144,10 +144,12 @@ template <int T> static void unpack(mr_backend *b, const char *op, u16 *dst, int
         LAUNCH(b, op, nf4_unpack_plain<T>, grid_for(n), THREADS, 0, dst, ld, view_of(w), n);
 }
 
+static size_t half_bytes(int64_t n_out, int64_t ld) { return (size_t)(n_out * ld) * sizeof(u16); }
+
 const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t *ld) {
     *ld = w->ld;
     if (w->store != MR_NF4) return (const uint16_t *)w->data;
-    u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W, (size_t)(w->n_out * w->ld) * sizeof(u16));
+    u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W, half_bytes(w->n_out, w->ld));
     if (!half) return NULL;
     if (w->compute == MR_F16)
         unpack<F16>(b, op, half, w->ld, w);
@@ -378,40 +380,18 @@ mr_weight_info cu_weight_info(const mr_weight *w) {
 
 /* --- room --- */
 
-/* The most that cu_slab_rows leaves of n rows of up to ld values, in 16 bits. */
-static size_t half_bytes(int64_t ld, int64_t n) {
-    int64_t slab = CU_SLAB;
-    if (slab < 128 * ld) slab = 128 * ld;
-    return (size_t)(n * ld < slab ? n * ld : slab) * sizeof(u16);
-}
-
-static void at_least(size_t *x, size_t bytes) {
-    if (*x < bytes) *x = bytes;
-}
-
 enum { ROOM_SMALL = CU_SLOT_SMALL, ROOM_LT }; /* of mr_room.so_far; before them the slots' own numbers */
 static_assert(ROOM_LT < sizeof((mr_room *)0)->so_far / sizeof(size_t), "mr_room.so_far is too short");
 
-static void room_of_products(mr_room *room, const mr_weight_info *w) {
+static void room_of_products(mr_backend *b, mr_room *room, const mr_weight_info *w) {
     size_t *x = room->so_far;
-    int64_t n = room->rows, wide = room->uses & MR_USE_BWD && w->n_out > w->n_in ? w->n_out : w->n_in;
-    if (w->store == MR_NF4) at_least(&x[CU_SLOT_W], nf4_making_bytes(w->n_out * w->n_in));
-    if (w->compute == MR_F32) return;
-    if (w->store == MR_NF4) at_least(&x[CU_SLOT_W], (size_t)(w->n_out * cu_round(w->n_in, 8)) * sizeof(u16));
-    at_least(&x[CU_SLOT_X], half_bytes(cu_round(wide, 8), n));
-    if (room->rank) at_least(&x[CU_SLOT_U], half_bytes(cu_round(room->rank, 8), n));
-    if (n >= CU_LT_ROWS) at_least(&x[ROOM_LT], CU_LT_WORKSPACE);
-}
-
-/* Sums of rows; of attention the parts and the lists of what a launch does. */
-static void room_of_rows(mr_room *room) {
-    size_t *x = room->so_far, n = (size_t)room->rows, heads = (size_t)room->heads, keys = (size_t)room->kv_heads;
-    at_least(&x[CU_SLOT_ROWS], n * (heads ? heads : 1) * sizeof(float));
-    if (!keys || !room->head_dim) return;
-    size_t row = 2 * keys * (size_t)room->head_dim * sizeof(float);
-    if (room->uses & MR_USE_BWD) at_least(&x[CU_SLOT_ATT], n * row);
-    /* a span a row at most, tiles of 64 pairs, chunks of as many keys as parts have room for */
-    at_least(&x[ROOM_SMALL], n * (96 + heads / keys / 4) + CU_ATT_BYTES / row / 2 + 4096);
+    bool bwd = room->uses & MR_USE_BWD;
+    if (w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W], nf4_making_bytes(w->n_out * w->n_in));
+    if (w->store == MR_NF4 && w->compute != MR_F32) cu_at_least(&x[CU_SLOT_W], half_bytes(w->n_out, stride_of(w->store, w->n_in)));
+    cu_linear_room(x, w, room->rows, room->rank, bwd);
+    if (w->compute != MR_F32 && room->rows >= CU_LT_ROWS) cu_at_least(&x[ROOM_LT], CU_LT_WORKSPACE);
+    cu_at_least(&x[CU_SLOT_ROWS], (size_t)room->rows * sizeof(float)); /* of rmsnorm_bwd */
+    if (room->kv_heads && room->head_dim) cu_attention_room(b, x, room->rows, room->heads, room->kv_heads, room->head_dim, bwd);
 }
 
 size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
@@ -422,9 +402,8 @@ size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
                                   : cu_taken_bytes((size_t)(w->n_out * stride_of(as.store, w->n_in)) * (as.store == MR_F32 ? 4 : 2));
     size_t *x = room->so_far, all = 0;
     if (room->rows > 0) {
-        room_of_products(room, &as);
-        room_of_rows(room);
-        if (room->logits) at_least(&x[CU_SLOT_HEAD], cu_sample_scratch(room->rows, w->n_out));
+        room_of_products(b, room, &as);
+        if (room->logits) cu_at_least(&x[CU_SLOT_HEAD], cu_sample_scratch(room->rows, w->n_out));
     }
     if (room->take) {
         cu_staging_free(b); /* weights are made before */

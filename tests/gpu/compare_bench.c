@@ -86,7 +86,7 @@ static mr_weight *pattern_weight(int64_t O, int64_t I, mr_dtype store, unsigned 
 typedef struct shape { const char *name; int O, I, parts; bool head; } shape;
 
 static void bench_shape(const shape *s, mr_dtype store, int lora, double bandwidth) {
-    static const int rows[] = { 1, 6, 48, 512, 3584 };
+    static const int rows[] = { 1, 6, 48, 96, 192, 512, 3584 };
     const int most_rows = small_run ? 48 : s->head ? 512 : 3584, least_bwd = small_run ? 48 : 512;
     product p = { .n = 1 };
     double bytes = (double)s->O * s->I * (store == MR_NF4 ? 0.5163 : 2);
@@ -160,7 +160,12 @@ static void bench_attention(double bandwidth) {
     float *host = random_new((int64_t)a.N * LD, 1);
     a.qkv = put(gpu, host, (int64_t)a.N * LD), a.d_o = put(gpu, host, (int64_t)a.N * H * D);
     a.o = put(gpu, NULL, (int64_t)a.N * H * D), a.lse = put(gpu, NULL, (int64_t)a.N * H), a.d = put(gpu, NULL, (int64_t)a.N * LD);
-    a.kv = put(gpu, host, a.n_slots * 2 * K * D);
+    a.kv = put(gpu, NULL, (int64_t)(gpu->kv_bytes(gpu, a.n_slots, K, D) / sizeof(float)));
+    int32_t *slots = malloc((size_t)a.N * sizeof *slots);
+    require(slots, "memory");
+    for (int i = 0; i < a.N; i++) slots[i] = i;
+    gpu->kv_put(gpu, a.kv, a.n_slots, a.qkv + H * D, a.qkv + (H + K) * D, LD, put_ids(gpu, slots, a.N), a.N, K, D);
+    free(slots);
     double t = time_of(attention_call, &a), flops = 4 * pairs * H * D;
     printf("      attention  prompt and 6 completions, forward  %9.1f us  %6.1f TFLOP/s\n", 1e6 * t, flops / t / 1e12);
     t = time_of(attention_bwd_call, &a);

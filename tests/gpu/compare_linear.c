@@ -241,7 +241,7 @@ static bool same_rows(const rows_job *j, int from, int n) {
     return same;
 }
 
-static const int row_counts[] = { 1, 2, 3, 5, 8, 16, 17, 32, 33, 64, 65, 100, 128, 200, 512 };
+static const int row_counts[] = { 1, 2, 3, 5, 8, 16, 17, 24, 25, 32, 33, 48, 49, 64, 65, 100, 128, 200, 512 };
 
 static void check_rows(const kind *k, int64_t O, int64_t I, const parts *p, int most, int *bad, int *runs) {
     rows_job j = { .s = layer_new(k, O, I, p, false, true, false), .most = most };

@@ -44,7 +44,7 @@ static inline cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int 
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "emulated GPU");
     p->major = level / 10, p->minor = level % 10, p->multiProcessorCount = 4;
-    p->sharedMemPerBlockOptin = level < 80 ? 65536 : 101376;
+    p->sharedMemPerBlockOptin = level < 80 ? 65536 : level < 90 ? 101376 : 232448; /* 80: as little as 86 has */
     p->totalGlobalMem = (size_t)4 << 30;
     return cudaSuccess;
 }

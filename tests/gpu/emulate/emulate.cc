@@ -124,7 +124,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaM
 
 namespace {
 
-enum { MOST = 1024, STACK = 128 << 10, SHARED = 128 << 10 };
+enum { MOST = 1024, STACK = 128 << 10, SHARED = 232448 };
 enum state { READY, AT_WARP, AT_BLOCK, DONE };
 
 struct copy_op { void *dst; const void *src; };
@@ -139,7 +139,9 @@ fiber fibers[MOST];
 char *stacks;
 alignas(128) unsigned char shared[SHARED];
 const void *lanes[MOST / 32][32];
+emu_tile tiles[MOST / 32];
 int n_threads, now;
+size_t shared_bytes;
 void *scheduler;
 const std::function<void()> *kernel_now;
 
@@ -199,7 +201,7 @@ void run_warp(int warp, bool down) {
 }
 
 void run_block(bool down) {
-    memset(shared, 0xff, sizeof shared);
+    memset(shared, 0xff, shared_bytes);
     for (int i = 0; i < n_threads; i++) prepare(i);
     int warps = n_threads / 32;
     for (;;) {
@@ -215,7 +217,7 @@ void run_block(bool down) {
 
 void emu_launch(dim3 grid, dim3 threads, size_t bytes, const std::function<void()> &kernel) {
     if (!stacks) stacks = (char *)mmap(NULL, (size_t)MOST * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    n_threads = (int)threads.x;
+    n_threads = (int)threads.x, shared_bytes = bytes;
     if (n_threads > MOST || n_threads % 32 || bytes > SHARED || stacks == MAP_FAILED || !grid.x || !grid.y || grid.y > 65535) {
         fprintf(stderr, "emulator: %d threads, %zu bytes, grid %u x %u\n", n_threads, bytes, grid.x, grid.y);
         abort();
@@ -237,6 +239,8 @@ unsigned char *emu_shared() { return shared; }
 void __syncthreads() { leave(AT_BLOCK); }
 void emu_warp_wait() { leave(AT_WARP); }
 const void *&emu_lane(int lane) { return lanes[now / 32][lane]; }
+
+emu_tile &emu_warp_tile() { return tiles[now / 32]; }
 
 void emu_copy(void *dst, const void *src) { fibers[now].open.push_back(copy_op{ dst, src }); }
 void emu_commit() {

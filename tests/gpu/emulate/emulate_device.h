@@ -27,6 +27,7 @@ struct dim3 {
     dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 struct alignas(16) uint4 { uint32_t x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return uint4{ x, y, z, w }; }
 
@@ -56,7 +57,15 @@ template <typename V> static inline V __shfl_xor_sync(unsigned, V v, int d) {
     emu_warp_wait();
     return r;
 }
+static inline void __syncwarp() { emu_warp_wait(); }
+static inline void __threadfence() {}
+static inline float __ldcg(const float *p) { return *p; }
 static inline int atomicAdd(int *p, int v) { int old = *p; *p += v; return old; }
+static inline unsigned long long atomicAdd(unsigned long long *p, unsigned long long v) {
+    unsigned long long old = *p;
+    *p += v;
+    return old;
+}
 static inline int atomicMin(int *p, int v) { int old = *p; if (v < old) *p = v; return old; }
 static inline uint32_t __float_as_uint(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 static inline float __uint_as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
@@ -65,25 +74,29 @@ static inline float f16_to_f32(uint16_t h) { return _cvtsh_ss(h); }
 
 /* --- instructions of a warp; layouts: PTX ISA, mma.m16n8k16 and ldmatrix --- */
 
-struct emu_operands { uint32_t a[4], b[2]; };
 template <int T> static inline float emu_half(uint32_t word, int k) {
     uint16_t h = (uint16_t)(word >> 16 * (k & 1));
     return T ? f16_to_f32(h) : __uint_as_float((uint32_t)h << 16);
 }
+/* The operands of a warp; its first lane computes for all. */
+struct emu_tile { alignas(32) float a[16][16], b[16][8], c[16][8]; };
+emu_tile &emu_warp_tile();
 template <int T> static inline void mma16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
-    int lane = (int)threadIdx.x % 32;
-    emu_operands mine = { { a[0], a[1], a[2], a[3] }, { b[0], b[1] } };
-    emu_lane(lane) = &mine;
+    int lane = (int)threadIdx.x % 32, at = lane / 4, pair = lane % 4 * 2;
+    emu_tile &t = emu_warp_tile();
+    for (int i = 0; i < 2; i++) {
+        for (int r = 0; r < 4; r++) t.a[at + r % 2 * 8][pair + r / 2 * 8 + i] = emu_half<T>(a[r], i);
+        for (int r = 0; r < 2; r++) t.b[pair + r * 8 + i][at] = emu_half<T>(b[r], i);
+    }
+    for (int i = 0; i < 4; i++) t.c[at + i / 2 * 8][pair + i % 2] = c[i];
     emu_warp_wait();
-    for (int q = 0; q < 4; q++) {
-        int row = lane / 4 + q / 2 * 8, col = lane % 4 * 2 + q % 2;
-        for (int k = 0; k < 16; k++) {
-            const emu_operands *x = (const emu_operands *)emu_lane(row % 8 * 4 + k % 8 / 2);
-            const emu_operands *y = (const emu_operands *)emu_lane(col * 4 + k % 8 / 2);
-            c[q] = fmaf(emu_half<T>(x->a[row / 8 + k / 8 * 2], k), emu_half<T>(y->b[k / 8], k), c[q]);
-        }
+    for (int row = 0; lane == 0 && row < 16; row++) {
+        __m256 sum = _mm256_load_ps(t.c[row]);
+        for (int k = 0; k < 16; k++) sum = _mm256_fmadd_ps(_mm256_set1_ps(t.a[row][k]), _mm256_load_ps(t.b[k]), sum);
+        _mm256_store_ps(t.c[row], sum);
     }
     emu_warp_wait();
+    for (int i = 0; i < 4; i++) c[i] = t.c[at + i / 2 * 8][pair + i % 2];
 }
 
 template <bool TRANSPOSED> static inline void emu_matrices(uint32_t r[4], const void *row) {

@@ -1,0 +1,786 @@
+/* attention_split.cu - attention on bf16 tensor cores at nearly the precision of f32: each operand is the sum of two bf16, its value
+ * rounded (high) and what that leaves (low), and a product is high * high + low * high + high * low, summed in f32. What is left out is
+ * about 2^-17 of each product.
+ *
+ * Store:    for every chunk of 64 slots and every key head: K high, K low, V high, V low, [64][P] each with P = D rounded up to 16 and zeros
+ *           behind D, then a mark for each key: 0, or NaN for a key or value that bf16 cannot hold (infinity, NaN). Such a key has zeros in
+ *           K and V, and its mark joins its score: so it reaches exactly the rows that see it (0 * NaN would reach all of a tile).
+ * Forward:  as attention.cu. A warp has 16 queries (row, head) of one span and key head; each element of a product is a chain over d or
+ *           keys in steps of 16, ascending, in every kernel here.
+ * Backward: split_rows makes the halves of q and d_o once. dq: a warp has 16 queries, over chunks and keys. dk and dv: a block has a chunk,
+ *           a warp 16 of its keys, over the queries of a span; scores are computed as keys by queries there, so that their weights are the
+ *           next product's left operand as they lie in registers.
+ * Layouts:  PTX ISA, mma.m16n8k16: lane l has of the left operand rows l / 4 and l / 4 + 8, of sums those rows and columns 2 (l % 4) and
+ *           the next of every 8. */
+#include <assert.h>
+
+#include "cuda/attention.cuh"
+
+static __host__ __device__ inline int width_of(int D) { return (D + 15) / 16 * 16; }
+
+/* 16-bit numbers of a chunk and head: 4 matrices and the marks. */
+static __host__ __device__ inline int64_t chunk_size(int P) { return CHUNK * (4 * (int64_t)P + 2); }
+
+size_t split_kv_bytes(int64_t n_slots, int K, int D) {
+    return (size_t)(n_slots / CHUNK * K * chunk_size(width_of(D))) * sizeof(u16);
+}
+
+__device__ inline bool is_finite(float x) { return (f32_to_bf16(x) & 0x7f80) != 0x7f80; }
+__device__ inline int warp_or(int x) {
+    for (int d = 16; d; d >>= 1) x |= __shfl_xor_sync(0xffffffffu, x, d);
+    return x;
+}
+
+__device__ inline void put_split(u16 *hi, u16 *lo, float x) {
+    u16 h = f32_to_bf16(x);
+    *hi = h;
+    *lo = f32_to_bf16(x - from_half<BF16>(h));
+}
+
+/* One block a row, one warp a head. */
+__global__ static void split_put_kernel(u16 *kv, const float *k, const float *v, int ld, const int32_t *slots, int K, int D) {
+    int64_t slot = slots[blockIdx.x], from = (int64_t)blockIdx.x * ld;
+    int lane = threadIdx.x % 32, P = width_of(D), key = (int)(slot % CHUNK);
+    for (int kh = threadIdx.x / 32; kh < K; kh += blockDim.x / 32) {
+        const float *k_row = k + from + kh * D, *v_row = v + from + kh * D;
+        u16 *chunk = kv + (slot / CHUNK * K + kh) * chunk_size(P), *to = chunk + key * P;
+        int bad = 0;
+        for (int d = lane; d < D; d += 32) bad |= !is_finite(k_row[d]) || !is_finite(v_row[d]);
+        bad = warp_or(bad);
+        for (int d = lane; d < P; d += 32) {
+            bool zero = bad || d >= D;
+            put_split(to + d, to + CHUNK * P + d, zero ? 0.0f : k_row[d]);
+            put_split(to + 2 * CHUNK * P + d, to + 3 * CHUNK * P + d, zero ? 0.0f : v_row[d]);
+        }
+        if (lane == 0) ((float *)(chunk + 4 * CHUNK * P))[key] = bad ? NAN : 0.0f;
+    }
+}
+
+void split_kv_put(mr_backend *b, void *kv, const float *k, const float *v, int ld, const int32_t *slots, int N, int K, int D) {
+    LAUNCH(b, "kv_put", split_put_kernel, N, 32 * (K < 8 ? K : 8), 0, (u16 *)kv, k, v, ld, slots, K, D);
+}
+
+/* --- pieces --- */
+
+/* The halves of two neighbors of a row. */
+__device__ inline void split2(uint32_t *hi, uint32_t *lo, float x, float y) {
+    uint32_t h = pack2<BF16>(x, y);
+    *hi = h;
+    *lo = pack2<BF16>(x - __uint_as_float(h << 16), y - __uint_as_float(h & 0xffff0000u));
+}
+
+/* Matrices in shared memory: rows of W columns; 8 more put the rows of a load into different banks. */
+template <int W, int ROWS> struct halves {
+    u16 hi[ROWS][W + 8], lo[ROWS][W + 8];
+};
+
+/* Rows 0 .. n - 1 from from_hi and from_lo, P columns each; zeros elsewhere. In the background. A thread has one place of every few rows. */
+template <int W, int ROWS, int T>
+__device__ inline void stage(halves<W, ROWS> &to, const u16 *from_hi, const u16 *from_lo, int P, int n) {
+    enum { IN_ROW = W / 8, STEP = T / IN_ROW };
+    int c = threadIdx.x % IN_ROW * 8, first = threadIdx.x / IN_ROW, offset = first * P + c;
+#pragma unroll
+    for (int r = 0; r < ROWS; r += STEP) {
+        if (ROWS % STEP && first + r >= ROWS) break;
+        bool ok = first + r < n && c < P;
+        int at = ok ? offset + r * P : 0;
+        copy16(&to.hi[first + r][c], from_hi + at, ok);
+        copy16(&to.lo[first + r][c], from_lo + at, ok);
+    }
+}
+
+template <int W> struct chunk_room {
+    halves<W, CHUNK> k, v;
+    float mark[2][CHUNK];
+};
+
+__device__ inline const u16 *chunk_in(const float *kv, const chunk_ref &c, int kh, int K, int P) {
+    return (const u16 *)kv + (c.index * K + kh) * chunk_size(P);
+}
+
+template <int T, int W> __device__ inline void stage_keys(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
+    stage<W, CHUNK, T>(to, chunk, chunk + CHUNK * P, P, n);
+}
+template <int T, int W> __device__ inline void stage_values(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
+    stage<W, CHUNK, T>(to, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, n);
+}
+__device__ inline void stage_marks(float *to, const u16 *chunk, int P) {
+    if (threadIdx.x < CHUNK / 4) copy16(to + threadIdx.x * 4, chunk + 4 * CHUNK * P + threadIdx.x * 8, true);
+}
+
+/* Where a lane points for load_matrices: with rows of the matrix as columns of the right operand, and with its rows along the sum. */
+template <int LD> __device__ inline int lane_columns() {
+    int i = threadIdx.x % 32 / 8, r = threadIdx.x % 8;
+    return (i / 2 * 8 + r) * LD + i % 2 * 8;
+}
+template <int LD> __device__ inline int lane_sum() {
+    int i = threadIdx.x % 32 / 8, r = threadIdx.x % 8;
+    return (i % 2 * 8 + r) * LD + i / 2 * 8;
+}
+
+template <int LD, int NP, bool SUM> __device__ inline void load_right(uint32_t (*b)[4], const u16 *from) {
+#pragma unroll
+    for (int p = 0; p < NP; p++) {
+        if (SUM)
+            load_transposed(b[p], from + 16 * p);
+        else
+            load_matrices(b[p], from + 16 * p * LD);
+    }
+}
+
+template <int NP> __device__ inline void multiply(float (*c)[4], const uint32_t a[4], const uint32_t (*b)[4]) {
+#pragma unroll
+    for (int t = 0; t < 2 * NP; t++) mma16<BF16>(c[t], a, &b[t / 2][t % 2 * 2]);
+}
+
+/* One step of 16 of a product's chain for 16 * NP columns: c += (ah + al) * (hi + lo). hi, lo: with the lane's offset. SUM: rows of the right
+ * matrix go along the sum; else they are its columns. The three products of an element wait for each other, so the columns go around. */
+template <int LD, int NP, bool SUM>
+__device__ inline void step(float (*c)[4], const uint32_t ah[4], const uint32_t al[4], const u16 *hi, const u16 *lo) {
+    uint32_t bh[NP][4], bl[NP][4];
+    load_right<LD, NP, SUM>(bh, hi), load_right<LD, NP, SUM>(bl, lo);
+    multiply<NP>(c, ah, bh), multiply<NP>(c, al, bh), multiply<NP>(c, ah, bl);
+}
+
+/* The same for two products side by side, rows as columns. */
+template <int LD, int NP>
+__device__ inline void step_both(float (*c)[4], const uint32_t ch[4], const uint32_t cl[4], const u16 *c_hi, const u16 *c_lo,
+                                 float (*d)[4], const uint32_t dh[4], const uint32_t dl[4], const u16 *d_hi, const u16 *d_lo) {
+    uint32_t bh[2][NP][4], bl[2][NP][4];
+    load_right<LD, NP, false>(bh[0], c_hi), load_right<LD, NP, false>(bh[1], d_hi);
+    load_right<LD, NP, false>(bl[0], c_lo), load_right<LD, NP, false>(bl[1], d_lo);
+    multiply<NP>(c, ch, bh[0]), multiply<NP>(d, dh, bh[1]);
+    multiply<NP>(c, cl, bh[0]), multiply<NP>(d, dl, bh[1]);
+    multiply<NP>(c, ch, bl[0]), multiply<NP>(d, dh, bl[1]);
+}
+
+enum { WIDE = 4 }; /* times 16 columns of a step, where registers suffice */
+
+template <int N> __device__ inline void clear(float (*c)[4]) {
+#pragma unroll
+    for (int t = 0; t < N; t++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) c[t][i] = 0.0f;
+}
+
+/* Sums of two neighboring tiles of 8 columns as a left operand of 16. */
+__device__ inline void as_left(uint32_t hi[4], uint32_t lo[4], const float (*c)[4]) {
+#pragma unroll
+    for (int r = 0; r < 4; r++) split2(&hi[r], &lo[r], c[r / 2][r % 2 * 2], c[r / 2][r % 2 * 2 + 1]);
+}
+
+/* exp_f32's bits for x up to 88, in half its instructions: a number plus 1.5 * 2^23 is rounded to an integer, which then lies in the lowest
+ * bits. */
+__device__ inline float exp_weight(float x) {
+    float t = x * 0x1.715476p+0f + 0x1.8p+23f, n = t - 0x1.8p+23f;
+    float r = fmaf(-n, 0x1.63p-1f, x);
+    r = fmaf(n, 0x1.bd0106p-13f, r);
+    float q = fmaf(r, 0x1.6d110ap-10f, 0x1.120b6ep-7f);
+    q = fmaf(q, r, 0x1.55551ap-5f);
+    q = fmaf(q, r, 0x1.5554dcp-3f);
+    q = fmaf(q, r, 0.5f);
+    q = fmaf(q, r, 1.0f);
+    q = fmaf(q, r, 1.0f);
+    q *= __uint_as_float((__float_as_uint(t) << 23) + 0x3f800000u);
+    return x < -0x1.5d589ep+6f ? 0.0f : q;
+}
+
+/* Over the 4 lanes that share a row. */
+__device__ inline float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+__device__ inline float quad_sum(float x) {
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+/* One chunk's own softmax for 16 rows: maximum and sum of the lane's two rows, and the weights. x: scores by tiles of 8 keys (overwritten).
+ * A row that sees nothing has m = -inf, sum = 0. */
+__device__ inline void chunk_weights(uint32_t ph[4][4], uint32_t pl[4][4], float m[2], float sum[2], float (*x)[4],
+                                     const int seen[2], const float *mark, float scale) {
+    int key = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float most = -INFINITY, total = 0.0f;
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float &s = x[j][h * 2 + i];
+                float marked = fmaf(s, scale, mark[j * 8 + key + i]); /* always: no branch */
+                s = j * 8 + key + i < seen[h] ? marked : -INFINITY;
+                most = fmaxf(most, s);
+            }
+        most = quad_max(most);
+        float from = most == -INFINITY ? 0.0f : most; /* e^-inf of what is not seen is 0, without a branch */
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float &s = x[j][h * 2 + i];
+                s = exp_weight(s - from);
+                total += s;
+            }
+        m[h] = most, sum[h] = quad_sum(total);
+    }
+#pragma unroll
+    for (int k = 0; k < 4; k++) as_left(ph[k], pl[k], x + 2 * k);
+}
+
+/* The queries of a tile: numbers first .. of the pairs (row, head) of a span and key head, in the order row by row. */
+typedef struct tile {
+    int first, n, G, kh; /* n: of the span */
+    int64_t row0;
+    int H;
+} tile;
+
+__device__ inline tile tile_of(const mr_span &s, int first, int kh, int G, int H) {
+    tile t;
+    t.first = first, t.n = s.n_rows * G, t.G = G, t.kh = kh, t.row0 = s.row0, t.H = H;
+    return t;
+}
+/* (row, head) as row * H + head */
+__device__ inline int64_t place(const tile &t, int pair) { return (t.row0 + pair / t.G) * t.H + t.kh * t.G + pair % t.G; }
+
+/* Left operands from rows of q in f32: the warp's 16 pairs begin at `pair`. */
+template <int W>
+__device__ inline void load_queries(uint32_t (*qh)[4], uint32_t (*ql)[4], const float *q, int64_t ldq, const tile &t, int pair, int D) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        int at = pair + lane / 4 + 8 * h;
+        bool have = at < t.n;
+        const float *row = q + (t.row0 + (have ? at / t.G : 0)) * ldq + (t.kh * t.G + (have ? at % t.G : 0)) * D;
+#pragma unroll
+        for (int k = 0; k < W / 16; k++)
+#pragma unroll
+            for (int c = 0; c < 2; c++) {
+                int d = k * 16 + c * 8 + lane % 4 * 2;
+                float x = have && d < D ? row[d] : 0.0f, y = have && d + 1 < D ? row[d + 1] : 0.0f;
+                split2(&qh[k][h + 2 * c], &ql[k][h + 2 * c], x, y);
+            }
+    }
+}
+
+/* Keys of a chunk that a pair sees. */
+__device__ inline int pair_sees(const mr_span &s, const chunk_ref &c, const tile &t, int pair) {
+    return pair < t.n ? keys_seen(c.prefix ? s.n_prefix : s.past + pair / t.G + 1, c.number) : 0;
+}
+
+/* --- forward, many queries: a block has SPLIT_TILE pairs of a span and key head, a warp 16 of them --- */
+
+enum { MANY_THREADS = SPLIT_TILE * 2 };
+
+/* Two blocks share a processor, so that one's softmax runs beside the other's products. The next chunk's keys come during softmax and values,
+ * its values during the scores. */
+template <int W>
+__global__ static void __launch_bounds__(MANY_THREADS, 2) split_many_kernel(attending a, const tile_item *items) {
+    SHARED_BYTES(bytes);
+    chunk_room<W> &room = *(chunk_room<W> *)bytes;
+    enum { LD = W + 8, SLICES = W / 64 };
+    tile_item item = items[blockIdx.x];
+    mr_span s = a.spans[item.span];
+    int kh = blockIdx.y, lane = threadIdx.x % 32, D = a.D, P = width_of(D);
+    tile t = tile_of(s, item.first, kh, a.G, a.H);
+    int pair = item.first + (int)threadIdx.x / 32 * 16, last = pair + 15 < t.n ? pair + 15 : t.n - 1;
+    int end = item.first + SPLIT_TILE < t.n ? item.first + SPLIT_TILE : t.n;
+    int n_chunks = chunks_of(s.n_prefix) + chunks_of(s.past + (end - 1) / a.G + 1);
+    float scale = 1.0f / sqrtf((float)D), o[W / 8][4], most[2] = { -INFINITY, -INFINITY }, total[2] = { 0.0f, 0.0f };
+    clear<W / 8>(o);
+    uint32_t qh[W / 16][4], ql[W / 16][4];
+    load_queries<W>(qh, ql, a.q, a.ldq, t, pair, D);
+    auto fetch = [&](int n, bool keys) {
+        if (n < n_chunks) {
+            chunk_ref c = chunk_of(s, n);
+            const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
+            int here = keys_seen(c.total, c.number);
+            if (keys)
+                stage_keys<MANY_THREADS>(room.k, chunk, P, here), stage_marks(room.mark[n % 2], chunk, P);
+            else
+                stage_values<MANY_THREADS>(room.v, chunk, P, here);
+        }
+        copy_commit();
+    };
+    fetch(0, true), fetch(0, false);
+    for (int n = 0; n < n_chunks; n++) {
+        chunk_ref c = chunk_of(s, n);
+        bool active = pair < t.n && pair_sees(s, c, t, last) > 0; /* all of a warp */
+        float x[8][4], keep[2], take[2];
+        uint32_t ph[4][4], pl[4][4];
+        int seen[2] = { pair_sees(s, c, t, pair + lane / 4), pair_sees(s, c, t, pair + lane / 4 + 8) };
+        copy_wait<1>();
+        __syncthreads();
+        if (active) {
+            clear<8>(x);
+            const u16 *k_hi = &room.k.hi[0][0] + lane_columns<LD>(), *k_lo = &room.k.lo[0][0] + lane_columns<LD>();
+#pragma unroll
+            for (int k = 0; k < W / 16; k++)
+#pragma unroll
+                for (int j = 0; j < 4 / WIDE; j++) {
+                    int at = 16 * WIDE * j * LD + 16 * k;
+                    step<LD, WIDE, false>(x + 2 * WIDE * j, qh[k], ql[k], k_hi + at, k_lo + at);
+                }
+        }
+        __syncthreads();
+        fetch(n + 1, true);
+        if (active) {
+            float m[2], sum[2];
+            chunk_weights(ph, pl, m, sum, x, seen, room.mark[n % 2], scale);
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                keep[h] = 1.0f, take[h] = 0.0f;
+                if (seen[h] > 0) merge(&most[h], &total[h], &keep[h], &take[h], m[h], sum[h]);
+            }
+        }
+        copy_wait<1>();
+        __syncthreads();
+        if (active) {
+            const u16 *v_hi = &room.v.hi[0][0] + lane_sum<LD>(), *v_lo = &room.v.lo[0][0] + lane_sum<LD>();
+#pragma unroll
+            for (int sl = 0; sl < SLICES; sl++) {
+                clear<8>(x);
+#pragma unroll
+                for (int k = 0; k < 4; k++)
+#pragma unroll
+                    for (int j = 0; j < 4 / WIDE; j++) {
+                        int at = 16 * k * LD + 64 * sl + 16 * WIDE * j;
+                        step<LD, WIDE, true>(x + 2 * WIDE * j, ph[k], pl[k], v_hi + at, v_lo + at);
+                    }
+#pragma unroll
+                for (int j = 0; j < 8; j++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        float old = o[8 * sl + j][i], merged = fmaf(x[j][i], take[i / 2], old * keep[i / 2]);
+                        o[8 * sl + j][i] = seen[i / 2] > 0 ? merged : old;
+                    }
+            }
+        }
+        __syncthreads();
+        fetch(n + 1, false);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        int at = pair + lane / 4 + 8 * h;
+        if (at >= t.n) continue;
+        float *to = a.o + place(t, at) * D;
+#pragma unroll
+        for (int j = 0; j < W / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                if (j * 8 + lane % 4 * 2 + i < D) to[j * 8 + lane % 4 * 2 + i] = o[j][2 * h + i] / total[h];
+        if (a.lse && lane % 4 == 0) a.lse[place(t, at)] = most[h] + logf(total[h]);
+    }
+}
+
+void split_many(mr_backend *b, const attending *a, const tile_item *items, int n) {
+    attending w = *a;
+    dim3 grid(n, a->K);
+    if (a->D <= 64)
+        LAUNCH(b, "attention", split_many_kernel<64>, grid, MANY_THREADS, (int)sizeof(chunk_room<64>), w, items);
+    else
+        LAUNCH(b, "attention", split_many_kernel<128>, grid, MANY_THREADS, (int)sizeof(chunk_room<128>), w, items);
+}
+
+/* --- forward, few queries: a block has one chunk and up to 16 pairs of a span; each warp a quarter of the keys, then of the columns --- */
+
+enum { FEW_THREADS = 128 };
+
+template <int W> struct few_room {
+    chunk_room<W> chunk;
+    float4 x[8][32];
+};
+
+template <int W>
+__global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending a, const chunk_item *items, float *parts) {
+    SHARED_BYTES(bytes);
+    few_room<W> &room = *(few_room<W> *)bytes;
+    enum { LD = W + 8 };
+    chunk_item item = items[blockIdx.x];
+    mr_span s = a.spans[item.span];
+    int kh = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = a.D, P = width_of(D);
+    chunk_ref c = chunk_of(s, item.number);
+    const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
+    int here = keys_seen(c.total, c.number);
+    stage_keys<FEW_THREADS>(room.chunk.k, chunk, P, here), stage_marks(room.chunk.mark[0], chunk, P);
+    copy_commit();
+    stage_values<FEW_THREADS>(room.chunk.v, chunk, P, here);
+    copy_commit();
+    tile t = tile_of(s, 0, kh, a.G, a.H);
+    uint32_t qh[W / 16][4], ql[W / 16][4], ph[4][4], pl[4][4];
+    load_queries<W>(qh, ql, a.q, a.ldq, t, 0, D);
+    float x[8][4], m[2], sum[2];
+    copy_wait<1>();
+    __syncthreads();
+    clear<2>(x);
+    const u16 *k_hi = &room.chunk.k.hi[16 * warp][0] + lane_columns<LD>(), *k_lo = &room.chunk.k.lo[16 * warp][0] + lane_columns<LD>();
+#pragma unroll
+    for (int k = 0; k < W / 16; k++) step<LD, 1, false>(x, qh[k], ql[k], k_hi + 16 * k, k_lo + 16 * k);
+    for (int j = 0; j < 2; j++) {
+        float4 put = { x[j][0], x[j][1], x[j][2], x[j][3] };
+        room.x[2 * warp + j][lane] = put;
+    }
+    copy_wait<0>();
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        float4 got = room.x[j][lane];
+        x[j][0] = got.x, x[j][1] = got.y, x[j][2] = got.z, x[j][3] = got.w;
+    }
+    int seen[2] = { pair_sees(s, c, t, lane / 4), pair_sees(s, c, t, lane / 4 + 8) };
+    chunk_weights(ph, pl, m, sum, x, seen, room.chunk.mark[0], 1.0f / sqrtf((float)D));
+    clear<W / 32>(x);
+    const u16 *v_hi = &room.chunk.v.hi[0][W / 4 * warp] + lane_sum<LD>(), *v_lo = &room.chunk.v.lo[0][W / 4 * warp] + lane_sum<LD>();
+#pragma unroll
+    for (int k = 0; k < 4; k++) step<LD, W / 64, true>(x, ph[k], pl[k], v_hi + 16 * k * LD, v_lo + 16 * k * LD);
+    for (int h = 0; h < 2; h++) {
+        int pair = lane / 4 + 8 * h;
+        if (pair >= t.n) continue;
+        float *to = parts + (((int64_t)blockIdx.x * a.K + kh) * 16 + pair) * (D + 2);
+#pragma unroll
+        for (int j = 0; j < W / 32; j++)
+            for (int i = 0; i < 2; i++) {
+                int col = W / 4 * warp + j * 8 + lane % 4 * 2 + i;
+                if (col < D) to[2 + col] = x[j][2 * h + i];
+            }
+        if (warp == 0 && lane % 4 == 0) to[0] = m[h], to[1] = sum[h];
+    }
+}
+
+void split_few(mr_backend *b, const attending *a, const chunk_item *items, int n, float *parts) {
+    attending w = *a;
+    dim3 grid(n, a->K);
+    if (a->D <= 64)
+        LAUNCH(b, "attention", split_few_kernel<64>, grid, FEW_THREADS, (int)sizeof(few_room<64>), w, items, parts);
+    else
+        LAUNCH(b, "attention", split_few_kernel<128>, grid, FEW_THREADS, (int)sizeof(few_room<128>), w, items, parts);
+}
+
+/* --- backward --- */
+
+/* delta = sum over d of d_o * o, and the halves of q and d_o: one warp a (row, head). A row with a value that bf16 cannot hold gets zeros,
+ * and NaN for lse and delta: then its weights are NaN, and only for keys that it sees. Written [key head][row][head of it], so that the
+ * pairs of a span follow each other. */
+__global__ static void split_rows_kernel(backward w) {
+    int64_t i = blockIdx.x * (int64_t)(blockDim.x / 32) + threadIdx.x / 32;
+    if (i >= w.n_rows) return; /* whole warps */
+    int lane = threadIdx.x % 32, D = w.D, P = width_of(D), bad = 0;
+    const float *q = w.q + i / w.H * w.ldq + i % w.H * D, *d_o = w.d_o + i * D, *o = w.o + i * D;
+    int head = (int)(i % w.H);
+    int64_t at = (head / w.G * (w.n_rows / w.H) + i / w.H) * w.G + head % w.G, size = w.n_rows * P;
+    u16 *to = w.rows + at * P;
+    float sum = 0;
+    for (int d = lane; d < D; d += 32) {
+        sum = fmaf(d_o[d], o[d], sum);
+        bad |= !is_finite(q[d]) || !is_finite(d_o[d]);
+    }
+    sum = warp_sum(sum);
+    bad = warp_or(bad);
+    for (int d = lane; d < P; d += 32) {
+        bool zero = bad || d >= D;
+        put_split(to + d, to + size + d, zero ? 0.0f : q[d]);
+        put_split(to + 2 * size + d, to + 3 * size + d, zero ? 0.0f : d_o[d]);
+    }
+    if (lane == 0) w.delta[at] = bad ? NAN : sum, w.row_lse[at] = bad ? NAN : w.lse[i];
+}
+
+size_t split_rows_bytes(int N, int H, int D) {
+    return (size_t)cu_round((int64_t)N * H * 8, 16) + (size_t)N * (size_t)H * (size_t)width_of(D) * 4 * sizeof(u16);
+}
+
+void split_rows(mr_backend *b, backward *w, void *room, int N) {
+    w->n_rows = (int64_t)N * w->H;
+    w->delta = (float *)room, w->row_lse = w->delta + w->n_rows;
+    w->rows = (u16 *)room + cu_round(w->n_rows * 8, 16) / (int64_t)sizeof(u16);
+    LAUNCH(b, "attention_bwd", split_rows_kernel, (int)((w->n_rows + 7) / 8), 256, 0, *w);
+}
+
+/* Where the pairs of a span and key head begin there. */
+__device__ inline int64_t pair_place(const backward &w, const mr_span &s, int kh) {
+    return (kh * (w.n_rows / w.H) + s.row0) * w.G;
+}
+
+/* Left operands from halves in memory, of 16 pairs. */
+__device__ inline void load_left(uint32_t a[4], const u16 *from, const tile &t, int pair, int P, int k) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+        int at = pair + lane / 4 + r % 2 * 8, d = k * 16 + r / 2 * 8 + lane % 4 * 2;
+        a[r] = at < t.n && d < P ? *(const uint32_t *)(from + (int64_t)at * P + d) : 0;
+    }
+}
+
+/* e^(scale s - lse) and the gradient of the scaled score times scale (arXiv:2205.14135, alg. 4); 0 where a row does not see the key. */
+__device__ inline void score_grad(float *p, float *ds, float s, float dp, bool sees, float scale, float lse, float delta) {
+    float e = exp_weight(sees ? s * scale - lse : -INFINITY), grad = e * (dp - delta) * scale;
+    *p = e;
+    *ds = sees ? grad : 0.0f;
+}
+
+template <int W, int WARPS, int BUFFERS> struct dq_room {
+    chunk_room<W> chunk[BUFFERS];
+    uint4 q[WARPS][W / 16][2][32]; /* left operands: each lane reads what it wrote */
+};
+
+__device__ inline uint4 as_uint4(const uint32_t a[4]) { return make_uint4(a[0], a[1], a[2], a[3]); }
+__device__ inline void from_uint4(uint32_t a[4], uint4 v) { a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w; }
+
+/* A block has 16 * WARPS pairs of a span and key head: over chunks and keys in order. */
+template <int W, int WARPS, int BUFFERS>
+__global__ static void __launch_bounds__(WARPS * 32) split_dq_kernel(backward w, const tile_item *items) {
+    SHARED_BYTES(bytes);
+    dq_room<W, WARPS, BUFFERS> &room = *(dq_room<W, WARPS, BUFFERS> *)bytes;
+    enum { LD = W + 8, TILE = 16 * WARPS };
+    tile_item item = items[blockIdx.x];
+    mr_span s = w.spans[item.span];
+    int kh = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = w.D, P = width_of(D);
+    tile t = tile_of(s, item.first, kh, w.G, w.H);
+    int pair = item.first + warp * 16, last = pair + 15 < t.n ? pair + 15 : t.n - 1;
+    int end = item.first + TILE < t.n ? item.first + TILE : t.n;
+    int n_chunks = chunks_of(s.n_prefix) + chunks_of((end - 1) / w.G + 1);
+    float scale = 1.0f / sqrtf((float)D), dq[W / 8][4], lse[2], delta[2];
+    uint32_t oh[W / 16][4], ol[W / 16][4];
+    int64_t size = w.n_rows * P, pair0 = pair_place(w, s, kh);
+    const u16 *rows = w.rows + pair0 * P;
+    auto fetch = [&](int n) {
+        if (n < n_chunks) {
+            chunk_ref c = chunk_of(s, n);
+            const u16 *chunk = chunk_in(w.kv, c, kh, w.K, P);
+            stage_keys<WARPS * 32>(room.chunk[n % BUFFERS].k, chunk, P, keys_seen(c.total, c.number));
+            stage_values<WARPS * 32>(room.chunk[n % BUFFERS].v, chunk, P, keys_seen(c.total, c.number));
+        }
+        copy_commit();
+    };
+    fetch(0);
+#pragma unroll
+    for (int k = 0; k < W / 16; k++) {
+        uint32_t q[4];
+        for (int h = 0; h < 2; h++) {
+            load_left(q, rows + h * size, t, pair, P, k);
+            room.q[warp][k][h][lane] = as_uint4(q);
+        }
+        load_left(oh[k], rows + 2 * size, t, pair, P, k);
+        load_left(ol[k], rows + 3 * size, t, pair, P, k);
+    }
+    for (int h = 0; h < 2; h++) {
+        int at = pair + lane / 4 + 8 * h;
+        lse[h] = at < t.n ? w.row_lse[pair0 + at] : 0.0f;
+        delta[h] = at < t.n ? w.delta[pair0 + at] : 0.0f;
+    }
+    clear<W / 8>(dq);
+    for (int n = 0; n < n_chunks; n++) {
+        const chunk_room<W> &here = room.chunk[n % BUFFERS];
+        copy_wait<0>();
+        __syncthreads();
+        if (BUFFERS == 2) fetch(n + 1);
+        chunk_ref c = chunk_of(s, n);
+        int sees = pair < t.n ? pair_sees(s, c, t, last) : 0;
+        int seen[2] = { pair_sees(s, c, t, pair + lane / 4), pair_sees(s, c, t, pair + lane / 4 + 8) };
+        const u16 *k_hi = &here.k.hi[0][0], *k_lo = &here.k.lo[0][0];
+        const u16 *v_hi = &here.v.hi[0][0] + lane_columns<LD>(), *v_lo = &here.v.lo[0][0] + lane_columns<LD>();
+#pragma unroll 1
+        for (int key = 0; key < sees; key += 32) { /* a half of the chunk: registers */
+            float x[4][4], y[4][4];
+            clear<4>(x), clear<4>(y);
+#pragma unroll
+            for (int k = 0; k < W / 16; k++) {
+                uint32_t qh[4], ql[4];
+                int at = key * LD + 16 * k;
+                from_uint4(qh, room.q[warp][k][0][lane]), from_uint4(ql, room.q[warp][k][1][lane]);
+                step_both<LD, 2>(x, qh, ql, k_hi + lane_columns<LD>() + at, k_lo + lane_columns<LD>() + at, y, oh[k], ol[k], v_hi + at,
+                                 v_lo + at);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    score_grad(&x[j][i], &y[j][i], x[j][i], y[j][i], key + j * 8 + lane % 4 * 2 + i % 2 < seen[i / 2], scale,
+                               lse[i / 2], delta[i / 2]);
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                uint32_t dh[4], dl[4];
+                as_left(dh, dl, y + 2 * k);
+#pragma unroll
+                for (int j = 0; j < W / 16 / WIDE; j++) {
+                    int at = (key + 16 * k) * LD + 16 * WIDE * j + lane_sum<LD>();
+                    step<LD, WIDE, true>(dq + 2 * WIDE * j, dh, dl, k_hi + at, k_lo + at);
+                }
+            }
+        }
+        if (BUFFERS == 1) {
+            __syncthreads();
+            fetch(n + 1);
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        int at = pair + lane / 4 + 8 * h;
+        if (at >= t.n) continue;
+        float *to = w.dq + (t.row0 + at / w.G) * w.lddq + (kh * w.G + at % w.G) * D;
+#pragma unroll
+        for (int j = 0; j < W / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                if (j * 8 + lane % 4 * 2 + i < D) to[j * 8 + lane % 4 * 2 + i] = dq[j][2 * h + i];
+    }
+}
+
+/* WARPS * 4 + BUFFERS of the largest kernel that the GPU has shared memory for */
+static int dq_kind(const mr_backend *b, int D) {
+    size_t most = (size_t)cu_of(b)->max_shared;
+    if (D <= 64) return most >= sizeof(dq_room<64, 8, 2>) ? 34 : 17;
+    return most >= sizeof(dq_room<128, 8, 2>) ? 34 : most >= sizeof(dq_room<128, 8, 1>) ? 33 : 9;
+}
+
+int split_dq_tile(const mr_backend *b, int D) { return dq_kind(b, D) / 4 * 16; }
+
+template <int W, int WARPS, int BUFFERS> static void launch_dq(mr_backend *b, const backward &w, const tile_item *items, int n) {
+    LAUNCH(b, "attention_bwd", (split_dq_kernel<W, WARPS, BUFFERS>), dim3(n, w.K), WARPS * 32,
+           (int)sizeof(dq_room<W, WARPS, BUFFERS>), w, items);
+}
+
+void split_dq(mr_backend *b, const backward *w, const tile_item *items, int n) {
+    int kind = dq_kind(b, w->D);
+    if (w->D <= 64) {
+        if (kind == 34)
+            launch_dq<64, 8, 2>(b, *w, items, n);
+        else
+            launch_dq<64, 4, 1>(b, *w, items, n);
+    } else if (kind == 34)
+        launch_dq<128, 8, 2>(b, *w, items, n);
+    else if (kind == 33)
+        launch_dq<128, 8, 1>(b, *w, items, n);
+    else
+        launch_dq<128, 2, 1>(b, *w, items, n);
+}
+
+/* dk and dv: a block has a chunk of keys, a warp 16 of them, over tiles of 16 * NP pairs of the span. */
+template <int W, int NP> struct dkv_room {
+    halves<W, CHUNK> k, v;
+    halves<W, 16 * NP> q, d_o;
+    float lse[2][16 * NP], delta[2][16 * NP];
+    int seen[2][16 * NP];
+};
+
+enum { DKV_THREADS = 128 };
+
+template <int W, int NP>
+__global__ static void __launch_bounds__(DKV_THREADS, 2) split_dkv_kernel(backward w, const share_item *items) {
+    SHARED_BYTES(bytes);
+    dkv_room<W, NP> &room = *(dkv_room<W, NP> *)bytes;
+    enum { LD = W + 8, TILE = 16 * NP };
+    share_item item = items[blockIdx.x];
+    mr_span s = w.spans[item.span];
+    chunk_ref c = chunk_of(s, item.number);
+    int kh = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = w.D, P = width_of(D);
+    int here = keys_seen(c.total, c.number), key = 16 * warp + lane / 4;
+    tile t = tile_of(s, 0, kh, w.G, w.H);
+    const u16 *chunk = chunk_in(w.kv, c, kh, w.K, P);
+    int64_t size = w.n_rows * P, pair0 = pair_place(w, s, kh);
+    const u16 *rows = w.rows + pair0 * P;
+    float scale = 1.0f / sqrtf((float)D), dk[W / 8][4], dv[W / 8][4];
+    clear<W / 8>(dk), clear<W / 8>(dv);
+    stage_keys<DKV_THREADS>(room.k, chunk, P, here);
+    stage_values<DKV_THREADS>(room.v, chunk, P, here);
+    const u16 *k_hi = &room.k.hi[16 * warp][0] + lane_sum<LD>(), *k_lo = &room.k.lo[16 * warp][0] + lane_sum<LD>();
+    const u16 *v_hi = &room.v.hi[16 * warp][0] + lane_sum<LD>(), *v_lo = &room.v.lo[16 * warp][0] + lane_sum<LD>();
+    /* q or d_o of the tile that begins at `first`: the next one's come as soon as all have used this one's */
+    auto fetch = [&](int first, bool q) {
+        if (first < item.end) {
+            const u16 *from = rows + (int64_t)first * P + (q ? 0 : 2 * size);
+            stage<W, TILE, DKV_THREADS>(q ? room.q : room.d_o, from, from + size, P, t.n - first);
+            if (!q && threadIdx.x < TILE) {
+                int i = first + (int)threadIdx.x, to = first / TILE % 2;
+                room.lse[to][threadIdx.x] = i < t.n ? w.row_lse[pair0 + i] : 0.0f;
+                room.delta[to][threadIdx.x] = i < t.n ? w.delta[pair0 + i] : 0.0f;
+                room.seen[to][threadIdx.x] = pair_sees(s, c, t, i);
+            }
+        }
+        copy_commit();
+    };
+    int first = item.first / TILE * TILE;
+    fetch(first, false), fetch(first, true);
+    for (; first < item.end; first += TILE) {
+        int last = first + TILE < t.n ? first + TILE - 1 : t.n - 1, now = first / TILE % 2;
+        bool active = 16 * warp < pair_sees(s, c, t, last); /* all of a warp */
+        float x[2 * NP][4], y[2 * NP][4];
+        uint32_t ph[NP][4], pl[NP][4], dh[NP][4], dl[NP][4];
+        copy_wait<0>();
+        __syncthreads();
+        if (active) {
+            clear<2 * NP>(x), clear<2 * NP>(y);
+#pragma unroll
+            for (int k = 0; k < W / 16; k++) {
+                uint32_t kh4[4], kl4[4], vh4[4], vl4[4];
+                int at = lane_columns<LD>() + 16 * k;
+                load_matrices(kh4, k_hi + 16 * k), load_matrices(kl4, k_lo + 16 * k);
+                load_matrices(vh4, v_hi + 16 * k), load_matrices(vl4, v_lo + 16 * k);
+                step_both<LD, NP>(x, kh4, kl4, &room.q.hi[0][0] + at, &room.q.lo[0][0] + at, y, vh4, vl4, &room.d_o.hi[0][0] + at,
+                                  &room.d_o.lo[0][0] + at);
+            }
+#pragma unroll
+            for (int j = 0; j < 2 * NP; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    int pair = j * 8 + lane % 4 * 2 + i % 2;
+                    score_grad(&x[j][i], &y[j][i], x[j][i], y[j][i], key + i / 2 * 8 < room.seen[now][pair], scale,
+                               room.lse[now][pair], room.delta[now][pair]);
+                }
+#pragma unroll
+            for (int k = 0; k < NP; k++) {
+                as_left(ph[k], pl[k], x + 2 * k), as_left(dh[k], dl[k], y + 2 * k);
+#pragma unroll
+                for (int j = 0; j < W / 16 / WIDE; j++) {
+                    int at = 16 * k * LD + 16 * WIDE * j + lane_sum<LD>();
+                    step<LD, WIDE, true>(dv + 2 * WIDE * j, ph[k], pl[k], &room.d_o.hi[0][0] + at, &room.d_o.lo[0][0] + at);
+                }
+            }
+        }
+        __syncthreads();
+        fetch(first + TILE, false);
+        if (active) {
+#pragma unroll
+            for (int k = 0; k < NP; k++)
+#pragma unroll
+                for (int j = 0; j < W / 16 / WIDE; j++) {
+                    int at = 16 * k * LD + 16 * WIDE * j + lane_sum<LD>();
+                    step<LD, WIDE, true>(dk + 2 * WIDE * j, dh[k], dl[k], &room.q.hi[0][0] + at, &room.q.lo[0][0] + at);
+                }
+        }
+        __syncthreads();
+        fetch(first + TILE, true);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (key + 8 * h >= here) continue;
+        float *to_k, *to_v;
+        if (item.share >= 0) {
+            to_k = w.parts + (item.share + c.number * CHUNK + key + 8 * h) * 2 * w.K * D + kh * D;
+            to_v = to_k + w.K * D;
+        } else {
+            int64_t at = (int64_t)(s.row0 + c.number * CHUNK + key + 8 * h) * w.lddkv + kh * D;
+            to_k = w.dk + at, to_v = w.dv + at;
+        }
+#pragma unroll
+        for (int j = 0; j < W / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                int col = j * 8 + lane % 4 * 2 + i;
+                if (col < D) to_k[col] = dk[j][2 * h + i], to_v[col] = dv[j][2 * h + i];
+            }
+    }
+}
+
+template <int W, int NP> static void launch_dkv(mr_backend *b, const backward &w, const share_item *items, int n) {
+    LAUNCH(b, "attention_bwd", (split_dkv_kernel<W, NP>), dim3(n, w.K), DKV_THREADS, (int)sizeof(dkv_room<W, NP>), w, items);
+}
+
+void split_dkv(mr_backend *b, const backward *w, const share_item *items, int n) {
+    size_t most = (size_t)cu_of(b)->max_shared;
+    if (w->D <= 64)
+        launch_dkv<64, 2>(b, *w, items, n);
+    else if (most >= sizeof(dkv_room<128, 2>))
+        launch_dkv<128, 2>(b, *w, items, n);
+    else
+        launch_dkv<128, 1>(b, *w, items, n);
+}
