@@ -61,7 +61,7 @@ static void product(mr_backend *b, const char *op, int slot, float *y, int64_t l
 
 /* --- forward --- */
 
-static size_t inner_bytes(int64_t n, int64_t ld) { return (size_t)(n * ld < CU_SLAB ? n * ld : CU_SLAB) * sizeof(u16); }
+static size_t inner_bytes(int64_t n, int64_t ld) { return (size_t)(n * ld < CU_SLAB ? n * ld : (int64_t)CU_SLAB) * sizeof(u16); }
 
 /* LoRA's second products of many rows, from one 16-bit copy of u. False, and nothing is done, where parts begin in the middle of 16 bytes. */
 static bool parts_together(mr_backend *b, float *y, const float *u, const mr_linear *l, int N) {
