@@ -655,7 +655,8 @@ static bool add_segment(grad_work *g, const mr_span *spans, grad_at at, int G) {
         for (int c = 0; ok && c < chunks_of(s->n_rows); c++) {
             int from = c * CHUNK * G; /* earlier pairs do not see the chunk */
             if (from >= end) break;
-            ok = add_item(g, from < first ? share_item{ at.span, before + c, first, end, g->rows } : share_item{ at.span, before + c, from, end, -1 });
+            bool share = from < first;
+            ok = add_item(g, share_item{ at.span, before + c, share ? first : from, end, share ? g->rows : -1 });
         }
     }
     return ok && (!shared || add_sum(g, at.prefix ? spans[prompt_of(spans, at.span)].row0 : s->row0, shared));

@@ -6,8 +6,9 @@
 
 enum { BK = 32 }; /* columns of K in a stage; 4 stages of 128 x 128 are 64 KiB, what a Turing has */
 
-/* One segment of K, [k0, k1), or as many as the grid is high: then each to its own rows of y, n_rows apart. Tiles of BM x BN, a warp has WM x WN. Shared memory: rows of 16-byte chunks whose place is
- * XORed with the row, so that ldmatrix's eight rows meet eight different banks. */
+/* One segment of K, [k0, k1), or as many as the grid is high: then each to its own rows of y, n_rows apart. Tiles of BM x BN, a warp
+ * has WM x WN. Shared memory: rows of 16-byte chunks whose place is XORed with the row, so that ldmatrix's eight rows meet eight
+ * different banks. */
 template <int T, int BM, int BN, int WM, int WN, int STAGES, bool BACKWARD>
 __global__ static void __launch_bounds__(BM / WM *(BN / WN) * 32)
     dense_kernel(dense_product p, int64_t k0, int64_t k1, bool add, const float *bias) {
@@ -112,7 +113,8 @@ static void launch(mr_backend *b, const char *op, const dense_product &p, int64_
     unsigned segments = (unsigned)((k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT);
     int64_t tiles = (p.n_rows + BM - 1) / BM * ((p.n_cols + BN - 1) / BN);
     auto kernel = dense_kernel<T, BM, BN, WM, WN, STAGES, BACKWARD>;
-    LAUNCH(b, op, kernel, dim3((unsigned)tiles, segments), BM / WM * (BN / WN) * 32, STAGES * (BM + BN) * BK * (int)sizeof(u16), p, k0, k1, add, bias);
+    LAUNCH(b, op, kernel, dim3((unsigned)tiles, segments), BM / WM * (BN / WN) * 32, STAGES * (BM + BN) * BK * (int)sizeof(u16),
+           p, k0, k1, add, bias);
 }
 
 /* LoRA's inner side: too few tiles for all SMs, so that the chains' latency decides. Then tiles are small and the segments run at once. */

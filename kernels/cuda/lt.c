@@ -19,7 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SHAPES = 512, WORKSPACE = CU_LT_WORKSPACE, PROBE_ROWS = 384, PROBE_VALUES = 65521, CHOICES = 6, MOST_ROWS = 2048, ALIGNMENT = 16 };
+enum { MAX_SHAPES = 512, WORKSPACE = CU_LT_WORKSPACE, PROBE_ROWS = 384, PROBE_VALUES = 65521, CHOICES = 6 };
+enum { MOST_ROWS = 2048, ALIGNMENT = 16 };
 
 typedef struct lt_shape {
     cu_lt_product key; /* without pointers; n_rows: those that it was chosen for */
