@@ -1,4 +1,4 @@
-/* dense.cu - products of many rows on tensor cores, f32 products, and gradients: gemm.cuh. */
+/* dense.cu - products of many rows on tensor cores, and f32 products: gemm.cuh. */
 #include "cuda/gemm.cuh"
 #include "cuda/lt.h"
 
@@ -288,35 +288,4 @@ void cu_f32(mr_backend *b, const char *op, const f32_product *p) {
     if (p->n_rows <= 0 || cu_failed(b)) return;
     int64_t tiles = (p->n_rows + TILE - 1) / TILE * ((p->n_cols + TILE - 1) / TILE);
     LAUNCH(b, op, f32_kernel, (int)tiles, 256, 0, *p);
-}
-
-/* --- gradients --- */
-
-__global__ static void __launch_bounds__(256)
-    tn_kernel(float *dst, const float *a, int64_t lda, int64_t n_p, const float *x, int64_t ldx, int64_t n_q, int64_t n,
-              float scale) {
-    int64_t tiles_p = (n_p + TILE - 1) / TILE, p0 = blockIdx.x % tiles_p * TILE, q0 = blockIdx.x / tiles_p * TILE;
-    float acc[4][4];
-    f32_tile(
-        acc, n,
-        [&](f32_stage *s, int64_t k0, int i) {
-            int64_t k = k0 + i / TILE, c = p0 + i % TILE;
-            s[i / TILE][i % TILE] = k < n && c < n_p ? a[k * lda + c] : 0.0f;
-        },
-        [&](f32_stage *s, int64_t k0, int i) {
-            int64_t k = k0 + i / TILE, c = q0 + i % TILE;
-            s[i / TILE][i % TILE] = k < n && c < n_q ? x[k * ldx + c] : 0.0f;
-        });
-    for (int i = 0; i < 4; i++)
-        for (int j = 0; j < 4; j++) {
-            int64_t r = p0 + threadIdx.x / 16 * 4 + i, c = q0 + threadIdx.x % 16 * 4 + j;
-            if (r < n_p && c < n_q) dst[r * n_q + c] += scale * acc[i][j];
-        }
-}
-
-void cu_tn(mr_backend *b, const char *op, float *dst, const float *a, int64_t lda, int64_t n_p, const float *x, int64_t ldx,
-           int64_t n_q, int64_t n, float scale) {
-    if (cu_failed(b)) return;
-    int64_t tiles = (n_p + TILE - 1) / TILE * ((n_q + TILE - 1) / TILE);
-    LAUNCH(b, op, tn_kernel, (int)tiles, 256, 0, dst, a, lda, n_p, x, ldx, n_q, n, scale);
 }

@@ -7,7 +7,7 @@
  * few:    up to CU_FEW_ROWS rows; NF4 is unpacked in registers, LoRA and bias are in the same launch.
  * dense:  many rows, both sides in 16 bits, one launch a segment.
  * f32:    products of compute type f32: one chain of fused multiply-adds over K.
- * tn:     gradients: sums over rows, f32, in row order. */
+ * tn:     gradients: sums over rows, in fixed segments of rows. */
 #ifndef MR_CUDA_GEMM_H
 #define MR_CUDA_GEMM_H
 
@@ -74,8 +74,18 @@ typedef struct f32_product {
 } f32_product;
 void cu_f32(mr_backend *b, const char *op, const f32_product *p);
 
-/* dst[p][q] += scale * sum over n of a[n][p] * x[n][q], n ascending; dst is dense. */
-void cu_tn(mr_backend *b, const char *op, float *dst, const float *a, int64_t lda, int64_t n_p, const float *x, int64_t ldx,
-           int64_t n_q, int64_t n, float scale);
+/* Gradients of weights: dst[p][q] += scale * sum over n of a[n][p] * x[n][q], rows in fixed segments, in order; dst is dense. All products of
+ * a call run over the same n rows at once. exact: in f32 throughout, else operands as two bf16 where there are tensor cores for them. In
+ * attention's scratch. gradients.cu. */
+enum { CU_TN_MOST = 5 };
+typedef struct tn_product {
+    float *dst;
+    const float *a;
+    int64_t lda, n_p;
+    const float *x;
+    int64_t ldx, n_q;
+    float scale;
+} tn_product;
+void cu_tn(mr_backend *b, const char *op, const tn_product *p, int n_products, int64_t n, bool exact);
 
 #endif

@@ -138,6 +138,21 @@ __global__ static void bias_kernel(float *dbias, const float *dy, int64_t n, int
     dbias[o] = sum;
 }
 
+/* All of a layer's in one call; in f32 where its products are. */
+static void gradients(mr_backend *b, const char *op, const float *du, const float *dy, const float *x, const float *u,
+                      const mr_linear *l, int N) {
+    int64_t O = l->w->n_out, I = l->w->n_in, R = l->r_total;
+    tn_product p[CU_TN_MOST];
+    int n = 0;
+    if (l->da) p[n++] = { l->da, du, R, R, x, I, I, 1.0f };
+    for (int i = 0; i < l->n_lora; i++) {
+        const mr_lora_part *part = &l->lora[i];
+        if (part->db) p[n++] = { part->db, dy + part->row0, O, part->rows, u + part->r0, R, part->r, part->scale };
+    }
+    if (l->dw) p[n++] = { l->dw, dy, O, O, x, I, I, 1.0f };
+    cu_tn(b, op, p, n, N, l->w->compute == MR_F32);
+}
+
 void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const float *x, const float *u,
                    const mr_linear *l, int N, bool add) {
     if (cu_failed(b) || N <= 0) return;
@@ -156,12 +171,7 @@ void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const f
         product(b, op, CU_SLOT_X, dx, I, out, l->w, true, N, add, 1.0f, NULL);
         if (inner) product(b, op, CU_SLOT_U, dx, I, mid, l->a, true, N, true, 1.0f, NULL);
     }
-    if (l->da) cu_tn(b, op, l->da, du, R, R, x, I, I, N, 1.0f);
-    for (int i = 0; i < l->n_lora; i++) {
-        const mr_lora_part *part = &l->lora[i];
-        if (part->db) cu_tn(b, op, part->db, dy + part->row0, O, part->rows, u + part->r0, R, part->r, N, part->scale);
-    }
-    if (l->dw) cu_tn(b, op, l->dw, dy, O, O, x, I, I, N, 1.0f);
+    gradients(b, op, du, dy, x, u, l, N);
     if (l->dbias) LAUNCH(b, op, bias_kernel, (int)((O + 31) / 32), 32, 0, l->dbias, dy, (int64_t)N, O);
 }
 

@@ -50,15 +50,16 @@ enum { COPIES = 40 };
 typedef struct product {
     mr_linear l[COPIES];
     int n, M;
-    float *x, *y, *u, *du;
-    bool backward;
+    float *x, *y, *u, *du, *dx;
+    int mode;
 } product;
+enum { FORWARD, BACKWARD, GRADIENTS, N_MODES }; /* GRADIENTS: BACKWARD and LoRA's gradients */
 
 static void product_call(void *ctx, int i) {
     const product *p = ctx;
     const mr_linear *l = &p->l[i % p->n];
-    if (p->backward)
-        gpu->linear_bwd(gpu, p->x, l->n_lora ? p->du : NULL, p->y, p->x, l->n_lora ? p->u : NULL, l, p->M, false);
+    if (p->mode != FORWARD)
+        gpu->linear_bwd(gpu, p->dx, l->n_lora ? p->du : NULL, p->y, p->x, l->n_lora ? p->u : NULL, l, p->M, false);
     else
         gpu->linear(gpu, p->y, l->n_lora ? p->u : NULL, p->x, l, p->M, false);
 }
@@ -85,8 +86,19 @@ static mr_weight *pattern_weight(int64_t O, int64_t I, mr_dtype store, unsigned 
 
 typedef struct shape { const char *name; int O, I, parts; bool head; } shape;
 
+/* One set for all copies. */
+static void gradients_for(product *p, const shape *s) {
+    float *da = put(gpu, NULL, (int64_t)p->l[0].r_total * s->I), *db[3] = { NULL };
+    for (int k = 0; k < p->l[0].n_lora; k++) db[k] = put(gpu, NULL, (int64_t)p->l[0].lora[k].rows * p->l[0].lora[k].r);
+    for (int i = 0; i < p->n; i++) {
+        p->l[i].da = da;
+        for (int k = 0; k < p->l[i].n_lora; k++) p->l[i].lora[k].db = db[k];
+    }
+}
+
 static void bench_shape(const shape *s, mr_dtype store, int lora, double bandwidth) {
     static const int rows[] = { 1, 6, 48, 96, 192, 512, 3584 };
+    static const char *const names[] = { "    ", " bwd", " bwd and gradients" };
     const int most_rows = small_run ? 48 : s->head ? 512 : 3584, least_bwd = small_run ? 48 : 512;
     product p = { .n = 1 };
     double bytes = (double)s->O * s->I * (store == MR_NF4 ? 0.5163 : 2);
@@ -107,17 +119,19 @@ static void bench_shape(const shape *s, mr_dtype store, int lora, double bandwid
             part->b = pattern_weight(part->rows, lora, MR_BF16, MR_USE_FWD | MR_USE_BWD);
         }
     }
-    for (int backward = 0; backward < 2; backward++)
+    for (int mode = 0; mode < (lora ? N_MODES : GRADIENTS); mode++)
         for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-            if (rows[i] > most_rows || (backward && rows[i] < least_bwd)) continue;
-            p.M = rows[i], p.backward = backward;
+            if (rows[i] > most_rows || (mode && rows[i] < least_bwd)) continue;
+            p.M = rows[i], p.mode = mode;
             int64_t most = p.M;
-            p.x = put(gpu, NULL, most * s->I), p.y = put(gpu, NULL, most * s->O);
+            p.x = put(gpu, NULL, most * s->I), p.y = put(gpu, NULL, most * s->O), p.dx = put(gpu, NULL, most * s->I);
             p.u = put(gpu, NULL, most * 192), p.du = put(gpu, NULL, most * 192);
             gpu->zero(gpu, p.x, (size_t)(most * s->I) * sizeof(float)), gpu->zero(gpu, p.y, (size_t)(most * s->O) * sizeof(float));
+            gpu->zero(gpu, p.u, (size_t)(most * 192) * sizeof(float));
+            if (mode == GRADIENTS) gradients_for(&p, s);
             double t = time_of(product_call, &p), flops = 2.0 * p.M * s->O * s->I;
             printf("      %-10s %6d x %-6d %s%s%s M=%-5d %9.1f us  %7.1f TFLOP/s  %6.0f GB/s of weights (%.0f %% of a copy)\n", s->name,
-                   s->O, s->I, store == MR_NF4 ? "nf4 " : "bf16", lora ? "+lora" : "     ", backward ? " bwd" : "    ", p.M, 1e6 * t,
+                   s->O, s->I, store == MR_NF4 ? "nf4 " : "bf16", lora ? "+lora" : "     ", names[mode], p.M, 1e6 * t,
                    flops / t / 1e12, bytes / t / 1e9, 100 * bytes / t / bandwidth);
             fflush(stdout);
             drop(gpu);

@@ -181,7 +181,8 @@ static void check_layer(const kind *k, int64_t O, int64_t I, int N, const parts 
 }
 
 void test_linear(void) {
-    /* N, O, I: ones, odd, tiles and a bit, whole blocks and tiles of NF4, more than a segment of K either way; the last ones large */
+    /* N, O, I: ones, odd, tiles and a bit, whole blocks and tiles of NF4, more than a segment of K either way, of rows in
+     * gradients; the last ones large */
     static const struct { int n, o, i; parts p; } cases[] = {
         { 1, 3, 1, { 0 } },
         { 1, 64, 64, { 1, { 64 }, { 8 } } },
@@ -194,6 +195,8 @@ void test_linear(void) {
         { 5, 32, 4224, { 1, { 32 }, { 8 } } },
         { 5, 4224, 32, { 0 } },
         { 40, 64, 4224, { 1, { 64 }, { 8 } } },
+        { 1100, 36, 140, { 2, { 16, 20 }, { 8, 5 } } },
+        { 515, 136, 20, { 2, { 68, 68 }, { 8, 8 } } },
         { 130, 192, 192, { 3, { 64, 64, 64 }, { 64, 64, 64 } } },
         { 200, 960, 576, { 3, { 576, 192, 192 }, { 16, 16, 16 } } },
         { 300, 512, 11008, { 1, { 512 }, { 64 } } },
