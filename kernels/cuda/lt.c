@@ -1,9 +1,9 @@
 /* lt.c - cuBLASLt for products of many rows, where it keeps the row rule.
  *
  * Opened with dlopen by the first large product; without it the module's own kernels serve, and nothing else changes. For each shape and
- * each doubling of the number of rows one unsplit algorithm is chosen, once. Before it serves it must give the bits of our own kernel for
- * several numbers of rows, on this device and with this weight: nothing in the library's documentation promises the order of its
- * sums. MEDRL_CUDA_GEMM=own leaves the library out. */
+ * each doubling of the number of rows one unsplit algorithm is chosen, once: the fastest of the heuristic's that give the bits of our own
+ * kernel for several numbers of rows, on this device and with this weight; nothing in the library's documentation promises the order of its
+ * sums. So whichever is chosen, results are the same. MEDRL_CUDA_GEMM=own leaves the library out. */
 #include "cuda/lt.h"
 
 #if !defined(MR_EMULATE) && defined(__has_include)
@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SHAPES = 512, WORKSPACE = CU_LT_WORKSPACE, PROBE_ROWS = 384, PROBE_VALUES = 65521, CHOICES = 6 };
+enum { MAX_SHAPES = 512, WORKSPACE = CU_LT_WORKSPACE, PROBE_ROWS = 384, PROBE_VALUES = 65521, CHOICES = 8 };
 enum { MOST_ROWS = 2048, ALIGNMENT = 16 };
 
 typedef struct lt_shape {
@@ -194,61 +194,100 @@ static bool fill_probe(mr_backend *b, uint16_t *x, int64_t ldx, int64_t rows) {
     return ok;
 }
 
+enum { COUNTS = 3 };
 /* The probe's own rows and results, in attention's scratch: nothing is allocated for it, at whatever step a shape comes first. */
 typedef struct probe_room {
     float *y;
     uint16_t *x;
-    int64_t rows;
+    int64_t rows, counts[COUNTS];
+    uint64_t sums[COUNTS]; /* the own kernel's bits */
 } probe_room;
 
+/* Rows [0, counts[i]) of the probe's own, added to old values or not; the sum of all bits of the results. NULL: the library's. */
+static bool probe_sum(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, const probe_room *r, int i, cu_lt_own own,
+                      const void *ctx, uint64_t *sum) {
+    size_t bytes = (size_t)r->rows * (size_t)p->ldy * sizeof(float);
+    cu_lt_product q = *p;
+    q.x = r->x, q.y = r->y, q.n_rows = r->counts[i], q.add = i % 2;
+    /* old values: any finite floats, the same on both sides */
+    if (cudaMemsetAsync(q.y, 0x3c, bytes, cu_of(b)->stream) != cudaSuccess) return false;
+    if (own) own(b, &q, ctx);
+    if (!own && !multiply(b, lt, h, &q)) return false;
+    return cu_bits_sum(b, q.y, (int64_t)(bytes / sizeof(float)), sum);
+}
+
 /* As many rows as it has room for, PROBE_ROWS at most. */
-static bool probe_room_of(mr_backend *b, const lt_shape *h, probe_room *r) {
+static bool probe_room_of(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx,
+                          probe_room *r) {
     int64_t row = h->key.ldy * (int64_t)sizeof(float) + h->key.ldx * (int64_t)sizeof(uint16_t), fit = CU_ATT_BYTES / row;
     r->rows = h->key.n_rows < PROBE_ROWS ? h->key.n_rows : PROBE_ROWS;
     if (r->rows > fit) r->rows = fit;
     r->y = cu_scratch(b, "probe", CU_SLOT_ATT, CU_ATT_BYTES);
     if (!r->y || r->rows < 16) return false;
     r->x = (uint16_t *)(r->y + r->rows * h->key.ldy); /* ldy is a multiple of 4 */
-    return fill_probe(b, r->x, h->key.ldx, r->rows);
+    r->counts[0] = r->rows / 2 + 1, r->counts[1] = r->rows * 3 / 4 + 1, r->counts[2] = r->rows;
+    if (!fill_probe(b, r->x, h->key.ldx, r->rows)) return false;
+    for (int i = 0; i < COUNTS; i++)
+        if (!probe_sum(b, lt, h, p, r, i, own, ctx, &r->sums[i])) return false;
+    return true;
 }
 
 /* Own kernel and library on rows of the probe's own, for three numbers of rows, added to the same old values. */
-static bool probe(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, const probe_room *r, cu_lt_own own, const void *ctx) {
-    int64_t most = r->rows, counts[] = { most / 2 + 1, most * 3 / 4 + 1, most };
-    size_t bytes = (size_t)most * (size_t)p->ldy * sizeof(float);
+static bool probe(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, const probe_room *r) {
     bool ok = true;
-    for (int i = 0; ok && i < 3; i++) {
-        cu_lt_product q = *p;
-        uint64_t sums[2] = { 0, 1 };
-        q.x = r->x, q.y = r->y;
-        q.n_rows = counts[i];
-        q.add = i % 2;
-        for (int side = 0; ok && side < 2; side++) {
-            /* old values: any finite floats, the same on both sides */
-            ok = cudaMemsetAsync(q.y, 0x3c, bytes, cu_of(b)->stream) == cudaSuccess;
-            if (ok && side == 0) own(b, &q, ctx);
-            if (ok && side == 1) ok = multiply(b, lt, h, &q);
-            ok = ok && cu_bits_sum(b, q.y, (int64_t)(bytes / sizeof(float)), &sums[side]);
-        }
-        ok = ok && sums[0] == sums[1];
+    for (int i = 0; ok && i < COUNTS; i++) {
+        uint64_t sum;
+        ok = probe_sum(b, lt, h, p, r, i, NULL, NULL, &sum) && sum == r->sums[i];
     }
     cudaGetLastError();
     return ok;
 }
 
-/* The first choice that the probe lets through: of those for these rows, else of those for many, where a narrow product is less of a
- * special case. */
+/* Milliseconds of one product with p's own rows, or of as many as attention's scratch has room for: y itself is written only where
+ * nothing is added to it. Overwrites the probe's rows. */
+static float time_of(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, const probe_room *r) {
+    enum { RUNS = 3 };
+    cudaStream_t stream = cu_of(b)->stream;
+    cudaEvent_t from = NULL, to = NULL;
+    cu_lt_product q = *p;
+    float ms = 0;
+    if (p->add) {
+        int64_t fit = CU_ATT_BYTES / (p->ldy * (int64_t)sizeof(float));
+        q.y = r->y;
+        if (q.n_rows > fit) q.n_rows = fit;
+    }
+    bool ok = cudaEventCreate(&from) == cudaSuccess && cudaEventCreate(&to) == cudaSuccess && multiply(b, lt, h, &q) &&
+              cudaEventRecord(from, stream) == cudaSuccess;
+    for (int i = 0; ok && i < RUNS; i++) ok = multiply(b, lt, h, &q);
+    ok = ok && cudaEventRecord(to, stream) == cudaSuccess && cudaEventSynchronize(to) == cudaSuccess &&
+         cudaEventElapsedTime(&ms, from, to) == cudaSuccess;
+    if (from) cudaEventDestroy(from);
+    if (to) cudaEventDestroy(to);
+    cudaGetLastError();
+    return ok ? ms / RUNS : 1e30f;
+}
+
+/* The fastest of the choices that the probe lets through, whose bits are all the same: of those for these rows, else of those for many, where
+ * a narrow product is less of a special case. */
 static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
     cublasLtMatmulHeuristicResult_t r[CHOICES];
     probe_room room;
-    if (!describe(lt, h) || !probe_room_of(b, h, &room)) return false;
-    for (int64_t rows = h->key.n_rows;; rows = MOST_ROWS) {
-        int n = choices(lt, h, (uint64_t)rows, r);
+    if (!describe(lt, h) || !probe_room_of(b, lt, h, p, own, ctx, &room)) return false;
+    for (int64_t rows = h->key.n_rows < MOST_ROWS ? h->key.n_rows : p->n_rows;; rows = MOST_ROWS) {
+        int n = choices(lt, h, (uint64_t)rows, r), n_pass = 0, best = 0;
         for (int i = 0; i < n; i++) {
             h->algo = r[i].algo;
-            if (r[i].state == CUBLAS_STATUS_SUCCESS && probe(b, lt, h, p, &room, own, ctx)) return true;
+            if (r[i].state == CUBLAS_STATUS_SUCCESS && probe(b, lt, h, p, &room)) r[n_pass++] = r[i];
         }
-        if (rows == MOST_ROWS) return false;
+        float least = 2e30f;
+        for (int i = 0; i < n_pass; i++) {
+            h->algo = r[i].algo;
+            float ms = n_pass > 1 ? time_of(b, lt, h, p, &room) : 0;
+            if (ms < least) least = ms, best = i;
+        }
+        h->algo = r[best].algo;
+        if (n_pass) return true;
+        if (rows >= MOST_ROWS) return false;
     }
 }
 
