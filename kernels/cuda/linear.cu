@@ -34,29 +34,57 @@ static size_t product_bytes(int64_t n, int64_t cols) {
     }
 }
 
-/* y (+)= alpha * x @ w^T (or x @ w) for any number of rows and any weight. Rows are converted in slabs, in `slot`. */
+/* One of the products that rows in 16 bits go into: columns [from, from + k) of them times w. */
+typedef struct target {
+    float *y;
+    int64_t ldy;
+    const u16 *w;
+    int64_t ldw, n_cols, from, k;
+    bool add;
+    float alpha;
+    const float *bias;
+} target;
+
+/* Rows are converted once for all targets, in slabs, in `slot`; a slab begins with a segment of K of those that go on in it. Targets that begin
+ * or end inside x's columns want them all in one slab: up to CU_K_SEGMENT. */
+static void products(mr_backend *b, const char *op, int slot, int type, side x, bool backward, int64_t n, const target *t, int n_targets) {
+    int64_t slab = cu_slab_rows(n), ldx = cu_slab_columns(cu_round(x.cols, 8), slab);
+    u16 *rows = (u16 *)cu_scratch(b, op, slot, (size_t)(slab * ldx) * sizeof(u16));
+    if (!rows) return;
+    for (int64_t at = 0; at < n; at += slab)
+        for (int64_t k = 0; k < x.cols; k += ldx) {
+            int64_t part = n - at < slab ? n - at : slab, columns = x.cols - k < ldx ? x.cols - k : ldx;
+            cu_to_half(b, op, type, rows, ldx, x.rows + at * x.ld + k, x.ld, part, columns);
+            for (int i = 0; i < n_targets; i++) {
+                int64_t from = t[i].from > k ? t[i].from : k, end = t[i].from + t[i].k, done = from - t[i].from;
+                if (end > k + columns) end = k + columns;
+                assert((t[i].from == 0 && t[i].k == x.cols) || ldx >= x.cols);
+                dense_product p = { t[i].y + at * t[i].ldy, t[i].ldy, rows + from - k, ldx, t[i].w + (backward ? done * t[i].ldw : done), t[i].ldw,
+                                    part, t[i].n_cols, end - from, backward, t[i].add || done > 0, t[i].alpha,
+                                    end == t[i].from + t[i].k ? t[i].bias : NULL };
+                cu_dense(b, op, type, &p);
+            }
+        }
+}
+
+/* y (+)= alpha * x @ w^T (or x @ w) for any number of rows and any weight. */
 static void product(mr_backend *b, const char *op, int slot, float *y, int64_t ldy, side x, const mr_weight *w, bool backward,
                     int64_t n, bool add, float alpha, const float *bias) {
-    int64_t n_cols = backward ? w->n_in : w->n_out;
+    int64_t n_cols = backward ? w->n_in : w->n_out, ldw;
     assert(x.cols == (backward ? w->n_out : w->n_in));
     if (w->compute == MR_F32) {
         f32_product p = { y, ldy, x.rows, x.ld, view_of(w), n, n_cols, x.cols, backward, add, alpha, bias };
         cu_f32(b, op, &p);
         return;
     }
-    int64_t ldw, slab = cu_slab_rows(n), ldx = cu_slab_columns(cu_round(x.cols, 8), slab);
     const u16 *half = cu_weight_half(b, op, w, &ldw);
-    u16 *rows = (u16 *)cu_scratch(b, op, slot, (size_t)(slab * ldx) * sizeof(u16));
-    if (!half || !rows) return;
-    int type = half_type(w->compute);
-    for (int64_t at = 0; at < n; at += slab)
-        for (int64_t k = 0; k < x.cols; k += ldx) {
-            int64_t part = n - at < slab ? n - at : slab, columns = x.cols - k < ldx ? x.cols - k : ldx;
-            cu_to_half(b, op, type, rows, ldx, x.rows + at * x.ld + k, x.ld, part, columns);
-            dense_product p = { y + at * ldy, ldy, rows, ldx, half + (backward ? k * ldw : k), ldw, part, n_cols, columns, backward,
-                                add || k > 0, alpha, k + columns == x.cols ? bias : NULL };
-            cu_dense(b, op, type, &p);
-        }
+    target t = { y, ldy, half, ldw, n_cols, 0, x.cols, add, alpha, bias };
+    if (half) products(b, op, slot, half_type(w->compute), x, backward, n, &t, 1);
+}
+
+/* Whether the other weight's rows can be the converted rows of w, and its matrix lies beside w's unpacked one. */
+static bool shares(const mr_weight *w, const mr_weight *other) {
+    return w->compute != MR_F32 && other->compute == w->compute && other->store != MR_NF4;
 }
 
 /* --- forward --- */
@@ -80,6 +108,26 @@ static bool parts_together(mr_backend *b, float *y, const float *u, const mr_lin
         cu_dense(b, "linear", half_type(compute), &p);
     }
     return true;
+}
+
+/* y += LoRA's share, from u. */
+static void second_products(mr_backend *b, float *y, const float *u, const mr_linear *l, int N) {
+    if (l->n_lora && parts_together(b, y, u, l, N)) return;
+    for (int i = 0; i < l->n_lora; i++) {
+        const mr_lora_part *part = &l->lora[i];
+        side inner = { u + part->r0, l->r_total, part->r };
+        product(b, "linear", CU_SLOT_U, y + part->row0, l->w->n_out, inner, part->b, false, N, true, part->scale, NULL);
+    }
+}
+
+/* u = x @ a^T and y (+)= x @ w^T from the same converted rows. */
+static void with_inner(mr_backend *b, float *y, float *u, side x, const mr_linear *l, int N, bool add) {
+    int64_t ldw;
+    const u16 *half = cu_weight_half(b, "linear", l->w, &ldw);
+    if (!half) return;
+    target t[2] = { { u, l->r_total, (const u16 *)l->a->data, l->a->ld, l->r_total, 0, x.cols, false, 1.0f, NULL },
+                    { y, l->w->n_out, half, ldw, l->w->n_out, 0, x.cols, add, 1.0f, l->bias } };
+    products(b, "linear", CU_SLOT_X, half_type(l->w->compute), x, false, N, t, 2);
 }
 
 static few_product few_of(float *y, const float *x, const mr_weight *w, int N) {
@@ -107,6 +155,11 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
     side in = { x, I, I };
     bool few = cu_few_fits(b, l->w, l, N);
     bool together = few && l->n_lora && l->a->compute == l->w->compute && l->a->store == l->a->compute;
+    if (l->n_lora && !few && N > CU_FEW_ROWS && shares(l->w, l->a)) {
+        with_inner(b, y, u, in, l, N, add);
+        second_products(b, y, u, l, N);
+        return;
+    }
     if (l->n_lora && !together) {
         if (cu_few_fits(b, l->a, NULL, N)) {
             few_product p = few_of(u, x, l->a, N);
@@ -120,12 +173,7 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
         return;
     }
     product(b, "linear", CU_SLOT_X, y, O, in, l->w, false, N, add, 1.0f, l->bias);
-    if (l->n_lora && parts_together(b, y, u, l, N)) return;
-    for (int i = 0; i < l->n_lora; i++) {
-        const mr_lora_part *part = &l->lora[i];
-        side inner = { u + part->r0, l->r_total, part->r };
-        product(b, "linear", CU_SLOT_U, y + part->row0, O, inner, part->b, false, N, true, part->scale, NULL);
-    }
+    second_products(b, y, u, l, N);
 }
 
 /* --- backward --- */
@@ -136,6 +184,38 @@ __global__ static void bias_kernel(float *dbias, const float *dy, int64_t n, int
     float sum = dbias[o];
     for (int64_t r = 0; r < n; r++) sum += dy[r * O + o];
     dbias[o] = sum;
+}
+
+/* Whether du and dx's larger part come from the same converted rows of dy: up to a segment of K all at once, else part by part. It depends on
+ * the layer alone, since segments of dx begin with parts then. */
+static bool outer_together(const mr_linear *l) {
+    int64_t O = l->w->n_out, at = 0;
+    for (int i = 0; i < l->n_lora; i++) {
+        const mr_lora_part *part = &l->lora[i];
+        if (!shares(l->w, part->b) || part->row0 % 8 || (O > CU_K_SEGMENT && part->row0 != at)) return false;
+        at += part->rows;
+    }
+    return l->n_lora > 0 && (O <= CU_K_SEGMENT || at == O);
+}
+
+/* du = dy @ b of each part, dx (+)= dy @ w. */
+static void outer_products(mr_backend *b, const char *op, float *dx, float *du, const float *dy, const mr_linear *l, int N, bool add) {
+    int64_t O = l->w->n_out, I = l->w->n_in, ldw;
+    const u16 *half = cu_weight_half(b, op, l->w, &ldw);
+    int type = half_type(l->w->compute), n = 0;
+    if (!half) return;
+    target t[4];
+    for (int i = 0; i < l->n_lora; i++) {
+        const mr_lora_part *part = &l->lora[i];
+        bool all = O <= CU_K_SEGMENT;
+        t[n++] = { du + part->r0, l->r_total, (const u16 *)part->b->data, part->b->ld, part->r, all ? part->row0 : 0, part->rows, false,
+                   part->scale, NULL };
+        if (all && i + 1 < l->n_lora) continue;
+        side x = { all ? dy : dy + part->row0, O, all ? O : part->rows };
+        t[n++] = { dx, I, all ? half : half + part->row0 * ldw, ldw, I, 0, x.cols, add || (!all && i > 0), 1.0f, NULL };
+        products(b, op, CU_SLOT_X, type, x, true, N, t, n);
+        n = 0;
+    }
 }
 
 /* All of a layer's in one call; in f32 where its products are. */
@@ -159,16 +239,17 @@ void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const f
     check(l);
     const char *op = "linear_bwd";
     int64_t O = l->w->n_out, I = l->w->n_in, R = l->r_total;
-    bool inner = l->n_lora && (dx || l->da);
+    bool inner = l->n_lora && (dx || l->da), together = dx && outer_together(l);
     assert(!inner || du);
-    for (int i = 0; inner && i < l->n_lora; i++) {
+    if (together) outer_products(b, op, dx, du, dy, l, N, add);
+    for (int i = 0; !together && inner && i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
         side out = { dy + part->row0, O, part->rows };
         product(b, op, CU_SLOT_X, du + part->r0, R, out, part->b, true, N, false, part->scale, NULL);
     }
     if (dx) {
         side out = { dy, O, O }, mid = { du, R, R };
-        product(b, op, CU_SLOT_X, dx, I, out, l->w, true, N, add, 1.0f, NULL);
+        if (!together) product(b, op, CU_SLOT_X, dx, I, out, l->w, true, N, add, 1.0f, NULL);
         if (inner) product(b, op, CU_SLOT_U, dx, I, mid, l->a, true, N, true, 1.0f, NULL);
     }
     gradients(b, op, du, dy, x, u, l, N);
