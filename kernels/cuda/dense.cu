@@ -4,12 +4,13 @@
 
 /* --- 16 bits --- */
 
-enum { BK = 32 }; /* columns of K in a stage; 4 stages of 128 x 128 are 64 KiB, what a Turing has */
+/* Where chunk c of row r lies among the row's BK / 8 chunks. */
+template <int BK> __device__ inline int place(int r, int c) { return BK == 32 ? c ^ (r >> 1 & 3) : c ^ (r & 7); }
 
 /* One segment of K, [k0, k1), or as many as the grid is high: then each to its own rows of y, n_rows apart. Tiles of BM x BN, a warp
- * has WM x WN. Shared memory: rows of 16-byte chunks whose place is XORed with the row, so that ldmatrix's eight rows meet eight
- * different banks. */
-template <int T, int BM, int BN, int WM, int WN, int STAGES, bool BACKWARD>
+ * has WM x WN; BK columns of K are a stage. Shared memory: rows of 16-byte chunks whose place is XORed with the row, so that ldmatrix's
+ * eight rows meet eight different banks. */
+template <int T, int BM, int BN, int WM, int WN, int BK, int STAGES, bool BACKWARD>
 __global__ static void __launch_bounds__(BM / WM *(BN / WN) * 32)
     dense_kernel(dense_product p, int64_t k0, int64_t k1, bool add, const float *bias) {
     constexpr int THREADS = BM / WM * (BN / WN) * 32, MI = WM / 16, NI = WN / 8, X_CHUNKS = BM * (BK / 8),
@@ -31,22 +32,25 @@ __global__ static void __launch_bounds__(BM / WM *(BN / WN) * 32)
     auto fetch = [&](int64_t step) {
         u16 *sx = shared + step % STAGES * STAGE, *sw = sx + BM * BK;
         int64_t k = k0 + step * BK;
+#pragma unroll
         for (int i = tid; i < X_CHUNKS; i += THREADS) {
-            int r = i / 4, c = i % 4;
+            int r = i / (BK / 8), c = i % (BK / 8);
             bool ok = m0 + r < p.n_rows && k + c * 8 < k1;
-            copy16(sx + r * BK + (c ^ (r >> 1 & 3)) * 8, ok ? p.x + (m0 + r) * p.ldx + k + c * 8 : p.x, ok);
+            copy16(sx + r * BK + place<BK>(r, c) * 8, ok ? p.x + (m0 + r) * p.ldx + k + c * 8 : p.x, ok);
         }
         if (BACKWARD) { /* rows of w are K */
+#pragma unroll
             for (int i = tid; i < W_CHUNKS; i += THREADS) {
                 int r = i / (BN / 8), c = i % (BN / 8);
                 bool ok = k + r < k1 && n0 + c * 8 < p.n_cols;
                 copy16(sw + r * BN + (c ^ (r & 7)) * 8, ok ? p.w + (k + r) * p.ldw + n0 + c * 8 : p.w, ok);
             }
         } else {
+#pragma unroll
             for (int i = tid; i < W_CHUNKS; i += THREADS) {
-                int r = i / 4, c = i % 4;
+                int r = i / (BK / 8), c = i % (BK / 8);
                 bool ok = n0 + r < p.n_cols && k + c * 8 < k1;
-                copy16(sw + r * BK + (c ^ (r >> 1 & 3)) * 8, ok ? p.w + (n0 + r) * p.ldw + k + c * 8 : p.w, ok);
+                copy16(sw + r * BK + place<BK>(r, c) * 8, ok ? p.w + (n0 + r) * p.ldw + k + c * 8 : p.w, ok);
             }
         }
     };
@@ -74,7 +78,7 @@ __global__ static void __launch_bounds__(BM / WM *(BN / WN) * 32)
 #pragma unroll
             for (int i = 0; i < MI; i++) {
                 int r = wm + i * 16 + (lane & 15), c = kk * 2 + (lane >> 4);
-                load_matrices(a[i], sx + r * BK + (c ^ (r >> 1 & 3)) * 8);
+                load_matrices(a[i], sx + r * BK + place<BK>(r, c) * 8);
             }
 #pragma unroll
             for (int j = 0; j < NI; j += 2) {
@@ -84,7 +88,7 @@ __global__ static void __launch_bounds__(BM / WM *(BN / WN) * 32)
                     load_transposed(m, sw + r * BN + (c ^ (r & 7)) * 8);
                 } else {
                     int r = wn + j * 8 + (lane & 7) + (lane >> 4 << 3), c = kk * 2 + (lane >> 3 & 1);
-                    load_matrices(m, sw + r * BK + (c ^ (r >> 1 & 3)) * 8);
+                    load_matrices(m, sw + r * BK + place<BK>(r, c) * 8);
                 }
                 b[j][0] = m[0], b[j][1] = m[1], b[j + 1][0] = m[2], b[j + 1][1] = m[3];
             }
@@ -108,32 +112,46 @@ __global__ static void __launch_bounds__(BM / WM *(BN / WN) * 32)
 }
 
 /* One segment, by our own kernel; or all that [k0, k1) has. */
-template <int T, int BM, int BN, int WM, int WN, int STAGES, bool BACKWARD>
+template <int T, int BM, int BN, int WM, int WN, int BK, int STAGES, bool BACKWARD>
 static void launch(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add, const float *bias) {
     unsigned segments = (unsigned)((k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT);
     int64_t tiles = (p.n_rows + BM - 1) / BM * ((p.n_cols + BN - 1) / BN);
-    auto kernel = dense_kernel<T, BM, BN, WM, WN, STAGES, BACKWARD>;
+    auto kernel = dense_kernel<T, BM, BN, WM, WN, BK, STAGES, BACKWARD>;
     LAUNCH(b, op, kernel, dim3((unsigned)tiles, segments), BM / WM * (BN / WN) * 32, STAGES * (BM + BN) * BK * (int)sizeof(u16),
            p, k0, k1, add, bias);
 }
 
-/* LoRA's inner side: too few tiles for all SMs, so that the chains' latency decides. Then tiles are small and the segments run at once. */
+/* LoRA's inner side: too few tiles for all SMs, so that the chains' latency decides. Then tiles are small, the segments run at once, and much
+ * of K lies between two barriers. */
 static bool is_narrow(const mr_backend *b, const dense_product &p) {
     return p.n_cols <= 128 && (p.n_rows + 63) / 64 * ((p.n_cols + 63) / 64) < cu_of(b)->n_sm;
+}
+
+/* STAGES: what shared memory has room for, 96 KiB or (Turing) 64. */
+template <int T, int STAGES, bool BACKWARD>
+static void narrow_segments(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add,
+                            const float *bias) {
+    int64_t columns = (p.n_cols + 63) / 64 * ((k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT), enough = cu_of(b)->n_sm * 2 / 3;
+    if ((p.n_rows + 63) / 64 * columns >= enough && STAGES == 3)
+        launch<T, 64, 64, 16, 32, 128, 3, BACKWARD>(b, op, p, k0, k1, add, bias);
+    else if ((p.n_rows + 31) / 32 * columns >= enough)
+        launch<T, 32, 64, 16, 32, 128, STAGES, BACKWARD>(b, op, p, k0, k1, add, bias);
+    else
+        launch<T, 16, 64, 16, 16, 128, STAGES, BACKWARD>(b, op, p, k0, k1, add, bias);
 }
 
 template <int T, bool BACKWARD>
 static void own_segment(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add,
                         const float *bias) {
-    int64_t large = (p.n_rows + 127) / 128 * ((p.n_cols + 127) / 128), segments = (k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT;
-    if (is_narrow(b, p) && (p.n_rows + 31) / 32 * ((p.n_cols + 63) / 64) * segments < cu_of(b)->n_sm)
-        launch<T, 16, 64, 16, 16, 8, BACKWARD>(b, op, p, k0, k1, add, bias);
+    int64_t large = (p.n_rows + 127) / 128 * ((p.n_cols + 127) / 128);
+    if (is_narrow(b, p) && cu_of(b)->max_shared >= 96 << 10)
+        narrow_segments<T, 3, BACKWARD>(b, op, p, k0, k1, add, bias);
     else if (is_narrow(b, p))
-        launch<T, 32, 64, 16, 32, 8, BACKWARD>(b, op, p, k0, k1, add, bias);
+        narrow_segments<T, 2, BACKWARD>(b, op, p, k0, k1, add, bias);
     else if (p.n_rows > 64 && large >= cu_of(b)->n_sm / 2)
-        launch<T, 128, 128, 64, 32, 4, BACKWARD>(b, op, p, k0, k1, add, bias);
+        launch<T, 128, 128, 64, 32, 32, 4, BACKWARD>(b, op, p, k0, k1, add, bias); /* 64 KiB, what a Turing has */
     else
-        launch<T, 64, 64, 32, 32, 4, BACKWARD>(b, op, p, k0, k1, add, bias);
+        launch<T, 64, 64, 32, 32, 32, 4, BACKWARD>(b, op, p, k0, k1, add, bias);
 }
 
 /* For cuBLASLt's probe: a whole product of its own. */
