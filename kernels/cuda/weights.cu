@@ -107,24 +107,33 @@ __global__ static void rows_kernel(float *dst, weight_view w, const int32_t *ids
     }
 }
 
-/* The whole matrix to 16 bits. Tiled: 32 values a thread. */
+/* The whole matrix to 16 bits. Tiled: 32 values a thread, a tile a warp. Four lanes have every fourth byte of two rows; they exchange them, so
+ * that each writes 16 bytes at once. Values lie once for each lane in shared memory, in its own bank. */
 template <int T> __global__ static void nf4_unpack_tiles(u16 *dst, int64_t ld, weight_view w, int64_t n) {
-    __shared__ float values[16];
-    if (threadIdx.x < 16) values[threadIdx.x] = w.tables[CU_NF4 + threadIdx.x];
+    __shared__ float values[16][32];
+    int lane = threadIdx.x % 32, q = lane % 4;
+    for (int i = threadIdx.x; i < 16 * 32; i += blockDim.x) values[i / 32][i % 32] = w.tables[CU_NF4 + i / 32];
     __syncthreads();
     int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
-    if (at >= n) return;
+    if (at >= n) return; /* whole warps */
     int64_t tile = at / 32, tiles = w.n_in / NF4_BLOCK, row = tile / tiles * 16, block = tile % tiles;
-    int lane = (int)(at % 32), q = lane % 4;
     uint4 codes = *(const uint4 *)(w.codes + at * 16);
-    uint32_t words[4] = { codes.x, codes.y, codes.z, codes.w };
+    uint32_t words[4] = { codes.x, codes.y, codes.z, codes.w }, mine[4] = { 0, 0, 0, 0 };
+    for (int d = 0; d < 4; d++) { /* the lane d away gets byte number q of its own from each word */
+        int other = q ^ d;
+        uint32_t send = 0;
+        for (int i = 0; i < 4; i++) send |= (words[i] >> 8 * other & 255u) << 8 * i;
+        uint32_t got = d ? __shfl_xor_sync(0xffffffffu, send, d) : send;
+        for (int i = 0; i < 4; i++) mine[i] |= (got >> 8 * i & 255u) << 8 * other;
+    }
     for (int half = 0; half < 2; half++) {
         int64_t r = row + lane / 4 + 8 * half;
         float scale = nf4_scale(w, r * tiles + block);
-        uint32_t *to = (uint32_t *)(dst + r * ld + block * NF4_BLOCK);
-        for (int i = 0; i < 8; i++) {
-            uint32_t byte = words[2 * half + i / 4] >> 8 * (i % 4) & 255u;
-            to[4 * i + q] = pack2<T>(values[byte >> 4] * scale, values[byte & 15] * scale);
+        for (int i = 0; i < 2; i++) {
+            uint32_t bytes = mine[2 * half + i], out[4];
+            for (int k = 0; k < 4; k++)
+                out[k] = pack2<T>(values[bytes >> (8 * k + 4) & 15][lane] * scale, values[bytes >> 8 * k & 15][lane] * scale);
+            *(uint4 *)(dst + r * ld + block * NF4_BLOCK + (4 * i + q) * 8) = make_uint4(out[0], out[1], out[2], out[3]);
         }
     }
 }
