@@ -133,8 +133,9 @@ mr_weight_info cu_weight_info(const mr_weight *w);
 void cu_weight_set(mr_backend *b, mr_weight *w, const float *values);
 void cu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
 bool cu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);
-/* The matrix in 16 bits, [n_out][ld] with ld a multiple of 8: w's own data, or NF4 unpacked to scratch. NULL after a failure. */
-const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t *ld);
+/* The matrix in 16 bits, [n_out][ld] with ld a multiple of 8: w's own data, or NF4 unpacked to scratch, where there is room for `more` rows
+ * after it. NULL after a failure. */
+const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t more, int64_t *ld);
 
 /* --- the operations, as kernels.h describes them --- */
 void cu_embed(mr_backend *b, float *x, const mr_weight *w, const int32_t *ids, int N);

@@ -46,8 +46,8 @@ __device__ inline float weight_value(const weight_view &w, int64_t row, int64_t 
     return v;
 }
 
-/* dst[rows][ld] in 16 bits from src[rows][lds], zero from cols to ld. */
-void cu_to_half(mr_backend *b, const char *op, int type, u16 *dst, int64_t ld, const float *src, int64_t lds, int64_t rows,
-                int64_t cols);
+/* dst[rows][ld] in 16 bits from src[rows][lds]: `width` columns, an even number, zeros from `cols` on. */
+void cu_to_half(mr_backend *b, const char *op, int type, u16 *dst, int64_t ld, int64_t width, const float *src, int64_t lds,
+                int64_t rows, int64_t cols);
 
 #endif

@@ -46,19 +46,30 @@ typedef struct target {
 } target;
 
 /* Rows are converted once for all targets, in slabs, in `slot`; a slab begins with a segment of K of those that go on in it. Targets that begin
- * or end inside x's columns want them all in one slab: up to CU_K_SEGMENT. */
-static void products(mr_backend *b, const char *op, int slot, int type, side x, bool backward, int64_t n, const target *t, int n_targets) {
-    int64_t slab = cu_slab_rows(n), ldx = cu_slab_columns(cu_round(x.cols, 8), slab);
+ * or end inside x's columns want them all in one slab: up to CU_K_SEGMENT. tail: columns that follow x's (a multiple of 8), converted when the
+ * targets before the first that has them are done; or no columns. */
+static void products(mr_backend *b, const char *op, int slot, int type, side x, side tail, bool backward, int64_t n, const target *t,
+                     int n_targets) {
+    int64_t cols = x.cols + tail.cols, slab = cu_slab_rows(n), ldx = cu_slab_columns(cu_round(cols, 8), slab);
     u16 *rows = (u16 *)cu_scratch(b, op, slot, (size_t)(slab * ldx) * sizeof(u16));
     if (!rows) return;
     for (int64_t at = 0; at < n; at += slab)
-        for (int64_t k = 0; k < x.cols; k += ldx) {
-            int64_t part = n - at < slab ? n - at : slab, columns = x.cols - k < ldx ? x.cols - k : ldx;
-            cu_to_half(b, op, type, rows, ldx, x.rows + at * x.ld + k, x.ld, part, columns);
+        for (int64_t k = 0; k < cols; k += ldx) {
+            int64_t part = n - at < slab ? n - at : slab, columns = cols - k < ldx ? cols - k : ldx, width = cu_round(columns, 8);
+            int64_t own = x.cols - k < columns ? x.cols - k : columns;
+            if (own < 0) own = 0;
+            cu_to_half(b, op, type, rows, ldx, own < columns ? own : width, x.rows + at * x.ld + k, x.ld, part, own);
+            bool whole = own == columns;
             for (int i = 0; i < n_targets; i++) {
                 int64_t from = t[i].from > k ? t[i].from : k, end = t[i].from + t[i].k, done = from - t[i].from;
+                if (!whole && end > x.cols) {
+                    cu_to_half(b, op, type, rows + own, ldx, width - own, tail.rows + at * tail.ld + (k + own - x.cols), tail.ld, part,
+                               columns - own);
+                    whole = true;
+                }
                 if (end > k + columns) end = k + columns;
-                assert((t[i].from == 0 && t[i].k == x.cols) || ldx >= x.cols);
+                assert((t[i].from == 0 && t[i].k >= x.cols) || ldx >= cols);
+                if (end <= from) continue;
                 dense_product p = { t[i].y + at * t[i].ldy, t[i].ldy, rows + from - k, ldx, t[i].w + (backward ? done * t[i].ldw : done), t[i].ldw,
                                     part, t[i].n_cols, end - from, backward, t[i].add || done > 0, t[i].alpha,
                                     end == t[i].from + t[i].k ? t[i].bias : NULL };
@@ -66,6 +77,7 @@ static void products(mr_backend *b, const char *op, int slot, int type, side x, 
             }
         }
 }
+static const side nothing = { NULL, 0, 0 };
 
 /* y (+)= alpha * x @ w^T (or x @ w) for any number of rows and any weight. */
 static void product(mr_backend *b, const char *op, int slot, float *y, int64_t ldy, side x, const mr_weight *w, bool backward,
@@ -77,9 +89,9 @@ static void product(mr_backend *b, const char *op, int slot, float *y, int64_t l
         cu_f32(b, op, &p);
         return;
     }
-    const u16 *half = cu_weight_half(b, op, w, &ldw);
+    const u16 *half = cu_weight_half(b, op, w, 0, &ldw);
     target t = { y, ldy, half, ldw, n_cols, 0, x.cols, add, alpha, bias };
-    if (half) products(b, op, slot, half_type(w->compute), x, backward, n, &t, 1);
+    if (half) products(b, op, slot, half_type(w->compute), x, nothing, backward, n, &t, 1);
 }
 
 /* Whether the other weight's rows can be the converted rows of w, and its matrix lies beside w's unpacked one. */
@@ -100,7 +112,7 @@ static bool parts_together(mr_backend *b, float *y, const float *u, const mr_lin
         if (l->lora[i].r0 % 8 || l->lora[i].r % 8 || l->lora[i].b->compute != compute || l->lora[i].b->store == MR_NF4) return false;
     u16 *rows = (u16 *)cu_scratch(b, "linear", CU_SLOT_U, inner_bytes(N, ldx));
     if (!rows) return true;
-    cu_to_half(b, "linear", half_type(compute), rows, ldx, u, l->r_total, N, l->r_total);
+    cu_to_half(b, "linear", half_type(compute), rows, ldx, ldx, u, l->r_total, N, l->r_total);
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
         dense_product p = { y + part->row0, l->w->n_out, rows + part->r0, ldx, (const u16 *)part->b->data, part->b->ld, N, part->rows,
@@ -123,11 +135,11 @@ static void second_products(mr_backend *b, float *y, const float *u, const mr_li
 /* u = x @ a^T and y (+)= x @ w^T from the same converted rows. */
 static void with_inner(mr_backend *b, float *y, float *u, side x, const mr_linear *l, int N, bool add) {
     int64_t ldw;
-    const u16 *half = cu_weight_half(b, "linear", l->w, &ldw);
+    const u16 *half = cu_weight_half(b, "linear", l->w, 0, &ldw);
     if (!half) return;
     target t[2] = { { u, l->r_total, (const u16 *)l->a->data, l->a->ld, l->r_total, 0, x.cols, false, 1.0f, NULL },
                     { y, l->w->n_out, half, ldw, l->w->n_out, 0, x.cols, add, 1.0f, l->bias } };
-    products(b, "linear", CU_SLOT_X, half_type(l->w->compute), x, false, N, t, 2);
+    products(b, "linear", CU_SLOT_X, half_type(l->w->compute), x, nothing, false, N, t, 2);
 }
 
 static few_product few_of(float *y, const float *x, const mr_weight *w, int N) {
@@ -186,34 +198,47 @@ __global__ static void bias_kernel(float *dbias, const float *dy, int64_t n, int
     dbias[o] = sum;
 }
 
+/* dx = dy @ w + du @ a as one product, [dy | du] @ [w; a]: where w is unpacked anyway, a's rows come after its own. */
+static bool with_tail(const mr_linear *l) {
+    for (int i = 0; i < l->n_lora; i++)
+        if (l->lora[i].rows % 8) return false;
+    return l->w->store == MR_NF4 && l->w->n_out % 8 == 0 && shares(l->w, l->a) && l->a->ld == l->w->ld;
+}
+static int64_t tail_of(const mr_linear *l) { return with_tail(l) ? l->r_total : 0; }
+
 /* Whether du and dx's larger part come from the same converted rows of dy: up to a segment of K all at once, else part by part. It depends on
  * the layer alone, since segments of dx begin with parts then. */
+static bool outer_at_once(const mr_linear *l) { return l->w->n_out + tail_of(l) <= CU_K_SEGMENT; }
 static bool outer_together(const mr_linear *l) {
-    int64_t O = l->w->n_out, at = 0;
+    int64_t at = 0;
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
-        if (!shares(l->w, part->b) || part->row0 % 8 || (O > CU_K_SEGMENT && part->row0 != at)) return false;
+        if (!shares(l->w, part->b) || part->row0 % 8 || (!outer_at_once(l) && part->row0 != at)) return false;
         at += part->rows;
     }
-    return l->n_lora > 0 && (O <= CU_K_SEGMENT || at == O);
+    return l->n_lora > 0 && (outer_at_once(l) || at == l->w->n_out);
 }
 
-/* du = dy @ b of each part, dx (+)= dy @ w. */
+/* du = dy @ b of each part, dx (+)= dy @ w, with du @ a where with_tail. */
 static void outer_products(mr_backend *b, const char *op, float *dx, float *du, const float *dy, const mr_linear *l, int N, bool add) {
-    int64_t O = l->w->n_out, I = l->w->n_in, ldw;
-    const u16 *half = cu_weight_half(b, op, l->w, &ldw);
+    int64_t O = l->w->n_out, I = l->w->n_in, R = tail_of(l), ldw;
+    const u16 *half = cu_weight_half(b, op, l->w, R, &ldw);
     int type = half_type(l->w->compute), n = 0;
     if (!half) return;
+    if (R && !cu_check(b, op, cudaMemcpyAsync((u16 *)half + O * ldw, l->a->data, (size_t)(R * ldw) * sizeof(u16), cudaMemcpyDeviceToDevice,
+                                              cu_of(b)->stream)))
+        return;
     target t[4];
+    bool all = outer_at_once(l);
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
-        bool all = O <= CU_K_SEGMENT;
+        bool last = i + 1 == l->n_lora;
         t[n++] = { du + part->r0, l->r_total, (const u16 *)part->b->data, part->b->ld, part->r, all ? part->row0 : 0, part->rows, false,
                    part->scale, NULL };
-        if (all && i + 1 < l->n_lora) continue;
-        side x = { all ? dy : dy + part->row0, O, all ? O : part->rows };
-        t[n++] = { dx, I, all ? half : half + part->row0 * ldw, ldw, I, 0, x.cols, add || (!all && i > 0), 1.0f, NULL };
-        products(b, op, CU_SLOT_X, type, x, true, N, t, n);
+        if (all && !last) continue;
+        side x = { all ? dy : dy + part->row0, O, all ? O : part->rows }, tail = { du, l->r_total, last ? R : 0 };
+        t[n++] = { dx, I, all ? half : half + part->row0 * ldw, ldw, I, 0, x.cols + tail.cols, add || (!all && i > 0), 1.0f, NULL };
+        products(b, op, CU_SLOT_X, type, x, tail, true, N, t, n);
         n = 0;
     }
 }
@@ -250,7 +275,7 @@ void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const f
     if (dx) {
         side out = { dy, O, O }, mid = { du, R, R };
         if (!together) product(b, op, CU_SLOT_X, dx, I, out, l->w, true, N, add, 1.0f, NULL);
-        if (inner) product(b, op, CU_SLOT_U, dx, I, mid, l->a, true, N, true, 1.0f, NULL);
+        if (inner && !(together && with_tail(l))) product(b, op, CU_SLOT_U, dx, I, mid, l->a, true, N, true, 1.0f, NULL);
     }
     gradients(b, op, du, dy, x, u, l, N);
     if (l->dbias) LAUNCH(b, op, bias_kernel, (int)((O + 31) / 32), 32, 0, l->dbias, dy, (int64_t)N, O);
@@ -261,7 +286,7 @@ void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const f
 void cu_linear_room(size_t need[], const mr_weight_info *w, int64_t n, int rank, bool bwd) {
     if (w->compute == MR_F32) return;
     cu_at_least(&need[CU_SLOT_X], product_bytes(n, w->n_in));
-    if (bwd) cu_at_least(&need[CU_SLOT_X], product_bytes(n, w->n_out));
+    if (bwd) cu_at_least(&need[CU_SLOT_X], product_bytes(n, w->n_out + rank));
     if (!rank) return;
     cu_at_least(&need[CU_SLOT_U], inner_bytes(n, cu_round(rank, 8)));
     cu_at_least(&need[CU_SLOT_U], product_bytes(n, rank));

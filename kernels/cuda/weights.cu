@@ -23,24 +23,24 @@ static inline int grid_for(int64_t n) {
 
 /* Two neighbors a thread. */
 template <int T>
-__global__ static void to_half_kernel(u16 *dst, int64_t ld, const float *src, int64_t lds, int64_t rows, int n_cols) {
+__global__ static void to_half_kernel(u16 *dst, int64_t ld, int width, const float *src, int64_t lds, int64_t rows, int n_cols) {
     int c = 2 * (blockIdx.x * blockDim.x + threadIdx.x);
-    if (c >= ld) return;
+    if (c >= width) return;
     for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
         const float *from = src + row * lds;
         *(uint32_t *)(dst + row * ld + c) = pack2<T>(c < n_cols ? from[c] : 0.0f, c + 1 < n_cols ? from[c + 1] : 0.0f);
     }
 }
 
-void cu_to_half(mr_backend *b, const char *op, int type, u16 *dst, int64_t ld, const float *src, int64_t lds, int64_t rows,
-                int64_t cols) {
-    if (rows <= 0) return;
-    assert(ld % 2 == 0);
-    dim3 grid((unsigned)((ld / 2 + THREADS - 1) / THREADS), (unsigned)(rows < 32768 ? rows : 32768));
+void cu_to_half(mr_backend *b, const char *op, int type, u16 *dst, int64_t ld, int64_t width, const float *src, int64_t lds,
+                int64_t rows, int64_t cols) {
+    if (rows <= 0 || width <= 0) return;
+    assert(ld % 2 == 0 && width % 2 == 0);
+    dim3 grid((unsigned)((width / 2 + THREADS - 1) / THREADS), (unsigned)(rows < 32768 ? rows : 32768));
     if (type == F16)
-        LAUNCH(b, op, to_half_kernel<F16>, grid, THREADS, 0, dst, ld, src, lds, rows, (int)cols);
+        LAUNCH(b, op, to_half_kernel<F16>, grid, THREADS, 0, dst, ld, (int)width, src, lds, rows, (int)cols);
     else
-        LAUNCH(b, op, to_half_kernel<BF16>, grid, THREADS, 0, dst, ld, src, lds, rows, (int)cols);
+        LAUNCH(b, op, to_half_kernel<BF16>, grid, THREADS, 0, dst, ld, (int)width, src, lds, rows, (int)cols);
 }
 
 /* rows [row, row + n) from f32 in device memory */
@@ -49,7 +49,7 @@ static void fill_rows(mr_backend *b, const char *op, mr_weight *w, const float *
         cu_check(b, op, cudaMemcpyAsync((float *)w->data + row * w->ld, src, (size_t)(n * w->n_in) * sizeof(float),
                                         cudaMemcpyDeviceToDevice, cu_of(b)->stream));
     else
-        cu_to_half(b, op, half_type(w->store), (u16 *)w->data + row * w->ld, w->ld, src, w->n_in, n, w->n_in);
+        cu_to_half(b, op, half_type(w->store), (u16 *)w->data + row * w->ld, w->ld, w->ld, src, w->n_in, n, w->n_in);
 }
 
 /* --- NF4 --- */
@@ -155,10 +155,10 @@ template <int T> static void unpack(mr_backend *b, const char *op, u16 *dst, int
 
 static size_t half_bytes(int64_t n_out, int64_t ld) { return (size_t)(n_out * ld) * sizeof(u16); }
 
-const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t *ld) {
+const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t more, int64_t *ld) {
     *ld = w->ld;
     if (w->store != MR_NF4) return (const uint16_t *)w->data;
-    u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W, half_bytes(w->n_out, w->ld));
+    u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W, half_bytes(w->n_out + more, w->ld));
     if (!half) return NULL;
     if (w->compute == MR_F16)
         unpack<F16>(b, op, half, w->ld, w);
@@ -396,7 +396,7 @@ static void room_of_products(mr_backend *b, mr_room *room, const mr_weight_info 
     size_t *x = room->so_far;
     bool bwd = room->uses & MR_USE_BWD;
     if (w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W], nf4_making_bytes(w->n_out * w->n_in));
-    if (w->store == MR_NF4 && w->compute != MR_F32) cu_at_least(&x[CU_SLOT_W], half_bytes(w->n_out, stride_of(w->store, w->n_in)));
+    if (w->store == MR_NF4 && w->compute != MR_F32) cu_at_least(&x[CU_SLOT_W], half_bytes(w->n_out + (bwd ? room->rank : 0), stride_of(w->store, w->n_in)));
     cu_linear_room(x, w, room->rows, room->rank, bwd);
     if (w->compute != MR_F32 && room->rows >= CU_LT_ROWS) cu_at_least(&x[ROOM_LT], CU_LT_WORKSPACE);
     cu_at_least(&x[CU_SLOT_ROWS], (size_t)room->rows * sizeof(float)); /* of rmsnorm_bwd */
