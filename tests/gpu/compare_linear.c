@@ -180,6 +180,31 @@ static void check_layer(const kind *k, int64_t O, int64_t I, int N, const parts 
     layer_free(&s);
 }
 
+/* LoRA's gradients by themselves, and beside w's own, which is too large for attention's scratch: the same bits. */
+static bool same_gradients(const kind *k, int64_t O, int64_t I, int N) {
+    parts p = { 2, { (int)O / 2, (int)O / 2 }, { 16, 8 } };
+    layer s = layer_new(k, O, I, &p, false, false, true);
+    mr_backend *b = gpu;
+    mr_linear *l = &s.l[1];
+    float *x = random_new(N * I, 1), *dy = random_new(N * O, 1), *got[2][3];
+    float *xd = put(b, x, N * I), *dyd = put(b, dy, N * O), *u = put(b, x, N * s.R), *du = put(b, NULL, N * s.R), *dx = put(b, NULL, N * I);
+    for (int alone = 0; alone < 2; alone++) {
+        if (alone) l->dw = NULL;
+        b->zero(b, l->da, (size_t)(s.R * I) * sizeof(float));
+        for (int i = 0; i < p.n; i++) b->zero(b, l->lora[i].db, (size_t)(p.rows[i] * p.r[i]) * sizeof(float));
+        b->linear_bwd(b, dx, du, dyd, xd, u, l, N, false);
+        got[alone][0] = get(b, l->da, s.R * I);
+        for (int i = 0; i < p.n; i++) got[alone][1 + i] = get(b, l->lora[i].db, p.rows[i] * p.r[i]);
+    }
+    bool same = same_bits(got[0][0], got[1][0], s.R * I);
+    for (int i = 0; i < p.n; i++) same = same && same_bits(got[0][1 + i], got[1][1 + i], p.rows[i] * p.r[i]);
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 1 + p.n; j++) free(got[i][j]);
+    free(x), free(dy);
+    layer_free(&s);
+    return same;
+}
+
 void test_linear(void) {
     /* N, O, I: ones, odd, tiles and a bit, whole blocks and tiles of NF4, more than a segment of K either way, of rows in
      * gradients; the last ones large */
@@ -216,6 +241,11 @@ void test_linear(void) {
         verdict(diff[1] <= allowed, name, "%.1e (allowed %.0e)", diff[1], allowed);
         snprintf(name, sizeof name, "linear_bwd, gradients: %s", kinds[k].name);
         verdict(diff[2] <= allowed, name, "%.1e (allowed %.0e)", diff[2], allowed);
+        /* w's gradient: one block a tile for all rows (4128 x 4096), a segment at a time (4096 x 2048) */
+        bool same = small_run ? same_gradients(&kinds[k], 48, 40, 1100)
+                              : same_gradients(&kinds[k], 4128, 4096, 1100) && same_gradients(&kinds[k], 4096, 2048, 1100);
+        snprintf(name, sizeof name, "gradients beside others: %s", kinds[k].name);
+        verdict(same, name, "bits equal those alone: wanted");
     }
 }
 
