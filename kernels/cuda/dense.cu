@@ -191,8 +191,10 @@ template <int T, bool BACKWARD> static bool narrow(mr_backend *b, const char *op
     return true;
 }
 
+enum { LIBRARY_ROWS = 256 }; /* from here on its kernels are faster for narrow products too, one segment after the other */
+
 template <int T, bool BACKWARD> static void segments(mr_backend *b, const char *op, const dense_product &p) {
-    if (narrow<T, BACKWARD>(b, op, p)) return;
+    if ((p.n_rows < LIBRARY_ROWS || !cu_lt_there(b)) && narrow<T, BACKWARD>(b, op, p)) return;
     for (int64_t k0 = 0; k0 < p.k; k0 += CU_K_SEGMENT) {
         int64_t k1 = p.k - k0 < CU_K_SEGMENT ? p.k : k0 + CU_K_SEGMENT;
         bool add = p.add || k0 > 0;
@@ -232,14 +234,15 @@ __global__ static void bits_kernel(unsigned long long *sum, const float *x, int6
         v = (v ^ v >> 27) * 0x94d049bb133111ebu;
         mine += v ^ v >> 31;
     }
-    atomicAdd(sum, mine);
+    for (int d = 16; d; d >>= 1) mine += __shfl_xor_sync(0xffffffffu, mine, d);
+    if (threadIdx.x % 32 == 0) atomicAdd(sum, mine);
 }
 
 bool cu_bits_sum(mr_backend *b, const float *x, int64_t n, uint64_t *sum) {
     unsigned long long *room = (unsigned long long *)cu_scratch(b, "probe", CU_SLOT_ROWS, sizeof *room);
     if (!room) return false;
     b->zero(b, room, sizeof *room);
-    LAUNCH(b, "probe", bits_kernel, 1024, 256, 0, room, x, n);
+    LAUNCH(b, "probe", bits_kernel, 512, 256, 0, room, x, n);
     b->download(b, sum, room, sizeof *sum);
     return !cu_failed(b);
 }

@@ -33,32 +33,38 @@ typedef struct tasks {
     int64_t sums_each;     /* values a segment has there */
 } tasks;
 
-/* Four neighbors; zeros behind the matrix's columns. */
-template <bool ALIGNED> __device__ inline void fetch4(float *to, const float *row, int64_t c, int64_t n_cols, bool ok) {
+/* Four neighbors, of which n are there; zeros for the others. */
+template <bool ALIGNED> __device__ inline void fetch4(float *to, const float *from, bool ok, int n) {
     if (ALIGNED) {
-        ok = ok && c < n_cols;
-        copy16(to, ok ? row + c : row, ok);
+        copy16(to, from, ok && n > 0);
     } else {
-        for (int i = 0; i < 4; i++) to[i] = ok && c + i < n_cols ? row[c + i] : 0.0f;
+        for (int i = 0; i < 4; i++) to[i] = ok && i < n ? from[i] : 0.0f;
     }
 }
 
-/* Rows [n, n + ROWS) of both sides, zeros from `end` on. base: a row that is there, for addresses of what is not. */
-template <int THREADS, bool ALIGNED>
-__device__ inline void fetch(float *stage, const task &t, int64_t l0, int64_t r0, int64_t n, int64_t end) {
-#pragma unroll
-    for (int i = 0; i < ROWS * LEFT / 4; i += THREADS) {
-        int at = i + threadIdx.x, r = at / (LEFT / 4), c = at % (LEFT / 4) * 4;
-        bool ok = n + r < end;
-        fetch4<ALIGNED>(stage + r * LD_LEFT + c, t.left + (ok ? n + r : 0) * t.ld_left, l0 + c, t.n_left, ok);
+/* What a thread fetches of one side, WIDTH columns wide: four neighbors of every few rows. */
+template <int THREADS, int WIDTH, bool ALIGNED> struct side {
+    enum { IN_ROW = WIDTH / 4, STEP = THREADS / IN_ROW };
+    const float *from;
+    int64_t ld;
+    int n; /* columns from this thread's first on */
+
+    /* From row `row` and column `first` on. */
+    __device__ side(const float *matrix, int64_t ld_, int64_t n_cols, int64_t row, int64_t first) {
+        int64_t c = first + threadIdx.x % IN_ROW * 4;
+        from = matrix + (row + threadIdx.x / IN_ROW) * ld_ + c;
+        ld = ld_;
+        n = n_cols - c < 4 ? (int)(n_cols - c) : 4;
     }
+    /* The next ROWS rows, of which `rows` are there. */
+    __device__ void fetch(float *to, int rows) {
+        int r = threadIdx.x / IN_ROW;
+        to += r * (WIDTH + 4) + threadIdx.x % IN_ROW * 4;
 #pragma unroll
-    for (int i = 0; i < ROWS * RIGHT / 4; i += THREADS) {
-        int at = i + threadIdx.x, r = at / (RIGHT / 4), c = at % (RIGHT / 4) * 4;
-        bool ok = n + r < end;
-        fetch4<ALIGNED>(stage + ROWS * LD_LEFT + r * LD_RIGHT + c, t.right + (ok ? n + r : 0) * t.ld_right, r0 + c, t.n_right, ok);
+        for (int i = 0; i < ROWS; i += STEP) fetch4<ALIGNED>(to + i * (WIDTH + 4), from + i * ld, r + i < rows, n);
+        from += ROWS * ld;
     }
-}
+};
 
 /* Four neighbors of a result along the side whose step is 1: into the sums, or onto dst. n: how many are there. */
 template <bool ALIGNED> __device__ inline void put4(const tasks &w, const task &t, int64_t at, const float v[4], int64_t n) {
@@ -190,26 +196,27 @@ template <typename SUMS, bool ALIGNED> __global__ static void __launch_bounds__(
     int tile = (int)blockIdx.x - t.first;
     int64_t l0 = (int64_t)(tile / t.tiles_right) * LEFT, r0 = (int64_t)(tile % t.tiles_right) * RIGHT;
     int64_t n = (w.segment + blockIdx.y) * SEGMENT;
+    side<SUMS::THREADS, LEFT, ALIGNED> left(t.left, t.ld_left, t.n_left, n, l0);
+    side<SUMS::THREADS, RIGHT, ALIGNED> right(t.right, t.ld_right, t.n_right, n, r0);
     do {
-        int64_t end = w.rows - n < SEGMENT ? w.rows : n + SEGMENT;
-        int steps = (int)((end - n + ROWS - 1) / ROWS);
+        int rows = w.rows - n < SEGMENT ? (int)(w.rows - n) : (int)SEGMENT, steps = (rows + ROWS - 1) / ROWS;
         SUMS sums;
         sums.clear();
-        for (int s = 0; s < STAGES - 1; s++) {
-            if (s < steps) fetch<SUMS::THREADS, ALIGNED>(shared + s * STAGE, t, l0, r0, n + s * ROWS, end);
+        auto fetch = [&](int s) {
+            float *stage = shared + s % STAGES * STAGE;
+            if (s < steps) left.fetch(stage, rows - s * ROWS), right.fetch(stage + ROWS * LD_LEFT, rows - s * ROWS);
             copy_commit();
-        }
+        };
+        for (int s = 0; s < STAGES - 1; s++) fetch(s);
         for (int s = 0; s < steps; s++) {
             copy_wait<STAGES - 2>();
             __syncthreads();
-            int next = s + STAGES - 1;
-            if (next < steps) fetch<SUMS::THREADS, ALIGNED>(shared + next % STAGES * STAGE, t, l0, r0, n + next * ROWS, end);
-            copy_commit();
+            fetch(s + STAGES - 1);
             sums.add(shared + s % STAGES * STAGE);
         }
         sums.template put<ALIGNED>(w, t, l0, r0);
-        n = end;
-        __syncthreads(); /* the next segment's first rows come where the last ones were */
+        n += SEGMENT; /* whole segments only have others after them, and they are whole steps */
+        __syncthreads(); /* the next one's first rows come where the last ones were */
     } while (!w.sums && n < w.rows);
 }
 

@@ -267,15 +267,20 @@ static float time_of(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product 
     return ok ? ms / RUNS : 1e30f;
 }
 
-/* The fastest of the choices that the probe lets through, whose bits are all the same: of those for these rows, else of those for many, where
- * a narrow product is less of a special case. */
+/* Multiplications of a product whose choices are timed: 30 us on an H100. */
+static const double WORTH_TIMING = 1e10;
+
+/* Of the choices that the probe lets through, whose bits are all the same, the first, or the fastest of a large product: each that is tried
+ * loads a kernel, which takes time and memory. Choices are those for these rows, else those for many, where a narrow product is less of a
+ * special case. */
 static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
     cublasLtMatmulHeuristicResult_t r[CHOICES];
     probe_room room;
     if (!describe(lt, h) || !probe_room_of(b, lt, h, p, own, ctx, &room)) return false;
     for (int64_t rows = h->key.n_rows < MOST_ROWS ? h->key.n_rows : p->n_rows;; rows = MOST_ROWS) {
         int n = choices(lt, h, (uint64_t)rows, r), n_pass = 0, best = 0;
-        for (int i = 0; i < n; i++) {
+        int enough = (double)p->n_rows * (double)p->n_cols * (double)p->k >= WORTH_TIMING ? CHOICES : 1;
+        for (int i = 0; i < n && n_pass < enough; i++) {
             h->algo = r[i].algo;
             if (r[i].state == CUBLAS_STATUS_SUCCESS && probe(b, lt, h, p, &room)) r[n_pass++] = r[i];
         }
