@@ -10,8 +10,9 @@
  *          f32 on the CPU. Products round their inputs to the compute type of the weight (bf16 or f32) and sum in f32.
  * Row rule: what an operation writes for one row depends on that row (for attention: on its own keys), never on
  *          N, on the other rows, on the alignment of a row in the buffer or on the thread count. Each sum has one fixed
- *          order. No float atomics. Backward sums over rows (weight gradients) run in row order 0..N-1 for every element,
- *          and on the CPU go on from the value that is there, so that N rows in two calls give the bits of one call.
+ *          order. No float atomics. Backward sums over rows (weight gradients) have an order that the rows' numbers alone decide:
+ *          on CUDA in segments that are added in order, on the CPU 0..N-1 for every element, going on from the value that is
+ *          there, so that N rows in two calls give the bits of one call.
  * Errors:  operations return void. The backend keeps the first failure with the operation's name; later
  *          operations do nothing; b->sync returns it. Wrong shapes are assert().
  * Memory:  operations allocate nothing that lasts; the scratch that they need is in the backend and is sized at open
