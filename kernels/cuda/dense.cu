@@ -191,7 +191,7 @@ template <int T, bool BACKWARD> static bool narrow(mr_backend *b, const char *op
     return true;
 }
 
-enum { LIBRARY_ROWS = 256 }; /* from here on its kernels are faster for narrow products too, one segment after the other */
+enum { LIBRARY_ROWS = 1024 }; /* from here on its kernels are faster for narrow products too, one segment after the other */
 
 template <int T, bool BACKWARD> static void segments(mr_backend *b, const char *op, const dense_product &p) {
     if ((p.n_rows < LIBRARY_ROWS || !cu_lt_there(b)) && narrow<T, BACKWARD>(b, op, p)) return;

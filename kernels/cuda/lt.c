@@ -20,7 +20,7 @@
 #include <string.h>
 
 enum { MAX_SHAPES = 512, WORKSPACE = CU_LT_WORKSPACE, PROBE_ROWS = 384, PROBE_VALUES = 65521, CHOICES = 8 };
-enum { MOST_ROWS = 2048, ALIGNMENT = 16 };
+enum { MOST_ROWS = 2048, ALIGNMENT = 16, NARROW = 128 };
 
 typedef struct lt_shape {
     cu_lt_product key; /* without pointers; n_rows: those that it was chosen for */
@@ -270,8 +270,14 @@ static float time_of(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product 
 /* Multiplications of a product whose choices are timed: 30 us on an H100. */
 static const double WORTH_TIMING = 1e10;
 
-/* Of the choices that the probe lets through, whose bits are all the same, the first, or the fastest of a large product: each that is tried
- * loads a kernel, which takes time and memory. Choices are those for these rows, else those for many, where a narrow product is less of a
+/* A large product is worth it; a narrow one is little work, but its first choice may be tiles too large to go round the multiprocessors (on
+ * an H100 64 x 256 for 3578 x 64 from 4096 columns: 76 us, where 12 do for 192 columns from 2048). */
+static bool worth_timing(const cu_lt_product *p) {
+    return (double)p->n_rows * (double)p->n_cols * (double)p->k >= WORTH_TIMING || p->n_cols <= NARROW;
+}
+
+/* Of the choices that the probe lets through, whose bits are all the same, the first, or the fastest where that may matter: each that is
+ * tried loads a kernel, which takes time and memory. Choices are those for these rows, else those for many, where a narrow product is less of a
  * special case. */
 static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
     cublasLtMatmulHeuristicResult_t r[CHOICES];
@@ -279,7 +285,7 @@ static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p
     if (!describe(lt, h) || !probe_room_of(b, lt, h, p, own, ctx, &room)) return false;
     for (int64_t rows = h->key.n_rows < MOST_ROWS ? h->key.n_rows : p->n_rows;; rows = MOST_ROWS) {
         int n = choices(lt, h, (uint64_t)rows, r), n_pass = 0, best = 0;
-        int enough = (double)p->n_rows * (double)p->n_cols * (double)p->k >= WORTH_TIMING ? CHOICES : 1;
+        int enough = worth_timing(p) ? CHOICES : 1;
         for (int i = 0; i < n && n_pass < enough; i++) {
             h->algo = r[i].algo;
             if (r[i].state == CUBLAS_STATUS_SUCCESS && probe(b, lt, h, p, &room)) r[n_pass++] = r[i];
