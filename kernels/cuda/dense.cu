@@ -5,13 +5,15 @@
 /* --- 16 bits --- */
 
 /* Where chunk c of row r lies among the row's BK / 8 chunks. */
-template <int BK> __device__ inline int place(int r, int c) { return BK == 32 ? c ^ (r >> 1 & 3) : c ^ (r & 7); }
+template <int BK> __device__ inline int place(int r, int c) {
+    return BK == 32 ? c ^ (r >> 1 & 3) : c ^ (r & 7);
+}
 
 /* One segment of K, [k0, k1), or as many as the grid is high: then each to its own rows of y, n_rows apart. Tiles of BM x BN, a warp
  * has WM x WN; BK columns of K are a stage. Shared memory: rows of 16-byte chunks whose place is XORed with the row, so that ldmatrix's
  * eight rows meet eight different banks. */
 template <int T, int BM, int BN, int WM, int WN, int BK, int STAGES, bool BACKWARD>
-__global__ static void __launch_bounds__(BM / WM *(BN / WN) * 32)
+__global__ static void __launch_bounds__(BM / WM * (BN / WN) * 32)
     dense_kernel(dense_product p, int64_t k0, int64_t k1, bool add, const float *bias) {
     constexpr int THREADS = BM / WM * (BN / WN) * 32, MI = WM / 16, NI = WN / 8, X_CHUNKS = BM * (BK / 8),
                   W_CHUNKS = BN * (BK / 8), STAGE = (BM + BN) * BK;
@@ -113,7 +115,8 @@ __global__ static void __launch_bounds__(BM / WM *(BN / WN) * 32)
 
 /* One segment, by our own kernel; or all that [k0, k1) has. */
 template <int T, int BM, int BN, int WM, int WN, int BK, int STAGES, bool BACKWARD>
-static void launch(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add, const float *bias) {
+static void launch(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add,
+                   const float *bias) {
     unsigned segments = (unsigned)((k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT);
     int64_t tiles = (p.n_rows + BM - 1) / BM * ((p.n_cols + BN - 1) / BN);
     auto kernel = dense_kernel<T, BM, BN, WM, WN, BK, STAGES, BACKWARD>;
@@ -131,7 +134,8 @@ static bool is_narrow(const mr_backend *b, const dense_product &p) {
 template <int T, int STAGES, bool BACKWARD>
 static void narrow_segments(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add,
                             const float *bias) {
-    int64_t columns = (p.n_cols + 63) / 64 * ((k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT), enough = cu_of(b)->n_sm * 2 / 3;
+    int64_t columns = (p.n_cols + 63) / 64 * ((k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT),
+            enough = cu_of(b)->n_sm * 2 / 3;
     if ((p.n_rows + 63) / 64 * columns >= enough && STAGES == 3)
         launch<T, 64, 64, 16, 32, 128, 3, BACKWARD>(b, op, p, k0, k1, add, bias);
     else if ((p.n_rows + 31) / 32 * columns >= enough)
@@ -191,7 +195,9 @@ template <int T, bool BACKWARD> static bool narrow(mr_backend *b, const char *op
     return true;
 }
 
-enum { LIBRARY_ROWS = 1024 }; /* from here on its kernels are faster for narrow products too, one segment after the other */
+enum {
+    LIBRARY_ROWS = 1024
+}; /* from here on its kernels are faster for narrow products too, one segment after the other */
 
 template <int T, bool BACKWARD> static void segments(mr_backend *b, const char *op, const dense_product &p) {
     if ((p.n_rows < LIBRARY_ROWS || !cu_lt_there(b)) && narrow<T, BACKWARD>(b, op, p)) return;

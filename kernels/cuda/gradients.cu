@@ -22,7 +22,7 @@ typedef struct task {
     int64_t step_left, step_right; /* in dst */
     int64_t sums;                  /* where its sums begin among a segment's */
     float scale;
-    int first, tiles_right;        /* first: of its blocks */
+    int first, tiles_right; /* first: of its blocks */
 } task;
 
 typedef struct tasks {
@@ -67,7 +67,8 @@ template <int THREADS, int WIDTH, bool ALIGNED> struct side {
 };
 
 /* Four neighbors of a result along the side whose step is 1: into the sums, or onto dst. n: how many are there. */
-template <bool ALIGNED> __device__ inline void put4(const tasks &w, const task &t, int64_t at, const float v[4], int64_t n) {
+template <bool ALIGNED>
+__device__ inline void put4(const tasks &w, const task &t, int64_t at, const float v[4], int64_t n) {
     float *to = w.sums ? w.sums + blockIdx.y * w.sums_each + t.sums + at : t.dst + at;
     if (ALIGNED) {
         float4 x = { v[0], v[1], v[2], v[3] };
@@ -83,7 +84,8 @@ template <bool ALIGNED> __device__ inline void put4(const tasks &w, const task &
 }
 
 /* 4 x 4 neighbors: block[l][r]. */
-template <bool ALIGNED> __device__ inline void put16(const tasks &w, const task &t, int64_t l, int64_t r, const float (*block)[4]) {
+template <bool ALIGNED>
+__device__ inline void put16(const tasks &w, const task &t, int64_t l, int64_t r, const float (*block)[4]) {
     if (l >= t.n_left || r >= t.n_right) return;
     for (int i = 0; i < 4; i++) {
         if (t.step_right == 1) {
@@ -118,7 +120,8 @@ struct tensor_sums {
         uint32_t ah[4][4], al[4][4], bh[4][2], bl[4][2];
 #pragma unroll
         for (int half = 0; half < 2; half++) { /* rows k, k + 1; k + 8, k + 9 */
-            float4 x = *(const float4 *)(right + (k + 8 * half) * LD_RIGHT), y = *(const float4 *)(right + (k + 8 * half + 1) * LD_RIGHT);
+            float4 x = *(const float4 *)(right + (k + 8 * half) * LD_RIGHT),
+                   y = *(const float4 *)(right + (k + 8 * half + 1) * LD_RIGHT);
             split2(&bh[0][half], &bl[0][half], x.x, y.x), split2(&bh[1][half], &bl[1][half], x.y, y.y);
             split2(&bh[2][half], &bl[2][half], x.z, y.z), split2(&bh[3][half], &bl[3][half], x.w, y.w);
 #pragma unroll
@@ -136,7 +139,8 @@ struct tensor_sums {
 #pragma unroll
             for (int i = 0; i < 4; i++)
 #pragma unroll
-                for (int j = 0; j < 4; j++) mma16<BF16>(sum[i][j], product == 1 ? al[i] : ah[i], product == 2 ? bl[j] : bh[j]);
+                for (int j = 0; j < 4; j++)
+                    mma16<BF16>(sum[i][j], product == 1 ? al[i] : ah[i], product == 2 ? bl[j] : bh[j]);
     }
     template <bool ALIGNED> __device__ void put(const tasks &w, const task &t, int64_t l0, int64_t r0) {
         int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -149,7 +153,8 @@ struct tensor_sums {
                 for (int i = 0; i < 4; i++)
 #pragma unroll
                     for (int j = 0; j < 4; j++) block[i][j] = sum[2 * c + i / 2][j][i % 2 * 2 + q];
-                put16<ALIGNED>(w, t, l0 + warp / 2 * 64 + c * 32 + lane / 4 * 4, r0 + warp % 2 * 32 + (lane % 4 * 2 + q) * 4, block);
+                put16<ALIGNED>(w, t, l0 + warp / 2 * 64 + c * 32 + lane / 4 * 4,
+                               r0 + warp % 2 * 32 + (lane % 4 * 2 + q) * 4, block);
             }
     }
 };
@@ -187,7 +192,8 @@ struct f32_sums {
     }
 };
 
-template <typename SUMS, bool ALIGNED> __global__ static void __launch_bounds__(SUMS::THREADS, SUMS::THREADS == 128 ? 3 : 2) tn_kernel(tasks w) {
+template <typename SUMS, bool ALIGNED>
+__global__ static void __launch_bounds__(SUMS::THREADS, SUMS::THREADS == 128 ? 3 : 2) tn_kernel(tasks w) {
     SHARED_BYTES(bytes);
     float *shared = (float *)bytes;
     int k = w.n - 1;
@@ -215,7 +221,7 @@ template <typename SUMS, bool ALIGNED> __global__ static void __launch_bounds__(
             sums.add(shared + s % STAGES * STAGE);
         }
         sums.template put<ALIGNED>(w, t, l0, r0);
-        n += SEGMENT; /* whole segments only have others after them, and they are whole steps */
+        n += SEGMENT;    /* whole segments only have others after them, and they are whole steps */
         __syncthreads(); /* the next one's first rows come where the last ones were */
     } while (!w.sums && n < w.rows);
 }
@@ -232,12 +238,16 @@ __global__ static void tn_add_kernel(tasks w, int n_segments) {
     *dst = v;
 }
 
-template <typename SUMS, bool ALIGNED> static void launch(mr_backend *b, const char *op, const tasks &w, int tiles, int segments) {
+template <typename SUMS, bool ALIGNED>
+static void launch(mr_backend *b, const char *op, const tasks &w, int tiles, int segments) {
     auto kernel = tn_kernel<SUMS, ALIGNED>;
-    LAUNCH(b, op, kernel, dim3((unsigned)tiles, (unsigned)segments), SUMS::THREADS, STAGES * STAGE * (int)sizeof(float), w);
+    LAUNCH(b, op, kernel, dim3((unsigned)tiles, (unsigned)segments), SUMS::THREADS, STAGES * STAGE * (int)sizeof(float),
+           w);
 }
 
-static bool aligned(const void *p, int64_t ld, int64_t n) { return (uintptr_t)p % 16 == 0 && ld % 4 == 0 && n % 4 == 0; }
+static bool aligned(const void *p, int64_t ld, int64_t n) {
+    return (uintptr_t)p % 16 == 0 && ld % 4 == 0 && n % 4 == 0;
+}
 
 void cu_tn(mr_backend *b, const char *op, const tn_product *p, int n_products, int64_t n, bool exact) {
     if (cu_failed(b) || n_products == 0 || n <= 0) return;
@@ -256,10 +266,12 @@ void cu_tn(mr_backend *b, const char *op, const tn_product *p, int n_products, i
         t->tiles_right = (int)((t->n_right + RIGHT - 1) / RIGHT);
         tiles += t->tiles_right * (int)((t->n_left + LEFT - 1) / LEFT);
         w.sums_each += x->n_p * x->n_q;
-        even = even && aligned(t->left, t->ld_left, t->n_left) && aligned(t->right, t->ld_right, t->n_right) && aligned(t->dst, 4, 4);
+        even = even && aligned(t->left, t->ld_left, t->n_left) && aligned(t->right, t->ld_right, t->n_right) &&
+               aligned(t->dst, 4, 4);
     }
     w.rows = n;
-    int64_t segments = (n + SEGMENT - 1) / SEGMENT, fit = CU_ATT_BYTES / (int64_t)sizeof(float) / w.sums_each, most = segments;
+    int64_t segments = (n + SEGMENT - 1) / SEGMENT, fit = CU_ATT_BYTES / (int64_t)sizeof(float) / w.sums_each,
+            most = segments;
     if (segments == 1 || fit == 0 || tiles >= 8 * cu_of(b)->n_sm) {
         segments = most = 1; /* one launch, in which a block has all of its rows */
     } else {

@@ -48,14 +48,15 @@ typedef struct target {
 /* Rows are converted once for all targets, in slabs, in `slot`; a slab begins with a segment of K of those that go on in it. Targets that begin
  * or end inside x's columns want them all in one slab: up to CU_K_SEGMENT. tail: columns that follow x's (a multiple of 8), converted when the
  * targets before the first that has them are done; or no columns. */
-static void products(mr_backend *b, const char *op, int slot, int type, side x, side tail, bool backward, int64_t n, const target *t,
-                     int n_targets) {
+static void products(mr_backend *b, const char *op, int slot, int type, side x, side tail, bool backward, int64_t n,
+                     const target *t, int n_targets) {
     int64_t cols = x.cols + tail.cols, slab = cu_slab_rows(n), ldx = cu_slab_columns(cu_round(cols, 8), slab);
     u16 *rows = (u16 *)cu_scratch(b, op, slot, (size_t)(slab * ldx) * sizeof(u16));
     if (!rows) return;
     for (int64_t at = 0; at < n; at += slab)
         for (int64_t k = 0; k < cols; k += ldx) {
-            int64_t part = n - at < slab ? n - at : slab, columns = cols - k < ldx ? cols - k : ldx, width = cu_round(columns, 8);
+            int64_t part = n - at < slab ? n - at : slab, columns = cols - k < ldx ? cols - k : ldx,
+                    width = cu_round(columns, 8);
             int64_t own = x.cols - k < columns ? x.cols - k : columns;
             if (own < 0) own = 0;
             cu_to_half(b, op, type, rows, ldx, own < columns ? own : width, x.rows + at * x.ld + k, x.ld, part, own);
@@ -63,15 +64,25 @@ static void products(mr_backend *b, const char *op, int slot, int type, side x, 
             for (int i = 0; i < n_targets; i++) {
                 int64_t from = t[i].from > k ? t[i].from : k, end = t[i].from + t[i].k, done = from - t[i].from;
                 if (!whole && end > x.cols) {
-                    cu_to_half(b, op, type, rows + own, ldx, width - own, tail.rows + at * tail.ld + (k + own - x.cols), tail.ld, part,
-                               columns - own);
+                    cu_to_half(b, op, type, rows + own, ldx, width - own, tail.rows + at * tail.ld + (k + own - x.cols),
+                               tail.ld, part, columns - own);
                     whole = true;
                 }
                 if (end > k + columns) end = k + columns;
                 assert((t[i].from == 0 && t[i].k >= x.cols) || ldx >= cols);
                 if (end <= from) continue;
-                dense_product p = { t[i].y + at * t[i].ldy, t[i].ldy, rows + from - k, ldx, t[i].w + (backward ? done * t[i].ldw : done), t[i].ldw,
-                                    part, t[i].n_cols, end - from, backward, t[i].add || done > 0, t[i].alpha,
+                dense_product p = { t[i].y + at * t[i].ldy,
+                                    t[i].ldy,
+                                    rows + from - k,
+                                    ldx,
+                                    t[i].w + (backward ? done * t[i].ldw : done),
+                                    t[i].ldw,
+                                    part,
+                                    t[i].n_cols,
+                                    end - from,
+                                    backward,
+                                    t[i].add || done > 0,
+                                    t[i].alpha,
                                     end == t[i].from + t[i].k ? t[i].bias : NULL };
                 cu_dense(b, op, type, &p);
             }
@@ -204,11 +215,15 @@ static bool with_tail(const mr_linear *l) {
         if (l->lora[i].rows % 8) return false;
     return l->w->store == MR_NF4 && l->w->n_out % 8 == 0 && shares(l->w, l->a) && l->a->ld == l->w->ld;
 }
-static int64_t tail_of(const mr_linear *l) { return with_tail(l) ? l->r_total : 0; }
+static int64_t tail_of(const mr_linear *l) {
+    return with_tail(l) ? l->r_total : 0;
+}
 
 /* Whether du and dx's larger part come from the same converted rows of dy: up to a segment of K all at once, else part by part. It depends on
  * the layer alone, since segments of dx begin with parts then. */
-static bool outer_at_once(const mr_linear *l) { return l->w->n_out + tail_of(l) <= CU_K_SEGMENT; }
+static bool outer_at_once(const mr_linear *l) {
+    return l->w->n_out + tail_of(l) <= CU_K_SEGMENT;
+}
 static bool outer_together(const mr_linear *l) {
     int64_t at = 0;
     for (int i = 0; i < l->n_lora; i++) {
@@ -220,24 +235,31 @@ static bool outer_together(const mr_linear *l) {
 }
 
 /* du = dy @ b of each part, dx (+)= dy @ w, with du @ a where with_tail. */
-static void outer_products(mr_backend *b, const char *op, float *dx, float *du, const float *dy, const mr_linear *l, int N, bool add) {
+static void outer_products(mr_backend *b, const char *op, float *dx, float *du, const float *dy, const mr_linear *l,
+                           int N, bool add) {
     int64_t O = l->w->n_out, I = l->w->n_in, R = tail_of(l), ldw;
     const u16 *half = cu_weight_half(b, op, l->w, R, &ldw);
     int type = half_type(l->w->compute), n = 0;
     if (!half) return;
-    if (R && !cu_check(b, op, cudaMemcpyAsync((u16 *)half + O * ldw, l->a->data, (size_t)(R * ldw) * sizeof(u16), cudaMemcpyDeviceToDevice,
-                                              cu_of(b)->stream)))
+    if (R && !cu_check(b, op,
+                       cudaMemcpyAsync((u16 *)half + O * ldw, l->a->data, (size_t)(R * ldw) * sizeof(u16),
+                                       cudaMemcpyDeviceToDevice, cu_of(b)->stream)))
         return;
     target t[4];
     bool all = outer_at_once(l);
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
         bool last = i + 1 == l->n_lora;
-        t[n++] = { du + part->r0, l->r_total, (const u16 *)part->b->data, part->b->ld, part->r, all ? part->row0 : 0, part->rows, false,
-                   part->scale, NULL };
+        t[n++] = { du + part->r0, l->r_total, (const u16 *)part->b->data,
+                   part->b->ld,   part->r,    all ? part->row0 : 0,
+                   part->rows,    false,      part->scale,
+                   NULL };
         if (all && !last) continue;
         side x = { all ? dy : dy + part->row0, O, all ? O : part->rows }, tail = { du, l->r_total, last ? R : 0 };
-        t[n++] = { dx, I, all ? half : half + part->row0 * ldw, ldw, I, 0, x.cols + tail.cols, add || (!all && i > 0), 1.0f, NULL };
+        t[n++] = {
+            dx,   I,   all ? half : half + part->row0 * ldw, ldw, I, 0, x.cols + tail.cols, add || (!all && i > 0),
+            1.0f, NULL
+        };
         products(b, op, CU_SLOT_X, type, x, tail, true, N, t, n);
         n = 0;
     }
@@ -275,7 +297,8 @@ void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const f
     if (dx) {
         side out = { dy, O, O }, mid = { du, R, R };
         if (!together) product(b, op, CU_SLOT_X, dx, I, out, l->w, true, N, add, 1.0f, NULL);
-        if (inner && !(together && with_tail(l))) product(b, op, CU_SLOT_U, dx, I, mid, l->a, true, N, true, 1.0f, NULL);
+        if (inner && !(together && with_tail(l)))
+            product(b, op, CU_SLOT_U, dx, I, mid, l->a, true, N, true, 1.0f, NULL);
     }
     gradients(b, op, du, dy, x, u, l, N);
     if (l->dbias) LAUNCH(b, op, bias_kernel, (int)((O + 31) / 32), 32, 0, l->dbias, dy, (int64_t)N, O);

@@ -204,8 +204,8 @@ typedef struct probe_room {
 } probe_room;
 
 /* Rows [0, counts[i]) of the probe's own, added to old values or not; the sum of all bits of the results. NULL: the library's. */
-static bool probe_sum(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, const probe_room *r, int i, cu_lt_own own,
-                      const void *ctx, uint64_t *sum) {
+static bool probe_sum(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, const probe_room *r, int i,
+                      cu_lt_own own, const void *ctx, uint64_t *sum) {
     size_t bytes = (size_t)r->rows * (size_t)p->ldy * sizeof(float);
     cu_lt_product q = *p;
     q.x = r->x, q.y = r->y, q.n_rows = r->counts[i], q.add = i % 2;

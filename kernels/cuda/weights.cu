@@ -23,7 +23,8 @@ static inline int grid_for(int64_t n) {
 
 /* Two neighbors a thread. */
 template <int T>
-__global__ static void to_half_kernel(u16 *dst, int64_t ld, int width, const float *src, int64_t lds, int64_t rows, int n_cols) {
+__global__ static void to_half_kernel(u16 *dst, int64_t ld, int width, const float *src, int64_t lds, int64_t rows,
+                                      int n_cols) {
     int c = 2 * (blockIdx.x * blockDim.x + threadIdx.x);
     if (c >= width) return;
     for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
@@ -32,8 +33,8 @@ __global__ static void to_half_kernel(u16 *dst, int64_t ld, int width, const flo
     }
 }
 
-void cu_to_half(mr_backend *b, const char *op, int type, u16 *dst, int64_t ld, int64_t width, const float *src, int64_t lds,
-                int64_t rows, int64_t cols) {
+void cu_to_half(mr_backend *b, const char *op, int type, u16 *dst, int64_t ld, int64_t width, const float *src,
+                int64_t lds, int64_t rows, int64_t cols) {
     if (rows <= 0 || width <= 0) return;
     assert(ld % 2 == 0 && width % 2 == 0);
     dim3 grid((unsigned)((width / 2 + THREADS - 1) / THREADS), (unsigned)(rows < 32768 ? rows : 32768));
@@ -132,7 +133,8 @@ template <int T> __global__ static void nf4_unpack_tiles(u16 *dst, int64_t ld, w
         for (int i = 0; i < 2; i++) {
             uint32_t bytes = mine[2 * half + i], out[4];
             for (int k = 0; k < 4; k++)
-                out[k] = pack2<T>(values[bytes >> (8 * k + 4) & 15][lane] * scale, values[bytes >> 8 * k & 15][lane] * scale);
+                out[k] = pack2<T>(values[bytes >> (8 * k + 4) & 15][lane] * scale,
+                                  values[bytes >> 8 * k & 15][lane] * scale);
             *(uint4 *)(dst + r * ld + block * NF4_BLOCK + (4 * i + q) * 8) = make_uint4(out[0], out[1], out[2], out[3]);
         }
     }
@@ -396,7 +398,8 @@ static void room_of_products(mr_backend *b, mr_room *room, const mr_weight_info 
     size_t *x = room->so_far;
     bool bwd = room->uses & MR_USE_BWD;
     if (w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W], nf4_making_bytes(w->n_out * w->n_in));
-    if (w->store == MR_NF4 && w->compute != MR_F32) cu_at_least(&x[CU_SLOT_W], half_bytes(w->n_out + (bwd ? room->rank : 0), stride_of(w->store, w->n_in)));
+    if (w->store == MR_NF4 && w->compute != MR_F32)
+        cu_at_least(&x[CU_SLOT_W], half_bytes(w->n_out + (bwd ? room->rank : 0), stride_of(w->store, w->n_in)));
     cu_linear_room(x, w, room->rows, room->rank, bwd);
     if (w->compute != MR_F32 && room->rows >= CU_LT_ROWS) cu_at_least(&x[ROOM_LT], CU_LT_WORKSPACE);
     cu_at_least(&x[CU_SLOT_ROWS], (size_t)room->rows * sizeof(float)); /* of rmsnorm_bwd */

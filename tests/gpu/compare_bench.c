@@ -130,9 +130,10 @@ static void bench_shape(const shape *s, mr_dtype store, int lora, double bandwid
             gpu->zero(gpu, p.u, (size_t)(most * 192) * sizeof(float));
             if (mode == GRADIENTS) gradients_for(&p, s);
             double t = time_of(product_call, &p), flops = 2.0 * p.M * s->O * s->I;
-            printf("      %-10s %6d x %-6d %s%s%s M=%-5d %9.1f us  %7.1f TFLOP/s  %6.0f GB/s of weights (%.0f %% of a copy)\n", s->name,
-                   s->O, s->I, store == MR_NF4 ? "nf4 " : "bf16", lora ? "+lora" : "     ", names[mode], p.M, 1e6 * t,
-                   flops / t / 1e12, bytes / t / 1e9, 100 * bytes / t / bandwidth);
+            printf("      %-10s %6d x %-6d %s%s%s M=%-5d %9.1f us  %7.1f TFLOP/s  %6.0f GB/s of weights (%.0f %% of a "
+                   "copy)\n",
+                   s->name, s->O, s->I, store == MR_NF4 ? "nf4 " : "bf16", lora ? "+lora" : "     ", names[mode], p.M,
+                   1e6 * t, flops / t / 1e12, bytes / t / 1e9, 100 * bytes / t / bandwidth);
             fflush(stdout);
             drop(gpu);
         }

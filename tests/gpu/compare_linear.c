@@ -187,7 +187,8 @@ static bool same_gradients(const kind *k, int64_t O, int64_t I, int N) {
     mr_backend *b = gpu;
     mr_linear *l = &s.l[1];
     float *x = random_new(N * I, 1), *dy = random_new(N * O, 1), *got[2][3];
-    float *xd = put(b, x, N * I), *dyd = put(b, dy, N * O), *u = put(b, x, N * s.R), *du = put(b, NULL, N * s.R), *dx = put(b, NULL, N * I);
+    float *xd = put(b, x, N * I), *dyd = put(b, dy, N * O), *u = put(b, x, N * s.R), *du = put(b, NULL, N * s.R),
+          *dx = put(b, NULL, N * I);
     for (int alone = 0; alone < 2; alone++) {
         if (alone) l->dw = NULL;
         b->zero(b, l->da, (size_t)(s.R * I) * sizeof(float));
@@ -208,7 +209,8 @@ static bool same_gradients(const kind *k, int64_t O, int64_t I, int N) {
 void test_linear(void) {
     /* N, O, I: ones, odd, tiles and a bit, whole blocks and tiles of NF4, more than a segment of K either way, of rows in
      * gradients; the last ones large */
-    static const struct { int n, o, i; parts p; } cases[] = {
+    static const struct { int n, o, i; parts p;
+    } cases[] = {
         { 1, 3, 1, { 0 } },
         { 1, 64, 64, { 1, { 64 }, { 8 } } },
         { 3, 20, 36, { 1, { 20 }, { 3 } } },
@@ -243,8 +245,9 @@ void test_linear(void) {
         if (kinds[k].compute == MR_BF16) allowed = 5e-5; /* operands as two bf16: without the lower halves 3e-3 */
         verdict(diff[2] <= allowed, name, "%.1e (allowed %.0e)", diff[2], allowed);
         /* w's gradient: one block a tile for all rows (4128 x 4096), a segment at a time (4096 x 2048) */
-        bool same = small_run ? same_gradients(&kinds[k], 48, 40, 1100)
-                              : same_gradients(&kinds[k], 4128, 4096, 1100) && same_gradients(&kinds[k], 4096, 2048, 1100);
+        bool same = small_run
+                        ? same_gradients(&kinds[k], 48, 40, 1100)
+                        : same_gradients(&kinds[k], 4128, 4096, 1100) && same_gradients(&kinds[k], 4096, 2048, 1100);
         snprintf(name, sizeof name, "gradients beside others: %s", kinds[k].name);
         verdict(same, name, "bits equal those alone: wanted");
     }
