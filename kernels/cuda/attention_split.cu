@@ -169,22 +169,6 @@ __device__ inline void as_left(uint32_t hi[4], uint32_t lo[4], const float (*c)[
     for (int r = 0; r < 4; r++) split2(&hi[r], &lo[r], c[r / 2][r % 2 * 2], c[r / 2][r % 2 * 2 + 1]);
 }
 
-/* exp_f32's bits for x up to 88, in half its instructions: a number plus 1.5 * 2^23 is rounded to an integer, which then lies in the lowest
- * bits. */
-__device__ inline float exp_weight(float x) {
-    float t = x * 0x1.715476p+0f + 0x1.8p+23f, n = t - 0x1.8p+23f;
-    float r = fmaf(-n, 0x1.63p-1f, x);
-    r = fmaf(n, 0x1.bd0106p-13f, r);
-    float q = fmaf(r, 0x1.6d110ap-10f, 0x1.120b6ep-7f);
-    q = fmaf(q, r, 0x1.55551ap-5f);
-    q = fmaf(q, r, 0x1.5554dcp-3f);
-    q = fmaf(q, r, 0.5f);
-    q = fmaf(q, r, 1.0f);
-    q = fmaf(q, r, 1.0f);
-    q *= __uint_as_float((__float_as_uint(t) << 23) + 0x3f800000u);
-    return x < -0x1.5d589ep+6f ? 0.0f : q;
-}
-
 /* Over the 4 lanes that share a row. */
 __device__ inline float quad_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
@@ -219,7 +203,7 @@ __device__ inline void chunk_weights(uint32_t ph[4][4], uint32_t pl[4][4], float
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 float &s = x[j][h * 2 + i];
-                s = exp_weight(s - from);
+                s = exp_below_88(s - from);
                 total += s;
             }
         m[h] = most, sum[h] = quad_sum(total);
@@ -512,7 +496,7 @@ __device__ inline void load_left(uint32_t a[4], const u16 *from, const tile &t, 
 
 /* e^(scale s - lse) and the gradient of the scaled score times scale (arXiv:2205.14135, alg. 4); 0 where a row does not see the key. */
 __device__ inline void score_grad(float *p, float *ds, float s, float dp, bool sees, float scale, float lse, float delta) {
-    float e = exp_weight(sees ? s * scale - lse : -INFINITY), grad = e * (dp - delta) * scale;
+    float e = exp_below_88(sees ? s * scale - lse : -INFINITY), grad = e * (dp - delta) * scale;
     *p = e;
     *ds = sees ? grad : 0.0f;
 }

@@ -188,4 +188,20 @@ __device__ inline float exp_f32(float x) {
     return x < -0x1.5d589ep+6f ? 0.0f : q; /* ln of the smallest normal one */
 }
 
+/* exp_f32's bits for x up to 88, in half its instructions: a number plus 1.5 * 2^23 is rounded to an integer, which then lies in the lowest
+ * bits. */
+__device__ inline float exp_below_88(float x) {
+    float t = x * 0x1.715476p+0f + 0x1.8p+23f, n = t - 0x1.8p+23f;
+    float r = fmaf(-n, 0x1.63p-1f, x);
+    r = fmaf(n, 0x1.bd0106p-13f, r);
+    float q = fmaf(r, 0x1.6d110ap-10f, 0x1.120b6ep-7f);
+    q = fmaf(q, r, 0x1.55551ap-5f);
+    q = fmaf(q, r, 0x1.5554dcp-3f);
+    q = fmaf(q, r, 0.5f);
+    q = fmaf(q, r, 1.0f);
+    q = fmaf(q, r, 1.0f);
+    q *= __uint_as_float((__float_as_uint(t) << 23) + 0x3f800000u);
+    return x < -0x1.5d589ep+6f ? 0.0f : q;
+}
+
 #endif
