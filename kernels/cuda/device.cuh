@@ -133,6 +133,15 @@ template <int n> __device__ inline void copy_wait() {
 }
 #endif
 
+/* 2^x to 2 ulp, 0 for what is below normal numbers. */
+#ifndef MR_EMULATE
+__device__ inline float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+#endif
+
 /* --- sums --- */
 
 /* Lanes 16 apart, then 8, 4, 2, 1: all lanes get the same bits. */
