@@ -337,7 +337,7 @@ static void attend_many(mr_backend *b, attending a, const mr_span *spans, int S)
     packet p = { NULL, 0, 0 };
     int n = 0;
     bool split = split_takes(b, a.D), ok = packet_add(&p, spans, (size_t)S * sizeof *spans);
-    ok = ok && add_tiles(&p, spans, S, a.G, split ? SPLIT_TILE : 64, &n);
+    ok = ok && add_tiles(&p, spans, S, a.G, split ? split_many_tile(b, a.D) : 64, &n);
     const char *device = ok && n ? (const char *)cu_small(b, "attention", 0, p.data, p.len) : NULL;
     free(p.data);
     if (!ok) no_host_memory(b, "attention");
@@ -768,7 +768,7 @@ void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, 
 void cu_attention_room(const mr_backend *b, size_t need[], int N, int H, int K, int D, bool bwd) {
     bool split = split_takes(b, D);
     size_t n = (size_t)N, n_pairs = n * (size_t)(H / K), spans = n * sizeof(mr_span);
-    size_t many = n_pairs / (split ? SPLIT_TILE : 64) + n, few = CU_ATT_BYTES / part_bytes(K, D) + n;
+    size_t many = n_pairs / (split ? (size_t)split_many_tile(b, D) : 64) + n, few = CU_ATT_BYTES / part_bytes(K, D) + n;
     cu_at_least(&need[CU_SLOT_ATT], CU_ATT_BYTES);
     cu_at_least(&need[CU_SLOT_SMALL], spans + many * sizeof(tile_item));
     cu_at_least(&need[CU_SLOT_SMALL], spans + few * sizeof(chunk_item) + 2 * n * sizeof(int));

@@ -42,8 +42,8 @@ __device__ inline chunk_ref chunk_of(const mr_span &s, int number) {
 /* The running state (most, total) takes in one chunk (m, sum): factors for what is there and for what comes. */
 __device__ inline void merge(float *most, float *total, float *keep, float *take, float m, float sum) {
     float now = fmaxf(*most, m);
-    *keep = exp_f32(*most - now);
-    *take = exp_f32(m - now);
+    *keep = exp_below_88(*most - now);
+    *take = exp_below_88(m - now);
     *total = fmaf(sum, *take, *total * *keep);
     *most = now;
 }
@@ -81,7 +81,7 @@ typedef struct share_item {
  * the store has another layout then. */
 static inline bool split_takes(const mr_backend *b, int D) { return cu_of(b)->sm >= 80 && D <= 128; }
 
-enum { SPLIT_TILE = 64 }; /* pairs of a tile_item of split_many */
+int split_many_tile(const mr_backend *b, int D); /* pairs of a tile_item of split_many */
 
 size_t split_kv_bytes(int64_t n_slots, int K, int D);
 void split_kv_put(mr_backend *b, void *kv, const float *k, const float *v, int ld, const int32_t *slots, int N, int K, int D);

@@ -169,22 +169,6 @@ __device__ inline void as_left(uint32_t hi[4], uint32_t lo[4], const float (*c)[
     for (int r = 0; r < 4; r++) split2(&hi[r], &lo[r], c[r / 2][r % 2 * 2], c[r / 2][r % 2 * 2 + 1]);
 }
 
-/* exp_f32's bits for x up to 88, in half its instructions: a number plus 1.5 * 2^23 is rounded to an integer, which then lies in the lowest
- * bits. */
-__device__ inline float exp_weight(float x) {
-    float t = x * 0x1.715476p+0f + 0x1.8p+23f, n = t - 0x1.8p+23f;
-    float r = fmaf(-n, 0x1.63p-1f, x);
-    r = fmaf(n, 0x1.bd0106p-13f, r);
-    float q = fmaf(r, 0x1.6d110ap-10f, 0x1.120b6ep-7f);
-    q = fmaf(q, r, 0x1.55551ap-5f);
-    q = fmaf(q, r, 0x1.5554dcp-3f);
-    q = fmaf(q, r, 0.5f);
-    q = fmaf(q, r, 1.0f);
-    q = fmaf(q, r, 1.0f);
-    q *= __uint_as_float((__float_as_uint(t) << 23) + 0x3f800000u);
-    return x < -0x1.5d589ep+6f ? 0.0f : q;
-}
-
 /* Over the 4 lanes that share a row. */
 __device__ inline float quad_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
@@ -195,33 +179,35 @@ __device__ inline float quad_sum(float x) {
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
+#define LOG2_E 0x1.715476p+0f
+
+/* body(j, i) for the lane's scores of its row h: x[j][2 h + i], key 8 j + 2 (lane % 4) + i. */
+template <typename F> __device__ inline void for_scores(F body) {
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) body(j, i);
+}
+
 /* One chunk's own softmax for 16 rows: maximum and sum of the lane's two rows, and the weights. x: scores by tiles of 8 keys (overwritten).
- * A row that sees nothing has m = -inf, sum = 0. */
+ * A row that sees nothing has m = -inf, sum = 0. all: every row sees every key, which shows in no bits. e^x is 2^(x log2 e), to about
+ * 2^-22 of a weight where x and the maximum are below 16; what products leave out is more. */
 __device__ inline void chunk_weights(uint32_t ph[4][4], uint32_t pl[4][4], float m[2], float sum[2], float (*x)[4],
-                                     const int seen[2], const float *mark, float scale) {
+                                     const int seen[2], bool all, const float *mark, float scale) {
     int key = threadIdx.x % 4 * 2;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float most = -INFINITY, total = 0.0f;
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float &s = x[j][h * 2 + i];
-                float marked = fmaf(s, scale, mark[j * 8 + key + i]); /* always: no branch */
-                s = j * 8 + key + i < seen[h] ? marked : -INFINITY;
-                most = fmaxf(most, s);
-            }
+        for_scores([&](int j, int i) { x[j][2 * h + i] = fmaf(x[j][2 * h + i], scale, mark[j * 8 + key + i]); });
+        if (!all) for_scores([&](int j, int i) { x[j][2 * h + i] = j * 8 + key + i < seen[h] ? x[j][2 * h + i] : -INFINITY; });
+        for_scores([&](int j, int i) { most = fmaxf(most, x[j][2 * h + i]); });
         most = quad_max(most);
-        float from = most == -INFINITY ? 0.0f : most; /* e^-inf of what is not seen is 0, without a branch */
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float &s = x[j][h * 2 + i];
-                s = exp_weight(s - from);
-                total += s;
-            }
+        float from = most == -INFINITY ? 0.0f : most * -LOG2_E; /* e^-inf of what is not seen is 0, without a branch */
+        for_scores([&](int j, int i) {
+            float e = exp2_fast(fmaf(x[j][2 * h + i], LOG2_E, from));
+            x[j][2 * h + i] = e;
+            total += e;
+        });
         m[h] = most, sum[h] = quad_sum(total);
     }
 #pragma unroll
@@ -268,52 +254,55 @@ __device__ inline int pair_sees(const mr_span &s, const chunk_ref &c, const tile
     return pair < t.n ? keys_seen(c.prefix ? s.n_prefix : s.past + pair / t.G + 1, c.number) : 0;
 }
 
-/* --- forward, many queries: a block has SPLIT_TILE pairs of a span and key head, a warp 16 of them --- */
+/* --- forward, many queries: a block has 16 * WARPS pairs of a span and key head, a warp 16 of them --- */
 
-enum { MANY_THREADS = SPLIT_TILE * 2 };
-
-/* Two blocks share a processor, so that one's softmax runs beside the other's products. The next chunk's keys come during softmax and values,
- * its values during the scores. */
-template <int W>
-__global__ static void __launch_bounds__(MANY_THREADS, 2) split_many_kernel(attending a, const tile_item *items) {
+/* One warp's softmax runs beside another's products. With two BUFFERS the next chunk comes during this one. With one, two blocks share a
+ * processor, and the next chunk's keys come during softmax and values, its values during the scores. */
+template <int W, int WARPS, int BUFFERS>
+__global__ static void __launch_bounds__(WARPS * 32, BUFFERS == 1 ? 2 : 1) split_many_kernel(attending a, const tile_item *items) {
     SHARED_BYTES(bytes);
-    chunk_room<W> &room = *(chunk_room<W> *)bytes;
-    enum { LD = W + 8, SLICES = W / 64 };
+    chunk_room<W> *room = (chunk_room<W> *)bytes;
+    enum { LD = W + 8, SLICES = W / 64, THREADS = WARPS * 32, TILE = WARPS * 16 };
     tile_item item = items[blockIdx.x];
     mr_span s = a.spans[item.span];
     int kh = blockIdx.y, lane = threadIdx.x % 32, D = a.D, P = width_of(D);
     tile t = tile_of(s, item.first, kh, a.G, a.H);
     int pair = item.first + (int)threadIdx.x / 32 * 16, last = pair + 15 < t.n ? pair + 15 : t.n - 1;
-    int end = item.first + SPLIT_TILE < t.n ? item.first + SPLIT_TILE : t.n;
+    int end = item.first + TILE < t.n ? item.first + TILE : t.n;
     int n_chunks = chunks_of(s.n_prefix) + chunks_of(s.past + (end - 1) / a.G + 1);
     float scale = 1.0f / sqrtf((float)D), o[W / 8][4], most[2] = { -INFINITY, -INFINITY }, total[2] = { 0.0f, 0.0f };
     clear<W / 8>(o);
     uint32_t qh[W / 16][4], ql[W / 16][4];
-    load_queries<W>(qh, ql, a.q, a.ldq, t, pair, D);
-    auto fetch = [&](int n, bool keys) {
+    auto fetch = [&](int n, bool keys, bool values) {
         if (n < n_chunks) {
             chunk_ref c = chunk_of(s, n);
             const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
             int here = keys_seen(c.total, c.number);
-            if (keys)
-                stage_keys<MANY_THREADS>(room.k, chunk, P, here), stage_marks(room.mark[n % 2], chunk, P);
-            else
-                stage_values<MANY_THREADS>(room.v, chunk, P, here);
+            chunk_room<W> &to = room[n % BUFFERS];
+            if (keys) stage_keys<THREADS>(to.k, chunk, P, here), stage_marks(to.mark[n % 2], chunk, P);
+            if (values) stage_values<THREADS>(to.v, chunk, P, here);
         }
         copy_commit();
     };
-    fetch(0, true), fetch(0, false);
+    if (BUFFERS == 2)
+        fetch(0, true, true);
+    else
+        fetch(0, true, false), fetch(0, false, true);
+    load_queries<W>(qh, ql, a.q, a.ldq, t, pair, D);
     for (int n = 0; n < n_chunks; n++) {
+        const chunk_room<W> &here = room[n % BUFFERS];
         chunk_ref c = chunk_of(s, n);
-        bool active = pair < t.n && pair_sees(s, c, t, last) > 0; /* all of a warp */
+        bool active = pair < t.n && pair_sees(s, c, t, last) > 0; /* all of a warp, as the next */
+        bool all = pair + 15 < t.n && pair_sees(s, c, t, pair) == CHUNK;
         float x[8][4], keep[2], take[2];
         uint32_t ph[4][4], pl[4][4];
         int seen[2] = { pair_sees(s, c, t, pair + lane / 4), pair_sees(s, c, t, pair + lane / 4 + 8) };
-        copy_wait<1>();
+        copy_wait<BUFFERS == 2 ? 0 : 1>();
         __syncthreads();
+        if (BUFFERS == 2) fetch(n + 1, true, true);
         if (active) {
             clear<8>(x);
-            const u16 *k_hi = &room.k.hi[0][0] + lane_columns<LD>(), *k_lo = &room.k.lo[0][0] + lane_columns<LD>();
+            const u16 *k_hi = &here.k.hi[0][0] + lane_columns<LD>(), *k_lo = &here.k.lo[0][0] + lane_columns<LD>();
 #pragma unroll
             for (int k = 0; k < W / 16; k++)
 #pragma unroll
@@ -322,21 +311,25 @@ __global__ static void __launch_bounds__(MANY_THREADS, 2) split_many_kernel(atte
                     step<LD, WIDE, false>(x + 2 * WIDE * j, qh[k], ql[k], k_hi + at, k_lo + at);
                 }
         }
-        __syncthreads();
-        fetch(n + 1, true);
+        if (BUFFERS == 1) {
+            __syncthreads();
+            fetch(n + 1, true, false);
+        }
         if (active) {
             float m[2], sum[2];
-            chunk_weights(ph, pl, m, sum, x, seen, room.mark[n % 2], scale);
+            chunk_weights(ph, pl, m, sum, x, seen, all, here.mark[n % 2], scale);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 keep[h] = 1.0f, take[h] = 0.0f;
                 if (seen[h] > 0) merge(&most[h], &total[h], &keep[h], &take[h], m[h], sum[h]);
             }
         }
-        copy_wait<1>();
-        __syncthreads();
+        if (BUFFERS == 1) {
+            copy_wait<1>();
+            __syncthreads();
+        }
         if (active) {
-            const u16 *v_hi = &room.v.hi[0][0] + lane_sum<LD>(), *v_lo = &room.v.lo[0][0] + lane_sum<LD>();
+            const u16 *v_hi = &here.v.hi[0][0] + lane_sum<LD>(), *v_lo = &here.v.lo[0][0] + lane_sum<LD>();
 #pragma unroll
             for (int sl = 0; sl < SLICES; sl++) {
                 clear<8>(x);
@@ -352,12 +345,14 @@ __global__ static void __launch_bounds__(MANY_THREADS, 2) split_many_kernel(atte
 #pragma unroll
                     for (int i = 0; i < 4; i++) {
                         float old = o[8 * sl + j][i], merged = fmaf(x[j][i], take[i / 2], old * keep[i / 2]);
-                        o[8 * sl + j][i] = seen[i / 2] > 0 ? merged : old;
+                        o[8 * sl + j][i] = all || seen[i / 2] > 0 ? merged : old;
                     }
             }
         }
-        __syncthreads();
-        fetch(n + 1, false);
+        if (BUFFERS == 1) {
+            __syncthreads();
+            fetch(n + 1, false, true);
+        }
     }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
@@ -373,13 +368,29 @@ __global__ static void __launch_bounds__(MANY_THREADS, 2) split_many_kernel(atte
     }
 }
 
+/* Whether a block of split_many has two chunks in shared memory, and 8 warps. */
+static bool many_is_large(const mr_backend *b, int D) {
+    return (size_t)cu_of(b)->max_shared >= 2 * (D <= 64 ? sizeof(chunk_room<64>) : sizeof(chunk_room<128>));
+}
+
+int split_many_tile(const mr_backend *b, int D) { return many_is_large(b, D) ? 128 : 64; }
+
+template <int W, int WARPS, int BUFFERS> static void launch_many(mr_backend *b, const attending &a, const tile_item *items, int n) {
+    LAUNCH(b, "attention", (split_many_kernel<W, WARPS, BUFFERS>), dim3(n, a.K), WARPS * 32, (int)(BUFFERS * sizeof(chunk_room<W>)), a,
+           items);
+}
+
 void split_many(mr_backend *b, const attending *a, const tile_item *items, int n) {
-    attending w = *a;
-    dim3 grid(n, a->K);
-    if (a->D <= 64)
-        LAUNCH(b, "attention", split_many_kernel<64>, grid, MANY_THREADS, (int)sizeof(chunk_room<64>), w, items);
+    bool large = many_is_large(b, a->D);
+    if (a->D <= 64) {
+        if (large)
+            launch_many<64, 8, 2>(b, *a, items, n);
+        else
+            launch_many<64, 4, 1>(b, *a, items, n);
+    } else if (large)
+        launch_many<128, 8, 2>(b, *a, items, n);
     else
-        LAUNCH(b, "attention", split_many_kernel<128>, grid, MANY_THREADS, (int)sizeof(chunk_room<128>), w, items);
+        launch_many<128, 4, 1>(b, *a, items, n);
 }
 
 /* --- forward, few queries: a block has one chunk and up to 16 pairs of a span; each warp a quarter of the keys, then of the columns --- */
@@ -428,7 +439,7 @@ __global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending
         x[j][0] = got.x, x[j][1] = got.y, x[j][2] = got.z, x[j][3] = got.w;
     }
     int seen[2] = { pair_sees(s, c, t, lane / 4), pair_sees(s, c, t, lane / 4 + 8) };
-    chunk_weights(ph, pl, m, sum, x, seen, room.chunk.mark[0], 1.0f / sqrtf((float)D));
+    chunk_weights(ph, pl, m, sum, x, seen, false, room.chunk.mark[0], 1.0f / sqrtf((float)D));
     clear<W / 32>(x);
     const u16 *v_hi = &room.chunk.v.hi[0][W / 4 * warp] + lane_sum<LD>(), *v_lo = &room.chunk.v.lo[0][W / 4 * warp] + lane_sum<LD>();
 #pragma unroll
@@ -510,11 +521,21 @@ __device__ inline void load_left(uint32_t a[4], const u16 *from, const tile &t, 
     }
 }
 
-/* e^(scale s - lse) and the gradient of the scaled score times scale (arXiv:2205.14135, alg. 4); 0 where a row does not see the key. */
-__device__ inline void score_grad(float *p, float *ds, float s, float dp, bool sees, float scale, float lse, float delta) {
-    float e = exp_weight(sees ? s * scale - lse : -INFINITY), grad = e * (dp - delta) * scale;
-    *p = e;
-    *ds = sees ? grad : 0.0f;
+/* A row's numbers in the form that score_grad wants: -lse log2 e, -delta scale. */
+typedef struct grad_row {
+    float lse, delta;
+} grad_row;
+
+__device__ inline grad_row grad_row_of(const backward &w, int64_t at, bool have, float scale) {
+    grad_row r = { have ? w.row_lse[at] * -LOG2_E : 0.0f, have ? w.delta[at] * -scale : 0.0f };
+    return r;
+}
+
+/* e^(scale s - lse) and the gradient of the scaled score times scale (arXiv:2205.14135, alg. 4); scale2: scale log2 e. */
+__device__ inline void score_grad(float *s, float *dp, float scale, float scale2, const grad_row &r) {
+    float e = exp2_fast(fmaf(*s, scale2, r.lse));
+    *dp = e * fmaf(*dp, scale, r.delta);
+    *s = e;
 }
 
 template <int W, int WARPS, int BUFFERS> struct dq_room {
@@ -538,7 +559,8 @@ __global__ static void __launch_bounds__(WARPS * 32) split_dq_kernel(backward w,
     int pair = item.first + warp * 16, last = pair + 15 < t.n ? pair + 15 : t.n - 1;
     int end = item.first + TILE < t.n ? item.first + TILE : t.n;
     int n_chunks = chunks_of(s.n_prefix) + chunks_of((end - 1) / w.G + 1);
-    float scale = 1.0f / sqrtf((float)D), dq[W / 8][4], lse[2], delta[2];
+    float scale = 1.0f / sqrtf((float)D), scale2 = scale * LOG2_E, dq[W / 8][4];
+    grad_row row[2];
     uint32_t oh[W / 16][4], ol[W / 16][4];
     int64_t size = w.n_rows * P, pair0 = pair_place(w, s, kh);
     const u16 *rows = w.rows + pair0 * P;
@@ -564,8 +586,7 @@ __global__ static void __launch_bounds__(WARPS * 32) split_dq_kernel(backward w,
     }
     for (int h = 0; h < 2; h++) {
         int at = pair + lane / 4 + 8 * h;
-        lse[h] = at < t.n ? w.row_lse[pair0 + at] : 0.0f;
-        delta[h] = at < t.n ? w.delta[pair0 + at] : 0.0f;
+        row[h] = grad_row_of(w, pair0 + at, at < t.n, scale);
     }
     clear<W / 8>(dq);
     for (int n = 0; n < n_chunks; n++) {
@@ -575,6 +596,7 @@ __global__ static void __launch_bounds__(WARPS * 32) split_dq_kernel(backward w,
         if (BUFFERS == 2) fetch(n + 1);
         chunk_ref c = chunk_of(s, n);
         int sees = pair < t.n ? pair_sees(s, c, t, last) : 0;
+        bool all = pair + 15 < t.n && pair_sees(s, c, t, pair) == CHUNK; /* of a warp */
         int seen[2] = { pair_sees(s, c, t, pair + lane / 4), pair_sees(s, c, t, pair + lane / 4 + 8) };
         const u16 *k_hi = &here.k.hi[0][0], *k_lo = &here.k.lo[0][0];
         const u16 *v_hi = &here.v.hi[0][0] + lane_columns<LD>(), *v_lo = &here.v.lo[0][0] + lane_columns<LD>();
@@ -593,9 +615,10 @@ __global__ static void __launch_bounds__(WARPS * 32) split_dq_kernel(backward w,
 #pragma unroll
             for (int j = 0; j < 4; j++)
 #pragma unroll
-                for (int i = 0; i < 4; i++)
-                    score_grad(&x[j][i], &y[j][i], x[j][i], y[j][i], key + j * 8 + lane % 4 * 2 + i % 2 < seen[i / 2], scale,
-                               lse[i / 2], delta[i / 2]);
+                for (int i = 0; i < 4; i++) {
+                    score_grad(&x[j][i], &y[j][i], scale, scale2, row[i / 2]);
+                    if (!all && key + j * 8 + lane % 4 * 2 + i % 2 >= seen[i / 2]) y[j][i] = 0.0f;
+                }
 #pragma unroll
             for (int k = 0; k < 2; k++) {
                 uint32_t dh[4], dl[4];
@@ -658,7 +681,7 @@ void split_dq(mr_backend *b, const backward *w, const tile_item *items, int n) {
 template <int W, int NP> struct dkv_room {
     halves<W, CHUNK> k, v;
     halves<W, 16 * NP> q, d_o;
-    float lse[2][16 * NP], delta[2][16 * NP];
+    grad_row row[2][16 * NP];
     int seen[2][16 * NP];
 };
 
@@ -678,7 +701,7 @@ __global__ static void __launch_bounds__(DKV_THREADS, 2) split_dkv_kernel(backwa
     const u16 *chunk = chunk_in(w.kv, c, kh, w.K, P);
     int64_t size = w.n_rows * P, pair0 = pair_place(w, s, kh);
     const u16 *rows = w.rows + pair0 * P;
-    float scale = 1.0f / sqrtf((float)D), dk[W / 8][4], dv[W / 8][4];
+    float scale = 1.0f / sqrtf((float)D), scale2 = scale * LOG2_E, dk[W / 8][4], dv[W / 8][4];
     clear<W / 8>(dk), clear<W / 8>(dv);
     stage_keys<DKV_THREADS>(room.k, chunk, P, here);
     stage_values<DKV_THREADS>(room.v, chunk, P, here);
@@ -691,8 +714,7 @@ __global__ static void __launch_bounds__(DKV_THREADS, 2) split_dkv_kernel(backwa
             stage<W, TILE, DKV_THREADS>(q ? room.q : room.d_o, from, from + size, P, t.n - first);
             if (!q && threadIdx.x < TILE) {
                 int i = first + (int)threadIdx.x, to = first / TILE % 2;
-                room.lse[to][threadIdx.x] = i < t.n ? w.row_lse[pair0 + i] : 0.0f;
-                room.delta[to][threadIdx.x] = i < t.n ? w.delta[pair0 + i] : 0.0f;
+                room.row[to][threadIdx.x] = grad_row_of(w, pair0 + i, i < t.n, scale);
                 room.seen[to][threadIdx.x] = pair_sees(s, c, t, i);
             }
         }
@@ -702,7 +724,8 @@ __global__ static void __launch_bounds__(DKV_THREADS, 2) split_dkv_kernel(backwa
     fetch(first, false), fetch(first, true);
     for (; first < item.end; first += TILE) {
         int last = first + TILE < t.n ? first + TILE - 1 : t.n - 1, now = first / TILE % 2;
-        bool active = 16 * warp < pair_sees(s, c, t, last); /* all of a warp */
+        bool active = 16 * warp < pair_sees(s, c, t, last); /* all of a warp, as the next */
+        bool all = first + TILE <= t.n && 16 * warp + 15 < pair_sees(s, c, t, first);
         float x[2 * NP][4], y[2 * NP][4];
         uint32_t ph[NP][4], pl[NP][4], dh[NP][4], dl[NP][4];
         copy_wait<0>();
@@ -723,8 +746,8 @@ __global__ static void __launch_bounds__(DKV_THREADS, 2) split_dkv_kernel(backwa
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     int pair = j * 8 + lane % 4 * 2 + i % 2;
-                    score_grad(&x[j][i], &y[j][i], x[j][i], y[j][i], key + i / 2 * 8 < room.seen[now][pair], scale,
-                               room.lse[now][pair], room.delta[now][pair]);
+                    score_grad(&x[j][i], &y[j][i], scale, scale2, room.row[now][pair]);
+                    if (!all && key + i / 2 * 8 >= room.seen[now][pair]) x[j][i] = y[j][i] = 0.0f;
                 }
 #pragma unroll
             for (int k = 0; k < NP; k++) {

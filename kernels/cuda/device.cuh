@@ -133,6 +133,15 @@ template <int n> __device__ inline void copy_wait() {
 }
 #endif
 
+/* 2^x to 2 ulp, 0 for what is below normal numbers. */
+#ifndef MR_EMULATE
+__device__ inline float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+#endif
+
 /* --- sums --- */
 
 /* Lanes 16 apart, then 8, 4, 2, 1: all lanes get the same bits. */
@@ -186,6 +195,22 @@ __device__ inline float exp_f32(float x) {
     q = q * __uint_as_float((uint32_t)(half + 127) << 23) * __uint_as_float((uint32_t)(rest + 127) << 23);
     if (x > 0x1.62e42ep+6f) q = INFINITY; /* ln of the largest float */
     return x < -0x1.5d589ep+6f ? 0.0f : q; /* ln of the smallest normal one */
+}
+
+/* exp_f32's bits for x up to 88, in half its instructions: a number plus 1.5 * 2^23 is rounded to an integer, which then lies in the lowest
+ * bits. */
+__device__ inline float exp_below_88(float x) {
+    float t = x * 0x1.715476p+0f + 0x1.8p+23f, n = t - 0x1.8p+23f;
+    float r = fmaf(-n, 0x1.63p-1f, x);
+    r = fmaf(n, 0x1.bd0106p-13f, r);
+    float q = fmaf(r, 0x1.6d110ap-10f, 0x1.120b6ep-7f);
+    q = fmaf(q, r, 0x1.55551ap-5f);
+    q = fmaf(q, r, 0x1.5554dcp-3f);
+    q = fmaf(q, r, 0.5f);
+    q = fmaf(q, r, 1.0f);
+    q = fmaf(q, r, 1.0f);
+    q *= __uint_as_float((__float_as_uint(t) << 23) + 0x3f800000u);
+    return x < -0x1.5d589ep+6f ? 0.0f : q;
 }
 
 #endif

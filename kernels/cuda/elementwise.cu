@@ -3,7 +3,7 @@
 
 #include "cuda/device.cuh"
 
-enum { THREADS = 256 };
+enum { THREADS = 256, ROPE_THREADS = 96 };
 
 static inline int blocks_for(int64_t n, int each) {
     int64_t blocks = (n + each - 1) / each;
@@ -12,30 +12,68 @@ static inline int blocks_for(int64_t n, int each) {
 
 /* --- rmsnorm --- */
 
-/* One block a row, whatever N is; a thread sums every THREADS-th square, then block_sum. */
-__device__ static float inverse_rms(const float *x, int C, float eps, float *room) {
+/* One block a row, whatever N is; a thread has every blockDim.x-th value and sums their squares in order, then block_sum. ROW: how many
+ * values a thread keeps in registers, so that a row is read once and all its loads are on their way together; 0: rows longer than
+ * that, read again from the cache. Neither shows in the bits: x[] is 0 behind the row's end. */
+enum { LONG = 16 };
+
+template <int ROW> __device__ inline float row_at(const float *kept, const float *x, int i, int c) { return ROW ? kept[i] : x[c]; }
+
+template <int ROW> __device__ static float inverse_rms(float *kept, const float *x, int C, float eps, float *room) {
     float sum = 0;
-    for (int c = threadIdx.x; c < C; c += blockDim.x) sum = fmaf(x[c], x[c], sum);
+    if (ROW) {
+#pragma unroll
+        for (int i = 0; i < ROW; i++) {
+            int c = threadIdx.x + i * blockDim.x;
+            kept[i] = c < C ? x[c] : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < ROW; i++) sum = fmaf(kept[i], kept[i], sum);
+    } else {
+        for (int c = threadIdx.x; c < C; c += blockDim.x) sum = fmaf(x[c], x[c], sum);
+    }
     return 1.0f / sqrtf(block_sum(sum, room) / (float)C + eps);
 }
 
-__global__ static void rmsnorm_kernel(float *y, int ldy, const float *x, int ldx, const float *w, int C, float eps) {
+/* body(i, c) for a thread's values: number i of them, which is x[c]. */
+template <int ROW, typename F> __device__ inline void for_row(int C, F body) {
+    if (ROW) {
+#pragma unroll
+        for (int i = 0; i < ROW; i++) {
+            int c = threadIdx.x + i * blockDim.x;
+            if (c < C) body(i, c);
+        }
+    } else {
+        for (int c = threadIdx.x; c < C; c += blockDim.x) body(0, c);
+    }
+}
+
+template <int ROW>
+__global__ static void __launch_bounds__(THREADS) rmsnorm_kernel(float *y, int ldy, const float *x, int ldx, const float *w, int C,
+                                                                 float eps) {
     __shared__ float room[32];
+    float kept[ROW ? ROW : 1];
     x += (int64_t)blockIdx.x * ldx, y += (int64_t)blockIdx.x * ldy;
-    float inv = inverse_rms(x, C, eps, room);
-    for (int c = threadIdx.x; c < C; c += blockDim.x) y[c] = x[c] * inv * w[c];
+    float inv = inverse_rms<ROW>(kept, x, C, eps, room);
+    for_row<ROW>(C, [&](int i, int c) { y[c] = row_at<ROW>(kept, x, i, c) * inv * w[c]; });
 }
 
 /* With r = 1 / rms(x) and h = dy * w:  dx += r * (h - x * r^2 * mean(h * x)). */
-__global__ static void rmsnorm_dx_kernel(float *dx, int lddx, float *inv_rms, const float *dy, int lddy, const float *x,
-                                         int ldx, const float *w, int C, float eps) {
+template <int ROW>
+__global__ static void __launch_bounds__(THREADS) rmsnorm_dx_kernel(float *dx, int lddx, float *inv_rms, const float *dy, int lddy,
+                                                                    const float *x, int ldx, const float *w, int C, float eps) {
     __shared__ float room[32];
+    enum { KEEP = ROW ? ROW : 1 };
+    float kept[KEEP], h[KEEP], old[KEEP];
     x += (int64_t)blockIdx.x * ldx, dy += (int64_t)blockIdx.x * lddy, dx += (int64_t)blockIdx.x * lddx;
-    float inv = inverse_rms(x, C, eps, room), sum = 0;
+    if (ROW) for_row<ROW>(C, [&](int i, int c) { h[i] = dy[c] * w[c], old[i] = dx[c]; });
+    float inv = inverse_rms<ROW>(kept, x, C, eps, room), sum = 0;
     if (threadIdx.x == 0) inv_rms[blockIdx.x] = inv;
-    for (int c = threadIdx.x; c < C; c += blockDim.x) sum = fmaf(dy[c] * w[c], x[c], sum);
+    for_row<ROW>(C, [&](int i, int c) { sum = fmaf(ROW ? h[i] : dy[c] * w[c], row_at<ROW>(kept, x, i, c), sum); });
     float k = block_sum(sum, room) / (float)C * inv * inv;
-    for (int c = threadIdx.x; c < C; c += blockDim.x) dx[c] = fmaf(fmaf(-x[c], k, dy[c] * w[c]), inv, dx[c]);
+    for_row<ROW>(C, [&](int i, int c) {
+        dx[c] = fmaf(fmaf(-row_at<ROW>(kept, x, i, c), k, ROW ? h[i] : dy[c] * w[c]), inv, ROW ? old[i] : dx[c]);
+    });
 }
 
 /* Rows in order for each column. */
@@ -44,6 +82,7 @@ __global__ static void rmsnorm_dw_kernel(float *dw, const float *inv_rms, const 
     int c = blockIdx.x * blockDim.x + threadIdx.x;
     if (c >= C) return;
     float sum = dw[c];
+#pragma unroll 16
     for (int r = 0; r < N; r++) sum = fmaf(dy[(int64_t)r * lddy + c], x[(int64_t)r * ldx + c] * inv_rms[r], sum);
     dw[c] = sum;
 }
@@ -54,7 +93,13 @@ static inline int row_threads(int C) { return C <= 128 ? 32 : THREADS; }
 void cu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, const float *w, int N, int C, float eps) {
     if (cu_failed(b) || N <= 0) return;
     assert(C > 0 && ldy >= C && ldx >= C);
-    LAUNCH(b, "rmsnorm", rmsnorm_kernel, N, row_threads(C), 0, y, ldy, x, ldx, w, C, eps);
+    int threads = row_threads(C);
+    if (C <= threads * LONG / 2)
+        LAUNCH(b, "rmsnorm", rmsnorm_kernel<LONG / 2>, N, threads, 0, y, ldy, x, ldx, w, C, eps);
+    else if (C <= threads * LONG)
+        LAUNCH(b, "rmsnorm", rmsnorm_kernel<LONG>, N, threads, 0, y, ldy, x, ldx, w, C, eps);
+    else
+        LAUNCH(b, "rmsnorm", rmsnorm_kernel<0>, N, threads, 0, y, ldy, x, ldx, w, C, eps);
 }
 
 void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,
@@ -63,7 +108,13 @@ void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *
     assert(C > 0 && lddx >= C && lddy >= C && ldx >= C);
     float *inv = (float *)cu_scratch(b, "rmsnorm_bwd", CU_SLOT_ROWS, (size_t)N * sizeof(float));
     if (!inv) return;
-    LAUNCH(b, "rmsnorm_bwd", rmsnorm_dx_kernel, N, row_threads(C), 0, dx, lddx, inv, dy, lddy, x, ldx, w, C, eps);
+    int threads = row_threads(C);
+    if (C <= threads * LONG / 2)
+        LAUNCH(b, "rmsnorm_bwd", rmsnorm_dx_kernel<LONG / 2>, N, threads, 0, dx, lddx, inv, dy, lddy, x, ldx, w, C, eps);
+    else if (C <= threads * LONG)
+        LAUNCH(b, "rmsnorm_bwd", rmsnorm_dx_kernel<LONG>, N, threads, 0, dx, lddx, inv, dy, lddy, x, ldx, w, C, eps);
+    else
+        LAUNCH(b, "rmsnorm_bwd", rmsnorm_dx_kernel<0>, N, threads, 0, dx, lddx, inv, dy, lddy, x, ldx, w, C, eps);
     if (dw) LAUNCH(b, "rmsnorm_bwd", rmsnorm_dw_kernel, (C + 31) / 32, 32, 0, dw, inv, dy, lddy, x, ldx, N, C);
 }
 
@@ -91,17 +142,54 @@ __device__ static void sine_cosine(float *sine, float *cosine, float x) {
     *cosine = quadrant == 1 || quadrant == 2 ? -cc : cc;
 }
 
-/* One block a row, one thread a pair (i, i + D/2). The angles are f32 products, as in transformers' rotary embedding. */
+/* V neighboring values from a place that is a multiple of V values (V = 4: at 16 bytes). */
+template <int V> struct values {
+    float x[V];
+};
+template <int V> __device__ inline values<V> load_values(const float *from) {
+    values<V> v;
+    if (V == 4) {
+        float4 four = *(const float4 *)from;
+        v.x[0] = four.x, v.x[1 % V] = four.y, v.x[2 % V] = four.z, v.x[3 % V] = four.w;
+    } else {
+        for (int i = 0; i < V; i++) v.x[i] = from[i];
+    }
+    return v;
+}
+template <int V> __device__ inline void store_values(float *to, const values<V> &v) {
+    if (V == 4) {
+        float4 four = { v.x[0], v.x[1 % V], v.x[2 % V], v.x[3 % V] };
+        *(float4 *)to = four;
+    } else {
+        for (int i = 0; i < V; i++) to[i] = v.x[i];
+    }
+}
+
+/* Whether V = 4 does for rows that are ld apart. */
+static inline bool by_four(const void *p, int64_t ld) { return (uintptr_t)p % 16 == 0 && ld % 4 == 0; }
+
+/* One block a row; a thread has V pairs (i, i + D/2) of every few heads, whose angles are the same. They are f32 products, as in
+ * transformers' rotary embedding. */
+template <int V>
 __global__ static void rope_kernel(float *x, int ldx, const int32_t *pos, const float *inv_freq, int H, int D, bool inverse) {
-    int half = D / 2;
-    float *row = x + (int64_t)blockIdx.x * ldx, p = (float)pos[blockIdx.x];
-    for (int at = threadIdx.x; at < H * half; at += blockDim.x) {
-        int i = at % half, h = at / half;
-        float s, c, *lo = row + h * D + i, *hi = lo + half, a = *lo, z = *hi;
-        sine_cosine(&s, &c, p * inv_freq[i]);
-        if (inverse) s = -s;
-        *lo = fmaf(-z, s, a * c);
-        *hi = fmaf(a, s, z * c);
+    int half = D / 2, in_head = half / V, tid = threadIdx.x, i = tid % in_head * V, step = (int)blockDim.x / in_head;
+    if (tid >= step * in_head) return;
+    float *row = x + (int64_t)blockIdx.x * ldx + i, p = (float)pos[blockIdx.x], s[V], c[V];
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        sine_cosine(&s[v], &c[v], p * inv_freq[i + v]);
+        if (inverse) s[v] = -s[v];
+    }
+#pragma unroll 3
+    for (int h = tid / in_head; h < H; h += step) {
+        values<V> lo = load_values<V>(row + h * D), hi = load_values<V>(row + h * D + half);
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            float a = lo.x[v], z = hi.x[v];
+            lo.x[v] = fmaf(-z, s[v], a * c[v]);
+            hi.x[v] = fmaf(a, s[v], z * c[v]);
+        }
+        store_values<V>(row + h * D, lo), store_values<V>(row + h * D + half, hi);
     }
 }
 
@@ -109,53 +197,103 @@ void cu_rope(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *
              bool inverse) {
     if (cu_failed(b) || N <= 0) return;
     assert(D % 2 == 0 && D <= CU_MAX_D && ldx >= H * D);
-    LAUNCH(b, "rope", rope_kernel, N, THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse);
+    if (by_four(x, ldx) && D % 8 == 0)
+        LAUNCH(b, "rope", rope_kernel<4>, N, ROPE_THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse);
+    else
+        LAUNCH(b, "rope", rope_kernel<1>, N, THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse);
 }
 
 /* --- silu, add --- */
 
-__global__ static void silu_mul_kernel(float *y, const float *gu, int F, int N) {
-    int c = blockIdx.x * blockDim.x + threadIdx.x;
-    if (c >= F) return;
+/* Threads of a block, and how many groups of V columns each has: their loads are on their way together. */
+enum { GATE_THREADS = 128, GATES = 2 };
+
+template <int V>
+__global__ static void __launch_bounds__(GATE_THREADS) silu_mul_kernel(float *y, const float *gu, int F, int N) {
+    int first = (blockIdx.x * GATES * GATE_THREADS + threadIdx.x) * V;
     for (int64_t row = blockIdx.y; row < N; row += gridDim.y) {
-        float g = gu[2 * row * F + c], up = gu[(2 * row + 1) * F + c];
-        y[row * F + c] = g / (1.0f + exp_f32(-g)) * up;
+        const float *from = gu + 2 * row * F;
+        values<V> g[GATES], up[GATES];
+#pragma unroll
+        for (int k = 0; k < GATES; k++) {
+            int c = first + k * GATE_THREADS * V;
+            if (c < F) g[k] = load_values<V>(from + c), up[k] = load_values<V>(from + F + c);
+        }
+#pragma unroll
+        for (int k = 0; k < GATES; k++) {
+            int c = first + k * GATE_THREADS * V;
+            if (c >= F) break;
+#pragma unroll
+            for (int v = 0; v < V; v++) g[k].x[v] = g[k].x[v] / (1.0f + exp_f32(-g[k].x[v])) * up[k].x[v];
+            store_values<V>(y + row * F + c, g[k]);
+        }
     }
 }
 
 /* With s = 1 / (1 + e^-g): dg = dy * up * s * (1 + g * (1 - s)), dup = dy * g * s. */
-__global__ static void silu_mul_bwd_kernel(float *dgu, const float *dy, const float *gu, int F, int N) {
-    int c = blockIdx.x * blockDim.x + threadIdx.x;
-    if (c >= F) return;
+template <int V>
+__global__ static void __launch_bounds__(GATE_THREADS) silu_mul_bwd_kernel(float *dgu, const float *dy, const float *gu, int F, int N) {
+    int first = (blockIdx.x * GATES * GATE_THREADS + threadIdx.x) * V;
     for (int64_t row = blockIdx.y; row < N; row += gridDim.y) {
-        float g = gu[2 * row * F + c], up = gu[(2 * row + 1) * F + c], d = dy[row * F + c];
-        float s = 1.0f / (1.0f + exp_f32(-g)), slope = s * fmaf(g, 1.0f - s, 1.0f);
-        dgu[2 * row * F + c] = d * up * slope;
-        dgu[(2 * row + 1) * F + c] = d * (g * s);
+        const float *from = gu + 2 * row * F;
+        float *to = dgu + 2 * row * F;
+        values<V> g[GATES], up[GATES], d[GATES];
+#pragma unroll
+        for (int k = 0; k < GATES; k++) {
+            int c = first + k * GATE_THREADS * V;
+            if (c < F) g[k] = load_values<V>(from + c), up[k] = load_values<V>(from + F + c), d[k] = load_values<V>(dy + row * F + c);
+        }
+#pragma unroll
+        for (int k = 0; k < GATES; k++) {
+            int c = first + k * GATE_THREADS * V;
+            if (c >= F) break;
+#pragma unroll
+            for (int v = 0; v < V; v++) {
+                float z = g[k].x[v], s = 1.0f / (1.0f + exp_f32(-z)), slope = s * fmaf(z, 1.0f - s, 1.0f);
+                g[k].x[v] = d[k].x[v] * up[k].x[v] * slope;
+                up[k].x[v] = d[k].x[v] * (z * s);
+            }
+            store_values<V>(to + c, g[k]), store_values<V>(to + F + c, up[k]);
+        }
     }
 }
 
-static inline dim3 rows_grid(int N, int columns) {
-    return dim3((unsigned)((columns + THREADS - 1) / THREADS), (unsigned)(N < 32768 ? N : 32768));
+static inline dim3 rows_grid(int N, int columns, int each) {
+    return dim3((unsigned)((columns + each - 1) / each), (unsigned)(N < 32768 ? N : 32768));
 }
 
-__global__ static void add_kernel(float *y, const float *x, int64_t n) {
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
-        y[i] += x[i];
+template <int V> __global__ static void add_kernel(float *y, const float *x, int64_t n) {
+    int64_t step = (int64_t)gridDim.x * blockDim.x;
+#pragma unroll 2
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n / V; i += step) {
+        values<V> to = load_values<V>(y + V * i), more = load_values<V>(x + V * i);
+#pragma unroll
+        for (int v = 0; v < V; v++) to.x[v] += more.x[v];
+        store_values<V>(y + V * i, to);
+    }
 }
 
 void cu_silu_mul(mr_backend *b, float *y, const float *gu, int N, int F) {
     if (cu_failed(b) || N <= 0) return;
-    LAUNCH(b, "silu_mul", silu_mul_kernel, rows_grid(N, F), THREADS, 0, y, gu, F, N);
+    if (by_four(y, F) && by_four(gu, F))
+        LAUNCH(b, "silu_mul", silu_mul_kernel<4>, rows_grid(N, F, 4 * GATES * GATE_THREADS), GATE_THREADS, 0, y, gu, F, N);
+    else
+        LAUNCH(b, "silu_mul", silu_mul_kernel<1>, rows_grid(N, F, GATES * GATE_THREADS), GATE_THREADS, 0, y, gu, F, N);
 }
 
 void cu_silu_mul_bwd(mr_backend *b, float *dgu, const float *dy, const float *gu, int N, int F) {
     if (cu_failed(b) || N <= 0) return;
     assert(dgu != gu);
-    LAUNCH(b, "silu_mul_bwd", silu_mul_bwd_kernel, rows_grid(N, F), THREADS, 0, dgu, dy, gu, F, N);
+    if (by_four(dgu, F) && by_four(dy, F) && by_four(gu, F))
+        LAUNCH(b, "silu_mul_bwd", silu_mul_bwd_kernel<4>, rows_grid(N, F, 4 * GATES * GATE_THREADS), GATE_THREADS, 0, dgu, dy, gu, F, N);
+    else
+        LAUNCH(b, "silu_mul_bwd", silu_mul_bwd_kernel<1>, rows_grid(N, F, GATES * GATE_THREADS), GATE_THREADS, 0, dgu, dy, gu, F, N);
 }
 
 void cu_add(mr_backend *b, float *y, const float *x, int64_t n) {
     if (cu_failed(b) || n <= 0) return;
-    LAUNCH(b, "add", add_kernel, blocks_for(n, THREADS), THREADS, 0, y, x, n);
+    if (by_four(y, n) && by_four(x, n))
+        LAUNCH(b, "add", add_kernel<4>, blocks_for(n, 2 * 4 * THREADS), THREADS, 0, y, x, n);
+    else
+        LAUNCH(b, "add", add_kernel<1>, blocks_for(n, THREADS), THREADS, 0, y, x, n);
 }

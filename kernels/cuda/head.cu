@@ -1,7 +1,8 @@
 /* head.cu - log-probabilities of given tokens, their gradient, and the choice of new ones.
  *
  * One block a row. Sampling, training and scoring get a token's log-probability from row_stats and row_logp below, so their bits
- * agree. A row is read in pieces of PIECE logits: 32 f32 lanes within a piece, double across pieces, in order. */
+ * agree. A row is read in pieces of PIECE logits: 32 f32 lanes within a piece, double across pieces, in order. A piece's e^z are relative
+ * to its own maximum, so that a row is read once; the pieces' sums are brought to the row's maximum afterwards. */
 #include <assert.h>
 
 #include "cuda/device.cuh"
@@ -11,7 +12,7 @@ enum { THREADS = 512, PIECE = 2048, MAX_PIECES = 1024, BUCKETS = 1024, PART = PI
 
 typedef struct row_room {
     double total, other, runs[THREADS];
-    float sums[MAX_PIECES], e[PIECE + 32], room[32];
+    float sums[MAX_PIECES], tops[MAX_PIECES], weighted[MAX_PIECES], e[PIECE + 32], room[32];
     int id, piece;
 } row_room;
 
@@ -51,23 +52,81 @@ typedef struct stats {
     double sum, weighted; /* of e^(z/t - max), and of (z/t - max) e^(z/t - max) */
 } stats;
 
+/* What a piece gives: the maximum m of z/t, and the sums of e^(z/t - m) and (z/t - m) e^(z/t - m). A lane of its warp has 4 neighbors of
+ * every 128 logits, and adds them in order; then warp_sum. All lanes get the same. left: logits from the piece's first to the row's end. */
+typedef struct piece_stats {
+    float max, sum, weighted;
+} piece_stats;
+
+enum { EACH = PIECE / 128 };
+
+template <bool WEIGHTED> __device__ inline piece_stats stats_of_piece(const float *z, int left, float inv_t) {
+    int lane = threadIdx.x % 32 * 4;
+    float4 x[EACH];
+    const float none = -INFINITY;
+    if (left >= PIECE && (uintptr_t)z % 16 == 0) {
+#pragma unroll
+        for (int j = 0; j < EACH; j++) x[j] = *(const float4 *)(z + 128 * j + lane);
+    } else {
+#pragma unroll
+        for (int j = 0; j < EACH; j++) {
+            int at = 128 * j + lane;
+            float4 v = { at < left ? z[at] : none, at + 1 < left ? z[at + 1] : none, at + 2 < left ? z[at + 2] : none,
+                         at + 3 < left ? z[at + 3] : none };
+            x[j] = v;
+        }
+    }
+    float most = none;
+#pragma unroll
+    for (int j = 0; j < EACH; j++) most = fmaxf(most, fmaxf(fmaxf(x[j].x, x[j].y), fmaxf(x[j].z, x[j].w)));
+    piece_stats s = { warp_max(most) * inv_t, 0.0f, 0.0f };
+    float from = s.max == none ? 0.0f : s.max; /* e^-inf is 0 where nothing is larger, too */
+    auto take = [&](float v) {
+        float a = v * inv_t - from, e = exp_below_88(a);
+        s.sum += e;
+        if (WEIGHTED) s.weighted += e > 0.0f ? a * e : 0.0f; /* 0 log 0 = 0 */
+    };
+#pragma unroll
+    for (int j = 0; j < EACH; j++) take(x[j].x), take(x[j].y), take(x[j].z), take(x[j].w);
+    s.sum = warp_sum(s.sum);
+    if (WEIGHTED) s.weighted = warp_sum(s.weighted);
+    return s;
+}
+
+/* The pieces' stats in r.tops, r.sums and r.weighted become the row's; r.sums and r.total are those of e^(z/t - max) then. */
+__device__ static stats merge_pieces(int n_pieces, bool weighted, row_room &r) {
+    stats s;
+    float most = -INFINITY;
+    __syncthreads();
+    for (int p = threadIdx.x; p < n_pieces; p += THREADS) most = fmaxf(most, r.tops[p]);
+    s.max = block_max(most, r.room);
+    for (int p = threadIdx.x; p < n_pieces; p += THREADS) {
+        float down = r.tops[p] - s.max, take = exp_f32(down), sum = r.sums[p];
+        r.sums[p] = sum * take;
+        if (weighted) r.weighted[p] = take > 0.0f ? fmaf(down, sum, r.weighted[p]) * take : 0.0f;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        double total = 0, other = 0;
+        for (int p = 0; p < n_pieces; p++) total += (double)r.sums[p];
+        for (int p = 0; weighted && p < n_pieces; p++) other += (double)r.weighted[p];
+        r.total = total, r.other = other;
+    }
+    __syncthreads();
+    s.sum = r.total, s.weighted = weighted ? r.other : 0;
+    return s;
+}
+
 /* The weighted sum only when asked for; `sum` is the same either way. */
 __device__ static stats row_stats(const float *z, float inv_t, int n, bool weighted, row_room &r) {
-    stats s;
-    s.max = largest([&](int i) { return z[i]; }, n, r) * inv_t;
-    s.weighted = 0;
-    if (weighted) {
-        sum_pieces(
-            [&](int i) {
-                float a = z[i] * inv_t - s.max, e = exp_f32(a);
-                return e > 0.0f ? a * e : 0.0f; /* 0 log 0 = 0 */
-            },
-            n, r);
-        s.weighted = r.total;
+    __syncthreads();
+    for (int p = threadIdx.x / 32; p < pieces_of(n); p += THREADS / 32) {
+        const float *from = z + p * PIECE;
+        int left = n - p * PIECE;
+        piece_stats s = weighted ? stats_of_piece<true>(from, left, inv_t) : stats_of_piece<false>(from, left, inv_t);
+        if (threadIdx.x % 32 == 0) r.tops[p] = s.max, r.sums[p] = s.sum, r.weighted[p] = s.weighted;
     }
-    sum_pieces([&](int i) { return exp_f32(z[i] * inv_t - s.max); }, n, r);
-    s.sum = r.total;
-    return s;
+    return merge_pieces(pieces_of(n), weighted, r);
 }
 
 __device__ static float row_logp(const stats &s, float z, float inv_t) {
@@ -94,21 +153,43 @@ void cu_logprob(mr_backend *b, float *logp, float *entropy, float *lse, const fl
     LAUNCH(b, "logprob", logprob_kernel, N, THREADS, (int)sizeof(row_room), logp, entropy, lse, z, targets, inv_t, V);
 }
 
-__global__ static void logprob_bwd_kernel(float *z, const float *lse, const int32_t *targets, const float *dlogp,
-                                          float inv_t, int V) {
-    int n = blockIdx.y, c = blockIdx.x * blockDim.x + threadIdx.x;
-    if (c >= V) return;
-    float *at = z + (int64_t)n * V + c, factor = dlogp[n] * inv_t;
-    float d = exp_f32(*at * inv_t - lse[n]) * -factor;
-    *at = c == targets[n] ? d + factor : d;
+/* A thread has 4 neighbors of every few logits of a row. */
+enum { BWD_THREADS = 256, BWD_EACH = 4 };
+
+__global__ static void __launch_bounds__(BWD_THREADS)
+    logprob_bwd_kernel(float *z, const float *lse, const int32_t *targets, const float *dlogp, float inv_t, int V) {
+    int n = blockIdx.y, first = (blockIdx.x * BWD_EACH * BWD_THREADS + threadIdx.x) * 4, target = targets[n];
+    float *row = z + (int64_t)n * V, factor = dlogp[n] * inv_t, from = lse[n];
+    auto slope = [&](float x, int c) {
+        float d = exp_below_88(x * inv_t - from) * -factor;
+        return c == target ? d + factor : d;
+    };
+    if (V % 4 == 0 && (uintptr_t)z % 16 == 0) {
+        float4 x[BWD_EACH];
+#pragma unroll
+        for (int k = 0; k < BWD_EACH; k++) {
+            int c = first + k * BWD_THREADS * 4;
+            if (c < V) x[k] = *(const float4 *)(row + c);
+        }
+#pragma unroll
+        for (int k = 0; k < BWD_EACH; k++) {
+            int c = first + k * BWD_THREADS * 4;
+            float4 d = { slope(x[k].x, c), slope(x[k].y, c + 1), slope(x[k].z, c + 2), slope(x[k].w, c + 3) };
+            if (c < V) *(float4 *)(row + c) = d;
+        }
+    } else {
+        for (int k = 0; k < BWD_EACH; k++)
+            for (int c = first + k * BWD_THREADS * 4, i = 0; i < 4 && c + i < V; i++) row[c + i] = slope(row[c + i], c + i);
+    }
 }
 
 void cu_logprob_bwd(mr_backend *b, float *z, const float *lse, const int32_t *targets, const float *dlogp, float inv_t,
                     int N, int V) {
     if (cu_failed(b)) return;
+    const int each = 4 * BWD_EACH * BWD_THREADS;
     for (int at = 0; at < N; at += 32768) { /* the grid's second side is short */
         int n = N - at < 32768 ? N - at : 32768;
-        LAUNCH(b, "logprob_bwd", logprob_bwd_kernel, dim3((V + 255) / 256, n), 256, 0, z + (int64_t)at * V, lse + at,
+        LAUNCH(b, "logprob_bwd", logprob_bwd_kernel, dim3((V + each - 1) / each, n), BWD_THREADS, 0, z + (int64_t)at * V, lse + at,
                targets + at, dlogp + at, inv_t, V);
     }
 }

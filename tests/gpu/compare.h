@@ -59,5 +59,6 @@ void test_attention(void);
 void test_head(void);
 void test_optimizer(void);
 void bench_all(void);
+void bench_between(void); /* all but the products */
 
 #endif

@@ -1,5 +1,5 @@
 /* compare_bench.c - how fast, beside the limits of the machine: copies, products of Qwen2.5-3B's shapes, attention of one training
- * pack and one decode step. Weights are rotated through more memory than the second cache holds. Times are those of calls as the
+ * pack and one decode step, and what lies between them. Weights are rotated through more memory than the second cache holds. Times are those of calls as the
  * decoder makes them, launches included. */
 #include "compare.h"
 
@@ -198,35 +198,118 @@ static void bench_attention(double bandwidth) {
     drop(gpu);
 }
 
-/* --- the rest of a decode step and of the head --- */
+/* --- what lies between the products, at the shapes of a training step of Qwen2.5-3B: 6 x (512 + 512) --- */
 
-typedef struct rowing { float *x, *w, *y, *z, *logp, *u; int32_t *ids; int N; mr_sampling opt; } rowing;
+enum { C = 2048, F = 11008, V = 151936, HEAD_ROWS = 256 };
+typedef struct rowing {
+    float *x, *y, *z, *w, *wide, *logits, *logp, *lse, *u;
+    int32_t *ids, *pos;
+    int N, head_rows;
+    mr_sampling opt;
+} rowing;
+
 static void norm_call(void *ctx, int i) {
     const rowing *r = ctx;
     (void)i;
-    gpu->rmsnorm(gpu, r->y, 2048, r->x, 2048, r->w, r->N, 2048, 1e-6f);
+    gpu->rmsnorm(gpu, r->y, C, r->x, C, r->w, r->N, C, 1e-6f);
+}
+static void norm_bwd_call(void *ctx, int i) {
+    const rowing *r = ctx;
+    (void)i;
+    gpu->rmsnorm_bwd(gpu, r->y, C, NULL, r->z, C, r->x, C, r->w, r->N, C, 1e-6f);
+}
+static void norm_dw_call(void *ctx, int i) {
+    const rowing *r = ctx;
+    (void)i;
+    gpu->rmsnorm_bwd(gpu, r->y, C, r->u, r->z, C, r->x, C, r->w, r->N, C, 1e-6f);
+}
+static void rope_call(void *ctx, int i) {
+    const rowing *r = ctx;
+    gpu->rope(gpu, r->wide, LD, r->pos, r->u, r->N, H + K, D, i % 2);
+}
+static void sum_call(void *ctx, int i) {
+    const rowing *r = ctx;
+    (void)i;
+    gpu->add(gpu, r->y, r->x, (int64_t)r->N * C);
+}
+/* wide: [g | up], y and their gradients, one after the other */
+static void silu_call(void *ctx, int i) {
+    const rowing *r = ctx;
+    (void)i;
+    gpu->silu_mul(gpu, r->wide + 2 * (int64_t)r->N * F, r->wide, r->N, F);
+}
+static void silu_bwd_call(void *ctx, int i) {
+    const rowing *r = ctx;
+    (void)i;
+    gpu->silu_mul_bwd(gpu, r->wide + 3 * (int64_t)r->N * F, r->wide + 2 * (int64_t)r->N * F, r->wide, r->N, F);
+}
+static void logprob_call(void *ctx, int i) {
+    const rowing *r = ctx;
+    gpu->logprob(gpu, r->logp, i % 2 ? r->u : NULL, r->lse, r->logits, r->ids, 1, r->head_rows, V);
+}
+static void logprob_bwd_call(void *ctx, int i) {
+    const rowing *r = ctx;
+    (void)i;
+    gpu->logprob_bwd(gpu, r->logits, r->lse, r->ids, r->logp, 1, r->head_rows, V);
 }
 static void sample_call(void *ctx, int i) {
     const rowing *r = ctx;
     (void)i;
-    gpu->sample(gpu, r->ids, r->logp, r->z, r->u, &r->opt, NULL, NULL, 6, 151936);
+    gpu->sample(gpu, r->ids, r->logp, r->logits, r->u, &r->opt, NULL, NULL, 6, V);
 }
 
-static void bench_rows(void) {
-    rowing r = { .N = small_run ? 5 : 3584, .opt = { .temperature = 1, .top_p = 1, .repetition_penalty = 1, .n_vocab = 151936 } };
-    float *host = random_new((int64_t)6 * 151936, 3);
-    r.x = put(gpu, NULL, 3584 * 2048), r.y = put(gpu, NULL, 3584 * 2048), r.w = put(gpu, host, 2048);
-    r.z = put(gpu, host, (int64_t)6 * 151936), r.u = put(gpu, host, 6), r.logp = put(gpu, NULL, 6);
-    r.ids = (int32_t *)put(gpu, NULL, 6);
-    double t = time_of(norm_call, &r);
-    printf("      rmsnorm    3584 x 2048 %9.1f us  %6.0f GB/s\n", 1e6 * t, 2.0 * 3584 * 2048 * 4 / t / 1e9);
-    t = time_of(sample_call, &r);
-    printf("      sample     6 x 151936  %9.1f us\n", 1e6 * t);
+static void row_line(const char *name, void (*call)(void *ctx, int i), rowing *r, double bytes, double bandwidth) {
+    double t = time_of(call, r);
+    printf("      %-40s %9.1f us", name, 1e6 * t);
+    if (bytes > 0) printf("  %6.0f GB/s (%.0f %% of a copy)", bytes / t / 1e9, 100 * bytes / t / bandwidth);
+    printf("\n");
+}
+
+static void bench_rows(double bandwidth) {
+    rowing r = { .N = small_run ? 5 : 3584, .opt = { .temperature = 1, .top_p = 1, .repetition_penalty = 1, .n_vocab = V } };
+    r.head_rows = small_run ? 6 : HEAD_ROWS;
+    int64_t n = r.N, logits = (int64_t)r.head_rows * V;
+    float *host = random_new(logits, 3);
+    r.x = put(gpu, host, n * C), r.y = put(gpu, host, n * C), r.z = put(gpu, host, n * C), r.w = put(gpu, host, C);
+    r.wide = put(gpu, NULL, n * F * 5), r.u = put(gpu, host, C), r.logp = put(gpu, host, C), r.lse = put(gpu, host, C);
+    gpu->zero(gpu, r.wide, (size_t)n * F * 5 * sizeof(float));
+    int32_t *ids = malloc((size_t)n * sizeof *ids);
+    require(ids, "memory");
+    for (int i = 0; i < r.N; i++) ids[i] = i;
+    r.ids = put_ids(gpu, ids, r.N), r.pos = put_ids(gpu, ids, r.N);
+    double row = 4.0 * (double)n * C, wide = 4.0 * (double)n * F, head = 4.0 * (double)logits;
+    row_line("rmsnorm      3584 x 2048", norm_call, &r, 2 * row, bandwidth);
+    row_line("rmsnorm_bwd  3584 x 2048", norm_bwd_call, &r, 4 * row, bandwidth);
+    row_line("rmsnorm_bwd  3584 x 2048, with dw", norm_dw_call, &r, 6 * row, bandwidth);
+    row_line("add          3584 x 2048", sum_call, &r, 3 * row, bandwidth);
+    row_line("silu_mul     3584 x 11008", silu_call, &r, 3 * wide, bandwidth);
+    row_line("silu_mul_bwd 3584 x 11008", silu_bwd_call, &r, 5 * wide, bandwidth);
+    row_line("rope         3584 x 18 heads of 128", rope_call, &r, 2.0 * 4 * (double)n * (H + K) * D, bandwidth);
+    r.logits = put(gpu, host, logits);
+    row_line("logprob      256 x 151936, every second with entropy", logprob_call, &r, head, bandwidth);
+    row_line("sample       6 x 151936", sample_call, &r, 6 * 4.0 * V, bandwidth);
     r.opt.top_p = 0.95f;
-    t = time_of(sample_call, &r);
-    printf("      sample     6 x 151936, top_p %9.1f us\n", 1e6 * t);
-    free(host);
+    row_line("sample       6 x 151936, top_p", sample_call, &r, 0, bandwidth);
+    row_line("logprob_bwd  256 x 151936", logprob_bwd_call, &r, 2 * head, bandwidth);
+    free(host), free(ids);
     drop(gpu);
+}
+
+static double bench_copies(void) {
+    copying c = { .bytes = (size_t)1 << (small_run ? 20 : 30) };
+    c.a = gpu->alloc(gpu, c.bytes), c.b = gpu->alloc(gpu, c.bytes);
+    require(c.a && c.b, "2 GiB of device memory");
+    double copy = 2.0 * (double)c.bytes / time_of(copy_call, &c), sum = 3.0 * (double)c.bytes / time_of(add_call, &c);
+    gpu->free(gpu, c.a), gpu->free(gpu, c.b);
+    printf("bench\n      copies: %.0f GB/s (read + write); add: %.0f GB/s\n", copy / 1e9, sum / 1e9);
+    return copy > sum ? copy : sum;
+}
+
+void bench_between(void) {
+    double bandwidth = bench_copies();
+    bench_attention(bandwidth);
+    bench_rows(bandwidth);
+    wait();
 }
 
 void bench_all(void) {
@@ -240,20 +323,14 @@ void bench_all(void) {
     };
     const shape *shapes = small_run ? little : large;
     pattern = random_new(PATTERN, 0.05f);
-    copying c = { .bytes = (size_t)1 << (small_run ? 20 : 30) };
-    c.a = gpu->alloc(gpu, c.bytes), c.b = gpu->alloc(gpu, c.bytes);
-    require(c.a && c.b, "2 GiB of device memory");
-    double copy = 2.0 * (double)c.bytes / time_of(copy_call, &c), sum = 3.0 * (double)c.bytes / time_of(add_call, &c);
-    gpu->free(gpu, c.a), gpu->free(gpu, c.b);
-    double bandwidth = copy > sum ? copy : sum;
-    printf("bench\n      copies: %.0f GB/s (read + write); add: %.0f GB/s\n", copy / 1e9, sum / 1e9);
+    double bandwidth = bench_copies();
     for (size_t i = 0; i < sizeof large / sizeof large[0]; i++) {
         if (!shapes[i].head) bench_shape(&shapes[i], MR_NF4, 0, bandwidth);
         if (!shapes[i].head) bench_shape(&shapes[i], MR_NF4, 64, bandwidth);
         bench_shape(&shapes[i], MR_BF16, 0, bandwidth);
     }
     bench_attention(bandwidth);
-    bench_rows();
+    bench_rows(bandwidth);
     wait();
     free((void *)(uintptr_t)pattern);
 }

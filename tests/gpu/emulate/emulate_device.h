@@ -70,6 +70,7 @@ static inline int atomicMin(int *p, int v) { int old = *p; if (v < old) *p = v; 
 static inline uint32_t __float_as_uint(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 static inline float __uint_as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
 static inline uint16_t f32_to_f16(float f) { return (uint16_t)_cvtss_sh(f, 0); }
+static inline float exp2_fast(float x) { return exp2f(x); }
 static inline float f16_to_f32(uint16_t h) { return _cvtsh_ss(h); }
 
 /* --- instructions of a warp; layouts: PTX ISA, mma.m16n8k16 and ldmatrix --- */
