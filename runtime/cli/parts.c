@@ -184,13 +184,20 @@ mr_status mr_parts_chat(mr_parts *p, const mr_chat_choice *choice, mr_err *err) 
 
 mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, mr_err *err) {
     if (!name || strcmp(name, "auto") == 0)
-        *out = b->has_bf16 ? MR_BF16 : MR_F32;
+        *out = b->has_bf16 ? MR_BF16 : b->kind == MR_CUDA ? MR_F16 : MR_F32;
     else if (strcmp(name, "f32") == 0 || strcmp(name, "float32") == 0)
         *out = MR_F32;
     else if (strcmp(name, "bf16") == 0 || strcmp(name, "bfloat16") == 0)
         *out = MR_BF16;
+    else if (strcmp(name, "f16") == 0 || strcmp(name, "float16") == 0)
+        *out = MR_F16;
     else
-        return mr_fail(err, MR_EINVAL, "dtype is \"%s\", want auto, f32 or bf16", name);
+        return mr_fail(err, MR_EINVAL, "dtype is \"%s\", want auto, f32, bf16 or f16", name);
+    if (*out == MR_BF16 && !b->has_bf16 && b->kind == MR_CUDA)
+        return mr_fail(err, MR_EINVAL,
+                       "dtype is \"%s\", but %s has no bf16 (compute capability 8.0 and later do); use dtype = \"auto\" "
+                       "or \"float16\"",
+                       name, b->device);
     return MR_OK;
 }
 
@@ -203,10 +210,12 @@ static mr_status store_of(mr_dtype *out, const char *name, const mr_parts *p, mr
         *out = MR_F32;
     else if (strcmp(name, "bf16") == 0)
         *out = MR_BF16;
+    else if (strcmp(name, "f16") == 0)
+        *out = MR_F16;
     else if (strcmp(name, "nf4") == 0)
         *out = MR_NF4;
     else
-        return mr_fail(err, MR_EINVAL, "--store is \"%s\", want auto, f32, bf16 or nf4", name);
+        return mr_fail(err, MR_EINVAL, "--store is \"%s\", want auto, f32, bf16, f16 or nf4", name);
     return MR_OK;
 }
 

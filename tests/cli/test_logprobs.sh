@@ -104,7 +104,7 @@ run 65 logprobs "$temp/tiny"
 says 'has 257 tokens, the model'
 run 2 logprobs "$temp/tiny" --adapter "$temp"
 run 2 logprobs "$temp/tiny" --dtype f64
-says 'dtype is "f64", want auto, f32 or bf16'
+says 'dtype is "f64", want auto, f32, bf16 or f16'
 run 2 logprobs "$temp/tiny" --store q4
 says '--store is "q4", want auto, f32, bf16 or nf4'
 
