@@ -223,7 +223,8 @@ mr_status mr_trainer_update(mr_trainer *t, double loss, double *norm, double *lr
     *lr = (double)t->set->train.learning_rate *
           mr_schedule_lambda(t->set->train.lr_scheduler_type, t->updates, t->warmup, t->max_steps);
     MR_TRY(t->b->sync(t->b, err));
-    if (!finite || !isfinite(*norm)) return skip_update(t, err);
+    /* logits that overflow in f16 may give texts that no reward can tell apart: no gradient, but a loss that tells */
+    if (!finite || !isfinite(*norm) || (t->scaler.on && !t->loss_finite)) return skip_update(t, err);
     mr_optimizer_step(t->optimizer, (float)*lr,
                       mr_scaler_factor(&t->scaler, mr_clip_coefficient(*norm, t->set->train.max_grad_norm)));
     mr_model_refresh(t->parts.model);
