@@ -472,6 +472,10 @@ static void print_table(const shaping *x) {
         printf("\nfloat16: loss scale %g, %lld of %d updates skipped for overflow", x->job.scaler.scale,
                (long long)x->job.scaler.skipped, x->job.updates);
     printf("\nmedian of %d; sampled and trained log-probabilities differ by at most %g\n", x->repeats, x->job.logp_gap);
+    mr_str text = { 0 };
+    mr_estimate_describe(&p->t4, &mr_t4, &text);
+    fputs(text.data, stdout);
+    mr_str_clear(&text);
 }
 
 static cJSON *part_json(const shaping *x, const part *p) {
@@ -540,6 +544,7 @@ static void print_report(const shaping *x) {
     cJSON_AddNumberToObject(memory, "taken_bytes", (double)x->allocated);
     cJSON_AddNumberToObject(memory, "process_bytes", (double)mr_rss_peak_bytes());
     if (x->plan.cap) cJSON_AddNumberToObject(memory, "cap_bytes", (double)x->plan.cap);
+    mr_put_t4(o, &x->plan.t4);
     mr_print_json(o);
     cJSON_Delete(o);
 }
