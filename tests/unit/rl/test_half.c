@@ -340,31 +340,31 @@ static void resumed_equals_uninterrupted(void) {
     char *dir_a = rig_tmp(), *dir_b = rig_tmp(), hash_a[65], hash_b[65];
     world_init(&a, MR_METHOD_GRPO);
     a.set.train.save_steps = 1;
-    a.set.train.max_steps = 26;
+    a.set.train.max_steps = 14;
     world_open(&a, dir_a, MR_F16, 2);
-    a.t->scaler = (mr_scaler){ .on = true, .scale = 0x1p30, .interval = 4 };
+    a.t->scaler = (mr_scaler){ .on = true, .scale = 0x1p23, .interval = 3 };
     REQUIRE_OK(mr_trainer_run(a.t, &err), err);
-    CHECK(a.skipped[26] > 8 && a.skipped[26] < 26 && a.loss_scale[26] < 0x1p30);
+    CHECK(a.skipped[14] >= 3 && a.skipped[14] < 14 && a.loss_scale[14] < 0x1p23); /* down, and around the edge */
     bool grew = false;
-    for (int k = 2; k <= 26; k++) grew = grew || a.loss_scale[k] > a.loss_scale[k - 1];
+    for (int k = 2; k <= 14; k++) grew = grew || a.loss_scale[k] > a.loss_scale[k - 1];
     CHECK(grew);
-    for (int from = 3; from <= 21; from += 9) {
+    for (int from = 2; from <= 11; from += 3) {
         char *checkpoint = mr_asprintf("%s/checkpoint-%d", dir_a, from);
         world_init(&b, MR_METHOD_GRPO);
-        b.set.train.max_steps = 26;
+        b.set.train.max_steps = 14;
         world_open(&b, dir_b, MR_F16, 1);
-        b.t->scaler.interval = 4;
+        b.t->scaler.interval = 3;
         REQUIRE_OK(mr_trainer_load(b.t, checkpoint, NULL, NULL, NULL, &err), err);
         REQUIRE_OK(mr_trainer_run(b.t, &err), err);
-        for (int k = from + 1; k <= 26; k++) {
+        for (int k = from + 1; k <= 14; k++) {
             CHECK_NEAR(b.loss_scale[k], a.loss_scale[k], 0);
             CHECK_NEAR(b.skipped[k], a.skipped[k], 0);
         }
         mr_free(checkpoint);
-        checkpoint = mr_asprintf("%s/checkpoint-26", dir_a);
+        checkpoint = mr_asprintf("%s/checkpoint-14", dir_a);
         REQUIRE_OK(mr_checkpoint_hash(hash_a, checkpoint, &err), err);
         mr_free(checkpoint);
-        checkpoint = mr_asprintf("%s/checkpoint-26", dir_b);
+        checkpoint = mr_asprintf("%s/checkpoint-14", dir_b);
         REQUIRE_OK(mr_checkpoint_hash(hash_b, checkpoint, &err), err);
         mr_free(checkpoint);
         CHECK_STR(hash_b, hash_a);
