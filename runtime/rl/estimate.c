@@ -13,8 +13,8 @@ static double seconds(mr_cost c, const mr_estimate_device *d) {
 }
 
 /* One wave of prompts that are sampled together. */
-static double rollout(const mr_plan *p, const mr_config *c, const mr_model_opts *mo, double prompts, double kv_token_bytes,
-                      const mr_estimate_device *d) {
+static double rollout(const mr_plan *p, const mr_config *c, const mr_model_opts *mo, double prompts,
+                      double kv_token_bytes, const mr_estimate_device *d) {
     const double rows = prompts * p->group;
     mr_pass first = { .head_rows = rows, .kv_token_bytes = kv_token_bytes };
     mr_pass_group(&first, prompts, p->max_prompt, 0, 0);
@@ -40,8 +40,8 @@ mr_estimate mr_estimate_make(const mr_plan *p, const mr_config *c, const mr_mode
                       .backward = true,
                       .checkpointing = p->checkpointing };
     mr_pass_group(&train, p->prompts, p->max_prompt, p->group, p->max_completion - 1);
-    e.train_s = seconds(mr_cost_pass(c, mo, &train), d) +
-                seconds(mr_cost_update(c, mo, p->optim == MR_ADAMW_8BIT ? 2 : 8), d);
+    e.train_s =
+        seconds(mr_cost_pass(c, mo, &train), d) + seconds(mr_cost_update(c, mo, p->optim == MR_ADAMW_8BIT ? 2 : 8), d);
     e.step_s = e.rollout_s + e.train_s;
     e.hours = e.step_s * (double)e.steps / 3600;
     e.usd = e.hours * d->usd_hour;
@@ -50,9 +50,10 @@ mr_estimate mr_estimate_make(const mr_plan *p, const mr_config *c, const mr_mode
 
 void mr_estimate_describe(const mr_estimate *e, const mr_estimate_device *d, mr_str *out) {
     if (e->step_s < 0.5) return;
-    mr_str_printf(out,
-                  "on a %s, by its data sheet (%.0f GB/s, %.0f TFLOP/s; %.0f %% of either, all lengths at their most): "
-                  "%.3g s a step (rollout %.3g, training %.3g); %lld steps take %.3g hours, %.2f dollars at %.2f an hour\n",
-                  d->name, d->bytes_s / 1e9, d->flop_s / 1e12, 100 * d->share, e->step_s, e->rollout_s, e->train_s,
-                  (long long)e->steps, e->hours, e->usd, d->usd_hour);
+    mr_str_printf(
+        out,
+        "on a %s, by its data sheet (%.0f GB/s, %.0f TFLOP/s; %.0f %% of either, all lengths at their most): "
+        "%.3g s a step (rollout %.3g, training %.3g); %lld steps take %.3g hours, %.2f dollars at %.2f an hour\n",
+        d->name, d->bytes_s / 1e9, d->flop_s / 1e12, 100 * d->share, e->step_s, e->rollout_s, e->train_s,
+        (long long)e->steps, e->hours, e->usd, d->usd_hour);
 }

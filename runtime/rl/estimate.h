@@ -29,8 +29,8 @@ typedef struct mr_estimate {
 } mr_estimate;
 
 /* steps: of the run; below 0 it stands for 750, the published recipe's. kv_token_bytes: of one layer. */
-mr_estimate mr_estimate_make(const struct mr_plan *p, const mr_config *c, const mr_model_opts *mo, double kv_token_bytes,
-                             int64_t steps, const mr_estimate_device *d);
+mr_estimate mr_estimate_make(const struct mr_plan *p, const mr_config *c, const mr_model_opts *mo,
+                             double kv_token_bytes, int64_t steps, const mr_estimate_device *d);
 /* One line with its assumptions; nothing below half a second a step, where starting kernels and rewards decide. */
 void mr_estimate_describe(const mr_estimate *e, const mr_estimate_device *d, mr_str *out);
 

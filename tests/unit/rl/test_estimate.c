@@ -44,7 +44,8 @@ static void published_job(void) {
     CHECK_NEAR(e.usd, e.hours * 0.35, 1e-12);
     mr_str text = { 0 };
     mr_estimate_describe(&e, &mr_t4, &text);
-    CHECK_CONTAINS(text.data, "on a T4, by its data sheet (320 GB/s, 65 TFLOP/s; 50 % of either, all lengths at their most): ");
+    CHECK_CONTAINS(text.data,
+                   "on a T4, by its data sheet (320 GB/s, 65 TFLOP/s; 50 % of either, all lengths at their most): ");
     CHECK_CONTAINS(text.data, "; 750 steps take ");
     CHECK_CONTAINS(text.data, " dollars at 0.35 an hour\n");
     mr_str_clear(&text);

@@ -19,7 +19,8 @@ typedef struct world {
     mr_trainer_parts parts;
     double values[64];
     int n_jobs, n_steps;
-    double loss_scale[MAX_STEPS], skipped[MAX_STEPS], rate[MAX_STEPS], ratio[MAX_STEPS], reward[MAX_STEPS], loss[MAX_STEPS];
+    double loss_scale[MAX_STEPS], skipped[MAX_STEPS], rate[MAX_STEPS], ratio[MAX_STEPS], reward[MAX_STEPS],
+        loss[MAX_STEPS];
     char events[64][320];
     int n_events;
     int64_t poison_from; /* steps from here on get an infinite gradient; 0: none */
@@ -65,8 +66,8 @@ static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_m
     const struct {
         const char *name;
         double *to;
-    } wanted[] = { { MR_M_LOSS_SCALE, w->loss_scale }, { MR_M_SKIPPED, w->skipped },  { MR_M_LEARNING_RATE, w->rate },
-                   { MR_M_IS_RATIO, w->ratio },        { MR_M_REWARD, w->reward },    { MR_M_LOSS, w->loss } };
+    } wanted[] = { { MR_M_LOSS_SCALE, w->loss_scale }, { MR_M_SKIPPED, w->skipped }, { MR_M_LEARNING_RATE, w->rate },
+                   { MR_M_IS_RATIO, w->ratio },        { MR_M_REWARD, w->reward },   { MR_M_LOSS, w->loss } };
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
         wanted[i].to[step] = -1; /* is not told */
         for (int k = 0; k < n; k++)
@@ -75,7 +76,8 @@ static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_m
     w->n_steps++;
     return MR_OK;
 }
-static mr_status on_event(void *self, int64_t step, const char *kind, const char *text, const cJSON *detail, mr_err *err) {
+static mr_status on_event(void *self, int64_t step, const char *kind, const char *text, const cJSON *detail,
+                          mr_err *err) {
     world *w = self;
     (void)step, (void)detail, (void)err;
     if (w->n_events < 64) snprintf(w->events[w->n_events++], sizeof w->events[0], "%s: %.300s", kind, text);
@@ -114,20 +116,21 @@ static void world_open(world *w, const char *run_dir, mr_dtype type, int threads
     if (w->set.method == MR_METHOD_SFT) mo.full = true, mo.lora = (mr_lora_opts){ 0 };
     rig_open(&w->r, "tiny_qwen2", &mo, threads);
     REQUIRE_OK(mr_tokenizer_open(&w->tok, GOLDEN("tokenizer_tiny96"), &err), err);
-    w->parts = (mr_trainer_parts){ .settings = &w->set,
-                                   .model = w->r.m,
-                                   .tokenizer = w->tok,
-                                   .chat = &chatml,
-                                   .rows = { w, 16, get_row },
-                                   .scorer = { .self = w,
-                                               .n_rewards = 1,
-                                               .names = names,
-                                               .weights = weights,
-                                               .submit = submit,
-                                               .collect = collect },
-                                   .observer = { .self = w, .step = on_step, .event = on_event, .progress = on_progress },
-                                   .run_dir = run_dir,
-                                   .base_model_name = "tiny_qwen2" };
+    w->parts =
+        (mr_trainer_parts){ .settings = &w->set,
+                            .model = w->r.m,
+                            .tokenizer = w->tok,
+                            .chat = &chatml,
+                            .rows = { w, 16, get_row },
+                            .scorer = { .self = w,
+                                        .n_rewards = 1,
+                                        .names = names,
+                                        .weights = weights,
+                                        .submit = submit,
+                                        .collect = collect },
+                            .observer = { .self = w, .step = on_step, .event = on_event, .progress = on_progress },
+                            .run_dir = run_dir,
+                            .base_model_name = "tiny_qwen2" };
     REQUIRE_OK(mr_trainer_open(&w->t, &w->parts, &err), err);
 }
 
@@ -287,7 +290,8 @@ static void learns(void) {
         REQUIRE_OK(mr_trainer_run(b.t, &err), err);
         CHECK_NEAR(a.loss[1], b.loss[1], sft ? 1e-2 : 1);
         double early = 0, late = 0;
-        for (int k = 1; k <= 5; k++) early += sft ? -a.loss[k] : a.reward[k], late += sft ? -a.loss[k + 25] : a.reward[k + 25];
+        for (int k = 1; k <= 5; k++)
+            early += sft ? -a.loss[k] : a.reward[k], late += sft ? -a.loss[k + 25] : a.reward[k + 25];
         CHECK(late > early + (sft ? 0.5 : 0.1));
         for (int k = 1; k <= 30; k++) {
             CHECK(a.loss_scale[k] == 65536 && a.skipped[k] == 0);
@@ -420,15 +424,16 @@ static void stops_with_a_reason(void) {
             device_put(w.r.b, w.r.m->final_norm, large, channels);
         }
         CHECK_INT(mr_trainer_run(w.t, &err), MR_EINTERNAL);
-        CHECK_CONTAINS(err.msg, forward ? "step 8: 8 updates in a row were skipped, and an activation does not fit into float16"
-                                        : "step 18: 17 updates in a row were skipped, and even an unscaled gradient does not");
+        CHECK_CONTAINS(err.msg,
+                       forward ? "step 8: 8 updates in a row were skipped, and an activation does not fit into float16"
+                               : "step 18: 17 updates in a row were skipped, and even an unscaled gradient does not");
         CHECK_CONTAINS(err.msg, "use dtype = \"bfloat16\" (GPUs from compute capability 8.0 on) or \"float32\"");
         if (forward) CHECK(has_event(&w, "step 1: the loss is not finite, since activations do not fit into float16"));
         world_close(&w);
     }
 }
 
-TEST_MAIN({ "follows torch", follows_torch }, { "small gradients survive", small_gradients_survive }, 
+TEST_MAIN({ "follows torch", follows_torch }, { "small gradients survive", small_gradients_survive },
           { "updates are unscaled", updates_are_unscaled }, { "learns", learns },
           { "overflow costs an update", overflow_costs_an_update },
           { "resumed equals uninterrupted", resumed_equals_uninterrupted }, { "other checkpoints", other_checkpoints },
