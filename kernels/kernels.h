@@ -7,7 +7,8 @@
  * Letters: N rows (tokens), C channels, I inputs and O outputs of a linear, H query heads, K key/value heads, D head size,
  *          F feed-forward size, V vocabulary, R rank, S spans.
  * Buffers: `float *` and `int32_t *` arguments are device memory from b->alloc (on the CPU: host memory). Activations are
- *          f32 on the CPU. Products round their inputs to the compute type of the weight (bf16 or f32) and sum in f32.
+ *          f32. Products round their inputs to the compute type of the weight (bf16, f16 or f32) and sum in f32; what is too
+ *          large for f16 becomes infinite.
  * Row rule: what an operation writes for one row depends on that row (for attention: on its own keys), never on
  *          N, on the other rows, on the alignment of a row in the buffer or on the thread count. Each sum has one fixed
  *          order. No float atomics. Backward sums over rows (weight gradients) have an order that the rows' numbers alone decide:
@@ -45,8 +46,8 @@ enum {
 };
 
 typedef struct mr_weight_info {
-    mr_dtype store;   /* MR_F32, MR_BF16 or MR_NF4 */
-    mr_dtype compute; /* the type that products round to: MR_F32 or MR_BF16 */
+    mr_dtype store;   /* MR_F32, MR_BF16, MR_F16 or MR_NF4 */
+    mr_dtype compute; /* the type that products round to: MR_F32, MR_BF16 or MR_F16 */
     int64_t n_out, n_in;
     size_t bytes;     /* device memory that it takes */
 } mr_weight_info;
@@ -121,7 +122,7 @@ struct mr_backend {
     mr_device_kind kind;
     const char *name;      /* "cpu" or "cuda:0" */
     const char *device;    /* for people: "AMD EPYC, avx512_bf16, 2 threads" */
-    bool has_bf16;         /* products in bf16 are native; otherwise ask for compute MR_F32 */
+    bool has_bf16;         /* products in bf16 are native; otherwise ask for MR_F16 of a GPU, for MR_F32 of a CPU */
     int n_threads;
     /* Device memory that alloc, weights and scratch hold now and have held at most, kept by the backend; and what there
      * was to take at open, which plans do not exceed: 0 when nobody knows or it is the host's memory. */
@@ -150,7 +151,7 @@ struct mr_backend {
      * w->bytes; returned is the scratch that the operations of `room` need with it. Scratch is shared, so the largest
      * counts; a room that goes from weight to weight may collect. NULL: w lies row by row once, without scratch. */
     size_t (*weight_room)(mr_backend *b, mr_weight_info *w, mr_room *room);
-    /* Replaces the values (store F32 or BF16) from f32 w[O,I] in device memory: after an optimizer step. */
+    /* Replaces the values (not of NF4) from f32 w[O,I] in device memory: after an optimizer step. */
     void (*weight_set)(mr_backend *b, mr_weight *w, const float *values);
     /* dst[n,I] = rows of the stored matrix as f32 (dequantized, exactly the values that products use). Needs MR_USE_ROWS or NF4 or
      * F32/BF16 with MR_USE_FWD. Row-wise use in tests and merging; not fast. */
@@ -228,7 +229,8 @@ struct mr_backend {
 
 /* Opens device `index`; n_threads = 0 means all cores that this process may use. CPU: dispatches to the best instruction set and probes that
  * matrix products keep the row rule. MEDRL_CPU_ISA=avx2|avx512|avx512_bf16 lowers it (tests). CUDA: loads libmedrl_cuda.so, which lies
- * beside the program or where MEDRL_CUDA_MODULE says. MR_EINVAL when this build or machine lacks it; err names the way out. */
+ * beside the program or where MEDRL_CUDA_MODULE says; MEDRL_SM=75 takes libmedrl_cuda_sm75.so in the same folder: a newer GPU
+ * behaves as a T4, without bf16 and with a T4's shared memory. MR_EINVAL when this build or machine lacks it; err names the way out. */
 mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int n_threads, mr_err *err);
 void mr_backend_close(mr_backend *b);
 

@@ -1,13 +1,15 @@
 /* module.h - how the program and the CUDA module find each other.
  *
  * libmedrl_cuda.so exports one symbol, mr_cuda_module, a function that returns this table. Both sides are built from one tree: `abi`
- * sums up the layouts that they share, and the program refuses a module with another one. */
+ * sums up the layouts that they share, and the program refuses a module with another one.
+ * libmedrl_cuda_sm75.so beside it is the same sources for Turing alone (cuda.h, CU_FORCED_SM): MEDRL_SM=75 takes it. */
 #ifndef MR_MODULE_H
 #define MR_MODULE_H
 
 #include "kernels.h"
 
 #define MR_CUDA_FILE "libmedrl_cuda.so"
+#define MR_CUDA_FILE_SM75 "libmedrl_cuda_sm75.so"
 #define MR_CUDA_SYMBOL "mr_cuda_module"
 
 #define MR_CUDA_ABI                                                                                                    \

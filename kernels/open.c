@@ -8,23 +8,34 @@
 #include "cpu/cpu.h"
 #include "module.h"
 
-/* MEDRL_CUDA_MODULE, or the module beside the program. */
-static void module_path(char *path, size_t size) {
+/* MEDRL_CUDA_MODULE, or the module beside the program; with MEDRL_SM=75 the one for Turing beside it. */
+static void module_path(char *path, size_t size, bool turing) {
     const char *given = getenv("MEDRL_CUDA_MODULE");
     if (given && *given) {
         snprintf(path, size, "%s", given);
-        return;
+        if (!turing) return;
+    } else {
+        ssize_t n = readlink("/proc/self/exe", path, size - 1);
+        path[n > 0 ? n : 0] = '\0';
     }
-    ssize_t n = readlink("/proc/self/exe", path, size - 1);
-    path[n > 0 ? n : 0] = '\0';
     char *slash = strrchr(path, '/');
     size_t dir = slash ? (size_t)(slash - path) + 1 : 0;
-    snprintf(path + dir, size - dir, "%s", MR_CUDA_FILE);
+    snprintf(path + dir, size - dir, "%s", turing ? MR_CUDA_FILE_SM75 : MR_CUDA_FILE);
 }
 
 static mr_status open_cuda(mr_backend **out, int index, mr_err *err) {
     char path[512];
-    module_path(path, sizeof path);
+    const char *sm = getenv("MEDRL_SM");
+    bool turing = sm && strcmp(sm, "75") == 0;
+    if (sm && *sm && !turing)
+        return mr_fail(err, MR_EINVAL, "MEDRL_SM: \"%s\" is unknown, expected 75 (the kernels of a T4 on a newer GPU) or nothing",
+                       sm);
+    module_path(path, sizeof path, turing);
+    if (turing && access(path, R_OK) != 0)
+        return mr_fail(err, MR_EINVAL,
+                       "device cuda:%d: MEDRL_SM is 75, but %s is not there; build it with `cmake --build build --target "
+                       "medrl_cuda_sm75` (needs nvcc), or unset MEDRL_SM",
+                       index, path);
     if (access(path, R_OK) != 0)
         return mr_fail(err, MR_EINVAL,
                        "device cuda:%d: %s is not there; build it with `./bootstrap cuda` (needs nvcc), or use "

@@ -89,6 +89,26 @@ static inline float cpu_from_bf16(uint16_t h) {
     return f;
 }
 
+/* To f16 and back: to nearest, ties to even; from 65520 on infinity; below 2^-14 steps of 2^-24; NaN stays NaN. */
+static inline float cpu_round_f16(float f) {
+    uint32_t u, sign;
+    __builtin_memcpy(&u, &f, 4);
+    sign = u & 0x80000000u;
+    u ^= sign;
+    float size, small;
+    __builtin_memcpy(&size, &u, 4);
+    small = (size + 0.5f) - 0.5f; /* the last place of a float in [0.5, 1) is 2^-24 */
+    u = (u + 0xfffu + ((u >> 13) & 1u)) & ~0x1fffu;
+    if (u >= 0x47800000u) u = size != size ? 0x7fc00000u : 0x7f800000u; /* 65536 */
+    if (size < 0x1p-14f) __builtin_memcpy(&u, &small, 4);
+    u |= sign;
+    __builtin_memcpy(&f, &u, 4);
+    return f;
+}
+static inline void cpu_round_f16_n(float *dst, const float *src, int64_t n) {
+    for (int64_t i = 0; i < n; i++) dst[i] = cpu_round_f16(src[i]);
+}
+
 /* bitsandbytes' 256 values of the 8-bit dynamic map, ascending (spec/quantization.md, 5.2). */
 void cpu_dynamic_map(float map[256], bool is_signed);
 

@@ -7,11 +7,12 @@
 #include "cpu/weights.h"
 
 /* How a weight's products read their rows: as they are, as bf16, or as f32 that was rounded to bf16 (no bf16
- * instruction). */
-typedef enum view { VIEW_RAW, VIEW_BF16, VIEW_ROUNDED } view;
+ * instruction) or to f16. */
+typedef enum view { VIEW_RAW, VIEW_BF16, VIEW_ROUNDED, VIEW_ROUNDED_F16 } view;
 
 static view view_of(const gemm_kernels *kernels, const mr_weight *w) {
     if (w->compute == MR_F32) return VIEW_RAW;
+    if (w->compute == MR_F16) return VIEW_ROUNDED_F16;
     return kernels->bf16 ? VIEW_BF16 : VIEW_ROUNDED;
 }
 
@@ -41,8 +42,10 @@ static void input_prepare(const gemm_kernels *kernels, const input *in, int64_t 
             uint16_t *dst = (uint16_t *)in->low_data + r * in->ld_low;
             kernels->to_bf16(dst, src, in->k);
             if (in->k & 1) dst[in->k] = 0;
-        } else {
+        } else if (in->low == VIEW_ROUNDED) {
             kernels->round_bf16((float *)in->low_data + r * in->ld_low, src, in->k);
+        } else {
+            cpu_round_f16_n((float *)in->low_data + r * in->ld_low, src, in->k);
         }
     }
 }
@@ -393,7 +396,7 @@ cpu_linear_room cpu_linear_needs(mr_backend *b, const mr_weight_info *w, const m
     bool bwd = room->uses & MR_USE_BWD;
     /* a float a row for norms and a few for a span of attention; backward a float a head */
     cpu_linear_room x = { n * (64 + sizeof(float) * (size_t)room->heads), n + 256, 0 };
-    if (w->compute == MR_BF16) {
+    if (w->compute != MR_F32) {
         size_t in = input_bytes(room->rows, w->n_in), out = bwd ? padded(input_bytes(room->rows, w->n_out)) : 0;
         size_t most = in > out ? in : out;
         if (most > x.rows) x.rows = most;

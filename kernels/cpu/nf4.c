@@ -89,11 +89,11 @@ void nf4_dequantize(float *dst, const nf4_data *q, int64_t at, int64_t n) {
     }
 }
 
-void nf4_panel(const gemm_kernels *kernels, void *panel, float *scratch, const mr_weight *w, bool backward,
-               int64_t index, int64_t k0, int64_t k) {
+static void unpack_panel(const gemm_kernels *kernels, void *panel, float *scratch, const mr_weight *w, bool backward,
+                         int64_t index, int64_t k0, int64_t k) {
     const nf4_data *q = &w->nf4;
     const float *map = nf4_nested_map();
-    mr_dtype type = w->compute;
+    mr_dtype type = weight_panel_type(w);
     bool bf16 = type == MR_BF16, whole = w->n_in % NF4_BLOCK == 0;
     int64_t blocks = w->n_in / NF4_BLOCK, col0 = index * GEMM_COLS;
     float tile[GEMM_COLS * NF4_BLOCK];
@@ -125,4 +125,10 @@ void nf4_panel(const gemm_kernels *kernels, void *panel, float *scratch, const m
         for (int64_t r = 0; r < rows; r++) nf4_dequantize(tile + r * NF4_BLOCK, q, (col0 + r) * w->n_in + k0 + i, n);
         gemm_pack_block(kernels, to, type, tile, NF4_BLOCK, rows, n);
     }
+}
+
+void nf4_panel(const gemm_kernels *kernels, void *panel, float *scratch, const mr_weight *w, bool backward,
+               int64_t index, int64_t k0, int64_t k) {
+    unpack_panel(kernels, panel, scratch, w, backward, index, k0, k);
+    if (w->compute == MR_F16) cpu_round_f16_n(panel, panel, k * GEMM_COLS);
 }

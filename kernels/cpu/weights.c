@@ -50,26 +50,34 @@ static mr_status fill_nf4(mr_weight *w, mr_weight_source src, float *block, int6
     return MR_OK;
 }
 
+/* Rows [row, row + n) into the weight's layout; f16: rounded already. */
+static void put_rows(mr_backend *b, mr_weight *w, const float *src, int64_t row, int64_t n) {
+    mr_dtype type = weight_panel_type(w);
+    if (w->fwd || w->bwd) gemm_pack_rows(b, w->fwd, w->bwd, type, src, row, n, w->n_out, w->n_in);
+    if (w->rows && type == MR_F32)
+        memcpy((float *)w->rows + row * w->n_in, src, (size_t)(n * w->n_in) * sizeof *src);
+    else if (w->rows)
+        gemm_kernels_for(cpu_of(b)->isa)->to_bf16((uint16_t *)w->rows + row * w->n_in, src, n * w->n_in);
+}
+
 static mr_status fill_dense(mr_backend *b, mr_weight *w, mr_weight_source src, float *block, int64_t rows,
                             mr_err *err) {
     for (int64_t row = 0; row < w->n_out; row += rows) {
         int64_t n = w->n_out - row < rows ? w->n_out - row : rows;
         MR_TRY(src.rows(src.self, block, row, n, err));
-        if (w->fwd || w->bwd) gemm_pack_rows(b, w->fwd, w->bwd, w->store, block, row, n, w->n_out, w->n_in);
-        if (w->rows && w->store == MR_F32)
-            memcpy((float *)w->rows + row * w->n_in, block, (size_t)(n * w->n_in) * sizeof *block);
-        else if (w->rows)
-            gemm_kernels_for(cpu_of(b)->isa)->to_bf16((uint16_t *)w->rows + row * w->n_in, block, n * w->n_in);
+        if (w->store == MR_F16) cpu_round_f16_n(block, block, n * w->n_in);
+        put_rows(b, w, block, row, n);
     }
     return MR_OK;
 }
 
 static bool take_panels(mr_backend *b, mr_weight *w) {
+    mr_dtype type = weight_panel_type(w);
     bool ok = true;
     if (w->uses & MR_USE_FWD)
-        ok = (w->fwd = take(b, w, (size_t)gemm_panels(w->n_out), gemm_panel_bytes(w->n_in, w->store))) && ok;
+        ok = (w->fwd = take(b, w, (size_t)gemm_panels(w->n_out), gemm_panel_bytes(w->n_in, type))) && ok;
     if (w->uses & MR_USE_BWD)
-        ok = (w->bwd = take(b, w, (size_t)gemm_panels(w->n_in), gemm_panel_bytes(w->n_out, w->store))) && ok;
+        ok = (w->bwd = take(b, w, (size_t)gemm_panels(w->n_in), gemm_panel_bytes(w->n_out, type))) && ok;
     return ok;
 }
 
@@ -95,7 +103,7 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
     } else {
         ok = take_panels(b, w);
         if (!w->fwd && !w->bwd) /* only looked up */
-            ok = (w->rows = take(b, w, (size_t)w->n_out * (size_t)w->n_in, w->store == MR_F32 ? 4 : 2)) && ok;
+            ok = (w->rows = take(b, w, (size_t)w->n_out * (size_t)w->n_in, w->store == MR_BF16 ? 2 : 4)) && ok;
     }
     float *block = cpu_try_scratch(b, CPU_SLOT_SOURCE, block_values * sizeof *block); /* stays for the next weight */
     mr_status st;
@@ -111,9 +119,9 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
     return st;
 }
 
-/* The type that is stored: products would round f32 to bf16 at every use. */
+/* The type that is stored: products would round to theirs at every use. What is bf16 stays so under f32 products. */
 static mr_dtype stored(mr_dtype store, mr_dtype compute) {
-    return store == MR_F32 && compute == MR_BF16 ? MR_BF16 : store;
+    return store != MR_NF4 && compute != MR_F32 ? compute : store;
 }
 
 /* What `create` takes. */
@@ -123,7 +131,7 @@ static size_t weight_bytes(const mr_weight_info *w, unsigned uses) {
     if (type == MR_NF4) return (n + 1) / 2 + blocks + (blocks + NF4_NESTED - 1) / NF4_NESTED * sizeof(float);
     if (uses & MR_USE_FWD) bytes += (size_t)gemm_panels(w->n_out) * gemm_panel_bytes(w->n_in, type);
     if (uses & MR_USE_BWD) bytes += (size_t)gemm_panels(w->n_in) * gemm_panel_bytes(w->n_out, type);
-    return bytes ? bytes : n * (type == MR_F32 ? 4 : 2);
+    return bytes ? bytes : n * (type == MR_BF16 ? 2 : 4);
 }
 
 size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
@@ -142,8 +150,7 @@ size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
 
 mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
                             mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err) {
-    assert(n_out > 0 && n_in > 0 && uses && (compute == MR_F32 || compute == MR_BF16));
-    assert(store == MR_F32 || store == MR_BF16 || store == MR_NF4);
+    assert(n_out > 0 && n_in > 0 && uses && compute != MR_NF4);
     *out = NULL;
     mr_weight *w = mr_alloc(sizeof *w);
     w->store = stored(store, compute), w->compute = compute, w->n_out = n_out, w->n_in = n_in, w->uses = uses;
@@ -177,29 +184,37 @@ mr_weight_info cpu_weight_info(const mr_weight *w) {
 void cpu_weight_set(mr_backend *b, mr_weight *w, const float *values) {
     if (cpu_failed(b)) return;
     assert(w->store != MR_NF4);
-    if (w->fwd || w->bwd) gemm_pack_rows(b, w->fwd, w->bwd, w->store, values, 0, w->n_out, w->n_out, w->n_in);
-    if (w->rows && w->store == MR_F32)
-        memcpy(w->rows, values, (size_t)(w->n_out * w->n_in) * sizeof *values);
-    else if (w->rows)
-        gemm_kernels_for(cpu_of(b)->isa)->to_bf16(w->rows, values, w->n_out * w->n_in);
+    if (w->store != MR_F16) {
+        put_rows(b, w, values, 0, w->n_out);
+        return;
+    }
+    int64_t rows = source_rows(w->n_out, w->n_in); /* through the block that weight_create left */
+    float *block = cpu_scratch(b, CPU_SLOT_SOURCE, ((size_t)rows * (size_t)w->n_in + NF4_BLOCK) * sizeof *block);
+    for (int64_t row = 0; block && row < w->n_out; row += rows) {
+        int64_t n = w->n_out - row < rows ? w->n_out - row : rows;
+        cpu_round_f16_n(block, values + row * w->n_in, n * w->n_in);
+        put_rows(b, w, block, row, n);
+    }
 }
 
 /* One row as f32: the values that products use. */
 static void read_row(float *dst, const mr_weight *w, int64_t row) {
+    mr_dtype type = weight_panel_type(w);
     assert(row >= 0 && row < w->n_out);
     if (w->store == MR_NF4) {
         nf4_dequantize(dst, &w->nf4, row * w->n_in, w->n_in);
         if (w->compute == MR_BF16)
             for (int64_t i = 0; i < w->n_in; i++) dst[i] = cpu_from_bf16(cpu_to_bf16(dst[i]));
-    } else if (w->rows && w->store == MR_F32) {
+        if (w->compute == MR_F16) cpu_round_f16_n(dst, dst, w->n_in);
+    } else if (w->rows && type == MR_F32) {
         memcpy(dst, (const float *)w->rows + row * w->n_in, (size_t)w->n_in * sizeof *dst);
     } else if (w->rows) {
         const uint16_t *from = (const uint16_t *)w->rows + row * w->n_in;
         for (int64_t i = 0; i < w->n_in; i++) dst[i] = cpu_from_bf16(from[i]);
     } else if (w->bwd) { /* its rows are nearer together */
-        gemm_unpack_bwd(dst, w->bwd, w->store, row, w->n_out, w->n_in);
+        gemm_unpack_bwd(dst, w->bwd, type, row, w->n_out, w->n_in);
     } else {
-        gemm_unpack_fwd(dst, w->fwd, w->store, row, w->n_in);
+        gemm_unpack_fwd(dst, w->fwd, type, row, w->n_in);
     }
 }
 

@@ -25,9 +25,11 @@ struct mr_weight {
     nf4_data nf4; /* store NF4 */
 };
 
-/* The type of panels: what the products of this weight read. */
+/* The type of panels: what the products of this weight read. f16 lies as f32, rounded when it is stored: the CPU is its
+ * specification, not a place to be fast in it. */
 static inline mr_dtype weight_panel_type(const mr_weight *w) {
-    return w->store == MR_NF4 ? w->compute : w->store;
+    mr_dtype t = w->store == MR_NF4 ? w->compute : w->store;
+    return t == MR_F16 ? MR_F32 : t;
 }
 
 /* Scratch that linear and linear_bwd ask for with a weight (linear.c): the rows' lower views and what attention and

@@ -330,6 +330,7 @@ static mr_status open_device(mr_backend **out, int index, mr_err *err) {
     s->sm = prop.major * 10 + prop.minor;
     s->n_sm = prop.multiProcessorCount;
     s->max_shared = (int)prop.sharedMemPerBlockOptin;
+    if (CU_FORCED_SM) s->sm = CU_FORCED_SM, s->max_shared = CU_SM75_SHARED, s->no_lt = true;
     const char *each = getenv("MEDRL_CUDA_SYNC");
     s->sync_each = each && *each && *each != '0';
 #ifdef MR_EMULATE
@@ -341,8 +342,8 @@ static mr_status open_device(mr_backend **out, int index, mr_err *err) {
     s->b.has_bf16 = s->sm >= 80;
     s->b.n_threads = 1;
     snprintf(s->name, sizeof s->name, "cuda:%d", index);
-    snprintf(s->device, sizeof s->device, "%.100s, sm_%d, %d SMs, %.1f GB", prop.name, s->sm, s->n_sm,
-             (double)prop.totalGlobalMem / 1e9);
+    snprintf(s->device, sizeof s->device, "%.100s%s, sm_%d, %d SMs, %.1f GB", prop.name, CU_FORCED_SM ? " as a Turing" : "",
+             s->sm, s->n_sm, (double)prop.totalGlobalMem / 1e9);
     s->b.name = s->name;
     s->b.device = s->device;
     mr_backend *b = &s->b;

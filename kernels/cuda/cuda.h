@@ -16,6 +16,15 @@
 extern "C" { /* kernels.h is C */
 #endif
 
+/* libmedrl_cuda_sm75.so: all files compiled for compute_75, so that no instruction of a newer GPU is in them, and with this
+ * set, so that the host's side chooses as on a T4: no bf16, its shared memory. A module of its own, since of one with
+ * several architectures a GPU takes the code that is nearest to it. cuBLASLt is left out there: what it would do on a newer
+ * GPU is not what it does on a T4; so the module shows what our kernels do alone. */
+#ifndef CU_FORCED_SM
+#define CU_FORCED_SM 0
+#endif
+enum { CU_SM75_SHARED = 64 << 10 };
+
 #include "kernels.h"
 
 /* Products of 16-bit types sum over K in segments: each is a chain of its own, and their sums are added in order. */

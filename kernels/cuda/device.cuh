@@ -16,8 +16,11 @@
 /* kernel<<<...>>> with the backend's stream; what went wrong is kept under `op`. */
 #define LAUNCH(b, op, kernel, grid, threads, bytes, ...)                                                               \
     do {                                                                                                               \
-        if ((bytes) > 48 * 1024)                                                                                       \
+        if ((bytes) > 48 * 1024) {                                                                                     \
+            if (CU_FORCED_SM && (bytes) > CU_SM75_SHARED) /* what a T4 would refuse */                                 \
+                cu_fail(b, MR_EINTERNAL, op, "%d bytes of shared memory asked for", (int)(bytes));                     \
             cu_check(b, op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes)));  \
+        }                                                                                                              \
         kernel<<<grid, threads, bytes, cu_of(b)->stream>>>(__VA_ARGS__);                                               \
         cu_launched(b, op);                                                                                            \
     } while (0)

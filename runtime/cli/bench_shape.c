@@ -11,6 +11,7 @@
 #include "cli/bench_step.h"
 #include "cli/cli.h"
 #include "model/cost.h"
+#include "rl/metrics.h"
 
 enum {
     MAX_REPEATS = 99,
@@ -132,7 +133,7 @@ static mr_status random_rows(void *self, float *dst, int64_t row, int64_t n, mr_
 static mr_status multiply(shaping *x, multiplying *m, int64_t size, mr_err *err) {
     mr_backend *b = x->parts.backend;
     size_t bytes = (size_t)size * (size_t)m->n * sizeof(float);
-    mr_dtype type = x->mo.compute == MR_F32 ? MR_F32 : MR_BF16;
+    mr_dtype type = x->mo.compute;
     mr_weight_source source = { &size, random_rows };
     MR_TRY(b->weight_create(b, &m->l.w, source, size, size, type, x->mo.compute, MR_USE_FWD, err));
     m->y = b->alloc(b, bytes);
@@ -195,10 +196,12 @@ static mr_status store_of(mr_dtype *out, const char *name, mr_dtype compute, mr_
         *out = MR_NF4;
     else if (strcmp(name, "bf16") == 0)
         *out = MR_BF16;
+    else if (strcmp(name, "f16") == 0)
+        *out = MR_F16;
     else if (strcmp(name, "f32") == 0)
         *out = MR_F32;
     else
-        return mr_fail(err, MR_EINVAL, "--store is \"%s\", want auto, f32, bf16 or nf4", name);
+        return mr_fail(err, MR_EINVAL, "--store is \"%s\", want auto, f32, bf16, f16 or nf4", name);
     return MR_OK;
 }
 
@@ -465,7 +468,14 @@ static void print_table(const shaping *x) {
     printf("memory: planned %.3f GB, taken %.3f GB, process %.3f GB", (double)p->total / 1e9,
            (double)x->allocated / 1e9, (double)mr_rss_peak_bytes() / 1e9);
     if (p->cap) printf("; of %.3f GB", (double)p->cap / 1e9);
+    if (x->job.scaler.on)
+        printf("\nfloat16: loss scale %g, %lld of %d updates skipped for overflow", x->job.scaler.scale,
+               (long long)x->job.scaler.skipped, x->job.updates);
     printf("\nmedian of %d; sampled and trained log-probabilities differ by at most %g\n", x->repeats, x->job.logp_gap);
+    mr_str text = { 0 };
+    mr_estimate_describe(&p->t4, &mr_t4, &text);
+    fputs(text.data, stdout);
+    mr_str_clear(&text);
 }
 
 static cJSON *part_json(const shaping *x, const part *p) {
@@ -523,12 +533,18 @@ static void print_report(const shaping *x) {
     cJSON_AddNumberToObject(step, "loss", x->job.loss);
     cJSON_AddNumberToObject(step, "grad_norm", x->job.norm);
     cJSON_AddNumberToObject(step, "logp_diff_max", x->job.logp_gap);
+    if (x->job.scaler.on) {
+        cJSON_AddNumberToObject(step, MR_M_LOSS_SCALE, x->job.scaler.scale);
+        cJSON_AddNumberToObject(step, MR_M_SKIPPED, (double)x->job.scaler.skipped);
+        cJSON_AddNumberToObject(step, "updates", x->job.updates);
+    }
     cJSON_AddItemToObject(o, "step", step);
     memory = cJSON_AddObjectToObject(o, "memory");
     cJSON_AddNumberToObject(memory, "planned_bytes", (double)x->plan.total);
     cJSON_AddNumberToObject(memory, "taken_bytes", (double)x->allocated);
     cJSON_AddNumberToObject(memory, "process_bytes", (double)mr_rss_peak_bytes());
     if (x->plan.cap) cJSON_AddNumberToObject(memory, "cap_bytes", (double)x->plan.cap);
+    mr_put_t4(o, &x->plan.t4);
     mr_print_json(o);
     cJSON_Delete(o);
 }

@@ -28,6 +28,7 @@ mr_status mr_bench_open(mr_bench_job *j, int max_ids, mr_err *err) {
     MR_TRY(mr_packer_init(&j->packer, o->train_rows, o->train_slots, (int)rows, err));
     size_t targets = (size_t)j->packer.max_targets;
     j->max_ids = max_ids;
+    j->scaler = mr_scaler_start(mr_model_options(j->model)->compute);
     j->ids = array((size_t)max_ids, sizeof *j->ids);
     j->rewards = array(rows, sizeof(float));
     j->reward = array(rows, sizeof(float));
@@ -189,11 +190,15 @@ static mr_status update(mr_bench_job *j, mr_err *err) {
     int64_t n;
     bool finite = true;
     const float *grads = mr_model_grads(j->model, &n);
-    j->norm = sqrt(j->b->sum_squares(j->b, grads, n, &finite));
+    const mr_scaler applied = j->scaler;
+    j->norm = sqrt(j->b->sum_squares(j->b, grads, n, &finite)) / applied.scale;
     MR_TRY(j->b->sync(j->b, err));
+    j->updates++;
+    mr_scaler_next(&j->scaler, finite);
+    if (!finite && j->scaler.on && j->scaler.scale >= 1 && isfinite(j->loss)) return MR_OK;
     if (!finite) return mr_fail(err, MR_EINTERNAL, "%s: a gradient is not finite", mr_model_path(j->model));
     mr_optimizer_step(j->optimizer, j->set->train.learning_rate,
-                      mr_clip_coefficient(j->norm, j->set->train.max_grad_norm));
+                      mr_scaler_factor(&applied, mr_clip_coefficient(j->norm, j->set->train.max_grad_norm)));
     mr_model_refresh(j->model);
     return j->b->sync(j->b, err);
 }
@@ -220,6 +225,7 @@ static mr_status train(mr_bench_job *j, int n_prompts, double *gap, mr_err *err)
         if (gap) *gap = fmax(*gap, gap_of_pack(j));
         MR_TRY(mr_grpo_loss(j->dlogp, &stats, &batch, &j->set->train.loss, err));
         for (int i = 0; i < k->n_targets; i++) j->pack_weight[i] = j->dlogp[k->token[i]];
+        mr_scaler_apply(&j->scaler, j->pack_weight, k->n_targets);
         mr_decoder_backward(j->decoder, &k->pack, k->rows, k->targets, j->pack_weight, k->n_targets, 1.0f);
         MR_TRY(j->b->sync(j->b, err));
     }

@@ -10,6 +10,7 @@
 #include "rl/optimizer.h"
 #include "rl/pack.h"
 #include "rl/rollout.h"
+#include "rl/scaler.h"
 #include "rl/settings.h"
 
 typedef struct mr_bench_job {
@@ -31,6 +32,8 @@ typedef struct mr_bench_job {
     const int32_t **pack_ids; /* [G] */
     int *pack_n_ids;
     mr_rollout roll; /* of the last step */
+    mr_scaler scaler; /* on with f16 products: an update whose gradients overflow is left out, as a run does */
+    int updates;      /* made or left out */
     /* the last step */
     double rollout_s, prefill_s, decode_s, train_s, step_s;
     double loss, norm, logp_gap; /* the gap: largest of all steps, between sampled and trained log-probabilities */

@@ -278,8 +278,8 @@ mr_status mr_cmd_logprobs(int argc, char **argv, mr_err *err) {
     int64_t threads = 0;
     const mr_opt opts[] = {
         { "adapter", 0, MR_OPT_TEXT, "DIR", "PEFT adapter folder, or a run's folder", &po.adapter, 0, 0 },
-        { "dtype", 0, MR_OPT_TEXT, "TYPE", "auto, f32 or bf16", &po.dtype, 0, 0 },
-        { "store", 0, MR_OPT_TEXT, "TYPE", "weights in memory: auto, f32, bf16 or nf4", &po.store, 0, 0 },
+        { "dtype", 0, MR_OPT_TEXT, "TYPE", "auto, f32, bf16 or f16", &po.dtype, 0, 0 },
+        { "store", 0, MR_OPT_TEXT, "TYPE", "weights in memory: auto, f32, bf16, f16 or nf4", &po.store, 0, 0 },
         { "temperature", 0, MR_OPT_REAL, "T", "divide the logits by it (1)", &temperature, 0.001, 1000 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &po.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },

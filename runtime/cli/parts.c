@@ -184,13 +184,20 @@ mr_status mr_parts_chat(mr_parts *p, const mr_chat_choice *choice, mr_err *err) 
 
 mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, mr_err *err) {
     if (!name || strcmp(name, "auto") == 0)
-        *out = b->has_bf16 ? MR_BF16 : MR_F32;
+        *out = b->has_bf16 ? MR_BF16 : b->kind == MR_CUDA ? MR_F16 : MR_F32;
     else if (strcmp(name, "f32") == 0 || strcmp(name, "float32") == 0)
         *out = MR_F32;
     else if (strcmp(name, "bf16") == 0 || strcmp(name, "bfloat16") == 0)
         *out = MR_BF16;
+    else if (strcmp(name, "f16") == 0 || strcmp(name, "float16") == 0)
+        *out = MR_F16;
     else
-        return mr_fail(err, MR_EINVAL, "dtype is \"%s\", want auto, f32 or bf16", name);
+        return mr_fail(err, MR_EINVAL, "dtype is \"%s\", want auto, f32, bf16 or f16", name);
+    if (*out == MR_BF16 && !b->has_bf16 && b->kind == MR_CUDA)
+        return mr_fail(err, MR_EINVAL,
+                       "dtype is \"%s\", but %s has no bf16 (compute capability 8.0 and later do); use dtype = \"auto\" "
+                       "or \"float16\"",
+                       name, b->device);
     return MR_OK;
 }
 
@@ -203,10 +210,12 @@ static mr_status store_of(mr_dtype *out, const char *name, const mr_parts *p, mr
         *out = MR_F32;
     else if (strcmp(name, "bf16") == 0)
         *out = MR_BF16;
+    else if (strcmp(name, "f16") == 0)
+        *out = MR_F16;
     else if (strcmp(name, "nf4") == 0)
         *out = MR_NF4;
     else
-        return mr_fail(err, MR_EINVAL, "--store is \"%s\", want auto, f32, bf16 or nf4", name);
+        return mr_fail(err, MR_EINVAL, "--store is \"%s\", want auto, f32, bf16, f16 or nf4", name);
     return MR_OK;
 }
 
@@ -307,6 +316,20 @@ mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_model_opts *mo, const mr_
     const mr_trainer_parts tp = { .settings = s, .tokenizer = p->tokenizer, .chat = p->chat, .rows = rows };
     MR_TRY(mr_census_take(&census, &tp, &c, err));
     return mr_plan_make(plan, p->backend, &c, mo, s, &census, err);
+}
+
+void mr_put_t4(cJSON *report, const mr_estimate *e) {
+    cJSON *o = cJSON_AddObjectToObject(report, "t4");
+    cJSON_AddNumberToObject(o, "step_s", e->step_s);
+    cJSON_AddNumberToObject(o, "rollout_s", e->rollout_s);
+    cJSON_AddNumberToObject(o, "train_s", e->train_s);
+    cJSON_AddNumberToObject(o, "steps", (double)e->steps);
+    cJSON_AddNumberToObject(o, "hours", e->hours);
+    cJSON_AddNumberToObject(o, "usd", e->usd);
+    cJSON_AddNumberToObject(o, "bytes_s", mr_t4.bytes_s);
+    cJSON_AddNumberToObject(o, "flop_s", mr_t4.flop_s);
+    cJSON_AddNumberToObject(o, "share", mr_t4.share);
+    cJSON_AddNumberToObject(o, "usd_hour", mr_t4.usd_hour);
 }
 
 /* Tables key by key, all else in place of what was there. */

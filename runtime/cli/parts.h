@@ -18,8 +18,8 @@
 typedef struct mr_parts_opts {
     const char *adapter; /* a PEFT folder or a run; NULL: none, or the run's */
     const char *device;  /* "auto", "cpu", "cuda"; NULL is auto */
-    const char *dtype;   /* "auto", "f32", "bf16"; NULL is auto */
-    const char *store;   /* "auto", "f32", "bf16", "nf4"; NULL is auto */
+    const char *dtype;   /* "auto", "f32", "bf16", "f16"; NULL is auto */
+    const char *store;   /* "auto", "f32", "bf16", "f16", "nf4"; NULL is auto */
     int n_threads;       /* 0: all */
     bool need_chat;      /* a model without a chat template is an error */
     bool ids_only;       /* a model without a tokenizer is fine: tokenizer is NULL then */
@@ -61,13 +61,16 @@ typedef struct mr_chat_choice {
 /* Opens p->template and p->chat; p->tokenizer and p->path are open. choice NULL: as p->run has it, or the model's
  * own. */
 mr_status mr_parts_chat(mr_parts *p, const mr_chat_choice *choice, mr_err *err);
-/* "auto" is bf16 where the device has it. */
+/* "auto" is bf16 where the device has it, else f16 on a GPU and f32 on a CPU. torch's names are fine too. */
 mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, mr_err *err);
 
 /* Before a model is loaded: the plan from a census of rows. p has backend, path, tokenizer and chat. mo: what the model
  * is to be opened with. */
 mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_model_opts *mo, const mr_settings *s, mr_row_source rows,
                         mr_err *err);
+
+/* "t4" of a report: the plan's estimate for that GPU. */
+void mr_put_t4(cJSON *report, const mr_estimate *e);
 
 /* mr_settings_parse, and the same for the recipe with its on_cpu table where that is not in use: a mistake in it shows
  * on every machine. */

@@ -100,6 +100,7 @@ static void print_report(const planning *x) {
     cJSON_AddNumberToObject(o, "rows", (double)c->n_rows);
     cJSON_AddNumberToObject(o, "rows_read", (double)c->n_read);
     cJSON_AddNumberToObject(o, "prompts_cut", (double)c->n_cut);
+    mr_put_t4(o, &p->t4);
     mr_print_json(o);
     cJSON_Delete(o);
 }

@@ -65,10 +65,11 @@ static inline unsigned mr_linear_uses(const mr_model_opts *o) {
     return MR_USE_FWD | (o->train ? MR_USE_BWD : 0);
 }
 static inline mr_dtype mr_table_store(const mr_model_opts *o) {
-    return o->store == MR_F32 ? MR_F32 : MR_BF16;
+    if (o->store == MR_F32) return MR_F32;
+    return o->store == MR_F16 || o->compute == MR_F16 ? MR_F16 : MR_BF16;
 }
 static inline mr_dtype mr_copy_store(const mr_model_opts *o) {
-    return o->compute == MR_F32 ? MR_F32 : MR_BF16;
+    return o->compute;
 }
 /* b->weight_room, or what it stands for where the backend has none. */
 size_t mr_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);

@@ -384,11 +384,8 @@ static mr_status check_options(const mr_model_opts *o, const char *path, mr_err 
     for (int p = 0; p < MR_N_PROJ; p++) targets |= o->lora.targets[p];
     if (o->config && !o->from_config)
         return mr_fail(err, MR_EINVAL, "%s: a shape without files needs from_config", path);
-    if (o->store != MR_F32 && o->store != MR_BF16 && o->store != MR_NF4)
-        return mr_fail(err, MR_EINVAL, "%s: weights cannot be stored as %s, want f32, bf16 or nf4", path,
-                       mr_dtype_name(o->store));
-    if (o->compute != MR_F32 && o->compute != MR_BF16)
-        return mr_fail(err, MR_EINVAL, "%s: products cannot be computed in %s, want f32 or bf16", path,
+    if (o->compute == MR_NF4)
+        return mr_fail(err, MR_EINVAL, "%s: products cannot be computed in %s, want f32, bf16 or f16", path,
                        mr_dtype_name(o->compute));
     if (o->full && o->store == MR_NF4)
         return mr_fail(err, MR_EINVAL,

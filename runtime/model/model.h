@@ -1,7 +1,7 @@
 /* model.h - a model on a device: base weights in their storage type, adapters, and the list of what can be trained.
  *
  * Base weights are frozen unless opts.full; q, k, v are stacked to one linear, gate and up to another. Norm weights and
- * biases are f32. The embedding and the head are bf16 (f32 when store is MR_F32) and shared when tied. LoRA A and B are
+ * biases are f32. The embedding and the head are bf16 (f16 with f16 products, f32 when store is MR_F32) and shared when tied. LoRA A and B are
  * f32 masters with a compute copy, applied at run time, never merged during training (spec/quantization.md 5.6).
  * Ownership: the model borrows the backend, which must outlive it. Threads: one. */
 #ifndef MR_MODEL_H
@@ -24,10 +24,10 @@ typedef struct mr_lora_opts {
 } mr_lora_opts;
 
 typedef struct mr_model_opts {
-    mr_dtype store;   /* linears: MR_F32, MR_BF16 or MR_NF4 */
-    mr_dtype compute; /* MR_BF16 or MR_F32 */
+    mr_dtype store;   /* linears: MR_F32, MR_BF16, MR_F16 or MR_NF4 */
+    mr_dtype compute; /* MR_BF16, MR_F16 (gradients have to be scaled: rl/scaler.h) or MR_F32 */
     bool train;       /* keep what the backward pass needs */
-    bool full;        /* base weights are trainable (f32 masters); needs store MR_F32 or MR_BF16, and no LoRA */
+    bool full;        /* base weights are trainable (f32 masters); not with store MR_NF4, and no LoRA */
     /* no weights file: normal(0, initializer_range) from seed, norms 1 (transformers' from_config) */
     bool from_config;
     uint64_t seed;

@@ -282,8 +282,10 @@ mr_status mr_plan_make(mr_plan *out, mr_backend *b, const mr_config *c, const mr
     inputs in = { .b = b, .c = c, .mo = *mo, .s = *s, .census = *census };
     start(out, &in, s->vram ? s->vram : b->bytes_total);
     wish(out, &in);
-    if (!out->cap || squeeze(out, &in)) return MR_OK;
-    return refuse(out, &in, err);
+    mr_status st = !out->cap || squeeze(out, &in) ? MR_OK : refuse(out, &in, err);
+    const double kv = (double)b->kv_bytes(b, MR_KV_CHUNK, c->num_key_value_heads, c->head_dim) / MR_KV_CHUNK;
+    out->t4 = mr_estimate_make(out, c, mo, kv, s->train.max_steps, &mr_t4);
+    return st;
 }
 
 /* --- telling --- */
@@ -351,6 +353,7 @@ void mr_plan_describe(const mr_plan *p, const char *device, bool all, mr_str *ou
         line(out, "optimizer states", p->states, p->optim == MR_ADAMW_8BIT ? "8 bit" : "32 bit");
     }
     describe_cap(p, device, out);
+    if (all) mr_estimate_describe(&p->t4, &mr_t4, out);
 }
 
 /* --- in a trainer --- */

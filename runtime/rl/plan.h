@@ -9,6 +9,7 @@
 #ifndef MR_PLAN_H
 #define MR_PLAN_H
 
+#include "rl/estimate.h"
 #include "rl/trainer.h"
 
 /* How long the prompts and answers of the data are. */
@@ -45,6 +46,7 @@ typedef struct mr_plan {
         int in_flight, pack_rows, head_rows;
         size_t total;
     } wish;
+    mr_estimate t4; /* of this job as planned: for whoever thinks of renting one */
 } mr_plan;
 
 /* settings.vram is the cap, else what the device has. MR_ENOMEM when even the least does not fit: one line with what is

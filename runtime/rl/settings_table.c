@@ -8,7 +8,7 @@
 
 const char *const mr_method_names[] = { "grpo", "sft", NULL };
 const char *const mr_section_names[MR_N_SECTIONS] = { "", "model", "lora", "" };
-static const char *const dtype_names[] = { "auto", "bfloat16", "float32", NULL };
+static const char *const dtype_names[] = { "auto", "bfloat16", "float16", "float32", NULL };
 static const char *const scheduler_names[] = { "linear", "cosine", "constant", "constant_with_warmup", NULL };
 static const char *const optim_names[] = { "adamw_8bit", "adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit", NULL };
 static const char *const loss_names[] = { "grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", NULL };
@@ -40,7 +40,8 @@ const mr_field mr_fields[] = {
     { IN_MODEL, BOTH, "load_in_4bit", K_BOOL, AT(model.load_in_4bit), "false", 0, 0, false, 0, NULL,
       "frozen weights as NF4 with double quantization (QLoRA)" },
     { IN_MODEL, BOTH, "dtype", K_STRING, AT(model.dtype), "\"auto\"", 0, 0, false, 0, dtype_names,
-      "of weights and activations; auto: bfloat16 where the device has it, float32 elsewhere" },
+      "what products round to; auto: bfloat16 where the device has it, else float16 on a GPU (with a loss scale, as "
+      "torch's GradScaler) and float32 on a CPU" },
     { IN_MODEL, BOTH, "from_config", K_BOOL, AT(model.from_config), "false", 0, 0, false, 0, NULL,
       "random weights from config.json: train from scratch" },
     { IN_MODEL, BOTH, "adapter", K_STRING, AT(model.adapter), "\"\"", 0, 0, false, 0, NULL,

@@ -41,7 +41,7 @@ typedef struct work {
     double is_sum, is_max;
     int64_t is_n;
     mr_grpo_stats stats;
-    double mean[N_MEANS], lr;
+    double mean[N_MEANS], lr, loss_scale;
     double rollout_s, score_s, train_s;
 } work;
 
@@ -263,6 +263,7 @@ static void backward(work *w) {
     mr_trainer *t = w->t;
     const mr_packer *k = &t->packer;
     for (int i = 0; i < k->n_targets; i++) w->pack_weight[i] = w->dlogp[k->token[i]];
+    mr_scaler_apply(&t->scaler, w->pack_weight, k->n_targets);
     mr_decoder_backward(t->decoder, &k->pack, k->rows, k->targets, w->pack_weight, k->n_targets, t->inv_t);
 }
 
@@ -345,6 +346,7 @@ static mr_status train(work *w, mr_err *err) {
     w->pack_logp = take(w, targets, sizeof(float));
     w->pack_entropy = take(w, targets, sizeof(float));
     w->pack_weight = take(w, targets, sizeof(float));
+    w->loss_scale = t->scaler.scale;
     mr_decoder_phase(t->decoder, MR_PHASE_TRAIN);
     for (int k = 0; k < updates; k++) {
         double norm;
@@ -353,7 +355,7 @@ static mr_status train(work *w, mr_err *err) {
         MR_TRY(gradients(w, k == 0, err));
         if (k == 0 && !w->same_temperature) memcpy(w->old, w->logp, (size_t)w->n_tok * sizeof(float));
         t->half_done = true; /* from here to the step's count the parameters are between two steps */
-        MR_TRY(mr_trainer_update(t, &norm, &w->lr, &done, err));
+        MR_TRY(mr_trainer_update(t, w->stats.loss, &norm, &w->lr, &done, err));
         moved = moved || done;
         const mr_grpo_stats *s = &w->stats;
         const double x[N_MEANS] = {
@@ -457,6 +459,7 @@ static double all_metrics(work *w) {
     mr_trainer_metric(t, MR_M_IS_DIFF_MAX, compared ? w->is_max : (double)NAN);
     mr_trainer_metric(t, MR_M_FAULTS, w->n_faults);
     mr_trainer_metric(t, MR_M_VERSION, t->version);
+    mr_trainer_scale_metrics(t, w->loss_scale);
     source_metrics(w);
     mr_trainer_metric(t, MR_M_TIME_ROLLOUT, w->rollout_s);
     mr_trainer_metric(t, MR_M_TIME_SCORE, w->score_s);

@@ -50,6 +50,7 @@ static mr_status gradients(work *w, mr_err *err) {
             w->entropy_sum += (double)w->entropy[i];
             w->weight[i] = -1.0f / (float)w->n_tok; /* d(-mean logp) / d logp */
         }
+        mr_scaler_apply(&t->scaler, w->weight, k->n_targets);
         mr_decoder_backward(t->decoder, &k->pack, k->rows, k->targets, w->weight, k->n_targets, t->inv_t);
         MR_TRY(t->b->sync(t->b, err));
         mr_trainer_progress(t, "train", next, t->prompts);
@@ -60,7 +61,7 @@ static mr_status gradients(work *w, mr_err *err) {
 mr_status mr_step_sft(mr_trainer *t, mr_err *err) {
     work w = { .t = t };
     size_t targets = (size_t)t->packer.max_targets;
-    double t0 = mr_now_s(), norm, lr;
+    double t0 = mr_now_s(), norm, lr, scale = t->scaler.scale;
     bool done;
     int64_t rows = 0;
     w.first = mr_arena_alloc(&t->scratch, (size_t)t->prompts * sizeof *w.first);
@@ -76,7 +77,7 @@ mr_status mr_step_sft(mr_trainer *t, mr_err *err) {
     mr_model_zero_grads(t->parts.model);
     MR_TRY(gradients(&w, err));
     t->half_done = true;
-    MR_TRY(mr_trainer_update(t, &norm, &lr, &done, err));
+    MR_TRY(mr_trainer_update(t, -w.logp_sum / w.n_tok, &norm, &lr, &done, err));
     if (done) t->updates++;
     t->num_tokens += (double)rows;
     t->step++;
@@ -90,6 +91,7 @@ mr_status mr_step_sft(mr_trainer *t, mr_err *err) {
     mr_trainer_metric(t, MR_M_STEP_TIME, mr_now_s() - t->t_step);
     mr_trainer_metric(t, MR_M_EPOCH, mr_trainer_epoch(t, t->step));
     mr_trainer_metric(t, MR_M_VERSION, t->version);
+    mr_trainer_scale_metrics(t, scale);
     mr_trainer_metric(t, MR_M_TIME_TRAIN, train_s);
     mr_trainer_metric(t, MR_M_TOKENS_PER_S, train_s > 0 ? (double)rows / train_s : (double)NAN);
     return mr_trainer_record(t, err);

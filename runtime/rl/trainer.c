@@ -182,29 +182,62 @@ mr_status mr_trainer_record(mr_trainer *t, mr_err *err) {
 
 /* --- the update --- */
 
-mr_status mr_trainer_update(mr_trainer *t, double *norm, double *lr, bool *done, mr_err *err) {
+/* One line for each update that is left out, and one that says what to do when it happens again and again. */
+static mr_status skip_update(mr_trainer *t, mr_err *err) {
+    char text[320];
+    long long step = (long long)t->step + 1;
+    int in_row = ++t->skipped_in_row;
+    const double scale = t->scaler.scale;
+    mr_scaler_next(&t->scaler, false);
+    if (!t->scaler.on)
+        snprintf(text, sizeof text, "step %lld: a gradient is not finite; the update is skipped (%d in a row)", step,
+                 in_row);
+    else if (!t->loss_finite)
+        snprintf(text, sizeof text,
+                 "step %lld: the loss is not finite, since activations do not fit into float16; the update is skipped (%d in "
+                 "a row)",
+                 step, in_row);
+    else
+        snprintf(text, sizeof text,
+                 "step %lld: a gradient does not fit into float16; the update is skipped (%d in a row), loss_scale %g -> %g",
+                 step, in_row, scale, t->scaler.scale);
+    mr_warn("%s", text);
+    MR_TRY(mr_trainer_event(t, "warning", text, err));
+    if (!t->scaler.on || in_row != MR_MAX_SKIPPED) return MR_OK;
+    snprintf(text, sizeof text,
+             "step %lld: %d updates in a row were skipped, so nothing was learned in them; if this goes on, use dtype = "
+             "\"bfloat16\" (GPUs from compute capability 8.0 on) or \"float32\", or lower learning_rate",
+             step, in_row);
+    mr_warn("%s", text);
+    return mr_trainer_event(t, "warning", text, err);
+}
+
+mr_status mr_trainer_update(mr_trainer *t, double loss, double *norm, double *lr, bool *done, mr_err *err) {
     bool finite = true;
     *done = false;
+    t->loss_finite = isfinite(loss);
     int64_t n;
     const float *grads = mr_model_grads(t->parts.model, &n);
-    *norm = sqrt(t->b->sum_squares(t->b, grads, n, &finite));
+    *norm = sqrt(t->b->sum_squares(t->b, grads, n, &finite)) / t->scaler.scale;
     /* lambda(k - 1) for update k; a skipped update does not advance the schedule (spec/optimizer.md 6.4) */
     *lr = (double)t->set->train.learning_rate *
           mr_schedule_lambda(t->set->train.lr_scheduler_type, t->updates, t->warmup, t->max_steps);
     MR_TRY(t->b->sync(t->b, err));
-    if (!finite || !isfinite(*norm)) {
-        char text[160];
-        snprintf(text, sizeof text, "step %lld: a gradient is not finite; the update is skipped (%d in a row)",
-                 (long long)t->step + 1, t->skipped_in_row + 1);
-        mr_warn("%s", text);
-        t->skipped_in_row++;
-        return mr_trainer_event(t, "warning", text, err);
-    }
-    mr_optimizer_step(t->optimizer, (float)*lr, mr_clip_coefficient(*norm, t->set->train.max_grad_norm));
+    /* logits that overflow in f16 may give texts that no reward can tell apart: no gradient, but a loss that tells */
+    if (!finite || !isfinite(*norm) || (t->scaler.on && !t->loss_finite)) return skip_update(t, err);
+    mr_optimizer_step(t->optimizer, (float)*lr,
+                      mr_scaler_factor(&t->scaler, mr_clip_coefficient(*norm, t->set->train.max_grad_norm)));
     mr_model_refresh(t->parts.model);
+    mr_scaler_next(&t->scaler, true);
     t->skipped_in_row = 0;
     *done = true;
     return t->b->sync(t->b, err);
+}
+
+void mr_trainer_scale_metrics(mr_trainer *t, double loss_scale) {
+    if (!t->scaler.on) return;
+    mr_trainer_metric(t, MR_M_LOSS_SCALE, loss_scale);
+    mr_trainer_metric(t, MR_M_SKIPPED, (double)t->scaler.skipped);
 }
 
 /* --- open and close --- */
@@ -258,6 +291,7 @@ static mr_status open_all(mr_trainer *t, mr_err *err) {
     bool sft = s->method == MR_METHOD_SFT;
     t->params = mr_model_params(t->parts.model, &t->n_params);
     mr_model_grads(t->parts.model, &t->n_grads);
+    t->scaler = mr_scaler_start(mr_model_options(t->parts.model)->compute);
     t->prompts = s->train.prompts_per_step;
     t->group = sft ? 1 : s->train.loss.num_generations;
     MR_TRY(check_settings(t, err));
@@ -365,6 +399,11 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     cJSON_AddNumberToObject(position, "step", (double)t->step);
     cJSON_AddNumberToObject(position, "updates", (double)t->updates);
     cJSON_AddNumberToObject(position, "skipped_in_row", t->skipped_in_row);
+    if (t->scaler.on) {
+        cJSON_AddNumberToObject(position, "loss_scale", t->scaler.scale);
+        cJSON_AddNumberToObject(position, "loss_scale_good", t->scaler.good);
+        cJSON_AddNumberToObject(position, "skipped_updates", (double)t->scaler.skipped);
+    }
     cJSON_AddNumberToObject(position, "num_tokens", t->num_tokens);
     cJSON_AddNumberToObject(position, "epoch",
                             (double)((t->step - t->order.base) / t->order.chunks));
@@ -474,6 +513,25 @@ mr_status mr_trainer_checkpoint(mr_trainer *t, mr_err *err) {
     return MR_OK;
 }
 
+/* A checkpoint of another dtype has none of it: then the scale begins anew. */
+static mr_status read_scale(mr_scaler *s, const cJSON *position, const char *dir, mr_err *err) {
+    int64_t good = 0;
+    double scale = s->scale;
+    if (!s->on) return MR_OK;
+    MR_TRY(mr_json_opt_number(&scale, position, "loss_scale", scale, dir, err));
+    MR_TRY(mr_json_opt_int(&good, position, "loss_scale_good", 0, 0, s->interval - 1, dir, err));
+    MR_TRY(mr_json_opt_int(&s->skipped, position, "skipped_updates", 0, 0, (int64_t)1 << 53, dir, err));
+    int exponent;
+    if (!(scale > 0) || !isfinite(scale) || frexp(scale, &exponent) != 0.5)
+        return mr_fail(err, MR_EDATA,
+                       "%s/trainer_state.json: field \"medrl.position.loss_scale\" is %g, want a power of two; the file is "
+                       "damaged, use an older checkpoint",
+                       dir, scale);
+    s->scale = scale;
+    s->good = (int)good;
+    return MR_OK;
+}
+
 static mr_status read_position(mr_trainer *t, cJSON *state, const char *dir, int64_t bytes[3], mr_err *err) {
     const cJSON *medrl = cJSON_GetObjectItemCaseSensitive(state, "medrl"),
                 *p = cJSON_GetObjectItemCaseSensitive(medrl, "position");
@@ -485,7 +543,8 @@ static mr_status read_position(mr_trainer *t, cJSON *state, const char *dir, int
                        dir);
     MR_TRY(mr_json_get_int(&step, p, "step", 0, max, dir, err));
     MR_TRY(mr_json_get_int(&updates, p, "updates", 0, max, dir, err));
-    MR_TRY(mr_json_get_int(&skipped, p, "skipped_in_row", 0, MR_MAX_SKIPPED, dir, err));
+    MR_TRY(mr_json_get_int(&skipped, p, "skipped_in_row", 0, MR_MOST_SKIPPED, dir, err));
+    MR_TRY(read_scale(&t->scaler, p, dir, err));
     MR_TRY(mr_json_get_int(&n_rows, p, "n_rows", 1, max, dir, err));
     MR_TRY(mr_json_get_int(&prompts, p, "prompts_per_step", 1, max, dir, err));
     MR_TRY(mr_json_opt_int(&t->order.base, p, "order_base", 0, 0, step, dir, err));
@@ -549,12 +608,19 @@ mr_status mr_trainer_step(mr_trainer *t, mr_err *err) {
     if (st == MR_OK) st = t->set->method == MR_METHOD_SFT ? mr_step_sft(t, err) : mr_step_grpo(t, err);
     batch_clear(t);
     MR_TRY(st);
-    if (t->skipped_in_row >= MR_MAX_SKIPPED)
+    if (t->skipped_in_row < MR_MAX_SKIPPED) return MR_OK;
+    if (t->scaler.on) { /* a large scale needs more to come down */
+        if (t->scaler.scale >= 1 && t->loss_finite) return MR_OK;
         return mr_fail(err, MR_EINTERNAL,
+                       "step %lld: %d updates in a row were skipped, and %s does not fit into float16; use dtype = "
+                       "\"bfloat16\" (GPUs from compute capability 8.0 on) or \"float32\"",
+                       (long long)t->step, t->skipped_in_row,
+                       t->loss_finite ? "even an unscaled gradient" : "an activation");
+    }
+    return mr_fail(err, MR_EINTERNAL,
                        "step %lld: %d updates in a row had gradients that are not finite; lower learning_rate or use "
                        "dtype = \"float32\"",
                        (long long)t->step, t->skipped_in_row);
-    return MR_OK;
 }
 
 static mr_status steps(mr_trainer *t, int64_t until, mr_err *err) {

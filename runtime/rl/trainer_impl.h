@@ -10,9 +10,12 @@
 #include "rl/optimizer.h"
 #include "rl/pack.h"
 #include "rl/plan.h"
+#include "rl/scaler.h"
 #include "rl/trainer.h"
 
-enum { MR_MAX_METRICS = 256, MR_MAX_SKIPPED = 8, MR_FAULT_STEPS = 3, MR_MAX_REWARDS = 64 };
+/* MAX_SKIPPED updates in a row stop a run; with float16 only when its scale has gone below 1: MOST_SKIPPED is more than
+ * any scale takes to get there. */
+enum { MR_MAX_METRICS = 256, MR_MAX_SKIPPED = 8, MR_MOST_SKIPPED = 256, MR_FAULT_STEPS = 3, MR_MAX_REWARDS = 64 };
 
 /* The place in the data: epoch by epoch torch.randperm of one generator, cut into chunks of P rows, an incomplete
  * last chunk dropped (spec/grpo.md 3.1, TRL's RepeatSampler). A function of (seed, n_rows, P, step): nothing of it is
@@ -66,6 +69,8 @@ struct mr_trainer {
     int64_t step, max_steps, warmup, updates;
     int64_t saved_step; /* -1: none */
     int skipped_in_row, dead_steps;
+    bool loss_finite; /* of the last update */
+    mr_scaler scaler;
     bool half_done; /* an update was made whose step is not counted yet: nothing to save */
     double num_tokens;
     bool warned_prompt, warned_target;
@@ -101,9 +106,12 @@ void mr_trainer_metric(mr_trainer *t, const char *name, double value);
 void mr_trainer_metric_fmt(mr_trainer *t, const char *fmt, const char *arg, double value);
 mr_status mr_trainer_event(mr_trainer *t, const char *kind, const char *text, mr_err *err);
 void mr_trainer_progress(mr_trainer *t, const char *phase, int done, int total);
-/* Clip, AdamW, refresh; or, with a gradient that is not finite, a skipped update (done = false). norm: before
- * clipping. lr: of this step. */
-mr_status mr_trainer_update(mr_trainer *t, double *norm, double *lr, bool *done, mr_err *err);
+/* Clip, AdamW, refresh; or, with a gradient that is not finite, a skipped update (done = false). The gradients are
+ * t->scaler's scale times those of `loss`; what comes of them does not depend on it. norm: before clipping. lr: of this
+ * step. */
+mr_status mr_trainer_update(mr_trainer *t, double loss, double *norm, double *lr, bool *done, mr_err *err);
+/* loss_scale and skipped_updates, when there is a scale; loss_scale as this step's first update found it. */
+void mr_trainer_scale_metrics(mr_trainer *t, double loss_scale);
 /* After the step was counted: its metrics to the log and to the observer. */
 mr_status mr_trainer_record(mr_trainer *t, mr_err *err);
 double mr_trainer_epoch(const mr_trainer *t, int64_t step);

@@ -45,6 +45,14 @@ near "$(list 1)" "$lora" 1e-4
 feed "{\"ids\": [$qids]}"
 run 0 logprobs "$golden/tiny/tiny_qwen2" --adapter "$golden/tiny/tiny_qwen2_lora" --dtype bf16
 near "$(list 1)" "$lora" 0.1
+for type in f16 float16; do
+    feed "{\"ids\": [$qids]}"
+    run 0 logprobs "$golden/tiny/tiny_qwen2" --adapter "$golden/tiny/tiny_qwen2_lora" --dtype $type
+    near "$(list 1)" "$lora" 0.01
+done
+feed "{\"ids\": [$qids]}"
+run 0 logprobs "$golden/tiny/tiny_qwen2" --adapter "$golden/tiny/tiny_qwen2_lora" --dtype f32 --store f16
+near "$(list 1)" "$lora" 0.01
 feed "{\"ids\": [$qids]}"
 run 0 logprobs "$golden/tiny/tiny_qwen2" --adapter "$golden/tiny/tiny_qwen2_lora" --dtype f32 --store nf4
 near "$(list 1)" "$lora" 1.5
@@ -104,9 +112,9 @@ run 65 logprobs "$temp/tiny"
 says 'has 257 tokens, the model'
 run 2 logprobs "$temp/tiny" --adapter "$temp"
 run 2 logprobs "$temp/tiny" --dtype f64
-says 'dtype is "f64", want auto, f32 or bf16'
+says 'dtype is "f64", want auto, f32, bf16 or f16'
 run 2 logprobs "$temp/tiny" --store q4
-says '--store is "q4", want auto, f32, bf16 or nf4'
+says '--store is "q4", want auto, f32, bf16, f16 or nf4'
 
 # A damaged model is bad data, named by file.
 cp -r "$temp/tiny" "$temp/cut"

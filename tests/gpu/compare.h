@@ -41,10 +41,10 @@ bool same_bits(const float *a, const float *b, int64_t n);
 mr_weight *weight_new(mr_backend *b, const float *values, int64_t n_out, int64_t n_in, mr_dtype store, mr_dtype compute,
                       unsigned uses);
 
-/* How weights are stored and products computed; cpu_compute: what the CPU does to be compared with (f16 has no twin there). */
+/* How weights are stored and products computed. */
 typedef struct kind {
     const char *name;
-    mr_dtype store, compute, cpu_compute;
+    mr_dtype store, compute;
     double tolerance;
 } kind;
 extern const kind kinds[];

@@ -16,7 +16,7 @@ static void check_weight(const kind *k, int64_t O, int64_t I, double *diff, bool
     float *rows[2];
     for (int s = 0; s < 2; s++) {
         mr_backend *b = sides[s];
-        mr_dtype compute = s ? k->compute : k->cpu_compute, store = s || k->store != MR_F16 ? k->store : MR_F32;
+        mr_dtype compute = k->compute, store = k->store;
         w[s] = weight_new(b, values, O, I, store, compute, MR_USE_FWD | MR_USE_BWD | MR_USE_ROWS);
         float *device = put(b, NULL, O * I);
         b->weight_rows(b, device, w[s], 0, O);
@@ -54,7 +54,7 @@ void test_weights(void) {
     static const int64_t sizes[][2] = { { 1, 1 }, { 20, 36 }, { 65, 33 }, { 128, 64 }, { 131, 130 }, { 48, 192 }, { 3, 7 }, { 512, 2048 } };
     for (int k = 0; k < n_kinds; k++) {
         if (!kind_here(&kinds[k])) continue;
-        double diff = 0, allowed = kinds[k].compute == MR_F16 ? 6e-4 : 0; /* f16 against f32: half a unit of 2^-10 */
+        double diff = 0, allowed = 0;
         bool bytes = true;
         for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
             if (!small_run || sizes[i][0] < 512) check_weight(&kinds[k], sizes[i][0], sizes[i][1], &diff, &bytes);
@@ -106,20 +106,19 @@ static layer layer_new(const kind *k, int64_t O, int64_t I, const parts *p, bool
     for (int side = both ? 0 : 1; side < 2; side++) {
         mr_backend *b = sides[side];
         mr_linear *l = &s.l[side];
-        mr_dtype compute = side ? k->compute : k->cpu_compute, dense = compute == MR_F32 ? MR_F32 : compute;
-        mr_dtype store = side || k->store != MR_F16 ? k->store : MR_F32;
+        mr_dtype compute = k->compute, store = k->store;
         unsigned uses = MR_USE_FWD | MR_USE_BWD;
         l->w = weight_new(b, w, O, I, store, compute, uses);
         l->bias = bias ? put(b, more, O) : NULL;
         if (grads) l->dw = put(b, g, O * I), l->dbias = put(b, g, O);
         if (!p->n) continue;
         l->n_lora = p->n, l->r_total = (int)s.R;
-        l->a = weight_new(b, a, s.R, I, dense, compute, uses);
+        l->a = weight_new(b, a, s.R, I, compute, compute, uses);
         if (grads) l->da = put(b, g, s.R * I);
         for (int i = 0, row = 0, r = 0; i < p->n; row += p->rows[i], r += p->r[i++]) {
             mr_lora_part *part = &l->lora[i];
             *part = (mr_lora_part){ .row0 = row, .rows = p->rows[i], .r0 = r, .r = p->r[i], .scale = 0.5f + (float)i };
-            part->b = weight_new(b, more + i, p->rows[i], p->r[i], dense, compute, uses);
+            part->b = weight_new(b, more + i, p->rows[i], p->r[i], compute, compute, uses);
             if (grads) part->db = put(b, g, (int64_t)p->rows[i] * p->r[i]);
         }
     }

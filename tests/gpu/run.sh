@@ -62,6 +62,7 @@ if [ -d .gpu ]; then
         MEDRL_CUDA_STRICT=1 tests/gpu/program.sh .gpu/medrl "$out/libmedrl_cuda.so" || rc=1
     fi
 fi
+tests/gpu/turing.sh "$out" || rc=1
 [ -n "$bench" ] && { "$out/compare" bench || rc=1; }
 echo "run.sh: $(($(date +%s) - start)) s in all; exit code $rc"
 exit $rc

@@ -10,7 +10,7 @@ static double bound(double magnitude, int64_t n) {
 
 /* What a product of this compute type makes of a value. */
 static double seen(float v, mr_dtype compute) {
-    return (double)(compute == MR_BF16 ? to_bf16(v) : v);
+    return (double)rounded(v, compute);
 }
 
 typedef struct layer {

@@ -33,4 +33,19 @@ static void module_is_something_else(void) {
     refused("/proc/self/exe", "`./bootstrap cuda`"); /* a program */
 }
 
-TEST_MAIN({ "module is missing", module_is_missing }, { "module is something else", module_is_something_else })
+/* MEDRL_SM=75: the module beside the one that is named, or beside the program; nothing else is known. */
+static void turing(void) {
+    mr_backend *b;
+    mr_err err;
+    setenv("MEDRL_SM", "75", 1);
+    refused("/nowhere/libmedrl_cuda.so", "MEDRL_SM is 75, but /nowhere/libmedrl_cuda_sm75.so is not there; build it with");
+    refused(NULL, "libmedrl_cuda_sm75.so is not there");
+    setenv("MEDRL_SM", "70", 1);
+    CHECK_INT(mr_backend_open(&b, MR_CUDA, 0, 0, &err), MR_EINVAL);
+    CHECK_CONTAINS(err.msg, "MEDRL_SM: \"70\" is unknown, expected 75");
+    setenv("MEDRL_SM", "", 1);
+    refused("/nowhere/libmedrl_cuda.so", "/nowhere/libmedrl_cuda.so is not there");
+    unsetenv("MEDRL_SM");
+}
+
+TEST_MAIN({ "turing", turing }, { "module is missing", module_is_missing }, { "module is something else", module_is_something_else })

@@ -16,26 +16,27 @@ static void rows_come_back(void) {
     for (int isa = 0; isa < N_ISAS; isa++) {
         mr_backend *b = open_isa(all_isas[isa], 2);
         if (!b) continue;
-        for (int k = 0; k < 3; k++) /* f32, bf16, bf16 computed in f32 */
+        for (int k = 0; k < N_KINDS; k++)
             for (size_t u = 0; u < sizeof all_uses / sizeof all_uses[0]; u++)
-                for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+                for (size_t i = 0; all_kinds[k].store != MR_NF4 && i < sizeof sizes / sizeof sizes[0]; i++) {
+                    const mr_dtype type = kept(&all_kinds[k]);
                     int64_t O = sizes[i][0], I = sizes[i][1];
                     float *values = noise_new(O * I, 1), *rows = poison_new(O * I), *other = noise_new(O * I, 3);
                     mr_weight *w = weight_new(b, values, O, I, all_kinds[k].store, all_kinds[k].compute, all_uses[u]);
                     b->weight_rows(b, rows, w, 0, O);
-                    for (int64_t j = 0; j < O * I; j++) CHECK_NEAR(rows[j], k ? to_bf16(values[j]) : values[j], 0);
+                    for (int64_t j = 0; j < O * I; j++) CHECK_NEAR(rows[j], rounded(values[j], type), 0);
                     b->weight_set(b, w, other);
                     b->weight_rows(b, rows, w, O / 2, O - O / 2);
                     for (int64_t j = 0; j < (O - O / 2) * I; j++) {
                         float want = other[O / 2 * I + j];
-                        CHECK_NEAR(rows[j], k ? to_bf16(want) : want, 0);
+                        CHECK_NEAR(rows[j], rounded(want, type), 0);
                     }
                     mr_weight_info info = b->weight_info(w);
-                    CHECK_INT(info.store, all_kinds[k].store);
+                    CHECK_INT(info.store, type);
                     CHECK_INT(info.compute, all_kinds[k].compute);
                     CHECK_INT(info.n_out, O);
                     CHECK_INT(info.n_in, I);
-                    CHECK(info.bytes >= (size_t)(O * I) * (k ? 2 : 4));
+                    CHECK(info.bytes >= (size_t)(O * I) * (type == MR_BF16 ? 2 : 4));
                     const uint8_t *codes, *absmax;
                     const float *nested;
                     float offset;
@@ -80,6 +81,43 @@ static void bf16_of_odd_values(void) {
     }
 }
 
+/* f16: the largest numbers and what lies above, subnormal ones, ties to even; to products and from weight_set as well. */
+static void f16_of_odd_values(void) {
+    static const float in[12] = { 65504,  65519.99f, 65520, -1e6f,     0x1p-24f, 0x1p-25f, 0x1.000002p-25f, 0x1.8p-24f,
+                                  -0x1.ff8p-15f, 2049, 2051, 0x1.ffep-15f };
+    static const float want[12] = { 65504, 65504, INFINITY, -INFINITY, 0x1p-24f, 0, 0x1p-24f, 0x1p-23f,
+                                    -0x1.ff8p-15f, 2048, 2052, 0x1p-14f };
+    mr_backend *b;
+    mr_err err;
+    REQUIRE_OK(mr_backend_open(&b, MR_CPU, 0, 1, &err), err);
+    for (size_t u = 0; u < sizeof all_uses / sizeof all_uses[0]; u++) {
+        mr_weight *w = weight_new(b, in, 1, 12, MR_F16, MR_F16, all_uses[u]);
+        for (int set = 0; set < 2; set++) {
+            float r[12], more[12];
+            b->weight_rows(b, r, w, 0, 1);
+            for (int i = 0; i < 12; i++) CHECK(r[i] == want[i] && to_f16(in[i]) == want[i]);
+            for (int i = 0; i < 12; i++) more[i] = -in[i];
+            b->weight_set(b, w, more);
+            b->weight_rows(b, r, w, 0, 1);
+            for (int i = 0; i < 12; i++) CHECK(r[i] == -want[i] && !signbit(r[i]) == !!signbit(want[i]));
+            const float odd[12] = { NAN, INFINITY, -INFINITY };
+            b->weight_set(b, w, odd);
+            b->weight_rows(b, r, w, 0, 1);
+            CHECK(isnan(r[0]) && r[1] == INFINITY && r[2] == -INFINITY && r[3] == 0);
+            b->weight_set(b, w, in);
+        }
+        b->weight_free(b, w);
+    }
+    /* the rows of a product are rounded too: what overflows does so in its row alone */
+    float x[2][2] = { { 65520, 0 }, { 65519, 0x1p-25f } }, y[2];
+    mr_linear l = { .w = weight_new(b, (const float[2]){ 1, 1 }, 1, 2, MR_F16, MR_F16, MR_USE_FWD) };
+    b->linear(b, y, NULL, x[0], &l, 2, false);
+    CHECK(y[0] == INFINITY && y[1] == 65504);
+    b->weight_free(b, l.w);
+    CHECK_INT(b->sync(b, &err), MR_OK);
+    mr_backend_close(b);
+}
+
 static void embed_looks_up_and_collects(void) {
     enum { V = 70, C = 33, N = 5 };
     const int32_t ids[N] = { 69, 0, 3, 3, 64 };
@@ -88,13 +126,14 @@ static void embed_looks_up_and_collects(void) {
     REQUIRE_OK(mr_backend_open(&b, MR_CPU, 0, 2, &err), err);
     float *table = noise_new(V * C, 1), *x = poison_new(N * C);
     for (size_t u = 0; u < sizeof all_uses / sizeof all_uses[0]; u++)
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < N_KINDS; k++) {
+            if (all_kinds[k].store == MR_NF4) continue;
             mr_weight *w = weight_new(b, table, V, C, all_kinds[k].store, all_kinds[k].compute, all_uses[u]);
             b->embed(b, x, w, ids, N);
             for (int n = 0; n < N; n++)
                 for (int c = 0; c < C; c++) {
                     float want = table[ids[n] * C + c];
-                    CHECK_NEAR(x[n * C + c], k ? to_bf16(want) : want, 0);
+                    CHECK_NEAR(x[n * C + c], rounded(want, kept(&all_kinds[k])), 0);
                 }
             b->weight_free(b, w);
         }
@@ -180,7 +219,7 @@ static void memory_runs_out(void) {
             CHECK(w == NULL);
             CHECK_CONTAINS(err.msg, "weight [70, 64]");
         }
-        CHECK_INT(failed, k < 3 ? 3 : 5);
+        CHECK_INT(failed, all_kinds[k].store == MR_NF4 ? 5 : 3);
     }
     /* scratch: the operation fails, later ones do nothing, sync tells and clears */
     mr_linear l = { .w = weight_new(b, values, O, I, MR_BF16, MR_BF16, MR_USE_FWD) };
@@ -247,6 +286,7 @@ static void opening(void) {
 }
 
 TEST_MAIN({ "rows come back", rows_come_back }, { "bf16 of odd values", bf16_of_odd_values },
+          { "f16 of odd values", f16_of_odd_values },
           { "embed looks up and collects", embed_looks_up_and_collects },
           { "embed_bwd with threads", embed_bwd_with_threads },
           { "failures of the source come through", failures_of_the_source_come_through },

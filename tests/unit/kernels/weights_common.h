@@ -5,6 +5,7 @@
 
 #include "test.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -36,6 +37,15 @@ static inline float to_bf16(float f) { /* nearest, ties to even; finite values *
     u = (u + 0x7fffu + (u >> 16 & 1u)) & 0xffff0000u;
     memcpy(&f, &u, 4);
     return f;
+}
+
+/* f16: 11 significant bits, steps of 2^-24 below 2^-14, ties to even (nearbyint), infinity above. In double, unlike the program. */
+static inline float to_f16(float f) {
+    int e;
+    if (!isfinite(f)) return f;
+    frexp((double)f, &e);
+    double step = ldexp(1.0, e - 11 < -24 ? -24 : e - 11), r = nearbyint((double)f / step) * step;
+    return (float)(fabs(r) >= 65536 ? copysign((double)INFINITY, (double)f) : copysign(r, (double)f));
 }
 
 typedef struct matrix_source {
@@ -93,8 +103,18 @@ typedef struct weight_kind {
 } weight_kind;
 static const weight_kind all_kinds[] = {
     { "f32", MR_F32, MR_F32 },        { "bf16", MR_BF16, MR_BF16 },       { "bf16 in f32", MR_BF16, MR_F32 },
-    { "nf4 in f32", MR_NF4, MR_F32 }, { "nf4 in bf16", MR_NF4, MR_BF16 },
+    { "nf4 in f32", MR_NF4, MR_F32 }, { "nf4 in bf16", MR_NF4, MR_BF16 }, { "f16", MR_F16, MR_F16 },
+    { "f32 in f16", MR_F32, MR_F16 }, { "f16 in f32", MR_F16, MR_F32 },   { "nf4 in f16", MR_NF4, MR_F16 },
 };
-enum { N_KINDS = 5 };
+enum { N_KINDS = sizeof all_kinds / sizeof all_kinds[0] };
+
+/* What products of this type make of a value. */
+static inline float rounded(float v, mr_dtype type) {
+    return type == MR_BF16 ? to_bf16(v) : type == MR_F16 ? to_f16(v) : v;
+}
+/* The type that a dense weight is kept in. */
+static inline mr_dtype kept(const weight_kind *k) {
+    return k->compute != MR_F32 ? k->compute : k->store;
+}
 
 #endif

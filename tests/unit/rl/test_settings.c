@@ -290,7 +290,7 @@ static void bad_values_are_named(void) {
     refuse("{\"model\":{\"name\":7},\"rewards\":[\"a\"]}", "model.name is 7, want a string");
     refuse("{\"model\":\"m\",\"rewards\":[\"a\"]}", "model is \"m\", want a table of settings");
     refuse("{\"model\":{\"name\":\"m\",\"dtype\":\"fp8\"},\"rewards\":[\"a\"]}",
-           "model.dtype is \"fp8\", want one of auto, bfloat16, float32");
+           "model.dtype is \"fp8\", want one of auto, bfloat16, float16, float32");
     refuse("{\"model\":{\"name\":\"m\",\"load_in_4bit\":true},\"rewards\":[\"a\"]}", "want a section lora");
     refuse("{\"model\":{\"name\":\"m\",\"max_seq_length\":100},\"rewards\":[\"a\"]}",
            "is 1536, need at most model.max_seq_length, which is 100");
