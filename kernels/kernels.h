@@ -135,6 +135,15 @@ struct mr_backend {
     void (*download)(mr_backend *b, void *host, const void *src, size_t bytes);
     void (*copy)(mr_backend *b, void *dst, const void *src, size_t bytes);
     void (*zero)(mr_backend *b, void *dst, size_t bytes);
+    /* Memory of the host that the device copies fast from and to; not in the account. NULL when it does not fit. */
+    void *(*host_alloc)(mr_backend *b, size_t bytes);
+    void (*host_free)(mr_backend *b, void *p);
+    /* Copies to memory of host_alloc, and back from it, beside the operations that follow: each begins when what was asked
+     * before is done. Until `moved` the side that is read may not be written, the other not be touched. `moved` lets the
+     * operations that follow wait for the last copy of this lane, 0 or 1. */
+    void (*send)(mr_backend *b, void *host, const void *src, size_t bytes, int lane);
+    void (*fetch)(mr_backend *b, void *dst, const void *host, size_t bytes, int lane);
+    void (*moved)(mr_backend *b, int lane);
     /* Waits for all work and returns the first failure since the last sync, naming the operation. */
     mr_status (*sync)(mr_backend *b, mr_err *err);
 

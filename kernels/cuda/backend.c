@@ -175,9 +175,67 @@ static void zero(mr_backend *b, void *dst, size_t bytes) {
     cu_check(b, "zero", cudaMemsetAsync(dst, 0, bytes, cu_of(b)->stream));
 }
 
+/* --- beside the operations --- */
+
+static bool open_beside(cu_state *s) {
+    if (s->beside) return true;
+    if (cudaStreamCreateWithFlags(&s->beside, cudaStreamNonBlocking) != cudaSuccess) return false;
+    return cudaEventCreateWithFlags(&s->asked, cudaEventDisableTiming) == cudaSuccess &&
+           cudaEventCreateWithFlags(&s->moved[0], cudaEventDisableTiming) == cudaSuccess &&
+           cudaEventCreateWithFlags(&s->moved[1], cudaEventDisableTiming) == cudaSuccess;
+}
+
+static void close_beside(cu_state *s) {
+    if (!s->beside) return;
+    cudaStreamSynchronize(s->beside);
+    if (s->asked) cudaEventDestroy(s->asked);
+    for (int i = 0; i < 2; i++)
+        if (s->moved[i]) cudaEventDestroy(s->moved[i]);
+    cudaStreamDestroy(s->beside);
+    s->beside = NULL;
+}
+
+static void *host_alloc(mr_backend *b, size_t bytes) {
+    void *p = NULL;
+    if (open_beside(cu_of(b)) && cudaHostAlloc(&p, bytes, cudaHostAllocDefault) == cudaSuccess) return p;
+    cudaGetLastError(); /* not sticky: the caller says what does not fit */
+    return NULL;
+}
+
+static void host_free(mr_backend *b, void *p) {
+    if (!p) return;
+    if (cu_of(b)->beside) cudaStreamSynchronize(cu_of(b)->beside);
+    cudaFreeHost(p);
+}
+
+static void move_beside(mr_backend *b, const char *op, void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, int lane) {
+    cu_state *s = cu_of(b);
+    if (cu_failed(b) || !bytes) return;
+    assert(s->beside && (lane == 0 || lane == 1));
+    if (cu_check(b, op, cudaEventRecord(s->asked, s->stream)) && cu_check(b, op, cudaStreamWaitEvent(s->beside, s->asked, 0)) &&
+        cu_check(b, op, cudaMemcpyAsync(dst, src, bytes, kind, s->beside)))
+        cu_check(b, op, cudaEventRecord(s->moved[lane], s->beside));
+}
+
+static void send(mr_backend *b, void *host, const void *src, size_t bytes, int lane) {
+    move_beside(b, "send", host, src, bytes, cudaMemcpyDeviceToHost, lane);
+}
+
+static void fetch(mr_backend *b, void *dst, const void *host, size_t bytes, int lane) {
+    move_beside(b, "fetch", dst, host, bytes, cudaMemcpyHostToDevice, lane);
+}
+
+/* An event that was never recorded counts as done. */
+static void moved(mr_backend *b, int lane) {
+    cu_state *s = cu_of(b);
+    if (cu_failed(b) || !s->beside) return;
+    cu_check(b, "moved", cudaStreamWaitEvent(s->stream, s->moved[lane], 0));
+}
+
 static mr_status sync(mr_backend *b, mr_err *err) {
     cu_state *s = cu_of(b);
     cu_check(b, "sync", cudaStreamSynchronize(s->stream));
+    if (s->beside) cu_check(b, "sync", cudaStreamSynchronize(s->beside));
     if (!s->failed) return MR_OK;
     mr_status st = mr_fail(err, s->status, "%s", s->message);
     s->failed = false;
@@ -190,6 +248,7 @@ static mr_status sync(mr_backend *b, mr_err *err) {
 static void close_device(mr_backend *b) {
     cu_state *s = cu_of(b);
     cudaStreamSynchronize(s->stream);
+    close_beside(s);
     cu_lt_close(b);
     cu_staging_free(b);
     for (int i = 0; i < s->n_pieces; i++) cudaFree(s->pieces[i].p);
@@ -211,6 +270,11 @@ static const mr_backend table = {
     .download = download,
     .copy = copy,
     .zero = zero,
+    .host_alloc = host_alloc,
+    .host_free = host_free,
+    .send = send,
+    .fetch = fetch,
+    .moved = moved,
     .sync = sync,
     .weight_create = cu_weight_create,
     .weight_free = cu_weight_free,

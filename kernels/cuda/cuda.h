@@ -44,6 +44,8 @@ typedef struct cu_state {
     char message[512];
     float *tables;
     int *ready;          /* [2], zero between launches: few.cu */
+    cudaStream_t beside; /* send and fetch run here; NULL before the first host_alloc */
+    cudaEvent_t asked, moved[2];
     struct { void *p; size_t bytes; } scratch[CU_N_SLOTS];
     bool sized;          /* weight_room made the scratch ready: no operation should ask for more */
     bool strict;         /* MEDRL_CUDA_STRICT: it is a failure when one does */

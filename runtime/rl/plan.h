@@ -1,7 +1,9 @@
 /* plan.h - the memory of a run by part, before anything is loaded, and how a run is made to fit into less.
  *
- * Three things are chosen here: how many prompts are sampled together, how many rows of logits exist at a time, how
- * many groups share a training pack. On the CPU no bit of an adapter depends on them. (Training all weights of a model whose
+ * Chosen here: how many prompts are sampled together; how many groups share a training pack; of a GPU, how many layers'
+ * inputs go to the host's memory meanwhile; how many rows pass the MLP and have logits at a time; at last, into how many
+ * parts a group is cut, each with the prompt's rows again. On the CPU no bit of an adapter depends on them but on that
+ * cut, which changes the order of sums. (Training all weights of a model whose
  * head is its embedding, the last bits depend on packs: both add to one gradient in turn.) What a plan says is what the
  * backend's account holds after opening (kernels.h, bytes), within 3 %; after the first step nothing is taken any more.
  * Memory is the device's; host buffers (texts, token lists, a copy of the data) are not in it.
@@ -42,7 +44,7 @@ typedef struct mr_plan {
     int in_flight; /* prompts sampled together */
     mr_decoder_opts room;
     struct { /* what it would be without a cap */
-        int in_flight, pack_rows, head_rows;
+        int in_flight, pack_rows, head_rows, mlp_rows;
         size_t total;
     } wish;
 } mr_plan;

@@ -306,6 +306,7 @@ static void refused(void) {
     world_close(&w);
     const char *at = strstr(err.msg, "lower grpo.num_generations from 4 to ");
     if (!at) at = strstr(err.msg, "lower grpo.max_completion_length from 24 to ");
+    if (!at) at = strstr(err.msg, "lower grpo.max_prompt_length from 59 to ");
     REQUIRE(at != NULL);
     int value = atoi(strstr(at, " to ") + 4);
     for (int more = 0; more < 2; more++) {
@@ -314,6 +315,8 @@ static void refused(void) {
         w.set.vram = need * 9 / 10;
         if (strstr(at, "generations"))
             w.set.train.loss.num_generations = value + more;
+        else if (strstr(at, "prompt"))
+            w.set.train.max_prompt_length = value + more * 16;
         else
             w.set.train.max_completion_length = value + more * 16;
         CHECK_INT(world_plan(&w, path, MR_F32, MR_F32, &err), more ? MR_ENOMEM : MR_OK);
