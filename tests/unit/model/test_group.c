@@ -238,6 +238,74 @@ static void packed_qwen3(void) {
     packed_equals_separate("tiny_qwen3");
 }
 
+/* Logs and gradients of one group by a decoder that saves memory in some way; of the second of two steps, so that what the
+ * first left in buffers would show. */
+static float *saved(mr_model *m, const tiny_group *g, float dlogp[16][64], mr_decoder_opts o, float logp[16][64],
+                    int64_t *n) {
+    mr_decoder *d = NULL;
+    mr_err err;
+    tiny_group other;
+    o.train_rows = MOST_ROWS;
+    o.train_slots = MOST_SLOTS;
+    REQUIRE_OK(mr_decoder_open(&d, m, &o, &err), err);
+    mr_decoder_room room;
+    mr_decoder_plan(&room, mr_model_backend(m), mr_model_config(m), mr_model_options(m), &o);
+    CHECK_INT(mr_decoder_bytes(d), room.block);
+    group_draw(&other, 3, 40, 20, 96, 9);
+    group_backward(d, &other, dlogp);
+    mr_free(take_grads(m, n));
+    train_logps(d, g, logp); /* forwards without a backward pass between */
+    group_backward(d, g, dlogp);
+    mr_decoder_close(d);
+    return take_grads(m, n);
+}
+
+/* Parts of the MLP, layers run again, inputs of layers on the host: the same bits; but where a GPU cuts its sums over rows. */
+static void saving(void) {
+    static const mr_decoder_opts ways[] = {
+        { .gradient_checkpointing = false, .mlp_rows = 13 },
+        { .gradient_checkpointing = true, .mlp_rows = 13 },
+        { .gradient_checkpointing = true, .mlp_rows = 1000 },
+        { .gradient_checkpointing = true, .aside_layers = 3 },
+        { .gradient_checkpointing = true, .mlp_rows = 13, .aside_layers = 4 },
+        { .gradient_checkpointing = true, .mlp_rows = 64, .aside_layers = 100 },
+    };
+    mr_backend *b = tiny_backend(2);
+    mr_model *m = tiny_open(b, "tiny_qwen3", NULL, tiny_opts(false));
+    mr_config c = *mr_model_config(m);
+    mr_model_close(m);
+    c.num_hidden_layers = 7;
+    c.initializer_range = 0.1f;
+    mr_model_opts o = tiny_opts(true);
+    o.lora = tiny_lora(4);
+    o.from_config = true;
+    o.config = &c;
+    mr_err err;
+    REQUIRE_OK(mr_model_open(&m, b, "seven layers", &o, &err), err);
+    tiny_shake(m, 0.1f);
+    tiny_group g;
+    group_draw(&g, 5, 75, 20, 96, 3);
+    float dlogp[16][64], want[16][64], got[16][64];
+    for (int i = 0; i < 16; i++)
+        for (int t = 0; t < 64; t++) dlogp[i][t] = sinf((float)(i * 64 + t)) - 0.2f;
+    int64_t n;
+    float *grads = saved(m, &g, dlogp, (mr_decoder_opts){ .gradient_checkpointing = false }, want, &n);
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+        float *other = saved(m, &g, dlogp, ways[i], got, &n);
+        check_same(&g, want, got, "saved memory");
+        bool cut = ways[i].mlp_rows && ways[i].mlp_rows < MOST_ROWS && b->kind == MR_CUDA;
+        if (cut)
+            CHECK_NEAR(relative_gap(other, grads, n), 0.0, 1e-5);
+        else
+            CHECK(memcmp(other, grads, (size_t)n * sizeof(float)) == 0);
+        mr_free(other);
+    }
+    tiny_sync(b);
+    mr_free(grads);
+    mr_model_close(m);
+    mr_backend_close(b);
+}
+
 /* What open takes is what the plan says, and mr_decoder_open comes back clean from every failed allocation. */
 static void plan(void) {
     mr_backend *b = tiny_backend(1);
@@ -282,4 +350,4 @@ static void plan(void) {
 
 TEST_MAIN({ "decode_f32", decode_f32 }, { "decode_bf16", decode_bf16 }, { "decode_nf4", decode_nf4 },
           { "sample_logp", sample_logp }, { "packed_qwen2", packed_qwen2 }, { "packed_qwen3", packed_qwen3 },
-          { "plan", plan })
+          { "saving", saving }, { "plan", plan })
