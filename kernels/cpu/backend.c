@@ -136,6 +136,10 @@ static void cpu_moved(mr_backend *b, int lane) {
     (void)b, (void)lane;
 }
 
+static void cpu_hold(mr_backend *b, bool on) {
+    (void)b, (void)on; /* nothing is unpacked ahead of its product */
+}
+
 static void cpu_zero(mr_backend *b, void *dst, size_t bytes) {
     if (cpu_failed(b) || !bytes) return;
     memset(dst, 0, bytes);
@@ -233,6 +237,7 @@ static const mr_backend table = {
     .weight_room = cpu_weight_room,
     .weight_set = cpu_weight_set,
     .weight_rows = cpu_weight_rows,
+    .weight_hold = cpu_hold,
     .weight_nf4 = cpu_weight_nf4,
     .embed = cpu_embed,
     .rmsnorm = cpu_rmsnorm,

@@ -72,6 +72,7 @@ bool cu_reserve(mr_backend *b, const char *op, int slot, size_t bytes) {
     cu_give(b, s->scratch[slot].p, s->scratch[slot].bytes);
     s->scratch[slot].p = NULL, s->scratch[slot].bytes = 0;
     if (slot >= CU_SLOT_SMALL) s->small[slot - CU_SLOT_SMALL].bytes = 0;
+    if (slot == CU_SLOT_W || slot == CU_SLOT_W2) s->unpacked[slot - CU_SLOT_W] = NULL;
     if (!cu_take(b, &s->scratch[slot].p, bytes)) {
         cu_fail(b, MR_ENOMEM, op, "%zu bytes of scratch do not fit into the GPU's memory; use fewer rows a step", bytes);
         return false;
@@ -282,6 +283,7 @@ static const mr_backend table = {
     .weight_room = cu_weight_room,
     .weight_set = cu_weight_set,
     .weight_rows = cu_weight_rows,
+    .weight_hold = cu_weight_hold,
     .weight_nf4 = cu_weight_nf4,
     .embed = cu_embed,
     .rmsnorm = cu_rmsnorm,

@@ -22,7 +22,7 @@ extern "C" { /* kernels.h is C */
 enum { CU_K_SEGMENT = 4096, CU_MAX_D = 256, CU_SLAB = 32 << 20 /* values of a product's rows that are converted at a time */ };
 
 enum { CU_N_SMALL = 5 };
-enum { CU_SLOT_X, CU_SLOT_U, CU_SLOT_W, CU_SLOT_ATT, CU_SLOT_ROWS, CU_SLOT_HEAD, CU_SLOT_SMALL,
+enum { CU_SLOT_X, CU_SLOT_U, CU_SLOT_W, CU_SLOT_W2, CU_SLOT_ATT, CU_SLOT_ROWS, CU_SLOT_HEAD, CU_SLOT_SMALL,
        CU_N_SLOTS = CU_SLOT_SMALL + CU_N_SMALL };
 /* Of attention's scratch: spans are cut so that their parts need no more, but for one prompt that alone does. Products of many rows
  * use it too, between two attentions: dense.cu and lt.c, never more than this. */
@@ -47,6 +47,8 @@ typedef struct cu_state {
     cudaStream_t beside; /* send and fetch run here; NULL before the first host_alloc */
     cudaEvent_t asked, moved[2];
     struct { void *p; size_t bytes; } scratch[CU_N_SLOTS];
+    bool hold;           /* weight_hold */
+    const mr_weight *unpacked[2]; /* while it is on: what lies in CU_SLOT_W and CU_SLOT_W2 */
     bool sized;          /* weight_room made the scratch ready: no operation should ask for more */
     bool strict;         /* MEDRL_CUDA_STRICT: it is a failure when one does */
     struct cu_piece { void *p; size_t bytes; } *pieces; /* of alloc */
@@ -134,8 +136,10 @@ size_t cu_sample_scratch(int64_t n, int64_t n_vocab);
 mr_weight_info cu_weight_info(const mr_weight *w);
 void cu_weight_set(mr_backend *b, mr_weight *w, const float *values);
 void cu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
+void cu_weight_hold(mr_backend *b, bool on);
 bool cu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);
-/* The matrix in 16 bits, [n_out][ld] with ld a multiple of 8: w's own data, or NF4 unpacked to scratch. NULL after a failure. */
+/* The matrix in 16 bits, [n_out][ld] with ld a multiple of 8: w's own data, or NF4 unpacked to scratch, the largest to CU_SLOT_W, others
+ * to CU_SLOT_W2; so the two weights of an MLP, which runs for a part of the rows at a time, both stay. NULL after a failure. */
 const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t *ld);
 
 /* --- the operations, as kernels.h describes them --- */

@@ -149,13 +149,23 @@ static size_t half_bytes(int64_t n_out, int64_t ld) { return (size_t)(n_out * ld
 const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t *ld) {
     *ld = w->ld;
     if (w->store != MR_NF4) return (const uint16_t *)w->data;
-    u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W, half_bytes(w->n_out, w->ld));
-    if (!half) return NULL;
+    cu_state *s = cu_of(b);
+    size_t bytes = half_bytes(w->n_out, w->ld);
+    int second = bytes <= s->scratch[CU_SLOT_W2].bytes;
+    u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W + second, bytes);
+    if (!half || s->unpacked[second] == w) return half;
     if (w->compute == MR_F16)
         unpack<F16>(b, op, half, w->ld, w);
     else
         unpack<BF16>(b, op, half, w->ld, w);
+    s->unpacked[second] = s->hold ? w : NULL;
     return half;
+}
+
+void cu_weight_hold(mr_backend *b, bool on) {
+    cu_state *s = cu_of(b);
+    s->hold = on;
+    s->unpacked[0] = s->unpacked[1] = NULL;
 }
 
 /* --- making --- */
@@ -327,6 +337,7 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
              take(w, (void **)&q->nested, nested_bytes(q->n_blocks));
         if (ok && !cu_reserve(b, "weight_create", CU_SLOT_W, nf4_making_bytes(q->n))) return own_failure(b, err);
         making = (uint8_t *)cu_of(b)->scratch[CU_SLOT_W].p;
+        cu_of(b)->unpacked[0] = NULL;
     } else {
         ok = take(w, &w->data, data_bytes(w));
     }
@@ -362,6 +373,8 @@ mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src,
 
 void cu_weight_free(mr_backend *b, mr_weight *w) {
     if (!w) return;
+    for (int i = 0; i < 2; i++)
+        if (cu_of(b)->unpacked[i] == w) cu_of(b)->unpacked[i] = NULL; /* the next may get its address */
     cudaStreamSynchronize(cu_of(b)->stream);
     cu_give(b, w->data, data_bytes(w));
     cu_give(b, w->nf4.codes, codes_bytes(w->nf4.n));
@@ -386,8 +399,14 @@ static_assert(ROOM_LT < sizeof((mr_room *)0)->so_far / sizeof(size_t), "mr_room.
 static void room_of_products(mr_backend *b, mr_room *room, const mr_weight_info *w) {
     size_t *x = room->so_far;
     bool bwd = room->uses & MR_USE_BWD;
+    if (w->store == MR_NF4 && w->compute != MR_F32) {
+        size_t half = half_bytes(w->n_out, stride_of(w->store, w->n_in));
+        if (half < x[CU_SLOT_W])
+            cu_at_least(&x[CU_SLOT_W2], half);
+        else if (half > x[CU_SLOT_W])
+            x[CU_SLOT_W2] = x[CU_SLOT_W], x[CU_SLOT_W] = half;
+    }
     if (w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W], nf4_making_bytes(w->n_out * w->n_in));
-    if (w->store == MR_NF4 && w->compute != MR_F32) cu_at_least(&x[CU_SLOT_W], half_bytes(w->n_out, stride_of(w->store, w->n_in)));
     cu_linear_room(x, w, room->rows, room->rank, bwd);
     if (w->compute != MR_F32 && room->rows >= CU_LT_ROWS) cu_at_least(&x[ROOM_LT], CU_LT_WORKSPACE);
     cu_at_least(&x[CU_SLOT_ROWS], (size_t)room->rows * sizeof(float)); /* of rmsnorm_bwd */

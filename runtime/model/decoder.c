@@ -446,6 +446,7 @@ void mr_decoder_forward(mr_decoder *d, const mr_pack *p) {
     b->upload(b, d->ids, p->ids, (size_t)n * sizeof(int32_t));
     b->upload(b, d->pos, p->pos, (size_t)n * sizeof(int32_t));
     b->upload(b, d->slots, p->slots, (size_t)n * sizeof(int32_t));
+    if (d->phase == MR_PHASE_TRAIN) b->weight_hold(b, true);
     make_way(d, 0);
     b->embed(b, d->kept[0].x, d->m->embed, d->ids, n);
     for (int i = 0; i <= last; i++) {
@@ -455,6 +456,7 @@ void mr_decoder_forward(mr_decoder *d, const mr_pack *p) {
         if (i < last) make_way(d, i + 1);
         feed_forward(d, i, n, i < last ? d->kept[i + 1].x : d->out);
     }
+    if (d->phase == MR_PHASE_TRAIN) b->weight_hold(b, false);
     d->n_rows = n;
     d->n_head = 0;
 }

@@ -116,6 +116,7 @@ void mr_decoder_backward(mr_decoder *d, const mr_pack *p, const int32_t *rows, c
     mr_model *m = d->m;
     assert(d->phase == MR_PHASE_TRAIN && p->n_rows == d->n_rows && m->adapter_on);
     if (!head_backward(d, rows, targets, dlogp, n, inv_t)) return;
+    d->b->weight_hold(d->b, true);
     for (int i = m->config.num_hidden_layers - 1; i >= 0; i--) {
         mr_decoder_bring(d, i);
         if (d->opts.gradient_checkpointing) {
@@ -129,5 +130,6 @@ void mr_decoder_backward(mr_decoder *d, const mr_pack *p, const int32_t *rows, c
         attention_backward(d, i, p, i > 0 || m->opts.full);
         mr_decoder_fetch(d, i - 2); /* to where this layer's input was, while the next one runs */
     }
+    d->b->weight_hold(d->b, false);
     if (m->opts.full) d->b->embed_bwd(d->b, m->dembed, d->dx, d->ids, p->n_rows, m->config.hidden_size);
 }
