@@ -356,6 +356,10 @@ mr_status mr_plan_make(mr_plan *out, mr_backend *b, const mr_config *c, const mr
 
 /* --- telling --- */
 
+bool mr_plan_cuts_groups(const mr_plan *p) {
+    return p->room.train_rows < group_rows(p);
+}
+
 static void line(mr_str *out, const char *what, size_t bytes, const char *detail) {
     mr_str_printf(out, "  %-34s %10.1f MB  %s\n", what, (double)bytes / 1e6, detail);
 }
@@ -375,7 +379,7 @@ static void describe_cap(const mr_plan *p, const char *device, mr_str *out) {
         mr_str_printf(out, " %d prompts at once instead of %d;", p->in_flight, p->wish.in_flight);
     if (p->room.train_rows < p->wish.pack_rows)
         mr_str_printf(out, " packs of %d rows instead of %d;", p->room.train_rows, p->wish.pack_rows);
-    if (p->room.train_rows < group_rows(p)) mr_str_puts(out, " groups in parts, each with its prompt again;");
+    if (mr_plan_cuts_groups(p)) mr_str_puts(out, " groups in parts, each with its prompt again;");
     if (p->room.aside_layers)
         mr_str_printf(out, " %d layers' inputs on the host (%.1f MB there);", p->room.aside_layers,
                       (double)p->decoder.aside / 1e6);
@@ -409,6 +413,8 @@ static void describe_all(const mr_plan *p, mr_str *out) {
     snprintf(text, sizeof text, "packs of %d rows, gradient checkpointing %s", p->room.train_rows,
              p->checkpointing ? "on" : "off");
     line(out, "  training: activations", d->train, text);
+    snprintf(text, sizeof text, "inputs of %d layers", p->room.aside_layers);
+    if (d->aside) line(out, "  on the host meanwhile (not counted)", d->aside, text);
     line(out, "scratch of the device", d->scratch, "");
 }
 

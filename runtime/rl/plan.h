@@ -56,6 +56,9 @@ mr_status mr_plan_make(mr_plan *out, mr_backend *b, const mr_config *c, const mr
 /* The options that a run opens its model with, by its settings; compute is what mr_settings' dtype came to. */
 mr_model_opts mr_plan_model_opts(const mr_settings *s, mr_dtype compute);
 
+/* Whether a group of the longest completions has more rows than a pack. */
+bool mr_plan_cuts_groups(const mr_plan *p);
+
 /* Lines for people: short (for a run's banner) or all parts. */
 void mr_plan_describe(const mr_plan *p, const char *device, bool all, mr_str *out);
 
