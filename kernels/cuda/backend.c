@@ -65,6 +65,54 @@ void cu_give(mr_backend *b, void *p, size_t bytes) {
     count(b, 0, cu_taken_bytes(bytes));
 }
 
+/* A new block for at least so much: as much as all blocks so far, so that a small model takes little, 64 MiB at most. */
+static struct cu_block *new_block(mr_backend *b, size_t bytes) {
+    cu_state *s = cu_of(b);
+    const size_t least = (size_t)2 << 20, most = (size_t)64 << 20;
+    size_t size = 0;
+    for (int i = 0; i < s->n_blocks; i++) size += s->blocks[i].bytes;
+    size = size < least ? least : size > most ? most : size;
+    if (size < bytes) size = bytes;
+    struct cu_block *grown = realloc(s->blocks, (size_t)(s->n_blocks + 1) * sizeof *grown), *x;
+    if (!grown) return NULL;
+    s->blocks = grown;
+    x = &s->blocks[s->n_blocks];
+    *x = (struct cu_block){ .bytes = size };
+    if (!cu_take(b, (void **)&x->p, size)) {
+        if (size == bytes) return NULL;
+        x->bytes = bytes; /* the last that fits */
+        if (!cu_take(b, (void **)&x->p, bytes)) return NULL;
+    }
+    s->n_blocks++;
+    return x;
+}
+
+bool cu_take_part(mr_backend *b, void **p, size_t bytes) {
+    cu_state *s = cu_of(b);
+    struct cu_block *x = NULL;
+    bytes = cu_part_bytes(bytes);
+    for (int i = 0; i < s->n_blocks && !x; i++)
+        if (s->blocks[i].bytes - s->blocks[i].used >= bytes) x = &s->blocks[i];
+    if (!x) x = new_block(b, bytes);
+    *p = x ? x->p + x->used : NULL;
+    if (!x) return false;
+    x->used += bytes;
+    x->n_parts++;
+    return true;
+}
+
+void cu_give_part(mr_backend *b, void *p) {
+    cu_state *s = cu_of(b);
+    int i = 0;
+    if (!p) return;
+    while (i < s->n_blocks && !((char *)p >= s->blocks[i].p && (char *)p < s->blocks[i].p + s->blocks[i].bytes)) i++;
+    assert(i < s->n_blocks);
+    struct cu_block *x = &s->blocks[i];
+    if (--x->n_parts > 0) return;
+    cu_give(b, x->p, x->bytes);
+    *x = s->blocks[--s->n_blocks];
+}
+
 bool cu_reserve(mr_backend *b, const char *op, int slot, size_t bytes) {
     cu_state *s = cu_of(b);
     if (s->scratch[slot].bytes >= bytes && s->scratch[slot].p) return true;
@@ -254,6 +302,8 @@ static void close_device(mr_backend *b) {
     cu_staging_free(b);
     for (int i = 0; i < s->n_pieces; i++) cudaFree(s->pieces[i].p);
     free(s->pieces);
+    for (int i = 0; i < s->n_blocks; i++) cudaFree(s->blocks[i].p);
+    free(s->blocks);
     for (int i = 0; i < CU_N_SLOTS; i++) cudaFree(s->scratch[i].p);
     cudaFree(s->tables);
     cudaFree(s->ready);

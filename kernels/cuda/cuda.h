@@ -53,6 +53,8 @@ typedef struct cu_state {
     bool strict;         /* MEDRL_CUDA_STRICT: it is a failure when one does */
     struct cu_piece { void *p; size_t bytes; } *pieces; /* of alloc */
     int n_pieces, max_pieces;
+    struct cu_block { char *p; size_t bytes, used; int n_parts; } *blocks; /* of cu_take_part */
+    int n_blocks;
     struct cu_staging *staging; /* weights.cu: while weights are made */
     struct cu_lt *lt;    /* cuBLASLt, opened by the first large product; NULL before */
     bool no_lt;          /* it was tried and is not there */
@@ -73,6 +75,11 @@ void cu_launched(mr_backend *b, const char *op);
 bool cu_take(mr_backend *b, void **p, size_t bytes);
 void cu_give(mr_backend *b, void *p, size_t bytes);
 size_t cu_taken_bytes(size_t bytes);
+/* The same for a part of a block that others share: a model's hundreds of weights would lose a MiB each. A block goes back with the
+ * last of its parts; cu_part_bytes is what a part takes of it. */
+bool cu_take_part(mr_backend *b, void **p, size_t bytes);
+void cu_give_part(mr_backend *b, void *p);
+static inline size_t cu_part_bytes(size_t bytes) { return bytes ? (bytes + 511) / 512 * 512 : 512; }
 
 /* At least `bytes` of device memory, not zeroed, valid until the slot is asked for again with more. Sized by open and by
  * weight_room, so that a step asks for nothing; else it grows and stays. With MEDRL_CUDA_STRICT=1, and always under the emulator, an

@@ -185,8 +185,8 @@ static size_t nested_bytes(int64_t n_blocks) { return (size_t)((n_blocks + NF4_N
 static size_t nf4_making_bytes(int64_t n) { return (size_t)cu_round((int64_t)codes_bytes(n), 256) + (size_t)blocks_of(n) * sizeof(float); }
 
 static bool take(mr_weight *w, void **p, size_t bytes) {
-    w->bytes += cu_taken_bytes(bytes);
-    return cu_take(w->b, p, bytes);
+    w->bytes += cu_part_bytes(bytes);
+    return cu_take_part(w->b, p, bytes);
 }
 
 /* A failure that an operation kept, as this function's own. */
@@ -376,10 +376,10 @@ void cu_weight_free(mr_backend *b, mr_weight *w) {
     for (int i = 0; i < 2; i++)
         if (cu_of(b)->unpacked[i] == w) cu_of(b)->unpacked[i] = NULL; /* the next may get its address */
     cudaStreamSynchronize(cu_of(b)->stream);
-    cu_give(b, w->data, data_bytes(w));
-    cu_give(b, w->nf4.codes, codes_bytes(w->nf4.n));
-    cu_give(b, w->nf4.absmax, (size_t)w->nf4.n_blocks);
-    cu_give(b, w->nf4.nested, nested_bytes(w->nf4.n_blocks));
+    cu_give_part(b, w->data);
+    cu_give_part(b, w->nf4.codes);
+    cu_give_part(b, w->nf4.absmax);
+    cu_give_part(b, w->nf4.nested);
     free(w->nf4.host_codes);
     free(w->nf4.host_absmax);
     free(w->nf4.host_nested);
@@ -417,8 +417,8 @@ size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
     mr_weight_info as = *w;
     as.store = stored(w->store, w->compute);
     int64_t n = w->n_out * w->n_in, blocks = blocks_of(n);
-    w->bytes = as.store == MR_NF4 ? cu_taken_bytes(codes_bytes(n)) + cu_taken_bytes((size_t)blocks) + cu_taken_bytes(nested_bytes(blocks))
-                                  : cu_taken_bytes((size_t)(w->n_out * stride_of(as.store, w->n_in)) * (as.store == MR_F32 ? 4 : 2));
+    w->bytes = as.store == MR_NF4 ? cu_part_bytes(codes_bytes(n)) + cu_part_bytes((size_t)blocks) + cu_part_bytes(nested_bytes(blocks))
+                                  : cu_part_bytes((size_t)(w->n_out * stride_of(as.store, w->n_in)) * (as.store == MR_F32 ? 4 : 2));
     size_t *x = room->so_far, all = 0;
     if (room->rows > 0) {
         room_of_products(b, room, &as);

@@ -13,9 +13,10 @@ enum {
     PREFILL_ROWS = 512,
     CUDA_HEAD_ROWS = 256, /* whole tiles of a product; on a CPU decoder.h's 64 MB */
     LEAST_HEAD_ROWS = 16,
-    /* of the MLP: enough tiles for all multiprocessors even where a product has few columns; on a CPU as a small pack */
+    /* of the MLP: enough tiles for all multiprocessors even where a product has few columns; on a CPU, which unpacks NF4
+     * for each part again, as many as do not slow it down */
     CUDA_MLP_ROWS = 2048,
-    CPU_MLP_ROWS = 512,
+    CPU_MLP_ROWS = 1024,
     LEAST_MLP_ROWS = 128,
     LEAST_ASIDE = 3, /* layers: two of their inputs are on the device anyway */
     ASIDE_STEP = 3
