@@ -393,8 +393,7 @@ mr_weight_info cu_weight_info(const mr_weight *w) {
 
 /* --- room --- */
 
-enum { ROOM_SMALL = CU_SLOT_SMALL, ROOM_LT }; /* of mr_room.so_far; before them the slots' own numbers */
-static_assert(ROOM_LT < sizeof((mr_room *)0)->so_far / sizeof(size_t), "mr_room.so_far is too short");
+static_assert(CU_N_ROOMS <= sizeof((mr_room *)0)->so_far / sizeof(size_t), "mr_room.so_far is too short");
 
 static void room_of_products(mr_backend *b, mr_room *room, const mr_weight_info *w) {
     size_t *x = room->so_far;
@@ -408,7 +407,7 @@ static void room_of_products(mr_backend *b, mr_room *room, const mr_weight_info 
     }
     if (w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W], nf4_making_bytes(w->n_out * w->n_in));
     cu_linear_room(x, w, room->rows, room->rank, bwd);
-    if (w->compute != MR_F32 && room->rows >= CU_LT_ROWS) cu_at_least(&x[ROOM_LT], CU_LT_WORKSPACE);
+    if (w->compute != MR_F32 && room->rows >= CU_LT_ROWS) cu_at_least(&x[CU_ROOM_LT], CU_LT_WORKSPACE);
     cu_at_least(&x[CU_SLOT_ROWS], (size_t)room->rows * sizeof(float)); /* of rmsnorm_bwd */
     if (room->kv_heads && room->head_dim) cu_attention_room(b, x, room->rows, room->heads, room->kv_heads, room->head_dim, bwd);
 }
@@ -427,15 +426,16 @@ size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
     if (room->take) {
         cu_staging_free(b); /* weights are made before */
         cu_of(b)->sized = true;
-        if (x[ROOM_LT]) cu_lt_open(b);
+        if (x[CU_ROOM_LT]) cu_lt_open(b);
     }
     for (int i = 0; i < CU_N_SLOTS; i++) {
-        size_t bytes = x[i < ROOM_SMALL ? i : (int)ROOM_SMALL];
+        size_t bytes = x[i < CU_SLOT_SMALL ? i : (int)CU_SLOT_SMALL];
+        if (i == CU_SLOT_W) cu_at_least(&bytes, x[CU_ROOM_ROWS]);
         if (bytes < cu_first_scratch(i)) bytes = cu_first_scratch(i);
         if (bytes) all += cu_taken_bytes(bytes);
         if (room->take && bytes) cu_reserve(b, "scratch", i, bytes);
     }
-    return all + (cu_lt_there(b) ? x[ROOM_LT] : 0);
+    return all + (cu_lt_there(b) ? x[CU_ROOM_LT] : 0);
 }
 
 void cu_weight_set(mr_backend *b, mr_weight *w, const float *values) {
