@@ -260,31 +260,39 @@ static float *saved(mr_model *m, const tiny_group *g, float dlogp[16][64], mr_de
     return take_grads(m, n);
 }
 
+/* Random weights in the shape of tiny_qwen3, which has two layers. *c must outlive the call. */
+static mr_model *six_layers(mr_backend *b, mr_config *c, mr_model_opts o) {
+    mr_err err;
+    mr_model *m = tiny_open(b, "tiny_qwen3", NULL, tiny_opts(false));
+    *c = *mr_model_config(m);
+    mr_model_close(m);
+    c->num_hidden_layers = 6;
+    c->initializer_range = 0.1f;
+    o.from_config = true;
+    o.config = c;
+    REQUIRE_OK(mr_model_open(&m, b, "six layers", &o, &err), err);
+    return m;
+}
+
 /* Parts of the MLP, layers run again, inputs of layers on the host: the same bits; but where a GPU cuts its sums over rows. */
-static void saving(void) {
+static void saving(mr_dtype store, mr_dtype compute) {
     static const mr_decoder_opts ways[] = {
         { .gradient_checkpointing = false, .mlp_rows = 13 },
-        { .gradient_checkpointing = true, .mlp_rows = 13 },
-        { .gradient_checkpointing = true, .mlp_rows = 1000 },
         { .gradient_checkpointing = true, .aside_layers = 3 },
         { .gradient_checkpointing = true, .mlp_rows = 13, .aside_layers = 4 },
-        { .gradient_checkpointing = true, .mlp_rows = 64, .aside_layers = 100 },
+        { .gradient_checkpointing = true, .mlp_rows = 40, .aside_layers = 100 },
+        { .gradient_checkpointing = true, .mlp_rows = 1000 },
     };
     mr_backend *b = tiny_backend(2);
-    mr_model *m = tiny_open(b, "tiny_qwen3", NULL, tiny_opts(false));
-    mr_config c = *mr_model_config(m);
-    mr_model_close(m);
-    c.num_hidden_layers = 7;
-    c.initializer_range = 0.1f;
+    mr_config c;
     mr_model_opts o = tiny_opts(true);
+    o.store = store;
+    o.compute = compute;
     o.lora = tiny_lora(4);
-    o.from_config = true;
-    o.config = &c;
-    mr_err err;
-    REQUIRE_OK(mr_model_open(&m, b, "seven layers", &o, &err), err);
+    mr_model *m = six_layers(b, &c, o);
     tiny_shake(m, 0.1f);
     tiny_group g;
-    group_draw(&g, 5, 75, 20, 96, 3);
+    group_draw(&g, 4, 70, 12, 96, 3);
     float dlogp[16][64], want[16][64], got[16][64];
     for (int i = 0; i < 16; i++)
         for (int t = 0; t < 64; t++) dlogp[i][t] = sinf((float)(i * 64 + t)) - 0.2f;
@@ -304,6 +312,13 @@ static void saving(void) {
     mr_free(grads);
     mr_model_close(m);
     mr_backend_close(b);
+}
+
+static void saving_f32(void) {
+    saving(MR_F32, MR_F32);
+}
+static void saving_nf4(void) {
+    saving(MR_NF4, MR_BF16);
 }
 
 /* What open takes is what the plan says, and mr_decoder_open comes back clean from every failed allocation. */
@@ -333,6 +348,15 @@ static void plan(void) {
     CHECK(dec == NULL);
     CHECK_CONTAINS(err.msg, "do not fit");
     mr_model_close(m);
+    mr_config c;
+    m = six_layers(b, &c, o);
+    d.aside_layers = 6;
+    mr_try_alloc_fail_at(2);
+    CHECK_INT(mr_decoder_open(&dec, m, &d, &err), MR_ENOMEM);
+    mr_try_alloc_fail_at(0);
+    CHECK(dec == NULL);
+    CHECK_CONTAINS(err.msg, "the host has no");
+    mr_model_close(m);
     for (long n = 1; n < 1000; n++) { /* the model too */
         char path[512];
         snprintf(path, sizeof path, "%s/tiny/tiny_qwen3", MR_GOLDEN);
@@ -350,4 +374,4 @@ static void plan(void) {
 
 TEST_MAIN({ "decode_f32", decode_f32 }, { "decode_bf16", decode_bf16 }, { "decode_nf4", decode_nf4 },
           { "sample_logp", sample_logp }, { "packed_qwen2", packed_qwen2 }, { "packed_qwen3", packed_qwen3 },
-          { "saving", saving }, { "plan", plan })
+          { "saving_f32", saving_f32 }, { "saving_nf4", saving_nf4 }, { "plan", plan })
