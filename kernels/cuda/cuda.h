@@ -24,8 +24,8 @@ enum { CU_K_SEGMENT = 4096, CU_MAX_D = 256, CU_SLAB = 32 << 20 /* values of a pr
 enum { CU_N_SMALL = 5 };
 enum { CU_SLOT_X, CU_SLOT_U, CU_SLOT_W, CU_SLOT_W2, CU_SLOT_ATT, CU_SLOT_ROWS, CU_SLOT_HEAD, CU_SLOT_SMALL,
        CU_N_SLOTS = CU_SLOT_SMALL + CU_N_SMALL };
-/* What weight_room collects in mr_room.so_far: by slot, those from CU_SLOT_SMALL on as one; cuBLASLt's; and what the attention's backward pass
- * wants of CU_SLOT_W, which that shares with the largest unpacked weight. */
+/* What weight_room collects in mr_room.so_far: by slot, those from CU_SLOT_SMALL on as one; cuBLASLt's; and what
+ * attention's backward pass wants of CU_SLOT_W, which it shares with the largest unpacked weight. */
 enum { CU_ROOM_LT = CU_SLOT_SMALL + 1, CU_ROOM_ROWS, CU_N_ROOMS };
 /* Of attention's scratch: spans are cut so that their parts need no more, but for one prompt that alone does. Products of many rows
  * use it too, between two attentions: dense.cu and lt.c, never more than this. */
@@ -138,7 +138,8 @@ size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);
 /* What weight_create holds from one weight to the next: pinned memory and where it is uploaded to. */
 void cu_staging_free(mr_backend *b);
 /* What the operations' files ask of cu_scratch, for weight_room; need[slot] becomes at least that, need[CU_SLOT_SMALL] stands for all that
- * cu_small takes but a penalty's history (need: CU_N_ROOMS). cu_linear_room: up to n rows; attention over N rows in any spans, bwd: both passes;
+ * cu_small takes but a penalty's history; need[CU_N_ROOMS].
+ * cu_linear_room: up to n rows; attention over N rows in any spans, bwd: both passes;
  * cu_sample_scratch: of CU_SLOT_HEAD, for n rows of n_vocab logits with filters. */
 void cu_linear_room(size_t need[], const mr_weight_info *w, int64_t n, int rank, bool bwd);
 void cu_attention_room(const mr_backend *b, size_t need[], int N, int H, int K, int D, bool bwd);

@@ -129,7 +129,8 @@ static void lay_train(mr_decoder *d, carver *k, const shape *s) {
     for (int i = 0; i < c->num_hidden_layers; i++) {
         mr_kept one = shared;
         one.x = i < s->o->aside_layers ? ring[i % 2] : take_f(k, n * c->hidden_size);
-        take_down(&one, k, s, n); /* with checkpointing too: the second run of a layer stops before the down projection */
+        take_down(&one, k, s,
+                  n); /* with checkpointing too: the second run of a layer stops before the down projection */
         if (!again) {
             one.mid = take_f(k, n * c->hidden_size);
             take_kept(&one, k, s, n, true);

@@ -93,9 +93,9 @@ typedef struct mr_kept {
 
 /* Some of a pack's rows on their way through a layer's MLP. */
 typedef struct mr_mlp {
-    int at, n;                  /* rows [at, at + n) */
-    float *mid;                 /* [n,C], as the others in mr_kept */
-    float *gu, *u_up, *u_down;  /* u: NULL without LoRA */
+    int at, n;                 /* rows [at, at + n) */
+    float *mid;                /* [n,C], as the others in mr_kept */
+    float *gu, *u_up, *u_down; /* u: NULL without LoRA */
 } mr_mlp;
 
 struct mr_decoder {
@@ -119,16 +119,16 @@ struct mr_decoder {
     /* the present phase */
     mr_kept *kept; /* [L], host */
     char *kv;
-    size_t kv_stride;                                     /* bytes from layer to layer; 0: one store for all */
-    float *out;                                           /* [N,C] after the last layer */
-    int mlp_rows;                                         /* M: rows of the MLP at a time */
-    bool part_only;                                       /* gu is [M,2F], and its u as well */
-    float *a, *qk;                                        /* input norm's output [N,C]; normed q and k [N,QKV] */
-    float *an, *act;                                      /* post norm's output [M,C]; [M,F] */
-    float *dx, *da, *d_o, *dqkv, *draw, *du;              /* training only: [N, ...]; da and d_o are one */
-    float *dan, *dact, *dgu;                              /* [M, ...] */
+    size_t kv_stride;                        /* bytes from layer to layer; 0: one store for all */
+    float *out;                              /* [N,C] after the last layer */
+    int mlp_rows;                            /* M: rows of the MLP at a time */
+    bool part_only;                          /* gu is [M,2F], and its u as well */
+    float *a, *qk;                           /* input norm's output [N,C]; normed q and k [N,QKV] */
+    float *an, *act;                         /* post norm's output [M,C]; [M,F] */
+    float *dx, *da, *d_o, *dqkv, *draw, *du; /* training only: [N, ...]; da and d_o are one */
+    float *dan, *dact, *dgu;                 /* [M, ...] */
 
-    char *aside;   /* on the host: inputs of the first aside_layers layers; NULL: none */
+    char *aside;    /* on the host: inputs of the first aside_layers layers; NULL: none */
     int in_ring[2]; /* whose input the two device buffers of these layers hold; -1: nobody's */
 
     int n_rows;                        /* of the last forward */
@@ -163,7 +163,7 @@ void mr_decoder_gate_up(mr_decoder *d, int layer, const mr_mlp *x); /* post norm
 /* A layer's input that was set aside: starts to bring it back; and makes it ready. */
 void mr_decoder_fetch(mr_decoder *d, int layer);
 void mr_decoder_bring(mr_decoder *d, int layer);
-void mr_decoder_head(mr_decoder *d, const int32_t *rows, int n);    /* logits of up to head_rows rows; hx and hn stay */
+void mr_decoder_head(mr_decoder *d, const int32_t *rows, int n); /* logits of up to head_rows rows; hx and hn stay */
 /* q and k normed and rotated (q only when q_only), at row stride QKV: kept qkv itself, or d->qk with a q/k norm. */
 float *mr_decoder_rotated(mr_decoder *d, int layer, int n, bool q_only);
 

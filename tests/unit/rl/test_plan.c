@@ -461,4 +461,5 @@ static void flat_after_the_first_step(void) {
 }
 
 TEST_MAIN({ "tiny_models", tiny_models }, { "smollm2", smollm2 }, { "caps_change_no_result", caps_change_no_result },
-          { "groups_in_parts", groups_in_parts }, { "seeds_job", seeds_job }, { "refused", refused }, { "flat_after_the_first_step", flat_after_the_first_step })
+          { "groups_in_parts", groups_in_parts }, { "seeds_job", seeds_job }, { "refused", refused },
+          { "flat_after_the_first_step", flat_after_the_first_step })
