@@ -60,7 +60,7 @@ typedef struct mr_room {
     int heads, kv_heads, head_dim; /* of attention over as many rows */
     bool logits;         /* the products are logits, which sample may pick from */
     bool take;           /* make the scratch ready now, so that it never grows later; a failure is kept as an operation's */
-    size_t so_far[8];    /* the backend's own, zero before the first weight: what earlier calls with this room asked for */
+    size_t so_far[12];   /* the backend's own, zero before the first weight: what earlier calls with this room asked for */
 } mr_room;
 
 /* One LoRA pair on rows [row0, row0 + rows) of a linear: y[:, row0..] += scale * (x @ A^T) @ B^T. (arXiv:2106.09685, eq. 3)
@@ -137,6 +137,15 @@ struct mr_backend {
     void (*download)(mr_backend *b, void *host, const void *src, size_t bytes);
     void (*copy)(mr_backend *b, void *dst, const void *src, size_t bytes);
     void (*zero)(mr_backend *b, void *dst, size_t bytes);
+    /* Memory of the host that the device copies fast from and to; not in the account. NULL when it does not fit. */
+    void *(*host_alloc)(mr_backend *b, size_t bytes);
+    void (*host_free)(mr_backend *b, void *p);
+    /* Copies to memory of host_alloc, and back from it, beside the operations that follow: each begins when what was asked
+     * before is done. Until `moved` the side that is read may not be written, the other not be touched. `moved` lets the
+     * operations that follow wait for the last copy of this lane, 0 or 1. */
+    void (*send)(mr_backend *b, void *host, const void *src, size_t bytes, int lane);
+    void (*fetch)(mr_backend *b, void *dst, const void *host, size_t bytes, int lane);
+    void (*moved)(mr_backend *b, int lane);
     /* Waits for all work and returns the first failure since the last sync, naming the operation. */
     mr_status (*sync)(mr_backend *b, mr_err *err);
 
@@ -156,6 +165,8 @@ struct mr_backend {
     /* dst[n,I] = rows of the stored matrix as f32 (dequantized, exactly the values that products use). Needs MR_USE_ROWS or NF4 or
      * F32/BF16 with MR_USE_FWD. Row-wise use in tests and merging; not fast. */
     void (*weight_rows)(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
+    /* on: no weight changes until off, so what products unpack of one may stay for those that follow. */
+    void (*weight_hold)(mr_backend *b, bool on);
     /* The NF4 parts in host memory, borrowed until the weight is freed: codes [ceil(O*I/2)], absmax codes [n_blocks], nested absmax
      * [ceil(n_blocks/256)], nested offset. False when w is not NF4. */
     bool (*weight_nf4)(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);

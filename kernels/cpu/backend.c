@@ -112,9 +112,32 @@ static void cpu_free(mr_backend *b, void *p) {
     mr_free(block);
 }
 
+static void *cpu_host_alloc(mr_backend *b, size_t bytes) {
+    (void)b;
+    return mr_try_alloc(bytes);
+}
+
+static void cpu_host_free(mr_backend *b, void *p) {
+    (void)b;
+    mr_free(p);
+}
+
 static void cpu_move(mr_backend *b, void *dst, const void *src, size_t bytes) {
     if (cpu_failed(b) || !bytes) return;
     memmove(dst, src, bytes);
+}
+
+static void cpu_send(mr_backend *b, void *dst, const void *src, size_t bytes, int lane) {
+    assert(lane == 0 || lane == 1);
+    cpu_move(b, dst, src, bytes);
+}
+
+static void cpu_moved(mr_backend *b, int lane) {
+    (void)b, (void)lane;
+}
+
+static void cpu_hold(mr_backend *b, bool on) {
+    (void)b, (void)on; /* nothing is unpacked ahead of its product */
 }
 
 static void cpu_zero(mr_backend *b, void *dst, size_t bytes) {
@@ -202,6 +225,11 @@ static const mr_backend table = {
     .download = cpu_move,
     .copy = cpu_move,
     .zero = cpu_zero,
+    .host_alloc = cpu_host_alloc,
+    .host_free = cpu_host_free,
+    .send = cpu_send,
+    .fetch = cpu_send,
+    .moved = cpu_moved,
     .sync = cpu_sync,
     .weight_create = cpu_weight_create,
     .weight_free = cpu_weight_free,
@@ -209,6 +237,7 @@ static const mr_backend table = {
     .weight_room = cpu_weight_room,
     .weight_set = cpu_weight_set,
     .weight_rows = cpu_weight_rows,
+    .weight_hold = cpu_hold,
     .weight_nf4 = cpu_weight_nf4,
     .embed = cpu_embed,
     .rmsnorm = cpu_rmsnorm,

@@ -727,8 +727,10 @@ void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, 
         assert(spans[s].past == 0 && spans[s].row0 + spans[s].n_rows <= N);
     }
     bool split = split_takes(b, D);
-    float *delta = (float *)cu_scratch(b, op, CU_SLOT_ROWS, rows_bytes(b, N, H, D));
+    /* between the products of one layer and those of the next: where the largest weight was unpacked */
+    float *delta = (float *)cu_scratch(b, op, CU_SLOT_W, rows_bytes(b, N, H, D));
     if (!delta) return;
+    cu_of(b)->unpacked[0] = NULL;
     backward w;
     memset(&w, 0, sizeof w);
     w.dq = dq, w.dk = dk, w.dv = dv, w.delta = delta, w.d_o = d_o, w.o = o, w.lse = lse, w.q = q, w.kv = (const float *)kv;
@@ -776,7 +778,7 @@ void cu_attention_room(const mr_backend *b, size_t need[], int N, int H, int K, 
     size_t shares = CU_ATT_BYTES / share_bytes(K, D), segments = 2 * (n_pairs / GRAD_SEGMENT + n);
     if (shares < n) shares = n; /* of one segment */
     cu_at_least(&need[CU_SLOT_ATT], shares * share_bytes(K, D));
-    cu_at_least(&need[CU_SLOT_ROWS], rows_bytes(b, N, H, D));
+    cu_at_least(&need[CU_ROOM_ROWS], rows_bytes(b, N, H, D));
     size_t items = shares / CHUNK + segments + n / CHUNK + n;
     cu_at_least(&need[CU_SLOT_SMALL], spans + items * sizeof(share_item) + segments * sizeof(share_sum));
     cu_at_least(&need[CU_SLOT_SMALL], spans + (n_pairs / (split ? split_dq_tile(b, D) : 64) + n) * sizeof(tile_item));

@@ -65,6 +65,54 @@ void cu_give(mr_backend *b, void *p, size_t bytes) {
     count(b, 0, cu_taken_bytes(bytes));
 }
 
+/* A new block for at least so much: as much as all blocks so far, so that a small model takes little, 64 MiB at most. */
+static struct cu_block *new_block(mr_backend *b, size_t bytes) {
+    cu_state *s = cu_of(b);
+    const size_t least = (size_t)2 << 20, most = (size_t)64 << 20;
+    size_t size = 0;
+    for (int i = 0; i < s->n_blocks; i++) size += s->blocks[i].bytes;
+    size = size < least ? least : size > most ? most : size;
+    if (size < bytes) size = bytes;
+    struct cu_block *grown = realloc(s->blocks, (size_t)(s->n_blocks + 1) * sizeof *grown), *x;
+    if (!grown) return NULL;
+    s->blocks = grown;
+    x = &s->blocks[s->n_blocks];
+    *x = (struct cu_block){ .bytes = size };
+    if (!cu_take(b, (void **)&x->p, size)) {
+        if (size == bytes) return NULL;
+        x->bytes = bytes; /* the last that fits */
+        if (!cu_take(b, (void **)&x->p, bytes)) return NULL;
+    }
+    s->n_blocks++;
+    return x;
+}
+
+bool cu_take_part(mr_backend *b, void **p, size_t bytes) {
+    cu_state *s = cu_of(b);
+    struct cu_block *x = NULL;
+    bytes = cu_part_bytes(bytes);
+    for (int i = 0; i < s->n_blocks && !x; i++)
+        if (s->blocks[i].bytes - s->blocks[i].used >= bytes) x = &s->blocks[i];
+    if (!x) x = new_block(b, bytes);
+    *p = x ? x->p + x->used : NULL;
+    if (!x) return false;
+    x->used += bytes;
+    x->n_parts++;
+    return true;
+}
+
+void cu_give_part(mr_backend *b, void *p) {
+    cu_state *s = cu_of(b);
+    int i = 0;
+    if (!p) return;
+    while (i < s->n_blocks && !((char *)p >= s->blocks[i].p && (char *)p < s->blocks[i].p + s->blocks[i].bytes)) i++;
+    assert(i < s->n_blocks);
+    struct cu_block *x = &s->blocks[i];
+    if (--x->n_parts > 0) return;
+    cu_give(b, x->p, x->bytes);
+    *x = s->blocks[--s->n_blocks];
+}
+
 bool cu_reserve(mr_backend *b, const char *op, int slot, size_t bytes) {
     cu_state *s = cu_of(b);
     if (s->scratch[slot].bytes >= bytes && s->scratch[slot].p) return true;
@@ -72,6 +120,7 @@ bool cu_reserve(mr_backend *b, const char *op, int slot, size_t bytes) {
     cu_give(b, s->scratch[slot].p, s->scratch[slot].bytes);
     s->scratch[slot].p = NULL, s->scratch[slot].bytes = 0;
     if (slot >= CU_SLOT_SMALL) s->small[slot - CU_SLOT_SMALL].bytes = 0;
+    if (slot == CU_SLOT_W || slot == CU_SLOT_W2) s->unpacked[slot - CU_SLOT_W] = NULL;
     if (!cu_take(b, &s->scratch[slot].p, bytes)) {
         cu_fail(b, MR_ENOMEM, op, "%zu bytes of scratch do not fit into the GPU's memory; use fewer rows a step", bytes);
         return false;
@@ -175,9 +224,67 @@ static void zero(mr_backend *b, void *dst, size_t bytes) {
     cu_check(b, "zero", cudaMemsetAsync(dst, 0, bytes, cu_of(b)->stream));
 }
 
+/* --- beside the operations --- */
+
+static bool open_beside(cu_state *s) {
+    if (s->beside) return true;
+    if (cudaStreamCreateWithFlags(&s->beside, cudaStreamNonBlocking) != cudaSuccess) return false;
+    return cudaEventCreateWithFlags(&s->asked, cudaEventDisableTiming) == cudaSuccess &&
+           cudaEventCreateWithFlags(&s->moved[0], cudaEventDisableTiming) == cudaSuccess &&
+           cudaEventCreateWithFlags(&s->moved[1], cudaEventDisableTiming) == cudaSuccess;
+}
+
+static void close_beside(cu_state *s) {
+    if (!s->beside) return;
+    cudaStreamSynchronize(s->beside);
+    if (s->asked) cudaEventDestroy(s->asked);
+    for (int i = 0; i < 2; i++)
+        if (s->moved[i]) cudaEventDestroy(s->moved[i]);
+    cudaStreamDestroy(s->beside);
+    s->beside = NULL;
+}
+
+static void *host_alloc(mr_backend *b, size_t bytes) {
+    void *p = NULL;
+    if (open_beside(cu_of(b)) && cudaHostAlloc(&p, bytes, cudaHostAllocDefault) == cudaSuccess) return p;
+    cudaGetLastError(); /* not sticky: the caller says what does not fit */
+    return NULL;
+}
+
+static void host_free(mr_backend *b, void *p) {
+    if (!p) return;
+    if (cu_of(b)->beside) cudaStreamSynchronize(cu_of(b)->beside);
+    cudaFreeHost(p);
+}
+
+static void move_beside(mr_backend *b, const char *op, void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, int lane) {
+    cu_state *s = cu_of(b);
+    if (cu_failed(b) || !bytes) return;
+    assert(s->beside && (lane == 0 || lane == 1));
+    if (cu_check(b, op, cudaEventRecord(s->asked, s->stream)) && cu_check(b, op, cudaStreamWaitEvent(s->beside, s->asked, 0)) &&
+        cu_check(b, op, cudaMemcpyAsync(dst, src, bytes, kind, s->beside)))
+        cu_check(b, op, cudaEventRecord(s->moved[lane], s->beside));
+}
+
+static void send(mr_backend *b, void *host, const void *src, size_t bytes, int lane) {
+    move_beside(b, "send", host, src, bytes, cudaMemcpyDeviceToHost, lane);
+}
+
+static void fetch(mr_backend *b, void *dst, const void *host, size_t bytes, int lane) {
+    move_beside(b, "fetch", dst, host, bytes, cudaMemcpyHostToDevice, lane);
+}
+
+/* An event that was never recorded counts as done. */
+static void moved(mr_backend *b, int lane) {
+    cu_state *s = cu_of(b);
+    if (cu_failed(b) || !s->beside) return;
+    cu_check(b, "moved", cudaStreamWaitEvent(s->stream, s->moved[lane], 0));
+}
+
 static mr_status sync(mr_backend *b, mr_err *err) {
     cu_state *s = cu_of(b);
     cu_check(b, "sync", cudaStreamSynchronize(s->stream));
+    if (s->beside) cu_check(b, "sync", cudaStreamSynchronize(s->beside));
     if (!s->failed) return MR_OK;
     mr_status st = mr_fail(err, s->status, "%s", s->message);
     s->failed = false;
@@ -190,10 +297,13 @@ static mr_status sync(mr_backend *b, mr_err *err) {
 static void close_device(mr_backend *b) {
     cu_state *s = cu_of(b);
     cudaStreamSynchronize(s->stream);
+    close_beside(s);
     cu_lt_close(b);
     cu_staging_free(b);
     for (int i = 0; i < s->n_pieces; i++) cudaFree(s->pieces[i].p);
     free(s->pieces);
+    for (int i = 0; i < s->n_blocks; i++) cudaFree(s->blocks[i].p);
+    free(s->blocks);
     for (int i = 0; i < CU_N_SLOTS; i++) cudaFree(s->scratch[i].p);
     cudaFree(s->tables);
     cudaFree(s->ready);
@@ -211,6 +321,11 @@ static const mr_backend table = {
     .download = download,
     .copy = copy,
     .zero = zero,
+    .host_alloc = host_alloc,
+    .host_free = host_free,
+    .send = send,
+    .fetch = fetch,
+    .moved = moved,
     .sync = sync,
     .weight_create = cu_weight_create,
     .weight_free = cu_weight_free,
@@ -218,6 +333,7 @@ static const mr_backend table = {
     .weight_room = cu_weight_room,
     .weight_set = cu_weight_set,
     .weight_rows = cu_weight_rows,
+    .weight_hold = cu_weight_hold,
     .weight_nf4 = cu_weight_nf4,
     .embed = cu_embed,
     .rmsnorm = cu_rmsnorm,

@@ -31,8 +31,11 @@ enum { CU_SM75_SHARED = 64 << 10 };
 enum { CU_K_SEGMENT = 4096, CU_MAX_D = 256, CU_SLAB = 32 << 20 /* values of a product's rows that are converted at a time */ };
 
 enum { CU_N_SMALL = 5 };
-enum { CU_SLOT_X, CU_SLOT_U, CU_SLOT_W, CU_SLOT_ATT, CU_SLOT_ROWS, CU_SLOT_HEAD, CU_SLOT_SMALL,
+enum { CU_SLOT_X, CU_SLOT_U, CU_SLOT_W, CU_SLOT_W2, CU_SLOT_ATT, CU_SLOT_ROWS, CU_SLOT_HEAD, CU_SLOT_SMALL,
        CU_N_SLOTS = CU_SLOT_SMALL + CU_N_SMALL };
+/* What weight_room collects in mr_room.so_far: by slot, those from CU_SLOT_SMALL on as one; cuBLASLt's; and what
+ * attention's backward pass wants of CU_SLOT_W, which it shares with the largest unpacked weight. */
+enum { CU_ROOM_LT = CU_SLOT_SMALL + 1, CU_ROOM_ROWS, CU_N_ROOMS };
 /* Of attention's scratch: spans are cut so that their parts need no more, but for one prompt that alone does. Products of many rows
  * use it too, between two attentions: dense.cu and lt.c, never more than this. */
 enum { CU_ATT_BYTES = 64 << 20 };
@@ -53,11 +56,17 @@ typedef struct cu_state {
     char message[512];
     float *tables;
     int *ready;          /* [2], zero between launches: few.cu */
+    cudaStream_t beside; /* send and fetch run here; NULL before the first host_alloc */
+    cudaEvent_t asked, moved[2];
     struct { void *p; size_t bytes; } scratch[CU_N_SLOTS];
+    bool hold;           /* weight_hold */
+    const mr_weight *unpacked[2]; /* while it is on: what lies in CU_SLOT_W and CU_SLOT_W2 */
     bool sized;          /* weight_room made the scratch ready: no operation should ask for more */
     bool strict;         /* MEDRL_CUDA_STRICT: it is a failure when one does */
     struct cu_piece { void *p; size_t bytes; } *pieces; /* of alloc */
     int n_pieces, max_pieces;
+    struct cu_block { char *p; size_t bytes, used; int n_parts; } *blocks; /* of cu_take_part */
+    int n_blocks;
     struct cu_staging *staging; /* weights.cu: while weights are made */
     struct cu_lt *lt;    /* cuBLASLt, opened by the first large product; NULL before */
     bool no_lt;          /* it was tried and is not there */
@@ -78,6 +87,11 @@ void cu_launched(mr_backend *b, const char *op);
 bool cu_take(mr_backend *b, void **p, size_t bytes);
 void cu_give(mr_backend *b, void *p, size_t bytes);
 size_t cu_taken_bytes(size_t bytes);
+/* The same for a part of a block that others share: a model's hundreds of weights would lose a MiB each. A block goes back with the
+ * last of its parts; cu_part_bytes is what a part takes of it. */
+bool cu_take_part(mr_backend *b, void **p, size_t bytes);
+void cu_give_part(mr_backend *b, void *p);
+static inline size_t cu_part_bytes(size_t bytes) { return bytes ? (bytes + 511) / 512 * 512 : 512; }
 
 /* At least `bytes` of device memory, not zeroed, valid until the slot is asked for again with more. Sized by open and by
  * weight_room, so that a step asks for nothing; else it grows and stays. With MEDRL_CUDA_STRICT=1, and always under the emulator, an
@@ -133,7 +147,8 @@ size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);
 /* What weight_create holds from one weight to the next: pinned memory and where it is uploaded to. */
 void cu_staging_free(mr_backend *b);
 /* What the operations' files ask of cu_scratch, for weight_room; need[slot] becomes at least that, need[CU_SLOT_SMALL] stands for all that
- * cu_small takes but a penalty's history. cu_linear_room: up to n rows; attention over N rows in any spans, bwd: both passes;
+ * cu_small takes but a penalty's history; need[CU_N_ROOMS].
+ * cu_linear_room: up to n rows; attention over N rows in any spans, bwd: both passes;
  * cu_sample_scratch: of CU_SLOT_HEAD, for n rows of n_vocab logits with filters. */
 void cu_linear_room(size_t need[], const mr_weight_info *w, int64_t n, int rank, bool bwd);
 void cu_attention_room(const mr_backend *b, size_t need[], int N, int H, int K, int D, bool bwd);
@@ -141,9 +156,11 @@ size_t cu_sample_scratch(int64_t n, int64_t n_vocab);
 mr_weight_info cu_weight_info(const mr_weight *w);
 void cu_weight_set(mr_backend *b, mr_weight *w, const float *values);
 void cu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
+void cu_weight_hold(mr_backend *b, bool on);
 bool cu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);
 /* The matrix in 16 bits, [n_out][ld] with ld a multiple of 8: w's own data, or NF4 unpacked to scratch, where there is room for `more` rows
- * after it. NULL after a failure. */
+ * after it. The largest goes to CU_SLOT_W, others to CU_SLOT_W2; so the two weights of an MLP, which runs for a part of the rows at a time,
+ * both stay. NULL after a failure. */
 const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t more, int64_t *ld);
 
 /* --- the operations, as kernels.h describes them --- */

@@ -160,13 +160,23 @@ static size_t half_bytes(int64_t n_out, int64_t ld) { return (size_t)(n_out * ld
 const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t more, int64_t *ld) {
     *ld = w->ld;
     if (w->store != MR_NF4) return (const uint16_t *)w->data;
-    u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W, half_bytes(w->n_out + more, w->ld));
-    if (!half) return NULL;
+    cu_state *s = cu_of(b);
+    size_t bytes = half_bytes(w->n_out + more, w->ld);
+    int second = bytes <= s->scratch[CU_SLOT_W2].bytes;
+    u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W + second, bytes);
+    if (!half || s->unpacked[second] == w) return half;
     if (w->compute == MR_F16)
         unpack<F16>(b, op, half, w->ld, w);
     else
         unpack<BF16>(b, op, half, w->ld, w);
+    s->unpacked[second] = s->hold ? w : NULL;
     return half;
+}
+
+void cu_weight_hold(mr_backend *b, bool on) {
+    cu_state *s = cu_of(b);
+    s->hold = on;
+    s->unpacked[0] = s->unpacked[1] = NULL;
 }
 
 /* --- making --- */
@@ -186,8 +196,8 @@ static size_t nested_bytes(int64_t n_blocks) { return (size_t)((n_blocks + NF4_N
 static size_t nf4_making_bytes(int64_t n) { return (size_t)cu_round((int64_t)codes_bytes(n), 256) + (size_t)blocks_of(n) * sizeof(float); }
 
 static bool take(mr_weight *w, void **p, size_t bytes) {
-    w->bytes += cu_taken_bytes(bytes);
-    return cu_take(w->b, p, bytes);
+    w->bytes += cu_part_bytes(bytes);
+    return cu_take_part(w->b, p, bytes);
 }
 
 /* A failure that an operation kept, as this function's own. */
@@ -338,6 +348,7 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
              take(w, (void **)&q->nested, nested_bytes(q->n_blocks));
         if (ok && !cu_reserve(b, "weight_create", CU_SLOT_W, nf4_making_bytes(q->n))) return own_failure(b, err);
         making = (uint8_t *)cu_of(b)->scratch[CU_SLOT_W].p;
+        cu_of(b)->unpacked[0] = NULL;
     } else {
         ok = take(w, &w->data, data_bytes(w));
     }
@@ -373,11 +384,13 @@ mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src,
 
 void cu_weight_free(mr_backend *b, mr_weight *w) {
     if (!w) return;
+    for (int i = 0; i < 2; i++)
+        if (cu_of(b)->unpacked[i] == w) cu_of(b)->unpacked[i] = NULL; /* the next may get its address */
     cudaStreamSynchronize(cu_of(b)->stream);
-    cu_give(b, w->data, data_bytes(w));
-    cu_give(b, w->nf4.codes, codes_bytes(w->nf4.n));
-    cu_give(b, w->nf4.absmax, (size_t)w->nf4.n_blocks);
-    cu_give(b, w->nf4.nested, nested_bytes(w->nf4.n_blocks));
+    cu_give_part(b, w->data);
+    cu_give_part(b, w->nf4.codes);
+    cu_give_part(b, w->nf4.absmax);
+    cu_give_part(b, w->nf4.nested);
     free(w->nf4.host_codes);
     free(w->nf4.host_absmax);
     free(w->nf4.host_nested);
@@ -391,17 +404,21 @@ mr_weight_info cu_weight_info(const mr_weight *w) {
 
 /* --- room --- */
 
-enum { ROOM_SMALL = CU_SLOT_SMALL, ROOM_LT }; /* of mr_room.so_far; before them the slots' own numbers */
-static_assert(ROOM_LT < sizeof((mr_room *)0)->so_far / sizeof(size_t), "mr_room.so_far is too short");
+static_assert(CU_N_ROOMS <= sizeof((mr_room *)0)->so_far / sizeof(size_t), "mr_room.so_far is too short");
 
 static void room_of_products(mr_backend *b, mr_room *room, const mr_weight_info *w) {
     size_t *x = room->so_far;
     bool bwd = room->uses & MR_USE_BWD;
+    if (w->store == MR_NF4 && w->compute != MR_F32) {
+        size_t half = half_bytes(w->n_out + (bwd ? room->rank : 0), stride_of(w->store, w->n_in));
+        if (half < x[CU_SLOT_W])
+            cu_at_least(&x[CU_SLOT_W2], half);
+        else if (half > x[CU_SLOT_W])
+            x[CU_SLOT_W2] = x[CU_SLOT_W], x[CU_SLOT_W] = half;
+    }
     if (w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W], nf4_making_bytes(w->n_out * w->n_in));
-    if (w->store == MR_NF4 && w->compute != MR_F32)
-        cu_at_least(&x[CU_SLOT_W], half_bytes(w->n_out + (bwd ? room->rank : 0), stride_of(w->store, w->n_in)));
     cu_linear_room(x, w, room->rows, room->rank, bwd);
-    if (w->compute != MR_F32 && room->rows >= CU_LT_ROWS) cu_at_least(&x[ROOM_LT], CU_LT_WORKSPACE);
+    if (w->compute != MR_F32 && room->rows >= CU_LT_ROWS) cu_at_least(&x[CU_ROOM_LT], CU_LT_WORKSPACE);
     cu_at_least(&x[CU_SLOT_ROWS], (size_t)room->rows * sizeof(float)); /* of rmsnorm_bwd */
     if (room->kv_heads && room->head_dim) cu_attention_room(b, x, room->rows, room->heads, room->kv_heads, room->head_dim, bwd);
 }
@@ -410,8 +427,8 @@ size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
     mr_weight_info as = *w;
     as.store = stored(w->store, w->compute);
     int64_t n = w->n_out * w->n_in, blocks = blocks_of(n);
-    w->bytes = as.store == MR_NF4 ? cu_taken_bytes(codes_bytes(n)) + cu_taken_bytes((size_t)blocks) + cu_taken_bytes(nested_bytes(blocks))
-                                  : cu_taken_bytes((size_t)(w->n_out * stride_of(as.store, w->n_in)) * (as.store == MR_F32 ? 4 : 2));
+    w->bytes = as.store == MR_NF4 ? cu_part_bytes(codes_bytes(n)) + cu_part_bytes((size_t)blocks) + cu_part_bytes(nested_bytes(blocks))
+                                  : cu_part_bytes((size_t)(w->n_out * stride_of(as.store, w->n_in)) * (as.store == MR_F32 ? 4 : 2));
     size_t *x = room->so_far, all = 0;
     if (room->rows > 0) {
         room_of_products(b, room, &as);
@@ -420,15 +437,16 @@ size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
     if (room->take) {
         cu_staging_free(b); /* weights are made before */
         cu_of(b)->sized = true;
-        if (x[ROOM_LT]) cu_lt_open(b);
+        if (x[CU_ROOM_LT]) cu_lt_open(b);
     }
     for (int i = 0; i < CU_N_SLOTS; i++) {
-        size_t bytes = x[i < ROOM_SMALL ? i : (int)ROOM_SMALL];
+        size_t bytes = x[i < CU_SLOT_SMALL ? i : (int)CU_SLOT_SMALL];
+        if (i == CU_SLOT_W) cu_at_least(&bytes, x[CU_ROOM_ROWS]);
         if (bytes < cu_first_scratch(i)) bytes = cu_first_scratch(i);
         if (bytes) all += cu_taken_bytes(bytes);
         if (room->take && bytes) cu_reserve(b, "scratch", i, bytes);
     }
-    return all + (cu_lt_there(b) ? x[ROOM_LT] : 0);
+    return all + (cu_lt_there(b) ? x[CU_ROOM_LT] : 0);
 }
 
 void cu_weight_set(mr_backend *b, mr_weight *w, const float *values) {

@@ -290,3 +290,14 @@ size_t mr_rss_bytes(void) {
     fclose(f);
     return n == 2 ? (size_t)resident * page_size() : 0;
 }
+
+size_t mr_memory_bytes(void) {
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    size_t bytes = pages > 0 && page > 0 ? (size_t)pages * (size_t)page : 0;
+    unsigned long long limit;
+    FILE *f = fopen("/sys/fs/cgroup/memory.max", "re");
+    if (!f) return bytes;
+    if (fscanf(f, "%llu", &limit) == 1 && (!bytes || limit < bytes)) bytes = (size_t)limit; /* or "max" */
+    fclose(f);
+    return bytes;
+}

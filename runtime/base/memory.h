@@ -51,6 +51,8 @@ char *mr_str_steal(mr_str *s); /* the bytes, never NULL; owned by the caller, fr
 
 /* Largest resident set of this process so far and now, in bytes (0 when unknown). */
 size_t mr_rss_peak_bytes(void);
+/* What this process may use at most: the machine's memory, or a container's limit (cgroup v2) where that is lower. */
+size_t mr_memory_bytes(void);
 size_t mr_rss_bytes(void);
 
 #endif

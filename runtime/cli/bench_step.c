@@ -140,21 +140,23 @@ static mr_status sample(mr_bench_job *j, int n_prompts, uint32_t step, mr_err *e
     return st;
 }
 
-/* Whole groups from *next on, as many as the packer takes. */
+/* Groups from completion *next on (counted through all groups), as many as the packer takes. */
 static void fill_pack(mr_bench_job *j, int n_prompts, int *next) {
     mr_packer_reset(&j->packer);
-    for (; *next < n_prompts; ++*next) {
+    while (*next < n_prompts * j->group) {
+        int prompt = *next / j->group, first = *next % j->group;
         for (int g = 0; g < j->group; g++) {
-            j->pack_ids[g] = j->roll.items[*next * j->group + g].ids;
-            j->pack_n_ids[g] = j->roll.items[*next * j->group + g].n;
+            j->pack_ids[g] = j->roll.items[prompt * j->group + g].ids;
+            j->pack_n_ids[g] = j->roll.items[prompt * j->group + g].n;
         }
-        const mr_train_group group = { .prompt = j->ids + *next * j->n_prompt,
+        const mr_train_group group = { .prompt = j->ids + prompt * j->n_prompt,
                                        .n_prompt = j->n_prompt,
                                        .ids = j->pack_ids,
                                        .n_ids = j->pack_n_ids,
                                        .n_completions = j->group,
-                                       .first_token = j->offset[*next * j->group] };
-        if (!mr_packer_add(&j->packer, &group)) break;
+                                       .first_token = j->offset[prompt * j->group] };
+        *next = prompt * j->group + mr_packer_add_from(&j->packer, &group, first);
+        if (*next < (prompt + 1) * j->group) break;
     }
 }
 
@@ -219,7 +221,7 @@ static mr_status train(mr_bench_job *j, int n_prompts, double *gap, mr_err *err)
     };
     mr_decoder_phase(j->decoder, MR_PHASE_TRAIN);
     mr_model_zero_grads(j->model);
-    for (int next = 0; next < n_prompts;) {
+    for (int next = 0; next < n_prompts * j->group;) {
         fill_pack(j, n_prompts, &next);
         forward(j);
         if (gap) *gap = fmax(*gap, gap_of_pack(j));
@@ -243,7 +245,7 @@ mr_status mr_bench_train(mr_bench_job *j, int n_prompts, mr_err *err) {
 mr_status mr_bench_logprobs(mr_bench_job *j, int n_prompts, mr_err *err) {
     lay_tokens(j, n_prompts * j->group);
     mr_decoder_phase(j->decoder, MR_PHASE_TRAIN);
-    for (int next = 0; next < n_prompts;) {
+    for (int next = 0; next < n_prompts * j->group;) {
         fill_pack(j, n_prompts, &next);
         forward(j);
         MR_TRY(j->b->sync(j->b, err));

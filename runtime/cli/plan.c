@@ -78,6 +78,7 @@ static void print_report(const planning *x) {
     put(parts, "training_kv", p->decoder.train_kv);
     put(parts, "training_activations", p->decoder.train);
     put(parts, "scratch", p->decoder.scratch);
+    put(parts, "aside_on_host", p->decoder.aside);
     put(parts, "total", p->total);
     put(parts, "total_without_cap", p->wish.total);
     if (p->cap)
@@ -93,6 +94,9 @@ static void print_report(const planning *x) {
     cJSON_AddNumberToObject(o, "prompts_at_once", p->in_flight);
     cJSON_AddNumberToObject(o, "pack_rows", p->room.train_rows);
     cJSON_AddNumberToObject(o, "logit_rows", p->room.head_rows);
+    cJSON_AddNumberToObject(o, "mlp_rows", p->room.mlp_rows);
+    cJSON_AddNumberToObject(o, "layers_aside", p->room.aside_layers);
+    cJSON_AddBoolToObject(o, "groups_in_parts", mr_plan_cuts_groups(p));
     cJSON_AddNumberToObject(o, "prompt_tokens", p->max_prompt);
     cJSON_AddNumberToObject(o, "completion_tokens", p->max_completion);
     cJSON_AddNumberToObject(o, "longest_prompt", c->longest);

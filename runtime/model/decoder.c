@@ -56,64 +56,90 @@ static void take_kept(mr_kept *x, carver *k, const shape *s, int64_t n, bool lse
     x->qkv = take_f(k, n * mr_qkv_width(c));
     x->o = take_f(k, n * c->num_attention_heads * c->head_dim);
     x->lse = lse ? take_f(k, n * c->num_attention_heads) : NULL;
-    x->gu = take_f(k, n * 2 * c->intermediate_size);
-    for (int g = 0; g < MR_N_GROUPS; g++) {
+    for (int g = MR_GROUP_QKV; g <= MR_GROUP_O; g++) {
         int r = mr_lora_rank(s->lora, g);
         x->u[g] = r ? take_f(k, n * r) : NULL;
     }
 }
 
-static void take_scratch(mr_decoder *d, carver *k, const shape *s, int64_t n) {
-    const mr_config *c = s->c;
-    d->a = take_f(k, n * c->hidden_size);
-    d->act = take_f(k, n * c->intermediate_size);
-    d->qk = c->qk_norm ? take_f(k, n * mr_qkv_width(c)) : NULL;
+static void take_down(mr_kept *x, carver *k, const shape *s, int64_t n) {
+    int r = mr_lora_rank(s->lora, MR_GROUP_DOWN);
+    x->u[MR_GROUP_DOWN] = r ? take_f(k, n * r) : NULL;
+}
+
+static void take_gate_up(mr_kept *x, carver *k, const shape *s, int64_t n) {
+    int r = mr_lora_rank(s->lora, MR_GROUP_GATE_UP);
+    x->gu = take_f(k, n * 2 * s->c->intermediate_size);
+    x->u[MR_GROUP_GATE_UP] = r ? take_f(k, n * r) : NULL;
 }
 
 static void lay_rollout(mr_decoder *d, carver *k, const shape *s) {
+    const mr_config *c = s->c;
     int64_t n = s->o->rollout_rows;
     mr_kept one = { 0 };
-    one.x = one.mid = d->out = take_f(k, n * s->c->hidden_size);
+    one.x = one.mid = d->out = take_f(k, n * c->hidden_size);
     take_kept(&one, k, s, n, false);
-    for (int i = 0; d->kept && i < s->c->num_hidden_layers; i++) d->kept[i] = one;
-    take_scratch(d, k, s, n);
-    d->kv = take(k, s->rollout_kv * (size_t)s->c->num_hidden_layers);
+    take_gate_up(&one, k, s, n);
+    take_down(&one, k, s, n);
+    for (int i = 0; d->kept && i < c->num_hidden_layers; i++) d->kept[i] = one;
+    d->a = d->an = take_f(k, n * c->hidden_size);
+    d->act = take_f(k, n * c->intermediate_size);
+    d->qk = c->qk_norm ? take_f(k, n * mr_qkv_width(c)) : NULL;
+    d->kv = take(k, s->rollout_kv * (size_t)c->num_hidden_layers);
     d->kv_stride = s->rollout_kv;
-    d->max_rows = (int)n;
+    d->max_rows = d->mlp_rows = (int)n;
+    d->part_only = false;
     d->n_slots = s->o->rollout_slots;
+}
+
+/* What the MLP needs for its m rows, and what attention needs for all: never both at once, so they share their place. */
+static void lay_halves(mr_decoder *d, carver *k, const shape *s, int64_t n, mr_kept *shared) {
+    const mr_config *c = s->c;
+    int64_t m = d->mlp_rows, width = mr_qkv_width(c), heads = (int64_t)c->num_attention_heads * c->head_dim;
+    carver mlp = *k;
+    if (d->part_only) take_gate_up(shared, &mlp, s, m);
+    d->an = take_f(&mlp, m * c->hidden_size);
+    d->act = take_f(&mlp, m * c->intermediate_size);
+    d->dan = take_f(&mlp, m * c->hidden_size);
+    d->dact = take_f(&mlp, m * c->intermediate_size);
+    d->dgu = take_f(&mlp, m * 2 * c->intermediate_size);
+    d->da = d->d_o = take_f(k, n * (heads > c->hidden_size ? heads : c->hidden_size));
+    d->dqkv = take_f(k, n * width);
+    d->draw = c->qk_norm ? take_f(k, n * width) : NULL;
+    d->qk = c->qk_norm ? take_f(k, n * width) : NULL;
+    if (mlp.at > k->at) k->at = mlp.at;
 }
 
 static void lay_train(mr_decoder *d, carver *k, const shape *s) {
     const mr_config *c = s->c;
-    int64_t n = s->o->train_rows, width = mr_qkv_width(c);
+    int64_t n = s->o->train_rows;
     bool again = s->o->gradient_checkpointing;
     mr_kept shared = { 0 };
+    float *ring[2] = { NULL, NULL };
+    d->mlp_rows = s->o->mlp_rows;
+    d->part_only = again;
     if (again) {
-        shared.mid = take_f(k, n * c->hidden_size);
+        shared.mid = d->a = take_f(k, n * c->hidden_size); /* one is no longer needed when the other is written */
         take_kept(&shared, k, s, n, true);
+    } else {
+        d->a = take_f(k, n * c->hidden_size);
     }
-    int down = mr_lora_rank(s->lora, MR_GROUP_DOWN);
+    lay_halves(d, k, s, n, &shared);
+    for (int i = 0; s->o->aside_layers && i < 2; i++) ring[i] = take_f(k, n * c->hidden_size);
     for (int i = 0; i < c->num_hidden_layers; i++) {
         mr_kept one = shared;
-        one.x = take_f(k, n * c->hidden_size);
-        if (again) {
-            /* kept, because the second run of a layer stops before the down projection */
-            if (down) one.u[MR_GROUP_DOWN] = take_f(k, n * down);
-        } else {
+        one.x = i < s->o->aside_layers ? ring[i % 2] : take_f(k, n * c->hidden_size);
+        take_down(&one, k, s,
+                  n); /* with checkpointing too: the second run of a layer stops before the down projection */
+        if (!again) {
             one.mid = take_f(k, n * c->hidden_size);
             take_kept(&one, k, s, n, true);
+            take_gate_up(&one, k, s, n);
         }
         if (d->kept) d->kept[i] = one;
     }
     d->out = take_f(k, n * c->hidden_size);
-    take_scratch(d, k, s, n);
     d->dx = take_f(k, n * c->hidden_size);
-    d->da = take_f(k, n * c->hidden_size);
-    d->dact = take_f(k, n * c->intermediate_size);
-    d->dgu = take_f(k, n * 2 * c->intermediate_size);
-    d->d_o = take_f(k, n * c->num_attention_heads * c->head_dim);
-    d->dqkv = take_f(k, n * width);
-    d->draw = c->qk_norm ? take_f(k, n * width) : NULL;
     int r = 0;
     for (int g = 0; g < MR_N_GROUPS; g++) r = mr_lora_rank(s->lora, g) > r ? mr_lora_rank(s->lora, g) : r;
     d->du = r ? take_f(k, n * r) : NULL;
@@ -145,9 +171,17 @@ static mr_decoder_opts with_defaults(const mr_decoder_opts *o, const mr_config *
         int64_t fit = ((int64_t)64 << 20) / ((int64_t)sizeof(float) * c->vocab_size);
         x.head_rows = fit < 64 ? 64 : fit > 512 ? 512 : (int)fit;
     }
+    if (x.mlp_rows <= 0 || x.mlp_rows > x.train_rows) x.mlp_rows = x.train_rows;
+    if (x.aside_layers < 3 || !x.gradient_checkpointing || !x.train_rows) x.aside_layers = 0; /* two are there anyway */
+    if (x.aside_layers > c->num_hidden_layers) x.aside_layers = c->num_hidden_layers;
     x.rollout_slots = mr_kv_round(x.rollout_slots);
     x.train_slots = mr_kv_round(x.train_slots);
     return x;
+}
+
+/* One layer's input of a training pack. */
+static size_t input_bytes(const mr_config *c, const mr_decoder_opts *o) {
+    return (size_t)o->train_rows * (size_t)c->hidden_size * sizeof(float);
 }
 
 static shape shape_of(mr_backend *b, const mr_config *c, const mr_model_opts *m, const mr_decoder_opts *o) {
@@ -164,10 +198,11 @@ static size_t scratch(mr_backend *b, const mr_config *c, const mr_model_opts *m,
     mr_room room = { .uses = mr_linear_uses(m), .head_dim = c->head_dim, .take = take };
     room.heads = c->num_attention_heads;
     room.kv_heads = c->num_key_value_heads;
-    room.rows = o->rollout_rows > o->train_rows ? o->rollout_rows : o->train_rows;
     for (int g = 0; g <= MR_N_GROUPS; g++) {
         mr_weight_info w = { .store = m->store, .compute = m->compute };
         if (g < MR_N_GROUPS) {
+            int train = g == MR_GROUP_GATE_UP || g == MR_GROUP_DOWN ? o->mlp_rows : o->train_rows;
+            room.rows = o->rollout_rows > train ? o->rollout_rows : train;
             w.n_out = mr_group_rows(c, g);
             w.n_in = mr_proj_cols(c, mr_groups[g].first);
             room.rank = mr_lora_rank(&m->lora, g);
@@ -200,6 +235,7 @@ void mr_decoder_plan(mr_decoder_room *room, mr_backend *b, const mr_config *c, c
     room->train = lay(&d, NULL, &s, MR_PHASE_TRAIN) - head.at - room->train_kv;
     room->scratch = scratch(b, c, m, &o, false);
     room->block = whole(&d, &s);
+    room->aside = (size_t)o.aside_layers * input_bytes(c, &o);
 }
 
 mr_status mr_decoder_open(mr_decoder **out, mr_model *m, const mr_decoder_opts *opts, mr_err *err) {
@@ -229,6 +265,18 @@ mr_status mr_decoder_open(mr_decoder **out, mr_model *m, const mr_decoder_opts *
         mr_decoder_close(d);
         return st;
     }
+    if (d->opts.aside_layers) {
+        size_t bytes = (size_t)d->opts.aside_layers * input_bytes(&m->config, &d->opts);
+        d->aside = d->b->host_alloc(d->b, bytes);
+        if (!d->aside) {
+            mr_status st = mr_fail(err, MR_ENOMEM,
+                                   "%s: the host has no %.1f MB for the layers' inputs that %s has no room for; lower "
+                                   "num_generations or max_completion_length, or allow more device memory (vram)",
+                                   m->path, (double)bytes / 1e6, d->b->name);
+            mr_decoder_close(d);
+            return st;
+        }
+    }
     scratch(d->b, &m->config, &m->opts, &d->opts, true);
     mr_decoder_phase(d, opts->rollout_rows ? MR_PHASE_ROLLOUT : MR_PHASE_TRAIN);
     d->b->upload(d->b, d->inv_freq, m->config.inv_freq, (size_t)(m->config.head_dim / 2) * sizeof(float));
@@ -244,6 +292,7 @@ mr_status mr_decoder_open(mr_decoder **out, mr_model *m, const mr_decoder_opts *
 void mr_decoder_close(mr_decoder *d) {
     if (!d) return;
     if (d->block) d->b->free(d->b, d->block);
+    if (d->aside) d->b->host_free(d->b, d->aside);
     mr_free(d->kept);
     mr_free(d->head_rows);
     mr_free(d->pick_rows);
@@ -271,6 +320,47 @@ void mr_decoder_phase(mr_decoder *d, mr_phase phase) {
     (void)used;
     d->phase = phase;
     d->n_rows = d->n_head = 0;
+    d->in_ring[0] = d->in_ring[1] = -1;
+}
+
+/* --- layers' inputs on the host --- */
+
+/* Copies run beside the layers. A buffer of the two serves every other layer, so the copy of an input has the time of a
+ * whole layer before the buffer is written again. */
+static char *aside_of(const mr_decoder *d, int layer) {
+    return d->aside + (size_t)layer * input_bytes(&d->m->config, &d->opts);
+}
+
+static bool is_aside(const mr_decoder *d, int layer) {
+    return d->phase == MR_PHASE_TRAIN && layer < d->opts.aside_layers;
+}
+
+static size_t rows_bytes(const mr_decoder *d, int n) {
+    return (size_t)n * (size_t)d->m->config.hidden_size * sizeof(float);
+}
+
+/* Before a layer's input is written. */
+static void make_way(mr_decoder *d, int layer) {
+    if (!is_aside(d, layer)) return;
+    d->b->moved(d->b, layer % 2);
+    d->in_ring[layer % 2] = layer;
+}
+
+/* When it is there. */
+static void set_aside(mr_decoder *d, int layer, int n) {
+    if (is_aside(d, layer)) d->b->send(d->b, aside_of(d, layer), d->kept[layer].x, rows_bytes(d, n), layer % 2);
+}
+
+void mr_decoder_fetch(mr_decoder *d, int layer) {
+    if (layer < 0 || !is_aside(d, layer) || d->in_ring[layer % 2] == layer) return;
+    d->b->fetch(d->b, d->kept[layer].x, aside_of(d, layer), rows_bytes(d, d->n_rows), layer % 2);
+    d->in_ring[layer % 2] = layer;
+}
+
+void mr_decoder_bring(mr_decoder *d, int layer) {
+    if (!is_aside(d, layer)) return;
+    mr_decoder_fetch(d, layer);
+    d->b->moved(d->b, layer % 2);
 }
 
 /* --- the forward pass --- */
@@ -305,39 +395,69 @@ void mr_decoder_attend(mr_decoder *d, int layer, const mr_pack *p) {
     b->attention(b, k->o, k->lse, q, width, kv, d->n_slots, p->spans, p->n_spans, heads, keys, size);
 }
 
-void mr_decoder_gate_up(mr_decoder *d, int layer, int n) {
+void mr_decoder_mid(mr_decoder *d, int layer, int n) {
+    mr_backend *b = d->b;
+    const mr_kept *k = &d->kept[layer];
+    mr_linear o = mr_linear_now(d->m, &d->m->layers[layer].linear[MR_GROUP_O]);
+    if (k->mid != k->x) b->copy(b, k->mid, k->x, rows_bytes(d, n));
+    b->linear(b, k->mid, k->u[MR_GROUP_O], k->o, &o, n, true);
+}
+
+mr_mlp mr_decoder_mlp(const mr_decoder *d, int layer, int at, int n_rows) {
+    const mr_config *c = &d->m->config;
+    const mr_kept *k = &d->kept[layer];
+    const mr_linear *l = d->m->layers[layer].linear;
+    size_t row = (size_t)at, kept_row = d->part_only ? 0 : row;
+    mr_mlp x = { .at = at, .n = n_rows - at < d->mlp_rows ? n_rows - at : d->mlp_rows };
+    x.mid = k->mid + row * (size_t)c->hidden_size;
+    x.gu = k->gu + kept_row * 2 * (size_t)c->intermediate_size;
+    if (k->u[MR_GROUP_GATE_UP]) x.u_up = k->u[MR_GROUP_GATE_UP] + kept_row * (size_t)l[MR_GROUP_GATE_UP].r_total;
+    if (k->u[MR_GROUP_DOWN]) x.u_down = k->u[MR_GROUP_DOWN] + row * (size_t)l[MR_GROUP_DOWN].r_total;
+    return x;
+}
+
+void mr_decoder_gate_up(mr_decoder *d, int layer, const mr_mlp *x) {
     mr_backend *b = d->b;
     const mr_config *c = &d->m->config;
     const mr_layer *l = &d->m->layers[layer];
-    const mr_kept *k = &d->kept[layer];
     int channels = c->hidden_size;
-    mr_linear o = mr_linear_now(d->m, &l->linear[MR_GROUP_O]),
-              gate_up = mr_linear_now(d->m, &l->linear[MR_GROUP_GATE_UP]);
-    if (k->mid != k->x) b->copy(b, k->mid, k->x, (size_t)n * (size_t)channels * sizeof(float));
-    b->linear(b, k->mid, k->u[MR_GROUP_O], k->o, &o, n, true);
-    b->rmsnorm(b, d->a, channels, k->mid, channels, l->post_norm, n, channels, c->rms_norm_eps);
-    b->linear(b, k->gu, k->u[MR_GROUP_GATE_UP], d->a, &gate_up, n, false);
+    mr_linear gate_up = mr_linear_now(d->m, &l->linear[MR_GROUP_GATE_UP]);
+    b->rmsnorm(b, d->an, channels, x->mid, channels, l->post_norm, x->n, channels, c->rms_norm_eps);
+    b->linear(b, x->gu, x->u_up, d->an, &gate_up, x->n, false);
+}
+
+/* To the layer's output, which goes to `next`. */
+static void feed_forward(mr_decoder *d, int layer, int n, float *next) {
+    mr_backend *b = d->b;
+    const mr_config *c = &d->m->config;
+    mr_linear down = mr_linear_now(d->m, &d->m->layers[layer].linear[MR_GROUP_DOWN]);
+    if (next != d->kept[layer].mid) b->copy(b, next, d->kept[layer].mid, rows_bytes(d, n));
+    for (int at = 0; at < n; at += d->mlp_rows) {
+        mr_mlp x = mr_decoder_mlp(d, layer, at, n);
+        mr_decoder_gate_up(d, layer, &x);
+        b->silu_mul(b, d->act, x.gu, x.n, c->intermediate_size);
+        b->linear(b, next + (size_t)at * (size_t)c->hidden_size, x.u_down, d->act, &down, x.n, true);
+    }
 }
 
 void mr_decoder_forward(mr_decoder *d, const mr_pack *p) {
     mr_backend *b = d->b;
-    const mr_config *c = &d->m->config;
-    int n = p->n_rows, last = c->num_hidden_layers - 1;
+    int n = p->n_rows, last = d->m->config.num_hidden_layers - 1;
     assert(n > 0 && n <= d->max_rows);
     b->upload(b, d->ids, p->ids, (size_t)n * sizeof(int32_t));
     b->upload(b, d->pos, p->pos, (size_t)n * sizeof(int32_t));
     b->upload(b, d->slots, p->slots, (size_t)n * sizeof(int32_t));
+    if (d->phase == MR_PHASE_TRAIN) b->weight_hold(b, true);
+    make_way(d, 0);
     b->embed(b, d->kept[0].x, d->m->embed, d->ids, n);
     for (int i = 0; i <= last; i++) {
-        const mr_kept *k = &d->kept[i];
-        mr_linear down = mr_linear_now(d->m, &d->m->layers[i].linear[MR_GROUP_DOWN]);
-        float *next = i < last ? d->kept[i + 1].x : d->out;
+        set_aside(d, i, n);
         mr_decoder_attend(d, i, p);
-        mr_decoder_gate_up(d, i, n);
-        b->silu_mul(b, d->act, k->gu, n, c->intermediate_size);
-        if (next != k->mid) b->copy(b, next, k->mid, (size_t)n * (size_t)c->hidden_size * sizeof(float));
-        b->linear(b, next, k->u[MR_GROUP_DOWN], d->act, &down, n, true);
+        mr_decoder_mid(d, i, n);
+        if (i < last) make_way(d, i + 1);
+        feed_forward(d, i, n, i < last ? d->kept[i + 1].x : d->out);
     }
+    if (d->phase == MR_PHASE_TRAIN) b->weight_hold(b, false);
     d->n_rows = n;
     d->n_head = 0;
 }

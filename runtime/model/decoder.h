@@ -8,6 +8,8 @@
  * Head: logits exist for at most opts.head_rows rows at a time; the backward pass computes them again, but for rows
  * that the last call had.
  * Row rule: every value of a row is the same bit for bit in both phases, for any packing.
+ * No bit of a forward depends on how memory is saved (checkpointing, mlp_rows, aside_layers), and on the CPU no bit of a
+ * gradient; elsewhere mlp_rows says where sums over rows are cut (kernels.h).
  * Memory: all of it is taken in mr_decoder_open, the backend's scratch for the largest packs too.
  * Errors: device failures surface in mr_backend's sync. Threads: one. */
 #ifndef MR_DECODER_H
@@ -25,6 +27,10 @@ typedef struct mr_decoder_opts {
     int64_t train_slots;         /* KV slots of one training pack: each span starts at a multiple of MR_KV_CHUNK */
     int head_rows;               /* rows of logits at a time; 0: as many as fit in 64 MB, 64 to 512 */
     bool gradient_checkpointing; /* keep only each layer's input and run the layer again in the backward pass */
+    int mlp_rows;                /* rows of a training pack that pass the MLP at a time; 0: all */
+    /* with checkpointing: the inputs of so many layers, from the first on, are kept in the host's memory, but for two at
+     * a time; 3 at least, or 0 */
+    int aside_layers;
 } mr_decoder_opts;
 
 typedef enum mr_phase { MR_PHASE_ROLLOUT, MR_PHASE_TRAIN } mr_phase;
@@ -56,6 +62,7 @@ typedef struct mr_decoder_room {
     size_t rollout_kv, train_kv;
     size_t scratch; /* of the backend, for products of these sizes */
     size_t block;   /* mr_decoder_bytes: head + max(rollout + rollout_kv, train + train_kv) */
+    size_t aside;   /* of the host, for aside_layers; in none of the others */
     int head_rows;  /* as chosen */
 } mr_decoder_room;
 void mr_decoder_plan(mr_decoder_room *room, mr_backend *b, const mr_config *c, const mr_model_opts *m,

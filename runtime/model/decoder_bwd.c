@@ -48,19 +48,22 @@ static bool head_backward(mr_decoder *d, const int32_t *rows, const int32_t *tar
     return any;
 }
 
-/* dx: gradient of the layer's output -> gradient of its middle (after attention's residual). */
-static void mlp_backward(mr_decoder *d, int layer, int n) {
+/* dx: gradient of the layer's output -> gradient of its middle (after attention's residual), for some rows. */
+static void mlp_backward(mr_decoder *d, int layer, const mr_mlp *x) {
     mr_backend *b = d->b;
     const mr_config *c = &d->m->config;
     const mr_layer *l = &d->m->layers[layer];
-    const mr_kept *k = &d->kept[layer];
-    int channels = c->hidden_size;
-    b->silu_mul(b, d->act, k->gu, n, c->intermediate_size);
-    b->linear_bwd(b, d->dact, d->du, d->dx, d->act, k->u[MR_GROUP_DOWN], &l->linear[MR_GROUP_DOWN], n, false);
-    b->silu_mul_bwd(b, d->dgu, d->dact, k->gu, n, c->intermediate_size);
-    b->rmsnorm(b, d->a, channels, k->mid, channels, l->post_norm, n, channels, c->rms_norm_eps);
-    b->linear_bwd(b, d->da, d->du, d->dgu, d->a, k->u[MR_GROUP_GATE_UP], &l->linear[MR_GROUP_GATE_UP], n, false);
-    b->rmsnorm_bwd(b, d->dx, channels, l->dpost_norm, d->da, channels, k->mid, channels, l->post_norm, n, channels,
+    int channels = c->hidden_size, wide = c->intermediate_size;
+    float *dx = d->dx + (size_t)x->at * (size_t)channels;
+    if (d->opts.gradient_checkpointing)
+        mr_decoder_gate_up(d, layer, x);
+    else
+        b->rmsnorm(b, d->an, channels, x->mid, channels, l->post_norm, x->n, channels, c->rms_norm_eps);
+    b->silu_mul(b, d->act, x->gu, x->n, wide);
+    b->linear_bwd(b, d->dact, d->du, dx, d->act, x->u_down, &l->linear[MR_GROUP_DOWN], x->n, false);
+    b->silu_mul_bwd(b, d->dgu, d->dact, x->gu, x->n, wide);
+    b->linear_bwd(b, d->dan, d->du, d->dgu, d->an, x->u_up, &l->linear[MR_GROUP_GATE_UP], x->n, false);
+    b->rmsnorm_bwd(b, dx, channels, l->dpost_norm, d->dan, channels, x->mid, channels, l->post_norm, x->n, channels,
                    c->rms_norm_eps);
 }
 
@@ -113,13 +116,20 @@ void mr_decoder_backward(mr_decoder *d, const mr_pack *p, const int32_t *rows, c
     mr_model *m = d->m;
     assert(d->phase == MR_PHASE_TRAIN && p->n_rows == d->n_rows && m->adapter_on);
     if (!head_backward(d, rows, targets, dlogp, n, inv_t)) return;
+    d->b->weight_hold(d->b, true);
     for (int i = m->config.num_hidden_layers - 1; i >= 0; i--) {
+        mr_decoder_bring(d, i);
         if (d->opts.gradient_checkpointing) {
             mr_decoder_attend(d, i, p);
-            mr_decoder_gate_up(d, i, p->n_rows);
+            mr_decoder_mid(d, i, p->n_rows);
         }
-        mlp_backward(d, i, p->n_rows);
+        for (int at = 0; at < p->n_rows; at += d->mlp_rows) {
+            mr_mlp x = mr_decoder_mlp(d, i, at, p->n_rows);
+            mlp_backward(d, i, &x);
+        }
         attention_backward(d, i, p, i > 0 || m->opts.full);
+        mr_decoder_fetch(d, i - 2); /* to where this layer's input was, while the next one runs */
     }
+    d->b->weight_hold(d->b, false);
     if (m->opts.full) d->b->embed_bwd(d->b, m->dembed, d->dx, d->ids, p->n_rows, m->config.hidden_size);
 }

@@ -81,15 +81,23 @@ void mr_weights_biases(mr_model *m);
 /* Finds has_bias of every layer; refuses tensors that the architecture does not have. */
 mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err);
 
-/* What one layer leaves for its backward pass. While sampling all layers share one set. */
+/* What one layer leaves for its backward pass. While sampling all layers share one set; with gradient checkpointing all
+ * but x and the down projection's u, and then gu and its u hold only the rows of the MLP's present part. */
 typedef struct mr_kept {
-    float *x;       /* [N,C] input */
+    float *x;       /* [N,C] input; of the layers that are set aside: one of two buffers in turn */
     float *qkv;     /* [N,QKV] after rope; before q/k norm where there is one */
     float *o, *lse; /* [N,H*D] attention's output, [N,H] */
     float *mid;     /* [N,C] after attention's residual */
     float *gu;      /* [N,2F] */
     float *u[MR_N_GROUPS];
 } mr_kept;
+
+/* Some of a pack's rows on their way through a layer's MLP. */
+typedef struct mr_mlp {
+    int at, n;                 /* rows [at, at + n) */
+    float *mid;                /* [n,C], as the others in mr_kept */
+    float *gu, *u_up, *u_down; /* u: NULL without LoRA */
+} mr_mlp;
 
 struct mr_decoder {
     mr_model *m;
@@ -112,10 +120,17 @@ struct mr_decoder {
     /* the present phase */
     mr_kept *kept; /* [L], host */
     char *kv;
-    size_t kv_stride;                                     /* bytes from layer to layer; 0: one store for all */
-    float *out;                                           /* [N,C] after the last layer */
-    float *a, *act, *qk;                                  /* norm's output [N,C], [N,F], normed q and k [N,QKV] */
-    float *dx, *da, *dact, *dgu, *d_o, *dqkv, *draw, *du; /* training only */
+    size_t kv_stride;                        /* bytes from layer to layer; 0: one store for all */
+    float *out;                              /* [N,C] after the last layer */
+    int mlp_rows;                            /* M: rows of the MLP at a time */
+    bool part_only;                          /* gu is [M,2F], and its u as well */
+    float *a, *qk;                           /* input norm's output [N,C]; normed q and k [N,QKV] */
+    float *an, *act;                         /* post norm's output [M,C]; [M,F] */
+    float *dx, *da, *d_o, *dqkv, *draw, *du; /* training only: [N, ...]; da and d_o are one */
+    float *dan, *dact, *dgu;                 /* [M, ...] */
+
+    char *aside;    /* on the host: inputs of the first aside_layers layers; NULL: none */
+    int in_ring[2]; /* whose input the two device buffers of these layers hold; -1: nobody's */
 
     int n_rows;                        /* of the last forward */
     int n_head;                        /* rows whose logits, hx and hn are there; 0: none */
@@ -142,8 +157,14 @@ static inline mr_linear mr_linear_now(const mr_model *m, const mr_linear *l) {
 
 /* decoder.c, for the backward pass. */
 void mr_decoder_attend(mr_decoder *d, int layer, const mr_pack *p); /* input norm to attention's output */
-void mr_decoder_gate_up(mr_decoder *d, int layer, int n);           /* o_proj to the gate and up product */
-void mr_decoder_head(mr_decoder *d, const int32_t *rows, int n);    /* logits of up to head_rows rows; hx and hn stay */
+void mr_decoder_mid(mr_decoder *d, int layer, int n);               /* o_proj and attention's residual */
+/* The MLP's rows from `at` on, as many as go at a time. */
+mr_mlp mr_decoder_mlp(const mr_decoder *d, int layer, int at, int n_rows);
+void mr_decoder_gate_up(mr_decoder *d, int layer, const mr_mlp *x); /* post norm to the gate and up product */
+/* A layer's input that was set aside: starts to bring it back; and makes it ready. */
+void mr_decoder_fetch(mr_decoder *d, int layer);
+void mr_decoder_bring(mr_decoder *d, int layer);
+void mr_decoder_head(mr_decoder *d, const int32_t *rows, int n); /* logits of up to head_rows rows; hx and hn stay */
 /* q and k normed and rotated (q only when q_only), at row stride QKV: kept qkv itself, or d->qk with a q/k norm. */
 float *mr_decoder_rotated(mr_decoder *d, int layer, int n, bool q_only);
 

@@ -104,3 +104,17 @@ bool mr_packer_add(mr_packer *p, const mr_train_group *g) {
     }
     return true;
 }
+
+int mr_packer_add_from(mr_packer *p, const mr_train_group *g, int first) {
+    assert(first >= 0 && first < g->n_completions);
+    mr_train_group rest = *g;
+    rest.ids += first;
+    rest.n_ids += first;
+    rest.n_completions -= first;
+    for (int i = 0; i < first; i++) rest.first_token += g->n_ids[i];
+    if (mr_packer_add(p, &rest)) return g->n_completions;
+    if (p->n_targets) return first;
+    while (--rest.n_completions > 0)
+        if (mr_packer_add(p, &rest)) return first + rest.n_completions;
+    return first;
+}

@@ -1,10 +1,12 @@
-/* pack.h - whole groups laid out as rows, slots and spans for one training forward.
+/* pack.h - groups laid out as rows, slots and spans for one training forward.
  *
  * A group is [prompt | completion 1 | ... | completion G]: the prompt's rows stand once, a completion's rows are its
  * tokens but the last (the row of token t-1 predicts token t, so nothing is predicted by the last one). A completion
  * of one token therefore has no rows: the prompt's last row predicts it. Targets are listed with ascending rows; the
  * prompt's last row occurs once for each completion. Several groups share a pack while they fit. By the row rule no
- * value depends on that; gradients of params are sums over rows, and equal up to the order of those sums.
+ * value depends on that; gradients of params are sums over rows, and equal up to the order of those sums. A group that no
+ * pack has room for is cut between completions, each part with the prompt's rows again: what a part's completions add to
+ * the prompt's gradients goes through its own copy of these rows.
  * Memory: sized at init, nothing is allocated after. */
 #ifndef MR_PACK_H
 #define MR_PACK_H
@@ -42,5 +44,8 @@ void mr_packer_clear(mr_packer *p);
 void mr_packer_reset(mr_packer *p);
 /* False when the group does not fit behind what is there; an empty packer that refuses can never take it. */
 bool mr_packer_add(mr_packer *p, const mr_train_group *g);
+/* Adds the group's completions from `first` on: all, or, to an empty packer that has no room for all, as many as it takes.
+ * Returns the first that is still to come; `first` itself when nothing fits behind what is there, or ever. */
+int mr_packer_add_from(mr_packer *p, const mr_train_group *g, int first);
 
 #endif

@@ -1,7 +1,9 @@
 /* plan.h - the memory of a run by part, before anything is loaded, and how a run is made to fit into less.
  *
- * Three things are chosen here: how many prompts are sampled together, how many rows of logits exist at a time, how
- * many groups share a training pack. On the CPU no bit of an adapter depends on them. (Training all weights of a model whose
+ * Chosen here: how many prompts are sampled together; how many groups share a training pack; of a GPU, how many layers'
+ * inputs go to the host's memory meanwhile; how many rows pass the MLP and have logits at a time; at last, into how many
+ * parts a group is cut, each with the prompt's rows again. On the CPU no bit of an adapter depends on them but on that
+ * cut, which changes the order of sums. (Training all weights of a model whose
  * head is its embedding, the last bits depend on packs: both add to one gradient in turn.) What a plan says is what the
  * backend's account holds after opening (kernels.h, bytes), within 3 %; after the first step nothing is taken any more.
  * Memory is the device's; host buffers (texts, token lists, a copy of the data) are not in it.
@@ -43,7 +45,7 @@ typedef struct mr_plan {
     int in_flight; /* prompts sampled together */
     mr_decoder_opts room;
     struct { /* what it would be without a cap */
-        int in_flight, pack_rows, head_rows;
+        int in_flight, pack_rows, head_rows, mlp_rows;
         size_t total;
     } wish;
     mr_estimate t4; /* of this job as planned: for whoever thinks of renting one */
@@ -55,6 +57,9 @@ mr_status mr_plan_make(mr_plan *out, mr_backend *b, const mr_config *c, const mr
                        const mr_census *census, mr_err *err);
 /* The options that a run opens its model with, by its settings; compute is what mr_settings' dtype came to. */
 mr_model_opts mr_plan_model_opts(const mr_settings *s, mr_dtype compute);
+
+/* Whether a group of the longest completions has more rows than a pack. */
+bool mr_plan_cuts_groups(const mr_plan *p);
 
 /* Lines for people: short (for a run's banner) or all parts. */
 void mr_plan_describe(const mr_plan *p, const char *device, bool all, mr_str *out);

@@ -2,8 +2,8 @@
  *
  * Training walks the step's groups in order, packed as they fit. What is added to a gradient is the same for any
  * packing by the row rule and by the order of rows; where a kernel sums a pack before it adds it to the gradient,
- * packing changes the last bits of that sum, so the packing is a function of the step's data and the plan only, never
- * of time or threads. num_iterations updates share one rollout and the step's learning rate; the old
+ * packing changes the last bits of that sum (so does cutting a group that no pack has room for), so the packing is a
+ * function of the step's data and the plan only, never of time or threads. num_iterations updates share one rollout and the step's learning rate; the old
  * log-probabilities are those of the policy that sampled. */
 #include <assert.h>
 #include <math.h>
@@ -205,27 +205,33 @@ static void find_skips(work *w) {
 
 /* --- training --- */
 
+/* The next completion to train: of this prompt, this sample. */
+typedef struct place {
+    int prompt, sample;
+} place;
+
 /* Fills the packer with groups from *next on; false when there are none left. */
-static bool next_pack(work *w, int *next) {
+static bool next_pack(work *w, place *next) {
     mr_trainer *t = w->t;
     const int32_t **ids = take(w, (size_t)t->group, sizeof *ids);
     int *n_ids = take(w, (size_t)t->group, sizeof *n_ids);
     mr_packer_reset(&t->packer);
-    for (; *next < t->prompts; ++*next) {
-        if (w->skip[*next]) continue;
+    for (; next->prompt < t->prompts; next->prompt++, next->sample = 0) {
+        if (w->skip[next->prompt]) continue;
         for (int g = 0; g < t->group; g++) {
-            const mr_completion *c = &w->roll.items[*next * t->group + g];
+            const mr_completion *c = &w->roll.items[next->prompt * t->group + g];
             ids[g] = c->ids;
             n_ids[g] = c->n;
         }
-        mr_train_group group = { .prompt = t->batch[*next].ids.data,
-                                 .n_prompt = t->batch[*next].ids.n,
+        mr_train_group group = { .prompt = t->batch[next->prompt].ids.data,
+                                 .n_prompt = t->batch[next->prompt].ids.n,
                                  .ids = ids,
                                  .n_ids = n_ids,
                                  .n_completions = t->group,
-                                 .first_token = w->offset[*next * t->group] };
-        if (!mr_packer_add(&t->packer, &group)) {
-            assert(t->packer.n_targets > 0); /* the plan has room for any one group */
+                                 .first_token = w->offset[next->prompt * t->group] };
+        next->sample = mr_packer_add_from(&t->packer, &group, next->sample);
+        if (next->sample < t->group) {
+            assert(t->packer.n_targets > 0); /* the plan has room for any one completion */
             break;
         }
     }
@@ -283,7 +289,8 @@ static void compare_with_sampled(work *w) {
 static mr_status gradients(work *w, bool first, mr_err *err) {
     mr_trainer *t = w->t;
     bool on_policy = first && !w->same_temperature, across = t->loss.top_entropy_quantile < 1.0f;
-    int next = 0, n_packs = 0;
+    int n_packs = 0;
+    place next = { 0, 0 };
     mr_grpo_stats stats;
     while (next_pack(w, &next)) {
         if (first) MR_TRY(mr_trainer_stopped(t, err));
@@ -302,11 +309,11 @@ static mr_status gradients(work *w, bool first, mr_err *err) {
         }
         n_packs++;
         MR_TRY(t->b->sync(t->b, err));
-        mr_trainer_progress(t, "train", next, t->prompts);
+        mr_trainer_progress(t, "train", next.prompt, t->prompts);
     }
     MR_TRY(loss(w, &w->stats, on_policy, err));
     if (!across) return MR_OK;
-    next = 0;
+    next = (place){ 0, 0 };
     while (n_packs && next_pack(w, &next)) {
         if (n_packs > 1) mr_decoder_forward(t->decoder, &t->packer.pack); /* a single pack is still there */
         backward(w);

@@ -92,7 +92,42 @@ static double check_silu(int N, int F) {
     return d;
 }
 
+/* Values go to the host and come back while operations of the same device write where they were, in both lanes in turn: each
+ * read of a lane must see what it had when it was sent. */
+static void check_beside(void) {
+    int64_t n = small_run ? 1000 : 16 << 20;
+    int bad = 0;
+    size_t bytes = (size_t)n * sizeof(float);
+    float *one = random_new(n, 1), *ones = malloc(bytes), *want = malloc(bytes), *host = gpu->host_alloc(gpu, 4 * bytes);
+    require(ones && want && host, "host memory");
+    for (int64_t i = 0; i < n; i++) ones[i] = 1, want[i] = one[i];
+    float *ring[2] = { put(gpu, one, n), put(gpu, NULL, n) }, *step = put(gpu, ones, n);
+    for (int i = 0; i < 4; i++) { /* value i is in ring[i % 2], the next is made from it */
+        gpu->send(gpu, host + i * n, ring[i % 2], bytes, i % 2);
+        gpu->moved(gpu, (i + 1) % 2);
+        gpu->copy(gpu, ring[(i + 1) % 2], ring[i % 2], bytes);
+        gpu->add(gpu, ring[(i + 1) % 2], step, n);
+    }
+    for (int i = 3; i >= 0; i--) {
+        gpu->fetch(gpu, ring[i % 2], host + i * n, bytes, i % 2);
+        gpu->moved(gpu, i % 2);
+        float *back = get(gpu, ring[i % 2], n);
+        for (int64_t k = 0; k < n; k++) {
+            float w = want[k];
+            for (int j = 0; j < i; j++) w += 1;
+            bad += memcmp(&w, &back[k], sizeof w) != 0;
+        }
+        gpu->zero(gpu, ring[i % 2], bytes);
+        free(back);
+    }
+    drop(gpu);
+    gpu->host_free(gpu, host);
+    verdict(!bad, "send, fetch, moved", "%d values of %lld are others", bad, (long long)(4 * n));
+    free(one), free(ones), free(want);
+}
+
 void test_elementwise(void) {
+    check_beside();
     static const int widths[] = { 1, 3, 20, 64, 128, 129, 576, 2500, 4100, 2048, 11008 };
     double norm = 0, rope = 0, silu = 0;
     rows_alone = true;

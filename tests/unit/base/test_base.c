@@ -105,6 +105,7 @@ static void large_blocks(void) {
     CHECK(!mr_mul_size(&out, SIZE_MAX / 2, 3));
     CHECK(!mr_add_size(&out, SIZE_MAX, 1));
     CHECK(mr_rss_bytes() > 100000 && mr_rss_peak_bytes() >= mr_rss_bytes() / 2);
+    CHECK(mr_memory_bytes() >= mr_rss_bytes());
 }
 
 static void arena_keeps_what_it_gave(void) {

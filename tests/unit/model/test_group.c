@@ -246,6 +246,89 @@ static void packed_qwen3(void) {
     packed_equals_separate("tiny_qwen3");
 }
 
+/* Logs and gradients of one group by a decoder that saves memory in some way; of the second of two steps, so that what the
+ * first left in buffers would show. */
+static float *saved(mr_model *m, const tiny_group *g, float dlogp[16][64], mr_decoder_opts o, float logp[16][64],
+                    int64_t *n) {
+    mr_decoder *d = NULL;
+    mr_err err;
+    tiny_group other;
+    o.train_rows = MOST_ROWS;
+    o.train_slots = MOST_SLOTS;
+    REQUIRE_OK(mr_decoder_open(&d, m, &o, &err), err);
+    mr_decoder_room room;
+    mr_decoder_plan(&room, mr_model_backend(m), mr_model_config(m), mr_model_options(m), &o);
+    CHECK_INT(mr_decoder_bytes(d), room.block);
+    group_draw(&other, 3, 40, 20, 96, 9);
+    group_backward(d, &other, dlogp);
+    mr_free(take_grads(m, n));
+    train_logps(d, g, logp); /* forwards without a backward pass between */
+    group_backward(d, g, dlogp);
+    mr_decoder_close(d);
+    return take_grads(m, n);
+}
+
+/* Random weights in the shape of tiny_qwen3, which has two layers. *c must outlive the call. */
+static mr_model *six_layers(mr_backend *b, mr_config *c, mr_model_opts o) {
+    mr_err err;
+    mr_model *m = tiny_open(b, "tiny_qwen3", NULL, tiny_opts(false));
+    *c = *mr_model_config(m);
+    mr_model_close(m);
+    c->num_hidden_layers = 6;
+    c->initializer_range = 0.1f;
+    o.from_config = true;
+    o.config = c;
+    REQUIRE_OK(mr_model_open(&m, b, "six layers", &o, &err), err);
+    return m;
+}
+
+/* Parts of the MLP, layers run again, inputs of layers on the host: the same bits; but where a GPU cuts its sums over rows. */
+static void saving(mr_dtype store, mr_dtype compute) {
+    static const mr_decoder_opts ways[] = {
+        { .gradient_checkpointing = false, .mlp_rows = 13 },
+        { .gradient_checkpointing = true, .aside_layers = 3 },
+        { .gradient_checkpointing = true, .mlp_rows = 13, .aside_layers = 4 },
+        { .gradient_checkpointing = true, .mlp_rows = 40, .aside_layers = 100 },
+        { .gradient_checkpointing = true, .mlp_rows = 1000 },
+    };
+    mr_backend *b = tiny_backend(2);
+    mr_config c;
+    mr_model_opts o = tiny_opts(true);
+    o.store = store;
+    o.compute = compute;
+    o.lora = tiny_lora(4);
+    mr_model *m = six_layers(b, &c, o);
+    tiny_shake(m, 0.1f);
+    tiny_group g;
+    group_draw(&g, 4, 70, 12, 96, 3);
+    float dlogp[16][64], want[16][64], got[16][64];
+    for (int i = 0; i < 16; i++)
+        for (int t = 0; t < 64; t++) dlogp[i][t] = sinf((float)(i * 64 + t)) - 0.2f;
+    int64_t n;
+    float *grads = saved(m, &g, dlogp, (mr_decoder_opts){ .gradient_checkpointing = false }, want, &n);
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+        float *other = saved(m, &g, dlogp, ways[i], got, &n);
+        check_same(&g, want, got, "saved memory");
+        bool cut = ways[i].mlp_rows && ways[i].mlp_rows < MOST_ROWS && b->kind == MR_CUDA;
+        if (cut)
+            CHECK_NEAR(relative_gap(other, grads, n), 0.0, 1e-5);
+        else
+            CHECK(memcmp(other, grads, (size_t)n * sizeof(float)) == 0);
+        mr_free(other);
+    }
+    tiny_sync(b);
+    mr_free(grads);
+    mr_model_close(m);
+    mr_backend_close(b);
+}
+
+static void saving_f32(void) {
+    saving(MR_F32, MR_F32);
+}
+static void saving_nf4(void) {
+    saving(MR_NF4, MR_BF16);
+}
+
 /* What open takes is what the plan says, and mr_decoder_open comes back clean from every failed allocation. */
 static void plan(void) {
     mr_backend *b = tiny_backend(1);
@@ -273,6 +356,15 @@ static void plan(void) {
     CHECK(dec == NULL);
     CHECK_CONTAINS(err.msg, "do not fit");
     mr_model_close(m);
+    mr_config c;
+    m = six_layers(b, &c, o);
+    d.aside_layers = 6;
+    mr_try_alloc_fail_at(2);
+    CHECK_INT(mr_decoder_open(&dec, m, &d, &err), MR_ENOMEM);
+    mr_try_alloc_fail_at(0);
+    CHECK(dec == NULL);
+    CHECK_CONTAINS(err.msg, "the host has no");
+    mr_model_close(m);
     for (long n = 1; n < 1000; n++) { /* the model too */
         char path[512];
         snprintf(path, sizeof path, "%s/tiny/tiny_qwen3", MR_GOLDEN);
@@ -290,4 +382,4 @@ static void plan(void) {
 
 TEST_MAIN({ "decode_f32", decode_f32 }, { "decode_bf16", decode_bf16 }, { "decode_f16", decode_f16 }, { "decode_nf4", decode_nf4 },
           { "sample_logp", sample_logp }, { "packed_qwen2", packed_qwen2 }, { "packed_qwen3", packed_qwen3 },
-          { "plan", plan })
+          { "saving_f32", saving_f32 }, { "saving_nf4", saving_nf4 }, { "plan", plan })

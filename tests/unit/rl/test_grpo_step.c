@@ -73,7 +73,8 @@ static void close_step(step *s) {
     cJSON_Delete(s->f);
 }
 
-static bool add_group(step *s, int p) {
+/* Completions from `first` on; returns the first that did not fit. */
+static int add_from(step *s, int p, int first) {
     const int32_t *ids[GROUP];
     for (int g = 0; g < GROUP; g++) ids[g] = s->ids[p * GROUP + g];
     mr_train_group x = { .prompt = s->prompt[p],
@@ -82,7 +83,17 @@ static bool add_group(step *s, int p) {
                          .n_ids = s->n_ids + p * GROUP,
                          .n_completions = GROUP,
                          .first_token = s->offset[p * GROUP] };
-    return mr_packer_add(&s->k, &x);
+    return mr_packer_add_from(&s->k, &x, first);
+}
+
+static bool add_group(step *s, int p) {
+    return add_from(s, p, 0) == GROUP;
+}
+
+static int group_rows(const step *s, int p) {
+    int n = s->n_prompt[p];
+    for (int b = p * GROUP; b < (p + 1) * GROUP; b++) n += s->n_ids[b] - 1;
+    return n;
 }
 
 static void forward(step *s, float *logp, float *entropy) {
@@ -133,7 +144,35 @@ static const char *tensor(const cJSON *map, const char *name) {
     return field(map, key)->valuestring;
 }
 
-static void check_variant(step *s, const cJSON *v, bool two_packs) {
+/* How the two groups are packed for the backward pass. */
+typedef enum packing { ONE_PACK, TWO_PACKS, IN_PARTS } packing;
+
+/* Forward and backward of one pack. */
+static void train_pack(step *s, const float *dlogp) {
+    float again[MAX_TOK], weight[MAX_TOK];
+    forward(s, again, NULL);
+    for (int i = 0; i < s->k.n_targets; i++) weight[i] = dlogp[s->k.token[i]];
+    mr_decoder_backward(s->d, &s->k.pack, s->k.rows, s->k.targets, weight, s->k.n_targets, s->inv_t);
+}
+
+/* No pack has room for a whole group; what is left of one and the next go together where they fit. */
+static void train_parts(step *s, const float *dlogp) {
+    int first = 0, n_packs = 0, n_targets = 0;
+    for (int p = 0; p < 2; n_packs++) {
+        mr_packer_reset(&s->k);
+        while (p < 2) {
+            first = add_from(s, p, first);
+            if (first < GROUP) break;
+            first = 0, p++;
+        }
+        n_targets += s->k.n_targets;
+        train_pack(s, dlogp);
+    }
+    CHECK(n_packs > 2);
+    CHECK_INT(n_targets, s->offset[ROWS]);
+}
+
+static void check_variant(step *s, const cJSON *v, packing how) {
     mr_err err;
     int n_params;
     const mr_param *params = mr_model_params(s->r.m, &n_params);
@@ -147,20 +186,18 @@ static void check_variant(step *s, const cJSON *v, bool two_packs) {
                             .acc = 1,
                             .slices = 1 };
     mr_grpo_stats stats;
-    float dlogp[MAX_TOK], weight[MAX_TOK];
+    float dlogp[MAX_TOK];
     REQUIRE_OK(mr_grpo_loss(dlogp, &stats, &batch, &o, &err), err);
     CHECK_NEAR(stats.loss, field(v, "loss")->valuedouble, 1e-5);
     if (o.beta != 0) CHECK_NEAR(stats.kl, field(v, "kl_metric")->valuedouble, 1e-5);
     CHECK_NEAR(stats.entropy, field(s->f, "entropy_metric")->valuedouble, 1e-5);
     mr_model_zero_grads(s->r.m);
-    for (int p = 0; p < 2;) {
+    if (how == IN_PARTS) train_parts(s, dlogp);
+    for (int p = 0; p < 2 && how != IN_PARTS;) {
         mr_packer_reset(&s->k);
         REQUIRE(add_group(s, p++));
-        if (!two_packs) REQUIRE(add_group(s, p++));
-        float again[MAX_TOK];
-        forward(s, again, NULL);
-        for (int i = 0; i < s->k.n_targets; i++) weight[i] = dlogp[s->k.token[i]];
-        mr_decoder_backward(s->d, &s->k.pack, s->k.rows, s->k.targets, weight, s->k.n_targets, s->inv_t);
+        if (how == ONE_PACK) REQUIRE(add_group(s, p++));
+        train_pack(s, dlogp);
     }
     CHECK_INT(n_params, cJSON_GetArraySize(field(v, "grads_f32_b64")));
     for (int i = 0; i < n_params; i++) {
@@ -178,7 +215,7 @@ static void check_variant(step *s, const cJSON *v, bool two_packs) {
     float clip = mr_clip_coefficient(norm, (float)field(v, "clip_max_norm")->valuedouble);
     CHECK_NEAR(clip, field(v, "clip_coef")->valuedouble, 1e-5);
     const cJSON *after = field(v, "after_one_adamw_step");
-    if (!cJSON_IsObject(after) || two_packs) return;
+    if (!cJSON_IsObject(after) || how != ONE_PACK) return;
     mr_optimizer *opt;
     mr_optimizer_opts oo = { .kind = MR_ADAMW_8BIT, .beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-8f, .weight_decay = 0.1f };
     REQUIRE_OK(mr_optimizer_open(&opt, s->r.b, params, n_params, &oo, &err), err);
@@ -194,7 +231,7 @@ static void check_variant(step *s, const cJSON *v, bool two_packs) {
     rig_adapter(&s->r, "tiny_qwen2_lora");
 }
 
-static void whole_step(bool checkpointing, bool two_packs) {
+static void whole_step(bool checkpointing, packing how) {
     step s;
     open_step(&s, checkpointing);
     REQUIRE(add_group(&s, 0) && add_group(&s, 1));
@@ -205,10 +242,16 @@ static void whole_step(bool checkpointing, bool two_packs) {
     near_rows(&s, s.ref, "reference_logps");
     near_rows(&s, s.logp, "policy_logps");
     near_rows(&s, s.entropy, "policy_entropies");
+    if (how == IN_PARTS) {
+        int a = group_rows(&s, 0), b = group_rows(&s, 1);
+        mr_err err;
+        mr_packer_clear(&s.k);
+        REQUIRE_OK(mr_packer_init(&s.k, (a < b ? a : b) - 1, 64 * 16, ROWS, &err), err);
+    }
     const cJSON *v;
     int n = 0;
     cJSON_ArrayForEach(v, field(s.f, "variants")) {
-        check_variant(&s, v, two_packs);
+        check_variant(&s, v, how);
         n++;
     }
     CHECK_INT(n, 4);
@@ -216,13 +259,16 @@ static void whole_step(bool checkpointing, bool two_packs) {
 }
 
 static void in_one_pack(void) {
-    whole_step(false, false);
+    whole_step(false, ONE_PACK);
 }
 static void in_two_packs(void) {
-    whole_step(false, true);
+    whole_step(false, TWO_PACKS);
+}
+static void in_parts(void) {
+    whole_step(false, IN_PARTS);
 }
 static void with_checkpointing(void) {
-    whole_step(true, false);
+    whole_step(true, ONE_PACK);
 }
 
 static void advantages(void) {
@@ -240,5 +286,5 @@ static void advantages(void) {
     close_step(&s);
 }
 
-TEST_MAIN({ "in one pack", in_one_pack }, { "in two packs", in_two_packs },
+TEST_MAIN({ "in one pack", in_one_pack }, { "in two packs", in_two_packs }, { "in parts", in_parts },
           { "with checkpointing", with_checkpointing }, { "advantages", advantages })

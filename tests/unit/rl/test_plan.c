@@ -257,6 +257,95 @@ static void caps_change_no_result(void) {
     }
 }
 
+static float *trained_values(world *w, int64_t *n) {
+    int n_params;
+    const mr_param *p = mr_model_params(w->m, &n_params);
+    float *all = NULL;
+    *n = 0;
+    for (int i = 0; i < n_params; i++) *n += p[i].rows * p[i].cols;
+    all = mr_alloc((size_t)*n * sizeof *all);
+    float *at = all;
+    for (int i = 0; i < n_params; at += p[i].rows * p[i].cols, i++)
+        w->b->download(w->b, at, p[i].value, (size_t)(p[i].rows * p[i].cols) * sizeof(float));
+    return all;
+}
+
+/* At the least a group is trained in parts: other sums, the same adapter but for their last bits. */
+static void groups_in_parts(void) {
+    float *values[2];
+    int64_t n = 0;
+    size_t cap = 0;
+    char path[512];
+    if (only_on_cpu()) return;
+    for (int i = 0; i < 2; i++) {
+        world w;
+        world_init(&w);
+        w.set.train.gradient_checkpointing = true;
+        w.set.train.max_completion_length = 48;
+        w.set.vram = cap;
+        world_open(&w, golden_path(path, sizeof path, "tiny_qwen2"), MR_F32, MR_F32);
+        CHECK_INT(mr_plan_cuts_groups(&w.plan), i == 1);
+        world_steps(&w, 2);
+        values[i] = trained_values(&w, &n);
+        if (i == 0) {
+            mr_plan least;
+            mr_err err;
+            w.set.vram = 1;
+            CHECK_INT(mr_plan_make(&least, w.b, mr_model_config(w.m), &w.mo, &w.set, &w.census, &err), MR_ENOMEM);
+            cap = least.total;
+        } else {
+            CHECK(w.plan.room.train_rows < w.plan.wish.pack_rows);
+            CHECK(w.b->bytes_peak <= cap * 103 / 100);
+        }
+        world_close(&w);
+    }
+    double gap = 0, size = 0;
+    for (int64_t i = 0; i < n; i++) {
+        gap += ((double)values[1][i] - (double)values[0][i]) * ((double)values[1][i] - (double)values[0][i]);
+        size += (double)values[0][i] * (double)values[0][i];
+    }
+    CHECK(gap > 0);
+    CHECK_NEAR(sqrt(gap / size), 0, 1e-4);
+    mr_free(values[0]);
+    mr_free(values[1]);
+}
+
+/* The seed's job at the seed's size, planned on whatever device this is. */
+static void seeds_job(void) {
+    mr_backend *b;
+    mr_err err;
+    mr_config c;
+    mr_settings s;
+    REQUIRE_OK(mr_backend_open(&b, rig_device(), 0, 2, &err), err);
+    REQUIRE_OK(mr_config_named(&c, "qwen2.5-3b", &err), err);
+    rig_settings(&s);
+    s.lora.r = 64;
+    s.lora.lora_alpha = 64;
+    for (int i = 0; i < MR_N_PROJ; i++) s.lora.targets[i] = true;
+    s.train.loss.num_generations = 6;
+    s.train.prompts_per_step = 1;
+    s.train.gradient_checkpointing = true;
+    const mr_census census = { .prompt = 1024, .completion = 1024 };
+    mr_model_opts mo = mr_plan_model_opts(&s, MR_BF16);
+    mo.store = MR_NF4;
+    const double caps[] = { 0, 6, 5, 4.5 }; /* GiB */
+    mr_plan p;
+    for (size_t i = 0; i < sizeof caps / sizeof caps[0]; i++) {
+        s.vram = (size_t)(caps[i] * 1073741824.0);
+        mr_status st = mr_plan_make(&p, b, &c, &mo, &s, &census, &err);
+        if (b->kind == MR_CPU && i) { /* which keeps weights in 16 bits for the backward pass, and nothing aside */
+            CHECK_INT(p.room.aside_layers, 0);
+            continue;
+        }
+        REQUIRE_OK(st, err);
+        CHECK(!mr_plan_cuts_groups(&p));
+        CHECK(i ? p.total <= s.vram : p.total < (size_t)(7.3 * 1073741824.0));
+        CHECK((p.room.aside_layers > 0) == (i > 0));
+        CHECK_INT(p.decoder.aside, (size_t)p.room.aside_layers * 7162 * 2048 * sizeof(float));
+    }
+    mr_backend_close(b);
+}
+
 /* Refused before anything is loaded, with changes that do help. */
 static void refused(void) {
     world w;
@@ -306,6 +395,7 @@ static void refused(void) {
     world_close(&w);
     const char *at = strstr(err.msg, "lower grpo.num_generations from 4 to ");
     if (!at) at = strstr(err.msg, "lower grpo.max_completion_length from 24 to ");
+    if (!at) at = strstr(err.msg, "lower grpo.max_prompt_length from 59 to ");
     REQUIRE(at != NULL);
     int value = atoi(strstr(at, " to ") + 4);
     for (int more = 0; more < 2; more++) {
@@ -314,6 +404,8 @@ static void refused(void) {
         w.set.vram = need * 9 / 10;
         if (strstr(at, "generations"))
             w.set.train.loss.num_generations = value + more;
+        else if (strstr(at, "prompt"))
+            w.set.train.max_prompt_length = value + more * 16;
         else
             w.set.train.max_completion_length = value + more * 16;
         CHECK_INT(world_plan(&w, path, MR_F32, MR_F32, &err), more ? MR_ENOMEM : MR_OK);
@@ -369,4 +461,5 @@ static void flat_after_the_first_step(void) {
 }
 
 TEST_MAIN({ "tiny_models", tiny_models }, { "smollm2", smollm2 }, { "caps_change_no_result", caps_change_no_result },
-          { "refused", refused }, { "flat_after_the_first_step", flat_after_the_first_step })
+          { "groups_in_parts", groups_in_parts }, { "seeds_job", seeds_job }, { "refused", refused },
+          { "flat_after_the_first_step", flat_after_the_first_step })
