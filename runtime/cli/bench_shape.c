@@ -227,6 +227,8 @@ static mr_status open_job(shaping *x, const mr_parts_opts *po, mr_err *err) {
     MR_TRY(settings(x, err));
     MR_TRY(mr_parts_backend(&x->parts.backend, po->device, po->n_threads, err));
     x->parts.backend->exact = !po->no_exact;
+    if (o->compare_exact && x->parts.backend->kind == MR_CPU)
+        return mr_fail(err, MR_EINVAL, "bench: --compare-exact wants a GPU; a CPU keeps the row rule either way");
     MR_TRY(parse_batches(x, err));
     mr_backend *b = x->parts.backend;
     mr_dtype compute;
