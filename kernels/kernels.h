@@ -123,6 +123,11 @@ struct mr_backend {
     const char *name;      /* "cpu" or "cuda:0" */
     const char *device;    /* for people: "AMD EPYC, avx512_bf16, 2 threads" */
     bool has_bf16;         /* products in bf16 are native; otherwise ask for MR_F16 of a GPU, for MR_F32 of a CPU */
+    /* True after open. False, set before weights are made: products need not keep the row rule, so that CUDA takes whatever is fastest
+     * for each number of rows. One row alone and the same row among others may differ then as two summation orders do; a program that
+     * repeats its calls still repeats its bits only where the choices, which are made by the clock, come out the same. The CPU, whose
+     * products keep the rule at no cost, and all operations but linear and linear_bwd do not look at it. */
+    bool exact;
     int n_threads;
     /* Device memory that alloc, weights and scratch hold now and have held at most, kept by the backend; and what there
      * was to take at open, which plans do not exceed: 0 when nobody knows or it is the host's memory. */

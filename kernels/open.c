@@ -62,7 +62,9 @@ static mr_status open_cuda(mr_backend **out, int index, mr_err *err) {
 
 mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int n_threads, mr_err *err) {
     *out = NULL;
-    return kind == MR_CUDA ? open_cuda(out, index, err) : cpu_open(out, index, n_threads, err);
+    MR_TRY(kind == MR_CUDA ? open_cuda(out, index, err) : cpu_open(out, index, n_threads, err));
+    (*out)->exact = true;
+    return MR_OK;
 }
 
 void mr_backend_close(mr_backend *b) {

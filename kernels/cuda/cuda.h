@@ -30,7 +30,7 @@ enum { CU_SM75_SHARED = 64 << 10 };
 /* Products of 16-bit types sum over K in segments: each is a chain of its own, and their sums are added in order. */
 enum { CU_K_SEGMENT = 4096, CU_MAX_D = 256, CU_SLAB = 32 << 20 /* values of a product's rows that are converted at a time */ };
 
-enum { CU_N_SMALL = 5 };
+enum { CU_N_SMALL = 5, CU_MAX_CHOICES = 256 };
 enum { CU_SLOT_X, CU_SLOT_U, CU_SLOT_W, CU_SLOT_W2, CU_SLOT_ATT, CU_SLOT_ROWS, CU_SLOT_HEAD, CU_SLOT_SMALL,
        CU_N_SLOTS = CU_SLOT_SMALL + CU_N_SMALL };
 /* What weight_room collects in mr_room.so_far: by slot, those from CU_SLOT_SMALL on as one; cuBLASLt's; and what
@@ -71,6 +71,9 @@ typedef struct cu_state {
     struct cu_lt *lt;    /* cuBLASLt, opened by the first large product; NULL before */
     bool no_lt;          /* it was tried and is not there */
     struct { void *host; size_t bytes; } small[CU_N_SMALL]; /* what lies in the slots from CU_SLOT_SMALL on */
+    struct cu_choice { int64_t n_out, n_in; mr_dtype store; int rows, rank; bool few; } choices[CU_MAX_CHOICES]; /* choose.c */
+    int n_choices;
+    enum { CU_ASK, CU_FEW, CU_DENSE } forced; /* while choose.c tries both */
 } cu_state;
 
 static inline cu_state *cu_of(const mr_backend *b) { return (cu_state *)b->state; }
@@ -158,6 +161,12 @@ void cu_weight_set(mr_backend *b, mr_weight *w, const float *values);
 void cu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
 void cu_weight_hold(mr_backend *b, bool on);
 bool cu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);
+/* --- choose.c: exact = false --- */
+/* Seconds of one call, from several; 1e30 when one is false. */
+double cu_seconds(mr_backend *b, bool (*call)(mr_backend *b, void *ctx), void *ctx);
+/* Whether the kernel for few rows, which would serve, is faster for this linear than unpacking the weight and cuBLASLt. */
+bool cu_few_pays(mr_backend *b, float *u, const float *x, const mr_linear *l, int N);
+
 /* The matrix in 16 bits, [n_out][ld] with ld a multiple of 8: w's own data, or NF4 unpacked to scratch, where there is room for `more` rows
  * after it. The largest goes to CU_SLOT_W, others to CU_SLOT_W2; so the two weights of an MLP, which runs for a part of the rows at a time,
  * both stay. NULL after a failure. */

@@ -195,11 +195,24 @@ template <int T, bool BACKWARD> static bool narrow(mr_backend *b, const char *op
     return true;
 }
 
+static void add_bias(mr_backend *b, const char *op, const dense_product &p) {
+    LAUNCH(b, op, add_bias_kernel, dim3((unsigned)((p.n_cols + 255) / 256), (unsigned)p.n_rows), 256, 0, p.y, p.ldy, p.bias, p.n_cols);
+}
+
+/* exact = false: the whole of K in one product of the library's own choice. False: not this way. */
+template <int T, bool BACKWARD> static bool freely(mr_backend *b, const char *op, const dense_product &p) {
+    cu_lt_product q = { p.y, p.x, p.w, p.ldy, p.ldx, p.ldw, p.n_rows, p.n_cols, p.k, T == F16, BACKWARD, p.add, p.alpha };
+    if (b->exact || p.n_rows > 65535 || !cu_lt_product_run(b, &q, own_product<T, BACKWARD>, op)) return false;
+    if (p.bias) add_bias(b, op, p);
+    return true;
+}
+
 enum {
     LIBRARY_ROWS = 1024
 }; /* from here on its kernels are faster for narrow products too, one segment after the other */
 
 template <int T, bool BACKWARD> static void segments(mr_backend *b, const char *op, const dense_product &p) {
+    if (freely<T, BACKWARD>(b, op, p)) return;
     if ((p.n_rows < LIBRARY_ROWS || !cu_lt_there(b)) && narrow<T, BACKWARD>(b, op, p)) return;
     for (int64_t k0 = 0; k0 < p.k; k0 += CU_K_SEGMENT) {
         int64_t k1 = p.k - k0 < CU_K_SEGMENT ? p.k : k0 + CU_K_SEGMENT;
@@ -210,8 +223,7 @@ template <int T, bool BACKWARD> static void segments(mr_backend *b, const char *
         if (p.n_rows > 65535 || !cu_lt_product_run(b, &q, own_product<T, BACKWARD>, op)) {
             own_segment<T, BACKWARD>(b, op, p, k0, k1, add, bias);
         } else if (bias) {
-            LAUNCH(b, op, add_bias_kernel, dim3((unsigned)((p.n_cols + 255) / 256), (unsigned)p.n_rows), 256, 0, p.y, p.ldy, bias,
-                   p.n_cols);
+            add_bias(b, op, p);
         }
     }
 }

@@ -176,7 +176,7 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
     assert(!l->n_lora || u);
     int64_t O = l->w->n_out, I = l->w->n_in;
     side in = { x, I, I };
-    bool few = cu_few_fits(b, l->w, l, N);
+    bool few = cu_few_fits(b, l->w, l, N) && (b->exact || cu_few_pays(b, u, x, l, N));
     bool together = few && l->n_lora && l->a->compute == l->w->compute && l->a->store == l->a->compute;
     if (l->n_lora && !few && N > CU_FEW_ROWS && shares(l->w, l->a)) {
         with_inner(b, y, u, in, l, N, add);

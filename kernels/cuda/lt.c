@@ -3,7 +3,9 @@
  * Opened with dlopen by the first large product; without it the module's own kernels serve, and nothing else changes. For each shape and
  * each doubling of the number of rows one unsplit algorithm is chosen, once: the fastest of the heuristic's that give the bits of our own
  * kernel for several numbers of rows, on this device and with this weight; nothing in the library's documentation promises the order of its
- * sums. So whichever is chosen, results are the same. MEDRL_CUDA_GEMM=own leaves the library out. */
+ * sums. So whichever is chosen, results are the same. MEDRL_CUDA_GEMM=own leaves the library out.
+ *
+ * With exact = false there is no probe: the fastest of the heuristic's choices serves, split K among them, for few rows too. */
 #include "cuda/lt.h"
 
 #if !defined(MR_EMULATE) && defined(__has_include)
@@ -24,7 +26,7 @@ enum { MOST_ROWS = 2048, ALIGNMENT = 16, NARROW = 128 };
 
 typedef struct lt_shape {
     cu_lt_product key; /* without pointers; n_rows: those that it was chosen for */
-    bool serves;
+    bool serves, freely; /* freely: split K is allowed */
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t w, x, y;
     cublasLtMatmulAlgo_t algo;
@@ -153,7 +155,7 @@ static int choices(cu_lt *lt, const lt_shape *h, uint64_t rows, cublasLtMatmulHe
     lt->layout_set(h->y, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows);
     if (lt->preference_create(&p) != CUBLAS_STATUS_SUCCESS) return 0;
     bool ok = lt->preference_set(p, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room) == CUBLAS_STATUS_SUCCESS &&
-              lt->preference_set(p, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none) == CUBLAS_STATUS_SUCCESS;
+              (h->freely || lt->preference_set(p, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none) == CUBLAS_STATUS_SUCCESS);
     const cublasLtMatmulPreferenceAttributes_t sides[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES
@@ -302,27 +304,70 @@ static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p
     }
 }
 
+/* --- exact = false --- */
+
+typedef struct trial {
+    cu_lt *lt;
+    lt_shape *h;
+    cu_lt_product p;
+} trial;
+
+static bool try_once(mr_backend *b, void *ctx) {
+    trial *t = ctx;
+    return multiply(b, t->lt, t->h, &t->p);
+}
+
+/* The fastest choice for these rows. Results of the trials go to attention's scratch. */
+static bool settle_freely(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p) {
+    cublasLtMatmulHeuristicResult_t r[CHOICES];
+    trial t = { lt, h, *p };
+    int64_t fit = CU_ATT_BYTES / (p->ldy * (int64_t)sizeof(float));
+    double least = 1e30;
+    int best = -1;
+    h->freely = true;
+    t.p.y = cu_scratch(b, "probe", CU_SLOT_ATT, CU_ATT_BYTES);
+    if (t.p.n_rows > fit) t.p.n_rows = fit;
+    if (!t.p.y || fit < 1 || !describe(lt, h)) return false;
+    int n = choices(lt, h, (uint64_t)h->key.n_rows, r);
+    for (int i = 0; i < n; i++) {
+        if (r[i].state != CUBLAS_STATUS_SUCCESS) continue;
+        h->algo = r[i].algo;
+        double s = cu_seconds(b, try_once, &t);
+        if (s < least) least = s, best = i;
+    }
+    if (best >= 0) h->algo = r[best].algo;
+    return best >= 0;
+}
+
+/* The number of rows that a choice is made for: with exact = false finer steps where it matters. */
+static int64_t rows_of_choice(bool exact, int64_t n) {
+    int64_t rows = exact ? 64 : 8;
+    if (!exact && n > 64 && n <= 512) return (n + 63) / 64 * 64;
+    while (rows < n && rows < MOST_ROWS) rows *= 2;
+    return rows;
+}
+
 static bool same_shape(const cu_lt_product *a, const cu_lt_product *k) {
     return a->n_rows == k->n_rows && a->alpha == k->alpha && a->f16 == k->f16 && a->backward == k->backward && a->n_cols == k->n_cols && a->k == k->k && a->ldx == k->ldx &&
            a->ldw == k->ldw && a->ldy == k->ldy;
 }
 
 bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
-    if (p->n_rows < CU_LT_ROWS || (uintptr_t)p->x % ALIGNMENT || (uintptr_t)p->w % ALIGNMENT || (uintptr_t)p->y % ALIGNMENT ||
+    if ((p->n_rows < CU_LT_ROWS && b->exact) || (uintptr_t)p->x % ALIGNMENT || (uintptr_t)p->w % ALIGNMENT || (uintptr_t)p->y % ALIGNMENT ||
         p->ldy % 4)
         return false;
     cu_lt *lt = opened(b);
     if (!lt) return false;
     lt_shape *h = NULL;
     cu_lt_product key = *p;
-    for (key.n_rows = 64; key.n_rows < p->n_rows && key.n_rows < MOST_ROWS;) key.n_rows *= 2;
+    key.n_rows = rows_of_choice(b->exact, p->n_rows);
     for (int i = 0; i < lt->n_shapes && !h; i++)
         if (same_shape(&lt->shapes[i].key, &key)) h = &lt->shapes[i];
     if (!h) {
         if (lt->n_shapes == MAX_SHAPES) return false;
         h = &lt->shapes[lt->n_shapes++];
         h->key = key;
-        h->serves = settle(b, lt, h, p, own, ctx);
+        h->serves = b->exact ? settle(b, lt, h, p, own, ctx) : settle_freely(b, lt, h, p);
         if (!h->serves) shape_clear(lt, h);
     }
     return h->serves && multiply(b, lt, h, p);

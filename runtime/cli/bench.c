@@ -228,13 +228,15 @@ static void print_report(const benching *b) {
 }
 
 /* A shape's options without --config would do nothing, and a model's name with it neither. */
-static mr_status check_options(const mr_bench_shape *s, const char *model, mr_err *err) {
+static mr_status check_options(const mr_bench_shape *s, const char *model, bool no_exact, mr_err *err) {
     const mr_bench_shape d = MR_BENCH_SHAPE;
     if (s->config && model)
         return mr_fail(err, MR_EINVAL, "bench: \"%s\" and --config %s together; name one of them", model, s->config);
     bool changed = s->rank != d.rank || s->prompts != d.prompts || s->group != d.group || s->n_prompt != d.n_prompt ||
                    s->n_new != d.n_new || s->batches || s->context || s->repeats || s->optim || s->vram ||
-                   s->no_checkpointing;
+                   s->no_checkpointing || s->compare_exact;
+    if (s->compare_exact && no_exact)
+        return mr_fail(err, MR_EINVAL, "bench: --compare-exact measures with and without --no-exact; leave that out");
     if (!s->config && changed)
         return mr_fail(err, MR_EINVAL, "bench: an option of --config was given without it; add --config qwen2.5-3b, say");
     return MR_OK;
@@ -285,11 +287,14 @@ mr_status mr_cmd_bench(int argc, char **argv, mr_err *err) {
         { "no-gradient-checkpointing", 0, MR_OPT_FLAG, NULL, "--config: keep all activations", &shape.no_checkpointing, 0,
           0 },
         { "optim", 0, MR_OPT_TEXT, "NAME", "--config: adamw_8bit or adamw_torch", &shape.optim, 0, 0 },
+        { "no-exact", 0, MR_OPT_FLAG, NULL, "products on a GPU need not keep the row rule: exact = false", &po.no_exact, 0, 0 },
+        { "compare-exact", 0, MR_OPT_FLAG, NULL, "--config: with the row rule and without, and the ratio", &shape.compare_exact,
+          0, 0 },
         { "vram", 0, MR_OPT_TEXT, "SIZE", "--config: most device memory of the job, as in 14G", &shape.vram, 0, 0 },
     };
     mr_args a;
     mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);
-    if (st == MR_OK && !a.help) st = check_options(&shape, a.n ? a.items[0] : NULL, err);
+    if (st == MR_OK && !a.help) st = check_options(&shape, a.n ? a.items[0] : NULL, po.no_exact, err);
     if (st == MR_OK && !a.help) {
         po.n_threads = (int)threads;
         shape.quick = b->quick;

@@ -229,6 +229,9 @@ static mr_status open_job(shaping *x, const mr_parts_opts *po, mr_err *err) {
                        x->config.max_position_embeddings);
     MR_TRY(settings(x, err));
     MR_TRY(mr_parts_backend(&x->parts.backend, po->device, po->n_threads, err));
+    x->parts.backend->exact = !po->no_exact;
+    if (o->compare_exact && x->parts.backend->kind == MR_CPU)
+        return mr_fail(err, MR_EINVAL, "bench: --compare-exact wants a GPU; a CPU keeps the row rule either way");
     MR_TRY(parse_batches(x, err));
     mr_backend *b = x->parts.backend;
     mr_dtype compute;
@@ -331,6 +334,8 @@ static mr_status run_prefill(shaping *x, mr_err *err) {
 static mr_status run_steps(shaping *x, mr_err *err) {
     double whole[MAX_REPEATS], rollout[MAX_REPEATS], prefill[MAX_REPEATS], decode[MAX_REPEATS], train[MAX_REPEATS];
     mr_bench_job *j = &x->job;
+    /* Products are chosen, by trying, when a shape first comes; that is no part of what is compared. */
+    if (x->o->compare_exact) MR_TRY(mr_bench_step(j, j->prompts, 0, err));
     for (int i = 0; i < x->repeats; i++) {
         MR_TRY(mr_bench_step(j, j->prompts, (uint32_t)i + 1, err));
         whole[i] = j->step_s;
@@ -442,8 +447,9 @@ static void print_table(const shaping *x) {
     const mr_bench_shape *o = x->o;
     const mr_plan *p = &x->plan;
     char what[64];
-    printf("%s, random weights as %s, %s products, LoRA of rank %lld, on %s\n", o->config, mr_dtype_name(x->mo.store),
-           mr_dtype_name(x->mo.compute), (long long)o->rank, x->parts.backend->device);
+    printf("%s, random weights as %s, %s products%s, LoRA of rank %lld, on %s\n", o->config, mr_dtype_name(x->mo.store),
+           mr_dtype_name(x->mo.compute), x->parts.backend->exact ? "" : " without the row rule", (long long)o->rank,
+           x->parts.backend->device);
     printf("job: %lld x %lld completions of %lld from prompts of %lld, gradient checkpointing %s; per cent are of\n",
            (long long)o->prompts, (long long)o->group, (long long)o->n_new, (long long)o->n_prompt,
            o->no_checkpointing ? "off" : "on");
@@ -491,13 +497,14 @@ static cJSON *part_json(const shaping *x, const part *p) {
     return o;
 }
 
-static void print_report(const shaping *x) {
+static cJSON *report(const shaping *x) {
     const mr_bench_shape *s = x->o;
     cJSON *o = cJSON_CreateObject(), *limits, *load, *step, *memory;
     cJSON_AddStringToObject(o, "config", s->config);
     cJSON_AddStringToObject(o, "device", x->parts.backend->device);
     cJSON_AddStringToObject(o, "store", mr_dtype_name(x->mo.store));
     cJSON_AddStringToObject(o, "compute", mr_dtype_name(x->mo.compute));
+    cJSON_AddBoolToObject(o, "exact", x->parts.backend->exact);
     cJSON_AddNumberToObject(o, "parameters", x->n_params);
     cJSON_AddNumberToObject(o, "rank", (double)s->rank);
     cJSON_AddNumberToObject(o, "prompts", (double)s->prompts);
@@ -545,26 +552,89 @@ static void print_report(const shaping *x) {
     cJSON_AddNumberToObject(memory, "process_bytes", (double)mr_rss_peak_bytes());
     if (x->plan.cap) cJSON_AddNumberToObject(memory, "cap_bytes", (double)x->plan.cap);
     mr_put_t4(o, &x->plan.t4);
-    mr_print_json(o);
-    cJSON_Delete(o);
+    return o;
 }
 
-mr_status mr_bench_shape_run(const mr_bench_shape *shape, const mr_parts_opts *po, bool json, mr_err *err) {
-    shaping *x = mr_alloc(sizeof *x);
-    x->o = shape;
-    x->repeats = shape->repeats ? (int)shape->repeats : shape->quick ? 1 : 3;
-    x->context = shape->context ? shape->context : shape->n_prompt;
+/* What is left of a measurement when its model is closed: the report, and times by name. */
+typedef struct outcome {
+    cJSON *report;
+    double s[4 + MAX_BATCHES];
+} outcome;
+
+static void part_name(char out[64], const shaping *x, int i) {
+    static const char *const names[4] = { "prefill", "log-probabilities", "training step", "whole GRPO step" };
+    if (i < 4)
+        snprintf(out, 64, "%s", names[i]);
+    else
+        snprintf(out, 64, "decode step, %d", x->decodes[i - 4].batch);
+}
+
+static mr_status measure(shaping *x, outcome *out, const mr_bench_shape *shape, const mr_parts_opts *po, bool json, mr_err *err) {
+    *x = (shaping){ .o = shape,
+                    .repeats = shape->repeats ? (int)shape->repeats : shape->quick ? 1 : 3,
+                    .context = shape->context ? shape->context : shape->n_prompt };
     mr_status st = run(x, po, err);
-    if (st == MR_OK && json)
-        print_report(x);
-    else if (st == MR_OK)
-        print_table(x);
+    if (st == MR_OK) {
+        const part *parts[4] = { &x->prefill, &x->logprobs, &x->train, &x->step };
+        for (int i = 0; i < 4; i++) out->s[i] = parts[i]->s;
+        for (int i = 0; i < x->n_batches; i++) out->s[4 + i] = x->decodes[i].why ? 0 : x->decodes[i].p.s;
+        if (json)
+            out->report = report(x);
+        else
+            print_table(x);
+    }
     mr_optimizer_close(x->job.optimizer);
     mr_decoder_close(x->job.decoder);
     mr_bench_close(&x->job);
     mr_settings_clear(&x->set);
     mr_free(x->ticks);
     mr_parts_close(&x->parts);
+    return st;
+}
+
+/* Times with the row rule over times without it. x: either measurement, for the names. */
+static void print_costs(const shaping *x, const outcome *exact, const outcome *fast) {
+    printf("\ncost of exactness: time with the row rule / time without it\n");
+    for (int i = 0; i < 4 + x->n_batches; i++) {
+        char name[64];
+        part_name(name, x, i);
+        if (fast->s[i] > 0 && exact->s[i] > 0)
+            printf("%-26s %8.3f / %.3f ms = %.3f\n", name, 1e3 * exact->s[i], 1e3 * fast->s[i], exact->s[i] / fast->s[i]);
+    }
+}
+
+static void print_cost_report(const shaping *x, outcome *exact, outcome *fast) {
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddItemToObject(o, "exact", exact->report);
+    cJSON_AddItemToObject(o, "fast", fast->report);
+    exact->report = fast->report = NULL;
+    cJSON *costs = cJSON_AddObjectToObject(o, "cost");
+    for (int i = 0; i < 4 + x->n_batches; i++) {
+        char name[64];
+        part_name(name, x, i);
+        if (fast->s[i] > 0 && exact->s[i] > 0) cJSON_AddNumberToObject(costs, name, exact->s[i] / fast->s[i]);
+    }
+    mr_print_json(o);
+    cJSON_Delete(o);
+}
+
+mr_status mr_bench_shape_run(const mr_bench_shape *shape, const mr_parts_opts *po, bool json, mr_err *err) {
+    shaping *x = mr_alloc(sizeof *x);
+    outcome exact = { 0 }, fast = { 0 };
+    mr_parts_opts without = *po;
+    without.no_exact = true;
+    mr_status st = measure(x, &exact, shape, po, json, err);
+    if (st == MR_OK && shape->compare_exact) st = measure(x, &fast, shape, &without, json, err);
+    if (st == MR_OK && shape->compare_exact) {
+        if (json)
+            print_cost_report(x, &exact, &fast);
+        else
+            print_costs(x, &exact, &fast);
+    } else if (st == MR_OK && json) {
+        mr_print_json(exact.report);
+    }
+    cJSON_Delete(exact.report);
+    cJSON_Delete(fast.report);
     mr_free(x);
     return st;
 }

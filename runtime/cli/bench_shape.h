@@ -16,12 +16,14 @@ typedef struct mr_bench_shape {
     int64_t repeats;          /* 0: 3, or 1 when quick */
     const char *optim, *vram; /* as in a recipe; NULL: its default */
     bool quick, no_checkpointing;
+    bool compare_exact; /* measured twice, as po says and without the row rule: what exactness costs */
 } mr_bench_shape;
 
 #define MR_BENCH_SHAPE                                                                                                 \
     { .rank = 64, .prompts = 1, .group = 6, .n_prompt = 512, .n_new = 512 }
 
-/* Prints a table, or one JSON object. po: device, dtype, store and threads. */
+/* Prints a table, or one JSON object; with compare_exact both ("exact" and "fast") and the ratios of their times. po: device,
+ * dtype, store, threads and no_exact. */
 mr_status mr_bench_shape_run(const mr_bench_shape *shape, const mr_parts_opts *po, bool json, mr_err *err);
 
 #endif

@@ -271,6 +271,7 @@ static mr_status open_all(mr_parts *p, const char *what, const mr_parts_opts *o,
     if (p->tokenizer && o->need_chat) MR_TRY(mr_parts_chat(p, NULL, err));
 
     MR_TRY(mr_parts_backend(&p->backend, o->device, o->n_threads, err));
+    p->backend->exact = !o->no_exact;
     mr_model_opts mo = { 0 };
     MR_TRY(mr_parts_dtype(&mo.compute, o->dtype, p->backend, err));
     MR_TRY(store_of(&mo.store, o->store, p, mo.compute, err));

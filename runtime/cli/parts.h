@@ -22,6 +22,7 @@ typedef struct mr_parts_opts {
     const char *store;   /* "auto", "f32", "bf16", "f16", "nf4"; NULL is auto */
     int n_threads;       /* 0: all */
     bool need_chat;      /* a model without a chat template is an error */
+    bool no_exact;       /* mr_backend.exact = false */
     bool ids_only;       /* a model without a tokenizer is fine: tokenizer is NULL then */
 } mr_parts_opts;
 

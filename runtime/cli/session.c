@@ -431,6 +431,7 @@ static mr_status open_scripts(mr_session *s, mr_err *err) {
         s->pool = NULL;
         return st;
     }
+    s->parts.backend->exact = s->settings.exact;
     if (o->on_error) s->settings.on_error = strcmp(o->on_error, "stop") == 0 ? MR_ON_ERROR_STOP : MR_ON_ERROR_PAUSE;
     return MR_OK;
 }

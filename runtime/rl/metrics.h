@@ -31,8 +31,8 @@
 #define MR_M_STEP_TIME "step_time"
 #define MR_M_EPOCH "epoch"
 
-#define MR_M_IS_RATIO "sampling/is_ratio"               /* mean of exp(logp - logp_sampled): 1 exactly */
-#define MR_M_IS_DIFF_MAX "sampling/logp_difference_max" /* largest |logp - logp_sampled|: 0 exactly */
+#define MR_M_IS_RATIO "sampling/is_ratio"               /* mean of exp(logp - logp_sampled): 1, unless exact = false */
+#define MR_M_IS_DIFF_MAX "sampling/logp_difference_max" /* largest |logp - logp_sampled|: 0, unless exact = false */
 #define MR_M_FAULTS "rewards/faults"                    /* calls that failed in this step */
 #define MR_M_VERSION "scripts/version"                  /* 1, and one more with each reload that was taken over */
 #define MR_M_LOSS_SCALE "loss_scale"                    /* with float16 only: of this step's backward pass */

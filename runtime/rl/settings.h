@@ -73,6 +73,7 @@ typedef struct mr_settings {
     char **rewards;        /* names, in order */
     int n_rewards;
     char *output_dir;
+    bool exact;     /* samples with the trainer's bits (kernels.h); false: mr_backend.exact is to be false before the model is opened */
     size_t vram;    /* bytes of device memory that the run may take, 0: what there is */
     cJSON *data;    /* section "data" as it came; scripts read it, the trainer does not */
     mr_arena arena; /* owns the strings */

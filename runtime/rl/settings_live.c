@@ -76,6 +76,7 @@ static const char *reason(const mr_field *f) {
         { "method", "a run is of one kind" },
         { "output_dir", "the run is recorded there" },
         { "vram", "memory is planned with it" },
+        { "exact", "products were chosen with it" },
         { "prompts_per_step", "memory is planned with it" },
         { "max_prompt_length", "memory is planned with it" },
         { "max_completion_length", "memory is planned with it" },

@@ -28,6 +28,10 @@ const mr_field mr_fields[] = {
     { IN_TOP, BOTH, "vram", K_SIZE, AT(vram), "null", 0, 0, false, 0, NULL,
       "most device memory that the run may take, \"14G\"; null: what there is. An adapter does not depend on it; "
       "`medrl plan` shows what it does" },
+    { IN_TOP, BOTH, "exact", K_BOOL, AT(exact), "true", 0, 0, false, 0, NULL,
+      "a sampled log-probability has the bits of the training forward's, whatever the batch; false: matrix products on a "
+      "GPU take whatever is fastest, sampling/logp_difference_max is no longer 0, and a run need not repeat itself. The "
+      "loss's ratio is then, in each update, to what was sampled. A CPU is exact either way" },
     { IN_TOP, BOTH, "output_dir", K_STRING, AT(output_dir), "\"outputs\"", 0, 0, false, 0, NULL,
       "the run folder; when it holds a run already, the next free name is taken (outputs-2)" },
     { IN_TOP, GRPO | LIVE, "on_error", K_ENUM, AT(on_error), "\"pause\"", 0, 0, false, 0, on_error_names,

@@ -3,8 +3,10 @@
  * Training walks the step's groups in order, packed as they fit. What is added to a gradient is the same for any
  * packing by the row rule and by the order of rows; where a kernel sums a pack before it adds it to the gradient,
  * packing changes the last bits of that sum (so does cutting a group that no pack has room for), so the packing is a
- * function of the step's data and the plan only, never of time or threads. num_iterations updates share one rollout and the step's learning rate; the old
- * log-probabilities are those of the policy that sampled. */
+ * function of the step's data and the plan only, never of time or threads. num_iterations updates share one rollout and
+ * the step's learning rate; the old log-probabilities are those of the policy that sampled, also where exact = false
+ * lets them differ from the training forward's: the ratio of each update then corrects for that too, clipped as any
+ * other. */
 #include <assert.h>
 #include <math.h>
 #include <string.h>

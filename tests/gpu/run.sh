@@ -5,7 +5,8 @@
 #
 # CHECK=1 runs the small comparison under compute-sanitizer too. Needs a C compiler and nvcc, nothing else: kernels/cpu and
 # kernels/cuda stand without the libraries of the program. With the folder .gpu (tests/gpu/pack.sh makes it on a machine that has
-# them) the models' tests run on the GPU too, and the program: program.sh.
+# them) the models' tests run on the GPU too, and the program: program.sh. MEDRL_SMOLLM2=FILE.gguf lets test_parity compare that model
+# with the CPU.
 set -u
 top=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$top" || exit 1
@@ -49,9 +50,10 @@ fi
 if [ -d .gpu ]; then
     # programs from elsewhere, with their libraries; the module is the one built here
     for test in .gpu/test_*; do
-        if MEDRL_CUDA_STRICT=1 MEDRL_TEST_DEVICE=cuda MEDRL_CUDA_MODULE=$out/libmedrl_cuda.so \
+        if MEDRL_TEST_FULL=1 MEDRL_CUDA_STRICT=1 MEDRL_TEST_DEVICE=cuda MEDRL_CUDA_MODULE=$out/libmedrl_cuda.so \
             timeout 100 "$test" >"$out/log" 2>&1; then
             echo "PASS  models: $(basename "$test")"
+            grep -E "compared|samples of|differ by|left out" "$out/log" | sed 's/^/      /'
         else
             echo "FAIL  models: $(basename "$test")"
             grep -E "want|failed|ERROR|error" "$out/log" | head -5

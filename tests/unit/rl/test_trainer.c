@@ -280,6 +280,42 @@ static void prompts_in_torch_order(void) {
     world_close(&w);
 }
 
+/* A backend whose sampler records other log-probabilities than the training forward, as exact = false may. */
+static void (*right_sample)(mr_backend *b, int32_t *ids, float *logp, const float *z, const float *u, const mr_sampling *opt,
+                            const int32_t *const *history, const int32_t *n_history, int N, int V);
+static void other_sample(mr_backend *b, int32_t *ids, float *logp, const float *z, const float *u, const mr_sampling *opt,
+                         const int32_t *const *history, const int32_t *n_history, int N, int V) {
+    right_sample(b, ids, logp, z, u, opt, history, n_history, N, V);
+    for (int i = 0; i < N; i++) logp[i] += 0.25f;
+}
+
+/* The metrics tell, and the ratio of each update is to what was sampled: exp(-1/4) is below 1 - epsilon, so the tokens of negative
+ * advantage are clipped, in the second update as in the first. */
+static void ratio_is_to_what_was_sampled(void) {
+    double low[2] = { 0 };
+    if (rig_device() != MR_CPU) skip(); /* other_sample writes where the host can */
+    for (int updates = 1; updates <= 2; updates++) {
+        static world w;
+        mr_err err;
+        world_init(&w, MR_METHOD_GRPO);
+        w.set.train.max_steps = 1;
+        w.set.train.prompts_per_step = 4;
+        w.set.train.loss.num_generations = 8;
+        w.set.train.learning_rate = 1e-9f;
+        w.set.train.num_iterations = updates;
+        world_open(&w, NULL);
+        right_sample = w.r.b->sample;
+        w.r.b->sample = other_sample;
+        REQUIRE_OK(mr_trainer_run(w.t, &err), err);
+        CHECK_NEAR(metric(&w, 1, MR_M_IS_RATIO), exp(-0.25), 1e-6);
+        CHECK_NEAR(metric(&w, 1, MR_M_IS_DIFF_MAX), 0.25, 1e-6);
+        low[updates - 1] = metric(&w, 1, MR_M_CLIP_LOW);
+        world_close(&w);
+    }
+    CHECK(low[0] > 0.1);
+    CHECK_NEAR(low[1], low[0], 1e-9);
+}
+
 static void metrics_are_complete(void) {
     static const char *const want[] = { MR_M_LOSS,
                                         MR_M_GRAD_NORM,
@@ -776,6 +812,7 @@ static void stopped_and_on(void) {
 
 TEST_MAIN({ "reward rises", reward_rises }, { "stopped and on", stopped_and_on }, { "prompts in torch's order", prompts_in_torch_order },
           { "metrics are complete", metrics_are_complete },
+          { "ratio is to what was sampled", ratio_is_to_what_was_sampled },
           { "resumed equals uninterrupted", resumed_equals_uninterrupted },
           { "faults cost only their sample", faults_cost_only_their_sample }, { "objectives", objectives },
           { "supervised", supervised }, { "supervised loss by hand", supervised_loss_by_hand },
