@@ -328,13 +328,23 @@ static mr_status open_text(mr_session *s, mr_err *err) {
     return st;
 }
 
+/* The plan fitted into what was free then: somebody else is the likely reason now. */
+static mr_status beyond_plan(const mr_session *s, mr_status st, mr_err *err) {
+    const mr_backend *b = s->parts.backend;
+    if (st != MR_ENOMEM || b->kind != MR_CUDA) return st;
+    char why[sizeof err->msg];
+    snprintf(why, sizeof why, "%s", err->msg);
+    return mr_fail(err, st, "%.600s; planned were %.2f GB of %.2f GB that were free: if others use %s too, `nvidia-smi` shows them; "
+                   "--vram caps the plan", why, (double)s->plan.total / 1e9, (double)b->bytes_total / 1e9, b->name);
+}
+
 static mr_status open_model(mr_session *s, mr_err *err) {
     const mr_settings *set = &s->settings;
     mr_parts *p = &s->parts;
     mr_model_opts mo;
     MR_TRY(mr_parts_plan(p, &s->plan, &mo, set, s->rows, err)); /* refused before anything is loaded */
     reached("planned");
-    MR_TRY(mr_model_open(&p->model, p->backend, p->path, &mo, err));
+    MR_TRY(beyond_plan(s, mr_model_open(&p->model, p->backend, p->path, &mo, err), err));
     if (set->model.adapter && *set->model.adapter) MR_TRY(mr_adapter_load(p->model, set->model.adapter, err));
     return MR_OK;
 }
@@ -421,7 +431,12 @@ static mr_status open_scripts(mr_session *s, mr_err *err) {
     reached("the device is open");
     const cJSON *run = cJSON_GetObjectItemCaseSensitive(s->config, "run"); /* a run keeps its settings */
     const cJSON *was = cJSON_GetObjectItemCaseSensitive(run, "on_cpu");
-    s->on_cpu = was ? cJSON_IsTrue(was) : s->parts.backend->kind == MR_CPU;
+    const bool cpu = s->parts.backend->kind == MR_CPU;
+    s->on_cpu = was ? cJSON_IsTrue(was) : cpu;
+    if (was && s->on_cpu != cpu)
+        mr_warn("%s: was started on %s and goes on with %s: the settings are the same, the last bits are not (--device %s)",
+                o->resume, cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(run, "device")), s->parts.backend->device,
+                cpu ? "cuda:0" : "cpu");
     mr_pool_opts po = { .on_cpu = s->on_cpu,
                         .overrides = o->overrides,
                         .require_sandbox = o->require_sandbox,
@@ -491,7 +506,7 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
     };
     tp.scorer = mr_session_scorer(s);
     if (o->control) tp.control = mr_live_listen(s->live);
-    MR_TRY(mr_trainer_open(&s->trainer, &tp, err));
+    MR_TRY(beyond_plan(s, mr_trainer_open(&s->trainer, &tp, err), err));
     if (o->resume) MR_TRY(load_checkpoint(s, err));
     if (o->resume && o->on_error && s->settings.method == MR_METHOD_GRPO) {
         cJSON *value = cJSON_CreateString(o->on_error);
