@@ -264,8 +264,6 @@ mr_status mr_weights_load(mr_model *m, const mr_tensors *t, mr_err *err) {
     if (st == MR_OK) st = load_all(m, t, err);
     mr_debug("weights: %.2f s, of which the device waited %.2f s for %d thread%s that read", mr_now_s() - begun, m->reading_s,
              m->readers ? mr_threads_count(m->readers) : 1, m->readers && mr_threads_count(m->readers) > 1 ? "s" : "");
-    mr_threads_close(m->readers);
-    m->readers = NULL;
     mr_free(m->noise);
     m->noise = NULL;
     return st;
