@@ -14,7 +14,7 @@
 #   bench       medrl bench at Qwen2.5-3B's shape, then the operations' timings
 #
 # Building comes first and needs a C compiler and nvcc, nothing else: kernels/cpu and kernels/cuda stand without the libraries of the
-# program. models to turing, and medrl bench, need the folder .gpu, which pack.sh makes on a machine that has them. Logs are
+# program. models to smollm2, and medrl bench, need the folder .gpu, which pack.sh makes on a machine that has them. Logs are
 # FOLDER/log.PART. ARCH=90 builds for another GPU than the present one. Exit code: 0, 1 when a part failed, 77 without a GPU.
 set -u
 top=$(cd "$(dirname "$0")/../.." && pwd)
@@ -114,8 +114,10 @@ part_models() {
     t=$(now) good=0 bad=0
     for test in .gpu/test_*; do
         [ -x "$test" ] || continue
-        if MEDRL_CUDA_STRICT=1 MEDRL_TEST_DEVICE=cuda MEDRL_CUDA_MODULE=$module timeout 150 "$test" >"$out/log.models" 2>&1; then
+        if MEDRL_TEST_FULL=1 MEDRL_CUDA_STRICT=1 MEDRL_TEST_DEVICE=cuda MEDRL_CUDA_MODULE=$module \
+            timeout 150 "$test" >"$out/log.models" 2>&1; then
             good=$((good + 1))
+            grep -E "compared|samples of|differ by|left out" "$out/log.models" | sed "s|^|      $(basename "$test"): |"
         else
             bad=$((bad + 1))
             echo "FAIL  models: $(basename "$test")"
@@ -150,7 +152,7 @@ part_job() {
 part_smollm2() { script smollm2 'smollm2:' env MEDRL_CUDA_STRICT=1 tests/gpu/job/smollm2.sh .gpu/medrl "$module"; }
 part_turing() {
     if [ -x tests/gpu/turing.sh ]; then
-        script turing '^PASS\|^FAIL' tests/gpu/turing.sh .gpu/medrl "$module"
+        script turing count tests/gpu/turing.sh "$out"
     else
         row turing skip "$(now)" "no tests/gpu/turing.sh"
     fi
@@ -178,10 +180,10 @@ if [ $rc != 77 ]; then
     fi
     wanted sanitizer && end_sanitizer
     if [ -d .gpu ]; then
-        for part in job smollm2 turing; do
-            wanted $part && part_$part
-        done
+        wanted job && part_job
+        wanted smollm2 && part_smollm2
     fi
+    wanted turing && part_turing
     wanted bench && part_bench
 fi
 
