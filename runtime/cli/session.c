@@ -334,8 +334,11 @@ static mr_status beyond_plan(const mr_session *s, mr_status st, mr_err *err) {
     if (st != MR_ENOMEM || b->kind != MR_CUDA) return st;
     char why[sizeof err->msg];
     snprintf(why, sizeof why, "%s", err->msg);
-    return mr_fail(err, st, "%.600s; planned were %.2f GB of %.2f GB that were free: if others use %s too, `nvidia-smi` shows them; "
-                   "--vram caps the plan", why, (double)s->plan.total / 1e9, (double)b->bytes_total / 1e9, b->name);
+    return mr_fail(
+        err, st,
+        "%.600s; planned were %.2f GB of %.2f GB that were free: if others use %s too, `nvidia-smi` shows them; "
+        "--vram caps the plan",
+        why, (double)s->plan.total / 1e9, (double)b->bytes_total / 1e9, b->name);
 }
 
 static mr_status open_model(mr_session *s, mr_err *err) {
@@ -434,9 +437,10 @@ static mr_status open_scripts(mr_session *s, mr_err *err) {
     const bool cpu = s->parts.backend->kind == MR_CPU;
     s->on_cpu = was ? cJSON_IsTrue(was) : cpu;
     if (was && s->on_cpu != cpu)
-        mr_warn("%s: was started on %s and goes on with %s: the settings are the same, the last bits are not (--device %s)",
-                o->resume, cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(run, "device")), s->parts.backend->device,
-                cpu ? "cuda:0" : "cpu");
+        mr_warn(
+            "%s: was started on %s and goes on with %s: the settings are the same, the last bits are not (--device %s)",
+            o->resume, cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(run, "device")), s->parts.backend->device,
+            cpu ? "cuda:0" : "cpu");
     mr_pool_opts po = { .on_cpu = s->on_cpu,
                         .overrides = o->overrides,
                         .require_sandbox = o->require_sandbox,
@@ -560,8 +564,9 @@ mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err) {
         [MR_STAGE_SCRIPTS] = open_scripts, [MR_STAGE_ROWS] = open_rows,       [MR_STAGE_TEXT] = open_text,
         [MR_STAGE_MODEL] = open_model,     [MR_STAGE_TRAINER] = open_trainer,
     };
-    static const char *const names[] = { "", "workers, recipe and rewards", "the rows", "tokenizer and template", "the model",
-                                         "run folder and trainer: the first step begins" };
+    static const char *const names[] = { "",          "workers, recipe and rewards",
+                                         "the rows",  "tokenizer and template",
+                                         "the model", "run folder and trainer: the first step begins" };
     if (stage > s->stage && !s->opts.recipe)
         return mr_fail(err, MR_EINVAL, "there is no recipe; start with one: medrl repl recipes/medical_mix.lua");
     while (s->stage < stage) {

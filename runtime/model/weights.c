@@ -68,8 +68,8 @@ static void slice_rows(void *ctx, int thread, int64_t from, int64_t to) {
     part_rows(x->s, x->part, x->dst + from * x->s->cols, x->row + from, to - from, &none);
 }
 
-/* The same by all readers: a file's 16 bits become f32 at the speed of memory, not of one core. What can be wrong with a tensor is
- * so with its first row. */
+/* The same by all readers: a file's 16 bits become f32 at the speed of memory, not of one core. What can be wrong with a
+ * tensor is so with its first row. */
 static mr_status read_rows(const stack *s, int part, float *dst, int64_t row, int64_t n, mr_err *err) {
     if (!s->m->readers || n * s->cols < READ_ALONE) return part_rows(s, part, dst, row, n, err);
     MR_TRY(part_rows(s, part, dst, row, 1, err));
@@ -262,8 +262,9 @@ mr_status mr_weights_load(mr_model *m, const mr_tensors *t, mr_err *err) {
     if (m->opts.config) MR_TRY(make_noise(m, err));
     mr_status st = m->b->kind == MR_CUDA ? mr_threads_open(&m->readers, readers(), err) : MR_OK;
     if (st == MR_OK) st = load_all(m, t, err);
-    mr_debug("weights: %.2f s, of which the device waited %.2f s for %d thread%s that read", mr_now_s() - begun, m->reading_s,
-             m->readers ? mr_threads_count(m->readers) : 1, m->readers && mr_threads_count(m->readers) > 1 ? "s" : "");
+    mr_debug("weights: %.2f s, of which the device waited %.2f s for %d thread%s that read", mr_now_s() - begun,
+             m->reading_s, m->readers ? mr_threads_count(m->readers) : 1,
+             m->readers && mr_threads_count(m->readers) > 1 ? "s" : "");
     mr_free(m->noise);
     m->noise = NULL;
     return st;

@@ -1,12 +1,14 @@
-/* make_model.c - a model folder with random weights, in the shape of a real one: what the seed's job loads where nothing can be fetched.
+/* make_model.c - a model folder with random weights, in the shape of a real one: what the seed's job loads where
+ * nothing can be fetched.
  *
  *   make_model SHAPE FOLDER [SEED]     SHAPE: qwen2.5-3b (6.2 GB) or tiny (20 MB: the same form, for a try)
  *
- * Writes config.json and model.safetensors (bf16), as transformers would: matrices with standard deviation initializer_range, norms 1,
- * biases 0. A value is a function of the seed, its tensor and its place: the sum of four 16-bit numbers of one hash, near enough
- * to normal. tokenizer.json is a byte-level BPE of Qwen2.5's kind and size (151,643 symbols, then the chat's), so that reading it takes as
- * long; its symbols are letters side by side. Stands on the C library alone: threads fill pieces of 8 MiB and write them where they
- * belong, so that the time is the disk's. */
+ * Writes config.json and model.safetensors (bf16), as transformers would: matrices with standard deviation
+ * initializer_range, norms 1, biases 0. A value is a function of the seed, its tensor and its place: the sum of four
+ * 16-bit numbers of one hash, near enough to normal. tokenizer.json is a byte-level BPE of Qwen2.5's kind and number of
+ * symbols (151,643, then the chat's; half the bytes), so that reading it takes its time; the symbols are letters side by
+ * side. Stands on the C library alone: threads fill pieces of 8 MiB and write them where they belong, so that the time
+ * is the disk's. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -167,13 +169,17 @@ static FILE *create(const char *dir, const char *name, char path[4096]) {
 static void write_config(const shape *s, const char *dir) {
     char path[4096];
     FILE *f = create(dir, "config.json", path);
-    fprintf(f,
-            "{ \"model_type\": \"qwen2\", \"architectures\": [\"Qwen2ForCausalLM\"], \"hidden_size\": %d, \"intermediate_size\": %d,\n"
-            "  \"num_hidden_layers\": %d, \"num_attention_heads\": %d, \"num_key_value_heads\": %d, \"vocab_size\": %d,\n"
-            "  \"max_position_embeddings\": 32768, \"rope_theta\": 1000000.0, \"rms_norm_eps\": 1e-06, \"tie_word_embeddings\": true,\n"
-            "  \"initializer_range\": 0.02, \"hidden_act\": \"silu\", \"torch_dtype\": \"bfloat16\", \"use_sliding_window\": false,\n"
-            "  \"bos_token_id\": 151643, \"eos_token_id\": 151645 }\n",
-            s->hidden, s->inter, s->layers, s->heads, s->kv_heads, s->vocab);
+    fprintf(
+        f,
+        "{ \"model_type\": \"qwen2\", \"architectures\": [\"Qwen2ForCausalLM\"], \"hidden_size\": %d, "
+        "\"intermediate_size\": %d,\n"
+        "  \"num_hidden_layers\": %d, \"num_attention_heads\": %d, \"num_key_value_heads\": %d, \"vocab_size\": %d,\n"
+        "  \"max_position_embeddings\": 32768, \"rope_theta\": 1000000.0, \"rms_norm_eps\": 1e-06, "
+        "\"tie_word_embeddings\": true,\n"
+        "  \"initializer_range\": 0.02, \"hidden_act\": \"silu\", \"torch_dtype\": \"bfloat16\", "
+        "\"use_sliding_window\": false,\n"
+        "  \"bos_token_id\": 151643, \"eos_token_id\": 151645 }\n",
+        s->hidden, s->inter, s->layers, s->heads, s->kv_heads, s->vocab);
     if (fclose(f)) fail(path, errno);
 }
 
@@ -210,8 +216,10 @@ static int symbol_of(int byte, int *n_others) {
 
 static void put_utf8(FILE *f, int c) {
     if (c == '"' || c == '\\') fputc('\\', f);
-    if (c < 128) fputc(c, f);
-    else fprintf(f, "%c%c", 0xc0 | c >> 6, 0x80 | (c & 0x3f));
+    if (c < 128)
+        fputc(c, f);
+    else
+        fprintf(f, "%c%c", 0xc0 | c >> 6, 0x80 | (c & 0x3f));
 }
 
 /* Symbol `i` in two halves, which are symbols before it: pairs of printable bytes, three letters, four letters. */
@@ -222,7 +230,8 @@ static bool halves(long i, char a[4], char b[4]) {
     if ((i -= 256) < n * n) {
         a[0] = (char)(FIRST + i / n), b[0] = (char)(FIRST + i % n);
     } else if ((i -= n * n) < n3) {
-        a[0] = (char)('a' + i / (LETTERS * LETTERS)), a[1] = (char)('a' + i / LETTERS % LETTERS), b[0] = (char)('a' + i % LETTERS);
+        a[0] = (char)('a' + i / (LETTERS * LETTERS)), a[1] = (char)('a' + i / LETTERS % LETTERS),
+        b[0] = (char)('a' + i % LETTERS);
     } else {
         i -= n3;
         a[0] = (char)('a' + i / n3), a[1] = (char)('a' + i / (LETTERS * LETTERS) % LETTERS);
@@ -241,15 +250,21 @@ static void write_tokenizer(const char *dir) {
     FILE *f = create(dir, "tokenizer.json", path);
     fprintf(f, "{\"version\":\"1.0\",\"added_tokens\":[");
     for (int i = 0; i < 3; i++)
-        fprintf(f, "%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,"
-                   "\"special\":true}", i ? "," : "", N_SYMBOLS + i, chat[i]);
-    fprintf(f, "],\n\"normalizer\":{\"type\":\"NFC\"},\n\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":["
-               "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|"
-               "\\\\p{N}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"
-               "\"behavior\":\"Isolated\",\"invert\":false},"
-               "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":false}]},\n"
-               "\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},\n"
-               "\"model\":{\"type\":\"BPE\",\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":false,\"vocab\":{");
+        fprintf(f,
+                "%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+                "\"normalized\":false,"
+                "\"special\":true}",
+                i ? "," : "", N_SYMBOLS + i, chat[i]);
+    fprintf(
+        f,
+        "],\n\"normalizer\":{\"type\":\"NFC\"},\n\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":["
+        "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{"
+        "L}+|"
+        "\\\\p{N}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"
+        "\"behavior\":\"Isolated\",\"invert\":false},"
+        "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":false}]},\n"
+        "\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},\n"
+        "\"model\":{\"type\":\"BPE\",\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":false,\"vocab\":{");
     for (int byte = 0, others = 0; byte < 256; byte++) {
         fputs(byte ? ",\"" : "\"", f);
         put_utf8(f, symbol_of(byte, &others));
