@@ -25,8 +25,12 @@ void cu_fail(mr_backend *b, mr_status st, const char *op, const char *fmt, ...) 
 
 bool cu_check(mr_backend *b, const char *op, cudaError_t e) {
     if (e == cudaSuccess) return true;
-    cu_fail(b, e == cudaErrorMemoryAllocation ? MR_ENOMEM : MR_EINTERNAL, op, "%s (%s)", cudaGetErrorString(e),
-            cudaGetErrorName(e));
+    if (e == cudaErrorMemoryAllocation)
+        cu_fail(b, MR_ENOMEM, op, "%s (%s)", cudaGetErrorString(e), cudaGetErrorName(e));
+    else /* kernels run later than they are launched: the operation that is told may not be the one */
+        cu_fail(b, MR_EINTERNAL, op, "%s (%s); %s`dmesg` has a line with \"Xid\" when the GPU itself is at fault",
+                cudaGetErrorString(e), cudaGetErrorName(e),
+                cu_of(b)->sync_each ? "" : "MEDRL_CUDA_SYNC=1 names the kernel, ");
     return false;
 }
 

@@ -47,7 +47,7 @@ static void check_cpu(checkup *c) {
         note(c, true, "gpu", "%s", b->device);
         mr_backend_close(b);
     } else {
-        note(c, true, "gpu", "none: %s", err.msg);
+        note(c, !mr_parts_gpu_visible(), "gpu", "none: %s", err.msg);
     }
 }
 

@@ -281,7 +281,7 @@ mr_status mr_cmd_logprobs(int argc, char **argv, mr_err *err) {
         { "dtype", 0, MR_OPT_TEXT, "TYPE", "auto, f32, bf16 or f16", &po.dtype, 0, 0 },
         { "store", 0, MR_OPT_TEXT, "TYPE", "weights in memory: auto, f32, bf16, f16 or nf4", &po.store, 0, 0 },
         { "temperature", 0, MR_OPT_REAL, "T", "divide the logits by it (1)", &temperature, 0.001, 1000 },
-        { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &po.device, 0, 0 },
+        { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda:N", &po.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "json", 0, MR_OPT_FLAG, NULL, "the output is always JSON lines", &(bool){ false }, 0, 0 },
     };

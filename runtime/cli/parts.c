@@ -114,6 +114,13 @@ static int cuda_index(const char *device) {
     return atoi(device + 5);
 }
 
+bool mr_parts_gpu_visible(void) {
+    static const char *const signs[] = { "/dev/nvidiactl", "/dev/nvidia0", "/usr/lib/wsl/lib/libcuda.so.1" };
+    for (size_t i = 0; i < sizeof signs / sizeof signs[0]; i++)
+        if (mr_path_exists(signs[i])) return true;
+    return false;
+}
+
 mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, mr_err *err) {
     *out = NULL;
     if (!device || strcmp(device, "auto") == 0) {
@@ -122,13 +129,16 @@ mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, 
             mr_info("device: auto takes %s, %s (--device cpu for the other)", (*out)->name, (*out)->device);
             return MR_OK;
         }
-        mr_debug("device: auto takes the CPU (%s)", none.msg);
+        if (mr_parts_gpu_visible())
+            mr_warn("an NVIDIA GPU is here, but auto takes the CPU: %s", none.msg);
+        else
+            mr_debug("device: auto takes the CPU (%s)", none.msg);
         return mr_backend_open(out, MR_CPU, 0, n_threads, err);
     }
     if (strcmp(device, "cpu") == 0) return mr_backend_open(out, MR_CPU, 0, n_threads, err);
     int index = cuda_index(device);
     if (index >= 0) return mr_backend_open(out, MR_CUDA, index, n_threads, err); /* asked for: never the CPU instead */
-    return mr_fail(err, MR_EINVAL, "--device is \"%s\", want auto, cpu, cuda or cuda:N", device);
+    return mr_fail(err, MR_EINVAL, "--device is \"%s\", want auto, cpu or cuda:N", device);
 }
 
 static const char *symbol_or_null(const mr_tokenizer *t, int32_t id) {

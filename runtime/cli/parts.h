@@ -50,7 +50,11 @@ void mr_parts_frame(mr_parts *p, const cJSON *recipe);
 /* The steps of it, for the commands that need only some. *run stays NULL when WHAT is no run folder. adapter may be
  * NULL (not wanted). */
 mr_status mr_parts_locate(char **path, char **adapter, cJSON **run, const char *what, mr_err *err);
+/* device: auto (or NULL), cpu, cuda or cuda:N. A GPU that is asked for is opened or refused; auto takes the first one
+ * that opens, else the CPU, and says why where the machine has a GPU. */
 mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, mr_err *err);
+/* Whether the system shows an NVIDIA GPU, be it of use or not. */
+bool mr_parts_gpu_visible(void);
 /* Which chat template, as a recipe's section model says it (rl/settings.h); NULL or "": the model's own, and today. */
 typedef struct mr_chat_choice {
     const char *file, *kwargs, *date;

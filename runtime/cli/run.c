@@ -70,7 +70,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
         { "output", 'o', MR_OPT_TEXT, "DIR", "run folder, in place of the recipe's output_dir", &so.output, 0, 0 },
         { "on-error", 0, MR_OPT_TEXT, "WHAT", "when rewards keep failing: pause (wait for a mended file) or stop",
           &so.on_error, 0, 0 },
-        { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &so.device, 0, 0 },
+        { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda:N", &so.device, 0, 0 },
         { "vram", 0, MR_OPT_TEXT, "SIZE", "most device memory to take, as in 14G", &vram, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0,
@@ -133,7 +133,7 @@ mr_status mr_cmd_resume(int argc, char **argv, mr_err *err) {
     const mr_opt opts[] = {
         { "on-error", 0, MR_OPT_TEXT, "WHAT", "when rewards keep failing: pause (wait for a mended file) or stop",
           &so.on_error, 0, 0 },
-        { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda", &so.device, 0, 0 },
+        { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda:N", &so.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0,
           3 },

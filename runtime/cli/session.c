@@ -19,6 +19,11 @@
 
 /* ---- listening in ---- */
 
+/* -v: where the time before the first step goes. */
+static void reached(const char *what) {
+    mr_debug("%8.3f s after the start: %s", mr_since_start_s(), what);
+}
+
 static void remember(mr_session *s, const mr_script_text *x) {
     cJSON_DeleteItemFromObjectCaseSensitive(s->told, x->module);
     cJSON_AddStringToObject(s->told, x->module, x->sha256);
@@ -79,7 +84,7 @@ static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_m
     for (int i = 0; i < n; i++) {
         if (strcmp(m[i].name, MR_M_REWARD) != 0 || isnan(m[i].value)) continue;
         s->rewards[s->n_steps % 3] = m[i].value;
-        s->n_steps++;
+        if (s->n_steps++ == 0) reached("the first step is done");
         double sum = 0;
         int have = s->n_steps < 3 ? (int)s->n_steps : 3;
         for (int k = 0; k < have; k++) sum += s->rewards[k];
@@ -323,12 +328,26 @@ static mr_status open_text(mr_session *s, mr_err *err) {
     return st;
 }
 
+/* The plan fitted into what was free then: somebody else is the likely reason now. */
+static mr_status beyond_plan(const mr_session *s, mr_status st, mr_err *err) {
+    const mr_backend *b = s->parts.backend;
+    if (st != MR_ENOMEM || b->kind != MR_CUDA) return st;
+    char why[sizeof err->msg];
+    snprintf(why, sizeof why, "%s", err->msg);
+    return mr_fail(
+        err, st,
+        "%.600s; planned were %.2f GB of %.2f GB that were free: if others use %s too, `nvidia-smi` shows them; "
+        "--vram caps the plan",
+        why, (double)s->plan.total / 1e9, (double)b->bytes_total / 1e9, b->name);
+}
+
 static mr_status open_model(mr_session *s, mr_err *err) {
     const mr_settings *set = &s->settings;
     mr_parts *p = &s->parts;
     mr_model_opts mo;
     MR_TRY(mr_parts_plan(p, &s->plan, &mo, set, s->rows, err)); /* refused before anything is loaded */
-    MR_TRY(mr_model_open(&p->model, p->backend, p->path, &mo, err));
+    reached("planned");
+    MR_TRY(beyond_plan(s, mr_model_open(&p->model, p->backend, p->path, &mo, err), err));
     if (set->model.adapter && *set->model.adapter) MR_TRY(mr_adapter_load(p->model, set->model.adapter, err));
     return MR_OK;
 }
@@ -410,10 +429,18 @@ static mr_status open_scripts(mr_session *s, mr_err *err) {
     MR_TRY(mr_check_overrides(o->overrides, err));
     /* before any work: is there something to continue? */
     if (o->resume) MR_TRY(read_past(s, err));
+    reached("main begins");
     if (!s->parts.backend) MR_TRY(mr_parts_backend(&s->parts.backend, o->device, o->n_threads, err));
+    reached("the device is open");
     const cJSON *run = cJSON_GetObjectItemCaseSensitive(s->config, "run"); /* a run keeps its settings */
     const cJSON *was = cJSON_GetObjectItemCaseSensitive(run, "on_cpu");
-    s->on_cpu = was ? cJSON_IsTrue(was) : s->parts.backend->kind == MR_CPU;
+    const bool cpu = s->parts.backend->kind == MR_CPU;
+    s->on_cpu = was ? cJSON_IsTrue(was) : cpu;
+    if (was && s->on_cpu != cpu)
+        mr_warn(
+            "%s: was started on %s and goes on with %s: the settings are the same, the last bits are not (--device %s)",
+            o->resume, cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(run, "device")), s->parts.backend->device,
+            cpu ? "cuda:0" : "cpu");
     mr_pool_opts po = { .on_cpu = s->on_cpu,
                         .overrides = o->overrides,
                         .require_sandbox = o->require_sandbox,
@@ -484,7 +511,7 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
     };
     tp.scorer = mr_session_scorer(s);
     if (o->control) tp.control = mr_live_listen(s->live);
-    MR_TRY(mr_trainer_open(&s->trainer, &tp, err));
+    MR_TRY(beyond_plan(s, mr_trainer_open(&s->trainer, &tp, err), err));
     if (o->resume) MR_TRY(load_checkpoint(s, err));
     if (o->resume && o->on_error && s->settings.method == MR_METHOD_GRPO) {
         cJSON *value = cJSON_CreateString(o->on_error);
@@ -538,6 +565,9 @@ mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err) {
         [MR_STAGE_SCRIPTS] = open_scripts, [MR_STAGE_ROWS] = open_rows,       [MR_STAGE_TEXT] = open_text,
         [MR_STAGE_MODEL] = open_model,     [MR_STAGE_TRAINER] = open_trainer,
     };
+    static const char *const names[] = { "",          "workers, recipe and rewards",
+                                         "the rows",  "tokenizer and template",
+                                         "the model", "run folder and trainer: the first step begins" };
     if (stage > s->stage && !s->opts.recipe)
         return mr_fail(err, MR_EINVAL, "there is no recipe; start with one: medrl repl recipes/medical_mix.lua");
     while (s->stage < stage) {
@@ -554,6 +584,7 @@ mr_status mr_session_need(mr_session *s, mr_stage stage, mr_err *err) {
         }
         MR_TRY(st);
         s->stage++;
+        reached(names[s->stage]);
     }
     return MR_OK;
 }
@@ -677,6 +708,8 @@ cJSON *mr_session_report(const mr_session *s) {
     cJSON_AddNumberToObject(o, "reward_last", s->last_reward);
     cJSON_AddNumberToObject(o, "seconds", mr_now_s() - s->start_s);
     cJSON_AddNumberToObject(o, "rss_peak_bytes", (double)mr_rss_peak_bytes());
+    cJSON_AddNumberToObject(o, "device_bytes_peak", (double)s->parts.backend->bytes_peak);
+    cJSON_AddNumberToObject(o, "planned_bytes", (double)s->plan.total);
     for (int i = 0; i < s->n_last; i++) cJSON_AddNumberToObject(metrics, s->last[i].name, s->last[i].value);
     cJSON_AddItemToObject(o, "metrics", metrics);
     return o;

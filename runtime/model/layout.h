@@ -49,6 +49,8 @@ struct mr_model {
     bool adapter_on;
     size_t bytes;
     float *noise; /* host, while loading with opts.config: MR_NOISE normals, scaled */
+    struct mr_threads *readers; /* from mr_weights_load on until the model is open, for a GPU; NULL: the caller alone */
+    double reading_s;           /* that the backend waited for rows */
 };
 enum { MR_NOISE = 1048573 }; /* a prime: no width of a matrix divides it, so rows differ */
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "base/threads.h"
 #include "model/layout.h"
 
 const char *const mr_proj_names[MR_N_PROJ] = { "q_proj",    "k_proj",  "v_proj",   "o_proj",
@@ -325,17 +326,32 @@ static mr_status lay_out(mr_model *m, mr_err *err) {
 
 /* --- adapters --- */
 
+typedef struct draw {
+    float *dst;
+    uint64_t seed, stream;
+    float bound;
+} draw;
+
+static void draw_values(void *ctx, int thread, int64_t from, int64_t to) {
+    const draw *d = ctx;
+    (void)thread;
+    for (int64_t i = from; i < to; i++)
+        d->dst[i] = (2.0f * mr_uniform_at(d->seed, d->stream, (uint64_t)i) - 1.0f) * d->bound;
+}
+
 /* PEFT's kaiming_uniform(a = sqrt 5) of A is U(-1/sqrt(in), 1/sqrt(in)); B is zero (spec/quantization.md 5.6). */
 static void init_lora(mr_model *m, float *host) {
     for (int i = 0; i < m->n_params; i++) {
         const mr_param *p = &m->params[i];
         size_t len = strlen(p->name);
         if (p->name[len - 1] != 'A') continue;
-        float bound = 1.0f / sqrtf((float)p->cols);
-        uint64_t stream = mr_hash64(p->name, len);
+        draw d = { host, m->opts.lora.seed, mr_hash64(p->name, len), 1.0f / sqrtf((float)p->cols) };
         int64_t n = p->rows * p->cols;
-        for (int64_t j = 0; j < n; j++)
-            host[j] = (2.0f * mr_uniform_at(m->opts.lora.seed, stream, (uint64_t)j) - 1.0f) * bound;
+        const mr_work work = { draw_values, &d, n, 1 << 14 };
+        if (m->readers)
+            mr_parallel(m->readers, MR_THREADS_MAX, &work, 1);
+        else
+            draw_values(&d, 0, 0, n);
         m->b->upload(m->b, p->value, host, (size_t)n * sizeof(float));
     }
 }
@@ -411,6 +427,8 @@ static mr_status fill(mr_model *m, mr_tensors *t, mr_err *err) {
     MR_TRY(lay_out(m, err));
     MR_TRY(mr_weights_load(m, t, err));
     MR_TRY(create_lora(m, err));
+    mr_threads_close(m->readers);
+    m->readers = NULL;
     cursor count = { .m = m };
     walk_copies(&count);
     m->copies = mr_alloc((size_t)(count.n_copies + 1) * sizeof *m->copies);
@@ -445,6 +463,7 @@ mr_status mr_model_open(mr_model **out, mr_backend *b, const char *path, const m
 void mr_model_close(mr_model *m) {
     if (!m) return;
     mr_backend *b = m->b;
+    mr_threads_close(m->readers);
     for (int i = 0; m->layers && i < m->config.num_hidden_layers; i++)
         for (int g = 0; g < MR_N_GROUPS; g++) {
             mr_linear *lin = &m->layers[i].linear[g];

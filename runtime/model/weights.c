@@ -1,17 +1,21 @@
 /* weights.c - fills a model's base weights from named tensors, or from a seed. */
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
+#include "base/proc.h"
 #include "base/rng.h"
+#include "base/threads.h"
 #include "model/layout.h"
 
-enum { NAME_MAX_LEN = 112, COPY_ROWS = 64 };
+enum { NAME_MAX_LEN = 112, COPY_ROWS = 64, READ_ALONE = 1 << 16 /* values that are not worth waking others for */ };
 
 /* Up to three matrices that are stacked to one. */
 typedef struct stack {
-    const mr_model *m;
+    mr_model *m;
     const mr_tensors *t;
     int n;
     char name[3][NAME_MAX_LEN];
@@ -40,22 +44,54 @@ static void copy_noise(const stack *s, int part, float *dst, int64_t row, int64_
     }
 }
 
+/* Rows of one part. */
+static mr_status part_rows(const stack *s, int part, float *dst, int64_t row, int64_t n, mr_err *err) {
+    if (s->info[part]) return mr_tensors_read(s->t, s->info[part], dst, row, n, err);
+    if (s->m->noise)
+        copy_noise(s, part, dst, row, n);
+    else
+        draw_rows(s, part, dst, row, n);
+    return MR_OK;
+}
+
+typedef struct slice {
+    const stack *s;
+    int part;
+    float *dst;
+    int64_t row;
+} slice;
+
+static void slice_rows(void *ctx, int thread, int64_t from, int64_t to) {
+    const slice *x = ctx;
+    mr_err none;
+    (void)thread;
+    part_rows(x->s, x->part, x->dst + from * x->s->cols, x->row + from, to - from, &none);
+}
+
+/* The same by all readers: a file's 16 bits become f32 at the speed of memory, not of one core. What can be wrong with a
+ * tensor is so with its first row. */
+static mr_status read_rows(const stack *s, int part, float *dst, int64_t row, int64_t n, mr_err *err) {
+    if (!s->m->readers || n * s->cols < READ_ALONE) return part_rows(s, part, dst, row, n, err);
+    MR_TRY(part_rows(s, part, dst, row, 1, err));
+    slice x = { s, part, dst + s->cols, row + 1 };
+    const mr_work work = { slice_rows, &x, n - 1, READ_ALONE / s->cols + 1 };
+    mr_parallel(s->m->readers, MR_THREADS_MAX, &work, 1);
+    return MR_OK;
+}
+
 static mr_status stack_rows(void *self, float *dst, int64_t row, int64_t n, mr_err *err) {
     const stack *s = self;
+    const double begun = mr_now_s();
     int64_t base = 0;
     for (int p = 0; p < s->n && n > 0; base += s->rows[p++]) {
         if (row >= base + s->rows[p]) continue;
         int64_t take = base + s->rows[p] - row < n ? base + s->rows[p] - row : n;
-        if (s->info[p])
-            MR_TRY(mr_tensors_read(s->t, s->info[p], dst, row - base, take, err));
-        else if (s->m->noise)
-            copy_noise(s, p, dst, row - base, take);
-        else
-            draw_rows(s, p, dst, row - base, take);
+        MR_TRY(read_rows(s, p, dst, row - base, take, err));
         dst += take * s->cols;
         row += take;
         n -= take;
     }
+    s->m->reading_s += mr_now_s() - begun;
     return MR_OK;
 }
 
@@ -214,9 +250,21 @@ static mr_status load_all(mr_model *m, const mr_tensors *t, mr_err *err) {
     return MR_OK;
 }
 
+/* More than a few only wait for each other: the memory is what limits them. */
+static int readers(void) {
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    return n < 8 ? n : 8;
+}
+
 mr_status mr_weights_load(mr_model *m, const mr_tensors *t, mr_err *err) {
+    const double begun = mr_now_s();
     if (m->opts.config) MR_TRY(make_noise(m, err));
-    mr_status st = load_all(m, t, err);
+    mr_status st = m->b->kind == MR_CUDA ? mr_threads_open(&m->readers, readers(), err) : MR_OK;
+    if (st == MR_OK) st = load_all(m, t, err);
+    mr_debug("weights: %.2f s, of which the device waited %.2f s for %d thread%s that read", mr_now_s() - begun,
+             m->reading_s, m->readers ? mr_threads_count(m->readers) : 1,
+             m->readers && mr_threads_count(m->readers) > 1 ? "s" : "");
     mr_free(m->noise);
     m->noise = NULL;
     return st;

@@ -1,7 +1,10 @@
 /* cuda_runtime_api.h - stands in for the CUDA runtime when kernels/cuda is compiled for the CPU (MR_EMULATE). There is one device;
  * MEDRL_EMULATE_SM=75 makes it a Turing, without bf16.
  * Its memory is a range of addresses that can be read and written only while a kernel, a copy or a memset runs: the host faults on
- * it, as on the memory of a GPU. Copies that name host memory as the device's, or the other way round, stop the program. */
+ * it, as on the memory of a GPU. Copies that name host memory as the device's, or the other way round, stop the program.
+ * What can go wrong, by environment variable: MEDRL_EMULATE_DRIVER=11040 is the driver's version (0: no driver), MEDRL_EMULATE_GPUS=0 the
+ * number of devices; MEDRL_EMULATE_FAIL_ALLOC=N makes the N-th cudaMalloc of the process fail, MEDRL_EMULATE_FAULT=N is an illegal address in
+ * its N-th kernel, MEDRL_EMULATE_FAULT=./FILE in the first one after that file is there: from then on every call fails, as on a GPU. */
 #ifndef MR_EMULATE_RUNTIME_H
 #define MR_EMULATE_RUNTIME_H
 
@@ -18,7 +21,8 @@ typedef enum cudaError_t {
     cudaSuccess = 0,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInsufficientDriver = 35,
-    cudaErrorNoDevice = 100
+    cudaErrorNoDevice = 100,
+    cudaErrorIllegalAddress = 700
 } cudaError_t;
 typedef void *cudaStream_t, *cudaEvent_t;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
@@ -30,16 +34,30 @@ struct cudaDeviceProp {
     size_t sharedMemPerBlockOptin, totalGlobalMem;
 };
 
-static inline const char *cudaGetErrorString(cudaError_t e) { return e == cudaSuccess ? "no error" : "out of memory"; }
-static inline const char *cudaGetErrorName(cudaError_t e) { return e == cudaSuccess ? "cudaSuccess" : "cudaErrorMemoryAllocation"; }
-static inline cudaError_t cudaGetLastError(void) { return cudaSuccess; }
-static inline cudaError_t cudaDriverGetVersion(int *v) { *v = 13000; return cudaSuccess; }
+extern cudaError_t emu_error; /* what every call returns once a kernel has faulted */
+
+static inline int emu_setting(const char *name, int otherwise) {
+    const char *text = getenv(name);
+    return text && *text ? atoi(text) : otherwise;
+}
+static inline const char *cudaGetErrorString(cudaError_t e) {
+    return e == cudaSuccess ? "no error" : e == cudaErrorMemoryAllocation ? "out of memory"
+         : e == cudaErrorIllegalAddress ? "an illegal memory access was encountered" : "no device, or its driver is too old";
+}
+static inline const char *cudaGetErrorName(cudaError_t e) {
+    return e == cudaSuccess ? "cudaSuccess" : e == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation"
+         : e == cudaErrorIllegalAddress ? "cudaErrorIllegalAddress" : e == cudaErrorNoDevice ? "cudaErrorNoDevice" : "cudaErrorInsufficientDriver";
+}
+static inline cudaError_t cudaGetLastError(void) { return emu_error; }
+static inline cudaError_t cudaDriverGetVersion(int *v) { *v = emu_setting("MEDRL_EMULATE_DRIVER", 13000); return cudaSuccess; }
 static inline cudaError_t cudaRuntimeGetVersion(int *v) { *v = 13000; return cudaSuccess; }
-static inline cudaError_t cudaGetDeviceCount(int *n) { *n = 1; return cudaSuccess; }
-static inline cudaError_t cudaSetDevice(int i) { (void)i; return cudaSuccess; }
+static inline cudaError_t cudaGetDeviceCount(int *n) {
+    *n = emu_setting("MEDRL_EMULATE_GPUS", 1);
+    return emu_setting("MEDRL_EMULATE_DRIVER", 13000) < 13000 ? cudaErrorInsufficientDriver : *n ? cudaSuccess : cudaErrorNoDevice;
+}
+static inline cudaError_t cudaSetDevice(int i) { (void)i; return emu_error; }
 static inline cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int i) {
-    const char *sm = getenv("MEDRL_EMULATE_SM");
-    int level = sm && *sm ? atoi(sm) : 80;
+    int level = emu_setting("MEDRL_EMULATE_SM", 80);
     (void)i;
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "emulated GPU");
@@ -50,7 +68,7 @@ static inline cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int 
 }
 static inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned f) { (void)f; *s = (void *)s; return cudaSuccess; }
 static inline cudaError_t cudaStreamDestroy(cudaStream_t s) { (void)s; return cudaSuccess; }
-static inline cudaError_t cudaStreamSynchronize(cudaStream_t s) { (void)s; return cudaSuccess; }
+static inline cudaError_t cudaStreamSynchronize(cudaStream_t s) { (void)s; return emu_error; }
 static inline cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned f) {
     (void)f;
     return (*p = malloc(bytes ? bytes : 1)) ? cudaSuccess : cudaErrorMemoryAllocation;
@@ -59,8 +77,8 @@ static inline cudaError_t cudaFreeHost(void *p) { free(p); return cudaSuccess; }
 static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned f) { (void)f; *e = NULL; return cudaSuccess; }
 static inline cudaError_t cudaEventDestroy(cudaEvent_t e) { (void)e; return cudaSuccess; }
 static inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { (void)e, (void)s; return cudaSuccess; }
-static inline cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned f) { (void)s, (void)e, (void)f; return cudaSuccess; }
-static inline cudaError_t cudaEventSynchronize(cudaEvent_t e) { (void)e; return cudaSuccess; }
+static inline cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned f) { (void)s, (void)e, (void)f; return emu_error; }
+static inline cudaError_t cudaEventSynchronize(cudaEvent_t e) { (void)e; return emu_error; }
 
 /* --- emulate.cc --- */
 cudaError_t cudaMalloc(void **p, size_t bytes); /* poisoned: fresh device memory holds anything */

@@ -5,11 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <map>
 #include <vector>
 
 emu_place threadIdx, blockIdx, blockDim, gridDim;
+cudaError_t emu_error = cudaSuccess;
 
 /* --- memory --- */
 
@@ -71,7 +73,10 @@ void want(bool device_side, const void *p, size_t bytes, const char *call) {
 
 /* First fit. */
 cudaError_t cudaMalloc(void **p, size_t bytes) {
+    static int n_calls;
     *p = NULL;
+    if (emu_error) return emu_error;
+    if (++n_calls == emu_setting("MEDRL_EMULATE_FAIL_ALLOC", 0)) return cudaErrorMemoryAllocation;
     if (!device) reserve();
     size_t size = (bytes + PAGE) / PAGE * PAGE, at = 0;
     for (const auto &piece : pieces) {
@@ -96,7 +101,7 @@ cudaError_t cudaFree(void *p) {
     }
     madvise(p, piece->second, MADV_DONTNEED);
     pieces.erase(piece);
-    return cudaSuccess;
+    return emu_error;
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
@@ -107,6 +112,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
 
 cudaError_t cudaMemsetAsync(void *p, int v, size_t bytes, cudaStream_t) {
     want(true, p, bytes, "cudaMemsetAsync");
+    if (emu_error) return emu_error;
     running now;
     memset(p, v, bytes);
     return cudaSuccess;
@@ -115,6 +121,7 @@ cudaError_t cudaMemsetAsync(void *p, int v, size_t bytes, cudaStream_t) {
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t) {
     want(kind != cudaMemcpyDeviceToHost, dst, bytes, "cudaMemcpyAsync, to");
     want(kind != cudaMemcpyHostToDevice, src, bytes, "cudaMemcpyAsync, from");
+    if (emu_error) return emu_error;
     running now;
     memcpy(dst, src, bytes);
     return cudaSuccess;
@@ -144,6 +151,16 @@ int n_threads, now;
 size_t shared_bytes;
 void *scheduler;
 const std::function<void()> *kernel_now;
+
+/* MEDRL_EMULATE_FAULT: a number, or a file. */
+bool faults() {
+    static long n_launches;
+    static const char *when = getenv("MEDRL_EMULATE_FAULT");
+    n_launches++;
+    if (!emu_error && when && *when && (strchr(when, '/') ? access(when, F_OK) == 0 : n_launches == atol(when)))
+        emu_error = cudaErrorIllegalAddress;
+    return emu_error != cudaSuccess;
+}
 
 extern "C" void emu_switch(void **save, void *to);
 __asm__(".text\n.globl emu_switch\n.type emu_switch,@function\nemu_switch:\n"
@@ -216,6 +233,7 @@ void run_block(bool down) {
 } // namespace
 
 void emu_launch(dim3 grid, dim3 threads, size_t bytes, const std::function<void()> &kernel) {
+    if (faults()) return;
     if (!stacks) stacks = (char *)mmap(NULL, (size_t)MOST * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     n_threads = (int)threads.x, shared_bytes = bytes;
     if (n_threads > MOST || n_threads % 32 || bytes > SHARED || stacks == MAP_FAILED || !grid.x || !grid.y || grid.y > 65535) {
