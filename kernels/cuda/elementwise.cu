@@ -19,6 +19,29 @@ __device__ static float inverse_rms(const float *x, int C, float eps, float *roo
     return 1.0f / sqrtf(block_sum(sum, room) / (float)C + eps);
 }
 
+/* The same for rows of up to HELD values a thread, which are read at once, with the weights, and kept: the time of few rows is that of waiting
+ * for memory. The bits of rmsnorm_kernel. */
+enum { HELD = 16 };
+template <int T> __global__ static void __launch_bounds__(T)
+    rmsnorm_held_kernel(float *y, int ldy, const float *x, int ldx, const float *w, int C, float eps) {
+    __shared__ float room[32];
+    float row[HELD], weight[HELD], sum = 0;
+    x += (int64_t)blockIdx.x * ldx, y += (int64_t)blockIdx.x * ldy;
+#pragma unroll
+    for (int i = 0; i < HELD; i++) {
+        int c = threadIdx.x + i * T;
+        row[i] = c < C ? x[c] : 0.0f;
+        weight[i] = c < C ? w[c] : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < HELD; i++)
+        if ((int)threadIdx.x + i * T < C) sum = fmaf(row[i], row[i], sum);
+    float inv = 1.0f / sqrtf(block_sum(sum, room) / (float)C + eps);
+#pragma unroll
+    for (int i = 0; i < HELD; i++)
+        if ((int)threadIdx.x + i * T < C) y[threadIdx.x + i * T] = row[i] * inv * weight[i];
+}
+
 __global__ static void rmsnorm_kernel(float *y, int ldy, const float *x, int ldx, const float *w, int C, float eps) {
     __shared__ float room[32];
     x += (int64_t)blockIdx.x * ldx, y += (int64_t)blockIdx.x * ldy;
@@ -54,7 +77,10 @@ static inline int row_threads(int C) { return C <= 128 ? 32 : THREADS; }
 void cu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, const float *w, int N, int C, float eps) {
     if (cu_failed(b) || N <= 0) return;
     assert(C > 0 && ldy >= C && ldx >= C);
-    LAUNCH(b, "rmsnorm", rmsnorm_kernel, N, row_threads(C), 0, y, ldy, x, ldx, w, C, eps);
+    if (C > 128 && C <= HELD * THREADS)
+        LAUNCH(b, "rmsnorm", rmsnorm_held_kernel<THREADS>, N, THREADS, 0, y, ldy, x, ldx, w, C, eps);
+    else
+        LAUNCH(b, "rmsnorm", rmsnorm_kernel, N, row_threads(C), 0, y, ldy, x, ldx, w, C, eps);
 }
 
 void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,

@@ -101,7 +101,9 @@ struct mr_decoder {
     size_t bytes;
 
     /* both phases */
-    int32_t *ids, *pos, *slots;           /* device, one pack */
+    int32_t *input;                       /* device: ids, pos, slots of one pack; of a step also u and spans */
+    int32_t *ids, *pos, *slots;           /* in it, as the last forward has laid them */
+    int32_t *picked;                      /* device [2 * rollout_rows]: what a step samples, ids and then logp */
     int32_t *targets;                     /* device, head_rows each from here on */
     float *logp, *entropy, *lse, *weight; /* weight: u or dlogp */
     float *hx, *hn, *dhx, *dhn;           /* [head_rows,C] */
@@ -116,6 +118,10 @@ struct mr_decoder {
     float *a, *act, *qk;                                  /* norm's output [N,C], [N,F], normed q and k [N,QKV] */
     float *dx, *da, *dact, *dgu, *d_o, *dqkv, *draw, *du; /* training only */
 
+    const mr_span *step_spans; /* device; NULL but while a step's work runs */
+    int step_chunks;           /* the most chunks of a span there */
+
+    int32_t *host_input;               /* what goes to input */
     int n_rows;                        /* of the last forward */
     int n_head;                        /* rows whose logits, hx and hn are there; 0: none */
     int32_t *head_rows;                /* which; host */
