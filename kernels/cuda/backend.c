@@ -305,7 +305,8 @@ static void first_scratch(mr_backend *b) {
         if (cu_first_scratch(i)) cu_reserve(b, "open", i, cu_first_scratch(i));
 }
 
-/* What plans may use: kernels' own code, which the driver loads at first use, and cuBLASLt's come on top. */
+/* What plans may use: kernels' own code, which the driver loads at first use, cuBLASLt's, and what it keeps for recordings (graph.c)
+ * come on top. */
 static void measure_memory(mr_backend *b) {
     const size_t aside = (size_t)384 << 20;
     size_t left = 0, all = 0;

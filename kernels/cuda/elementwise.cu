@@ -19,8 +19,8 @@ __device__ static float inverse_rms(const float *x, int C, float eps, float *roo
     return 1.0f / sqrtf(block_sum(sum, room) / (float)C + eps);
 }
 
-/* The same for rows of up to HELD values a thread, which are read at once, with the weights, and kept: the time of few rows is that of waiting
- * for memory. The bits of rmsnorm_kernel. */
+/* The same for rows of up to HELD values a thread, which are read at once, with the weights, and kept: the time of few rows is that
+ * of waiting for memory. The bits of rmsnorm_kernel. */
 enum { HELD = 16 };
 template <int T> __global__ static void __launch_bounds__(T)
     rmsnorm_held_kernel(float *y, int ldy, const float *x, int ldx, const float *w, int C, float eps) {

@@ -2,8 +2,8 @@
  *
  * When:     a key's first call runs the operations as they are, so that kernels are loaded, scratch has its size and cuBLASLt its choices;
  *           the second records them and launches the recording, as do all later ones.
- * Room:     MOST recordings; the one that was not used for longest makes room for a new one. The driver keeps about 10 kB of its own device
- *           memory for each launch in one, which measure_memory has set aside.
+ * Room:     MOST recordings; the one that was not used for longest makes room for a new one. What the driver keeps of device memory for them
+ *           is not in the account: it comes out of what measure_memory sets aside.
  * Validity: launches hold addresses of buffers, scratch and weights. All recordings go when any of that is given back (cu_give); replaced
  *           values of a weight keep their address.
  * Failure:  where the driver refuses to record, nothing is recorded any more, and the operations run as they are. A fault of a kernel in a

@@ -440,7 +440,8 @@ void mr_decoder_sample(mr_decoder *d, int32_t *ids, float *logp, const int32_t *
 
 /* --- a step --- */
 
-/* What the operations of a step depend on, but for what lies in the input: the key of their recording. Zero between the fields. */
+/* What the operations of a step depend on, but for what lies in the input: the key of their recording. Zero between the
+ * fields. */
 typedef struct step_key {
     const mr_decoder *d;
     mr_sampling opt;
@@ -468,15 +469,16 @@ static void run_step(void *self) {
     d->step_spans = NULL;
     for (int at = 0, part; at < n; at += part) {
         part = n - at < d->opts.head_rows ? n - at : d->opts.head_rows;
-        b->rmsnorm(b, d->hn, channels, d->out + (size_t)at * (size_t)channels, channels, d->m->final_norm, part, channels,
-                   c->rms_norm_eps);
+        const float *rows = d->out + (size_t)at * (size_t)channels;
+        b->rmsnorm(b, d->hn, channels, rows, channels, d->m->final_norm, part, channels, c->rms_norm_eps);
         b->linear(b, d->logits, NULL, d->hn, &d->m->head, part, false);
         b->sample(b, d->picked + at, logp + at, d->logits, u + at, &w->key->opt, NULL, NULL, part, c->vocab_size);
     }
 }
 
-/* Few numbers of rows and lengths, so that few recordings serve all: exact up to 8 rows, then 4 to 8 numbers from one power of two to the
- * next; powers of two of chunks. Rows that are added are copies of the last one: they write what it writes. */
+/* Few numbers of rows and lengths, so that few recordings serve all: exact up to 8 rows, then 4 numbers from one power
+ * of two to the next; powers of two of chunks. Rows that are added are copies of the last one: they write what it
+ * writes. */
 static int rows_for(int n) {
     int step = 1;
     while (n > 8 * step) step *= 2;
@@ -493,18 +495,26 @@ static int chunks_for(const mr_span *spans, int n) {
     return (int)most;
 }
 
-void mr_decoder_step(mr_decoder *d, int32_t *ids, float *logp, const mr_pack *p, const float *u, const mr_sampling *opt) {
+/* Forward and sample by themselves. */
+static void plain_step(mr_decoder *d, int32_t *ids, float *logp, const mr_pack *p, const float *u,
+                       const mr_sampling *opt) {
+    int n = p->n_rows;
+    mr_decoder_forward(d, p);
+    for (int at = 0, part; at < n; at += part) {
+        part = n - at < d->opts.head_rows ? n - at : d->opts.head_rows;
+        for (int i = 0; i < part; i++) d->pick_rows[i] = at + i;
+        mr_decoder_sample(d, ids + at, logp + at, d->pick_rows, u + at, opt, NULL, NULL, part);
+    }
+}
+
+void mr_decoder_step(mr_decoder *d, int32_t *ids, float *logp, const mr_pack *p, const float *u,
+                     const mr_sampling *opt) {
     mr_backend *b = d->b;
     const mr_config *c = &d->m->config;
-    int n = p->n_rows;
+    int n = p->n_rows, shared = c->num_attention_heads / c->num_key_value_heads;
     assert(n > 0 && n <= d->max_rows && p->n_spans == n && d->phase == MR_PHASE_ROLLOUT);
-    if (!b->repeat || n > STEP_ROWS || c->num_attention_heads > 16 * c->num_key_value_heads || opt->repetition_penalty != 1) {
-        mr_decoder_forward(d, p);
-        for (int at = 0, part; at < n; at += part) {
-            part = n - at < d->opts.head_rows ? n - at : d->opts.head_rows;
-            for (int i = 0; i < part; i++) d->pick_rows[i] = at + i;
-            mr_decoder_sample(d, ids + at, logp + at, d->pick_rows, u + at, opt, NULL, NULL, part);
-        }
+    if (!b->repeat || n > STEP_ROWS || shared > 16 || opt->repetition_penalty != 1) {
+        plain_step(d, ids, logp, p, u, opt);
         return;
     }
     step_key key;

@@ -93,8 +93,8 @@ static void end_sequence(job *j, seq *s, bool truncated) {
     if (j->o->finished) j->o->finished(j->o->self, s->c);
 }
 
-/* Picks the next token of n sequences (j->who) from the rows j->rows of the last forward; step: of a forward that is made with it,
- * row i for sequence i. */
+/* Picks the next token of n sequences (j->who) from the rows j->rows of the last forward; with `step` from a forward of
+ * it that is made here, row i for sequence i. */
 static void sample(job *j, int n, const mr_pack *step) {
     bool penalty = j->o->sampling.repetition_penalty != 1.0f;
     for (int i = 0; i < n; i++) {

@@ -101,7 +101,8 @@ static void call_step(void *self) {
     gpu->attention_step(gpu, c->o, c->q, p->ld, c->kv, p->n_slots, c->spans, c->n, c->n_chunks, p->H, p->K, p->D);
 }
 
-/* Decoding: by attention, and by attention_step; the prompt at once, then a row of each completion at a time, in a store that holds NaN where no key is yet. */
+/* Decoding: by attention, and by attention_step; the prompt at once, then a row of each completion at a time, in a store that holds
+ * NaN where no key is yet. */
 static bool decode_equals(const pack *p, const values *v, const result *whole) {
     mr_backend *b = gpu;
     int64_t O = p->H * p->D;
