@@ -202,6 +202,18 @@ struct mr_backend {
     void (*attention)(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
                       const mr_span *spans, int S, int H, int K, int D);
 
+    /* The same for S sequences that go on by one row each, without lse: span s is row s, its n_rows is 1, and the spans lie in device
+     * memory, so that work that repeats reads them anew. No span has more than n_chunks chunks of keys, prefix and own together; at most
+     * 16 query heads share a key head. NULL with repeat. */
+    void (*attention_step)(mr_backend *b, float *o, const float *q, int ldq, const void *kv, int64_t n_slots, const mr_span *spans,
+                           int S, int n_chunks, int H, int K, int D);
+    /* Does work(self), which calls operations that read and write device memory, nothing else: no upload, download, sync or alloc, and
+     * none with arguments in host memory (attention's spans, a history). Under one key, which is `bytes` of the caller's, 96 at most, it
+     * must always be the same operations with the same arguments; what lies in the buffers may differ. So a backend may record
+     * the work once and start it again as a whole. A key is good until memory or a weight of the backend is freed; after that it is new.
+     * NULL: this backend gains nothing by it. */
+    void (*repeat)(mr_backend *b, const void *key, size_t bytes, void (*work)(void *self), void *self);
+
     /* --- backward (d = gradient of the loss) --- */
     /* dx += d/dx; dw += over rows (NULL: frozen). dx rows are lddx apart, dy rows lddy. dx must not overlap dy. */
     void (*rmsnorm_bwd)(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,

@@ -256,8 +256,9 @@ template <int S> __global__ static void __launch_bounds__(THREADS) many_kernel(a
 __global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const chunk_item *items, float *parts) {
     SHARED_BYTES(bytes);
     tile_room &room = *(tile_room *)bytes;
-    chunk_item item = items[blockIdx.x];
+    chunk_item item = item_of(a, items);
     mr_span s = a.spans[item.span];
+    if (!has_chunk(s, item)) return;
     int kh = blockIdx.y, ty = threadIdx.x / 16, tx = threadIdx.x % 16, D = a.D;
     pairs q = pairs_of(a.q, a.ldq, s, kh, a.G, D, 0, 16);
     chunk_ref c = chunk_of(s, item.number);
@@ -277,10 +278,11 @@ __global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const 
     if (tx == 0 && ty < q.n) to[0] = m[0], to[1] = sum[0];
 }
 
-/* One block a (span, pair) and key head. first_item[span]: its first chunk's item. */
-__global__ static void merge_kernel(attending a, const int *span_of, const int *first_item, const float *parts) {
+/* One block a (span, pair) and key head. first_item[span]: its first chunk's item; NULL: n_chunks a span. */
+__global__ static void merge_kernel(attending a, const int *first_item, const float *parts) {
     int which = blockIdx.x / 16, pair = blockIdx.x % 16, kh = blockIdx.y, D = a.D;
-    mr_span s = a.spans[span_of[which]];
+    mr_span s = a.spans[which];
+    int first = first_item ? first_item[which] : which * a.n_chunks;
     if (pair >= s.n_rows * a.G) return;
     int before = chunks_of(s.n_prefix), own = s.past + pair / a.G + 1, n = before + chunks_of(own);
     int64_t row = s.row0 + pair / a.G, head = kh * a.G + pair % a.G;
@@ -288,7 +290,7 @@ __global__ static void merge_kernel(attending a, const int *span_of, const int *
         float most = -INFINITY, total = 0.0f, o = 0.0f;
 #pragma unroll 8
         for (int i = 0; i < n; i++) {
-            const float *from = parts + (((int64_t)(first_item[which] + i) * a.K + kh) * 16 + pair) * (D + 2);
+            const float *from = parts + (((int64_t)(first + i) * a.K + kh) * 16 + pair) * (D + 2);
             float keep, take;
             merge(&most, &total, &keep, &take, from[0], from[1]);
             o = fmaf(from[2 + c], take, o * keep);
@@ -356,6 +358,17 @@ static void attend_many(mr_backend *b, attending a, const mr_span *spans, int S)
         LAUNCH(b, "attention", many_kernel<4>, grid, THREADS, (int)sizeof(tile_room), a, items);
 }
 
+/* first_item: merge_kernel. */
+static void launch_few(mr_backend *b, const attending &a, const chunk_item *items, int n_items, int S, const int *first_item,
+                       float *parts) {
+    dim3 grid(n_items, a.K), merges(S * 16, a.K);
+    if (split_takes(b, a.D))
+        split_few(b, &a, items, n_items, parts);
+    else
+        LAUNCH(b, "attention", few_kernel, grid, THREADS, (int)sizeof(tile_room), a, items, parts);
+    LAUNCH(b, "attention", merge_kernel, merges, a.D <= 64 ? 64 : 128, 0, a, first_item, (const float *)parts);
+}
+
 /* Spans [0, S) with at most 16 pairs each, n_items chunks in all. */
 static void attend_few(mr_backend *b, attending a, const mr_span *spans, int S, int n_items) {
     packet p = { NULL, 0, 0 };
@@ -366,7 +379,6 @@ static void attend_few(mr_backend *b, attending a, const mr_span *spans, int S, 
             ok = ok && packet_add(&p, &item, sizeof item);
         }
     size_t at = p.len;
-    for (int s = 0; s < S; s++) ok = ok && packet_add(&p, &s, sizeof s);
     for (int s = 0, first = 0; s < S; s++) {
         ok = ok && packet_add(&p, &first, sizeof first);
         first += chunks_of(spans[s].n_prefix) + chunks_of(spans[s].past + spans[s].n_rows);
@@ -378,20 +390,30 @@ static void attend_few(mr_backend *b, attending a, const mr_span *spans, int S, 
     if (!device) return;
     a.spans = (const mr_span *)device;
     const chunk_item *items = (const chunk_item *)(device + (size_t)S * sizeof(mr_span));
-    const int *span_of = (const int *)(device + at);
-    dim3 grid(n_items, a.K), merges(S * 16, a.K);
-    if (split_takes(b, a.D))
-        split_few(b, &a, items, n_items, parts);
-    else
-        LAUNCH(b, "attention", few_kernel, grid, THREADS, (int)sizeof(tile_room), a, items, parts);
-    LAUNCH(b, "attention", merge_kernel, merges, a.D <= 64 ? 64 : 128, 0, a, span_of, span_of + S, parts);
+    launch_few(b, a, items, n_items, S, (const int *)(device + at), parts);
+}
+
+void cu_attention_step(mr_backend *b, float *o, const float *q, int ldq, const void *kv, int64_t n_slots, const mr_span *spans,
+                       int S, int n_chunks, int H, int K, int D) {
+    (void)n_slots;
+    if (cu_failed(b) || S <= 0) return;
+    assert(H % K == 0 && H / K <= 16 && D <= CU_MAX_D && ldq >= H * D && n_chunks > 0);
+    int room = (int)(CU_ATT_BYTES / part_bytes(K, D)) / n_chunks, at_once = room < 1 ? 1 : room < S ? room : S;
+    float *parts = (float *)cu_scratch(b, "attention", CU_SLOT_ATT, (size_t)at_once * (size_t)n_chunks * part_bytes(K, D));
+    if (!parts) return;
+    attending a = { o, NULL, q, (const float *)kv, NULL, ldq, H, K, D, H / K, n_chunks };
+    for (int s = 0; s < S; s += at_once) {
+        int n = S - s < at_once ? S - s : at_once;
+        a.spans = spans + s; /* rows are counted from the first span's all the same: row0 */
+        launch_few(b, a, NULL, n * n_chunks, n, NULL, parts);
+    }
 }
 
 void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
                   const mr_span *spans, int S, int H, int K, int D) {
     if (cu_failed(b) || S <= 0) return;
     assert(H % K == 0 && D <= CU_MAX_D && ldq >= H * D);
-    attending a = { o, lse, q, (const float *)kv, NULL, ldq, H, K, D, H / K };
+    attending a = { o, lse, q, (const float *)kv, NULL, ldq, H, K, D, H / K, 0 };
     bool few = true;
     for (int s = 0; s < S; s++) {
         check_span(&spans[s], n_slots);

@@ -18,6 +18,7 @@ typedef struct attending {
     const float *q, *kv;
     const mr_span *spans;
     int ldq, H, K, D, G;
+    int n_chunks; /* of work without a list, see item_of */
 } attending;
 
 /* Chunk number `chunk` of a span's prefix or own keys. */
@@ -55,6 +56,17 @@ typedef struct tile_item {
 typedef struct chunk_item {
     int span, number;
 } chunk_item;
+
+/* A block's chunk: of the list, or with none, as many blocks for each span as the longest may have chunks. */
+__device__ inline chunk_item item_of(const attending &a, const chunk_item *items) {
+    if (items) return items[blockIdx.x];
+    chunk_item item = { (int)blockIdx.x / a.n_chunks, (int)blockIdx.x % a.n_chunks };
+    return item;
+}
+/* False: there is no such chunk; the whole block leaves. */
+__device__ inline bool has_chunk(const mr_span &s, const chunk_item &item) {
+    return item.number < chunks_of(s.n_prefix) + chunks_of(s.past + s.n_rows);
+}
 
 typedef struct backward {
     float *dq, *dk, *dv, *delta, *parts;

@@ -407,8 +407,9 @@ __global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending
     SHARED_BYTES(bytes);
     few_room<W> &room = *(few_room<W> *)bytes;
     enum { LD = W + 8 };
-    chunk_item item = items[blockIdx.x];
+    chunk_item item = item_of(a, items);
     mr_span s = a.spans[item.span];
+    if (!has_chunk(s, item)) return;
     int kh = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = a.D, P = width_of(D);
     chunk_ref c = chunk_of(s, item.number);
     const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);

@@ -65,6 +65,7 @@ bool cu_take(mr_backend *b, void **p, size_t bytes) {
 
 void cu_give(mr_backend *b, void *p, size_t bytes) {
     if (!p) return;
+    cu_graphs_forget(b);
     cudaFree(p);
     count(b, 0, cu_taken_bytes(bytes));
 }
@@ -154,6 +155,7 @@ const void *cu_small(mr_backend *b, const char *op, int which, const void *host,
     cu_state *s = cu_of(b);
     int slot = CU_SLOT_SMALL + which;
     assert(which >= 0 && which < CU_N_SMALL && bytes > 0);
+    if (!cu_may_wait(b, op)) return NULL;
     if (bytes == s->small[which].bytes && memcmp(host, s->small[which].host, bytes) == 0) return s->scratch[slot].p;
     void *p = cu_scratch(b, op, slot, bytes), *copy = realloc(s->small[which].host, bytes);
     if (copy) s->small[which].host = copy;
@@ -197,16 +199,18 @@ static void device_free(mr_backend *b, void *p) {
 }
 
 static void upload(mr_backend *b, void *dst, const void *host, size_t bytes) {
-    if (cu_failed(b) || !bytes) return;
+    if (cu_failed(b) || !bytes || !cu_may_wait(b, "upload")) return;
     /* pageable memory: the call returns when the host's bytes have been read */
     cu_check(b, "upload", cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, cu_of(b)->stream));
 }
 
 static void download(mr_backend *b, void *host, const void *src, size_t bytes) {
-    if (cu_failed(b) || !bytes) return;
-    cudaStream_t stream = cu_of(b)->stream;
-    if (cu_check(b, "download", cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, stream)))
-        cu_check(b, "download", cudaStreamSynchronize(stream));
+    if (cu_failed(b) || !bytes || !cu_may_wait(b, "download")) return;
+    cu_state *s = cu_of(b);
+    bool few = bytes <= CU_PINNED_BYTES; /* the driver takes longer to get at pageable memory than to copy this */
+    if (cu_check(b, "download", cudaMemcpyAsync(few ? s->pinned : host, src, bytes, cudaMemcpyDeviceToHost, s->stream)) &&
+        cu_check(b, "download", cudaStreamSynchronize(s->stream)) && few)
+        memcpy(host, s->pinned, bytes);
 }
 
 /* The regions may overlap, as memmove's: then through scratch. */
@@ -287,6 +291,7 @@ static void moved(mr_backend *b, int lane) {
 
 static mr_status sync(mr_backend *b, mr_err *err) {
     cu_state *s = cu_of(b);
+    assert(!s->recording);
     cu_check(b, "sync", cudaStreamSynchronize(s->stream));
     if (s->beside) cu_check(b, "sync", cudaStreamSynchronize(s->beside));
     if (!s->failed) return MR_OK;
@@ -301,6 +306,7 @@ static mr_status sync(mr_backend *b, mr_err *err) {
 static void close_device(mr_backend *b) {
     cu_state *s = cu_of(b);
     cudaStreamSynchronize(s->stream);
+    cu_graphs_close(b);
     close_beside(s);
     cu_lt_close(b);
     cu_staging_free(b);
@@ -311,6 +317,7 @@ static void close_device(mr_backend *b) {
     for (int i = 0; i < CU_N_SLOTS; i++) cudaFree(s->scratch[i].p);
     cudaFree(s->tables);
     cudaFree(s->ready);
+    cudaFreeHost(s->pinned);
     cudaStreamDestroy(s->stream);
     for (int i = 0; i < CU_N_SMALL; i++) free(s->small[i].host);
     free(s);
@@ -348,6 +355,8 @@ static const mr_backend table = {
     .kv_bytes = cu_kv_bytes,
     .kv_put = cu_kv_put,
     .attention = cu_attention,
+    .attention_step = cu_attention_step,
+    .repeat = cu_repeat,
     .rmsnorm_bwd = cu_rmsnorm_bwd,
     .linear_bwd = cu_linear_bwd,
     .silu_mul_bwd = cu_silu_mul_bwd,
@@ -416,7 +425,8 @@ static void first_scratch(mr_backend *b) {
         if (cu_first_scratch(i)) cu_reserve(b, "open", i, cu_first_scratch(i));
 }
 
-/* What plans may use: kernels' own code, which the driver loads at first use, and cuBLASLt's come on top. */
+/* What plans may use: kernels' own code, which the driver loads at first use, cuBLASLt's, and what it keeps for recordings (graph.c)
+ * come on top. */
 static void measure_memory(mr_backend *b) {
     const size_t aside = (size_t)384 << 20;
     size_t left = 0, all = 0;
@@ -431,7 +441,8 @@ static bool make_tables(cu_state *s) {
     mr_map_limits(host + CU_LIMIT, host + CU_MAP);
     mr_dynamic_map(host + CU_UMAP, false);
     mr_map_limits(host + CU_ULIMIT, host + CU_UMAP);
-    return cu_check(&s->b, "open", cudaMalloc((void **)&s->ready, 2 * sizeof(int))) &&
+    return cu_check(&s->b, "open", cudaHostAlloc(&s->pinned, CU_PINNED_BYTES, cudaHostAllocDefault)) &&
+           cu_check(&s->b, "open", cudaMalloc((void **)&s->ready, 2 * sizeof(int))) &&
            cu_check(&s->b, "open", cudaMemsetAsync(s->ready, 0, 2 * sizeof(int), s->stream)) &&
            cu_check(&s->b, "open", cudaMalloc((void **)&s->tables, sizeof host)) &&
            cu_check(&s->b, "open", cudaMemcpyAsync(s->tables, host, sizeof host, cudaMemcpyHostToDevice, s->stream)) &&
@@ -471,6 +482,7 @@ static mr_status open_device(mr_backend **out, int index, mr_err *err) {
         cu_check(b, "open", cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking))) {
         measure_memory(b);
         if (make_tables(s)) first_scratch(b);
+        cu_graphs_open(b);
     }
     if (s->failed) {
         mr_status st = mr_fail(err, s->status, "%s; is the GPU used by others? look at `nvidia-smi`", s->message);

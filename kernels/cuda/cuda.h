@@ -5,6 +5,8 @@
  *          their own bytes only where the host's memory asks for it.
  * Failure: an operation starts with `if (cu_failed(b)) return;`. A launch that is refused, or (with MEDRL_CUDA_SYNC=1) a
  *          kernel that faults, is kept with the operation's name; without it a fault shows at sync.
+ * Graphs:  work that repeats (kernels.h, repeat) is recorded when its key comes for the second time and launched as one graph from then
+ *          on: graph.c. MEDRL_CUDA_GRAPHS=0, MEDRL_CUDA_SYNC=1: every operation is launched by itself, with the same bits.
  * Rounding: compiled without contraction (-fmad=false): a fused multiply-add stands only where fmaf says so. Two kernels that must
  *          give the same bits therefore do when they call the same functions. */
 #ifndef MR_CUDA_H
@@ -74,7 +76,12 @@ typedef struct cu_state {
     struct cu_choice { int64_t n_out, n_in; mr_dtype store; int rows, rank; bool few; } choices[CU_MAX_CHOICES]; /* choose.c */
     int n_choices;
     enum { CU_ASK, CU_FEW, CU_DENSE } forced; /* while choose.c tries both */
+    struct cu_graphs *graphs; /* graph.c; NULL: nothing is recorded */
+    bool recording;
+    void *pinned;        /* [CU_PINNED_BYTES] of host memory, through which small downloads go */
 } cu_state;
+
+enum { CU_PINNED_BYTES = 64 << 10 };
 
 static inline cu_state *cu_of(const mr_backend *b) { return (cu_state *)b->state; }
 static inline bool cu_failed(const mr_backend *b) { return cu_of(b)->failed; }
@@ -110,6 +117,15 @@ static inline void cu_at_least(size_t *x, size_t bytes) {
 /* Small host data to device memory; skipped when it is what the last call with this `which` (0 .. CU_N_SMALL - 1) left there: the spans of a
  * pack are the same in every layer. Valid until the next call with it. NULL after a failure. */
 const void *cu_small(mr_backend *b, const char *op, int which, const void *host, size_t bytes);
+
+/* --- graph.c --- */
+void cu_graphs_open(mr_backend *b);
+void cu_graphs_close(mr_backend *b);
+/* Recordings know addresses: before memory is given back. */
+void cu_graphs_forget(mr_backend *b);
+void cu_repeat(mr_backend *b, const void *key, size_t bytes, void (*work)(void *self), void *self);
+/* False, and a failure, while work is recorded: `op` needs the host. */
+bool cu_may_wait(mr_backend *b, const char *op);
 
 static inline int64_t cu_round(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -185,6 +201,8 @@ void cu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const f
                int N, int K, int D);
 void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
                   const mr_span *spans, int S, int H, int K, int D);
+void cu_attention_step(mr_backend *b, float *o, const float *q, int ldq, const void *kv, int64_t n_slots, const mr_span *spans,
+                       int S, int n_chunks, int H, int K, int D);
 void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,
                     const float *w, int N, int C, float eps);
 void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const float *x, const float *u,

@@ -4,17 +4,20 @@
  * agree. A row is read in pieces of PIECE logits: 32 f32 lanes within a piece, double across pieces, in order. A piece's e^z are relative
  * to its own maximum, so that a row is read once; the pieces' sums are brought to the row's maximum afterwards. */
 #include <assert.h>
+#include <stddef.h>
 
 #include "cuda/device.cuh"
 #include "cuda/packet.h"
 
 enum { THREADS = 512, PIECE = 2048, MAX_PIECES = 1024, BUCKETS = 1024, PART = PIECE / 32 };
 
-typedef struct row_room {
+typedef struct row_room { /* e: at 8 bytes */
     double total, other, runs[THREADS];
     float sums[MAX_PIECES], tops[MAX_PIECES], weighted[MAX_PIECES], e[PIECE + 32], room[32];
     int id, piece;
 } row_room;
+
+static_assert(BUCKETS * sizeof(unsigned long long) <= sizeof(((row_room *)0)->e) && offsetof(row_room, e) % 8 == 0, "a row's masses");
 
 __host__ __device__ static inline int pieces_of(int n) { return (n + PIECE - 1) / PIECE; }
 
@@ -285,10 +288,12 @@ __device__ static void sort_keys(uint64_t *keys, int m) {
 
 /* The smallest key that top_k and top_p leave. s[n] are the scores; keys has room for n rounded up to a power of two, e for n. Only what
  * lies in the bucket where they end is sorted: with top_k also all above it, and with top_p the one before it, since the search
- * for it sums in f32. */
+ * for it sums whole units, 2^-40 of the largest value, whose sum is the same in any order; what they leave out is less than its margin. */
 __device__ static uint64_t smallest_kept(uint64_t *keys, float *e, const float *s, float most, const mr_sampling &opt, int n,
                                          row_room &r) {
-    int *count = (int *)r.e, lane = threadIdx.x; /* BUCKETS counts fit where a piece does */
+    const float MASS_UNIT = 0x1p40f;
+    int *count = (int *)r.e, lane = threadIdx.x; /* BUCKETS counts or masses fit where a piece does */
+    unsigned long long *mass = (unsigned long long *)r.e;
     bool top_k = opt.top_k > 0 && opt.top_k < n;
     int first = 0, last = BUCKETS - 1;
     double all = 0, ahead = 0; /* ahead: mass of the buckets before the first */
@@ -305,26 +310,31 @@ __device__ static uint64_t smallest_kept(uint64_t *keys, float *e, const float *
         __syncthreads();
         last = r.piece;
     } else {
+        for (int i = lane; i < BUCKETS; i += THREADS) mass[i] = 0;
+        __syncthreads();
 #pragma unroll 4
-        for (int i = lane; i < n; i += THREADS) e[i] = exp_f32(s[i] - most);
+        for (int i = lane; i < n; i += THREADS) {
+            float v = exp_f32(s[i] - most);
+            unsigned long long units = v > 0.0f ? (unsigned long long)(v * MASS_UNIT) : 0;
+            e[i] = v;
+            if (units) atomicAdd(&mass[bucket_of(s[i], most)], units);
+        }
         sum_pieces([&](int i) { return e[i]; }, n, r);
         all = r.total;
-        double want = (double)opt.top_p * all * (1 + 1e-9);
-        int low = 0; /* the first bucket down to which there is mass enough */
-        while (low < last) {
-            int middle = (low + last) / 2;
-            sum_pieces([&](int i) { return bucket_of(s[i], most) <= middle ? e[i] : 0.0f; }, n, r);
-            if (r.total < want)
-                low = middle + 1;
-            else
-                last = middle;
+        if (lane == 0) { /* the first bucket down to which there is mass enough */
+            double want = (double)opt.top_p * all * (1 + 1e-6) * (double)MASS_UNIT, sum = 0;
+            int at = 0;
+            for (; at < BUCKETS - 1 && (sum += (double)mass[at]) < want; at++) {}
+            r.piece = at;
         }
+        __syncthreads();
+        last = r.piece;
         first = last > 0 ? last - 1 : 0;
         double sum = 0;
 #pragma unroll 8
         for (int i = lane; i < n; i += THREADS) sum += bucket_of(s[i], most) < first ? (double)e[i] : 0.0;
         ahead = block_sum(sum, r.runs);
-        if (ahead >= (double)opt.top_p * all) first = 0, ahead = 0; /* f32 has misled the search: all of it */
+        if (ahead >= (double)opt.top_p * all) first = 0, ahead = 0; /* the margin has led a bucket too far: all of it */
     }
     __syncthreads();
     if (lane == 0) r.id = 0;

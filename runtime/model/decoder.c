@@ -32,12 +32,23 @@ typedef struct shape {
     size_t rollout_kv, train_kv; /* bytes of one layer's store */
 } shape;
 
+/* Values of 4 bytes for a row: id, position, slot; in a step also u and a span. */
+enum { INPUTS = 3, STEP_INPUTS = INPUTS + 1 + sizeof(mr_span) / sizeof(int32_t), STEP_ROWS = 128 };
+
+static int step_rows(const mr_decoder_opts *o) {
+    return o->rollout_rows < STEP_ROWS ? o->rollout_rows : STEP_ROWS;
+}
+
+static int64_t input_values(const mr_decoder_opts *o) {
+    int64_t rows = o->rollout_rows > o->train_rows ? o->rollout_rows : o->train_rows;
+    int64_t pack = rows * INPUTS, step = (int64_t)step_rows(o) * STEP_INPUTS;
+    return pack > step ? pack : step;
+}
+
 static void lay_common(mr_decoder *d, carver *k, const shape *s) {
-    int64_t rows = s->o->rollout_rows > s->o->train_rows ? s->o->rollout_rows : s->o->train_rows;
     int64_t head = s->o->head_rows, c = s->c->hidden_size;
-    d->ids = take(k, (size_t)rows * sizeof(int32_t));
-    d->pos = take(k, (size_t)rows * sizeof(int32_t));
-    d->slots = take(k, (size_t)rows * sizeof(int32_t));
+    d->input = take(k, (size_t)input_values(s->o) * sizeof(int32_t));
+    d->picked = take(k, 2 * (size_t)step_rows(s->o) * sizeof(int32_t));
     d->targets = take(k, (size_t)head * sizeof(int32_t));
     d->logp = take_f(k, head);
     d->entropy = take_f(k, head);
@@ -256,6 +267,7 @@ mr_status mr_decoder_open(mr_decoder **out, mr_model *m, const mr_decoder_opts *
     d->pick_rows = mr_alloc((size_t)d->opts.head_rows * sizeof *d->pick_rows);
     d->pick_targets = mr_alloc((size_t)d->opts.head_rows * sizeof *d->pick_targets);
     d->pick_weight = mr_alloc((size_t)d->opts.head_rows * sizeof *d->pick_weight);
+    d->host_input = mr_alloc((size_t)input_values(&d->opts) * sizeof *d->host_input);
     d->block = d->b->alloc(d->b, d->bytes);
     if (!d->block) {
         mr_status st = mr_fail(err, MR_ENOMEM,
@@ -298,6 +310,7 @@ void mr_decoder_close(mr_decoder *d) {
     mr_free(d->pick_rows);
     mr_free(d->pick_targets);
     mr_free(d->pick_weight);
+    mr_free(d->host_input);
     mr_free(d);
 }
 
@@ -392,7 +405,10 @@ void mr_decoder_attend(mr_decoder *d, int layer, const mr_pack *p) {
     float *q = mr_decoder_rotated(d, layer, n, false);
     void *kv = mr_layer_kv(d, layer);
     b->kv_put(b, kv, d->n_slots, q + heads * size, k->qkv + (heads + keys) * size, width, d->slots, n, keys, size);
-    b->attention(b, k->o, k->lse, q, width, kv, d->n_slots, p->spans, p->n_spans, heads, keys, size);
+    if (d->step_spans)
+        b->attention_step(b, k->o, q, width, kv, d->n_slots, d->step_spans, n, d->step_chunks, heads, keys, size);
+    else
+        b->attention(b, k->o, k->lse, q, width, kv, d->n_slots, p->spans, p->n_spans, heads, keys, size);
 }
 
 void mr_decoder_mid(mr_decoder *d, int layer, int n) {
@@ -440,13 +456,20 @@ static void feed_forward(mr_decoder *d, int layer, int n, float *next) {
     }
 }
 
-void mr_decoder_forward(mr_decoder *d, const mr_pack *p) {
+/* Ids, positions and slots of n rows follow each other in the input; returned is what lies behind them on the host. */
+static int32_t *lay_input(mr_decoder *d, const mr_pack *p, int n) {
+    const int32_t *const from[INPUTS] = { p->ids, p->pos, p->slots };
+    for (int i = 0; i < INPUTS; i++)
+        for (int row = 0; row < n; row++) d->host_input[i * n + row] = from[i][row < p->n_rows ? row : p->n_rows - 1];
+    d->ids = d->input;
+    d->pos = d->ids + n;
+    d->slots = d->pos + n;
+    return d->host_input + (size_t)INPUTS * (size_t)n;
+}
+
+static void layers(mr_decoder *d, const mr_pack *p) {
     mr_backend *b = d->b;
     int n = p->n_rows, last = d->m->config.num_hidden_layers - 1;
-    assert(n > 0 && n <= d->max_rows);
-    b->upload(b, d->ids, p->ids, (size_t)n * sizeof(int32_t));
-    b->upload(b, d->pos, p->pos, (size_t)n * sizeof(int32_t));
-    b->upload(b, d->slots, p->slots, (size_t)n * sizeof(int32_t));
     if (d->phase == MR_PHASE_TRAIN) b->weight_hold(b, true);
     make_way(d, 0);
     b->embed(b, d->kept[0].x, d->m->embed, d->ids, n);
@@ -460,6 +483,14 @@ void mr_decoder_forward(mr_decoder *d, const mr_pack *p) {
     if (d->phase == MR_PHASE_TRAIN) b->weight_hold(b, false);
     d->n_rows = n;
     d->n_head = 0;
+}
+
+void mr_decoder_forward(mr_decoder *d, const mr_pack *p) {
+    int n = p->n_rows;
+    assert(n > 0 && n <= d->max_rows);
+    lay_input(d, p, n);
+    d->b->upload(d->b, d->input, d->host_input, (size_t)n * INPUTS * sizeof(int32_t));
+    layers(d, p);
 }
 
 /* --- the head --- */
@@ -525,4 +556,109 @@ void mr_decoder_sample(mr_decoder *d, int32_t *ids, float *logp, const int32_t *
         b->download(b, ids + at, d->targets, (size_t)part * sizeof(int32_t));
         b->download(b, logp + at, d->logp, (size_t)part * sizeof(float));
     }
+}
+
+/* --- a step --- */
+
+/* What the operations of a step depend on, but for what lies in the input: the key of their recording. Zero between the
+ * fields. */
+typedef struct step_key {
+    const mr_decoder *d;
+    mr_sampling opt;
+    int n, chunks;
+    bool adapter_on;
+} step_key;
+
+typedef struct step_work {
+    mr_decoder *d;
+    const step_key *key;
+} step_work;
+
+static void run_step(void *self) {
+    const step_work *w = self;
+    mr_decoder *d = w->d;
+    mr_backend *b = d->b;
+    const mr_config *c = &d->m->config;
+    int n = w->key->n, channels = c->hidden_size;
+    const float *u = (const float *)(d->slots + n);
+    float *logp = (float *)(d->picked + n);
+    const mr_pack p = { .n_rows = n };
+    d->step_spans = (const mr_span *)(u + n);
+    d->step_chunks = w->key->chunks;
+    layers(d, &p);
+    d->step_spans = NULL;
+    for (int at = 0, part; at < n; at += part) {
+        part = n - at < d->opts.head_rows ? n - at : d->opts.head_rows;
+        const float *rows = d->out + (size_t)at * (size_t)channels;
+        b->rmsnorm(b, d->hn, channels, rows, channels, d->m->final_norm, part, channels, c->rms_norm_eps);
+        b->linear(b, d->logits, NULL, d->hn, &d->m->head, part, false);
+        b->sample(b, d->picked + at, logp + at, d->logits, u + at, &w->key->opt, NULL, NULL, part, c->vocab_size);
+    }
+}
+
+/* Few numbers of rows and lengths, so that few recordings serve all: exact up to 8 rows, then 4 numbers from one power
+ * of two to the next; powers of two of chunks. Rows that are added are copies of the last one: they write what it
+ * writes. */
+static int rows_for(int n) {
+    int step = 1;
+    while (n > 8 * step) step *= 2;
+    return (n + step - 1) / step * step;
+}
+
+static int chunks_for(const mr_span *spans, int n) {
+    int64_t most = 8, need = 0;
+    for (int i = 0; i < n; i++) {
+        int64_t chunks = (mr_kv_round(spans[i].n_prefix) + mr_kv_round(spans[i].past + 1)) / MR_KV_CHUNK;
+        if (chunks > need) need = chunks;
+    }
+    while (most < need) most *= 2;
+    return (int)most;
+}
+
+/* Forward and sample by themselves. */
+static void plain_step(mr_decoder *d, int32_t *ids, float *logp, const mr_pack *p, const float *u,
+                       const mr_sampling *opt) {
+    int n = p->n_rows;
+    mr_decoder_forward(d, p);
+    for (int at = 0, part; at < n; at += part) {
+        part = n - at < d->opts.head_rows ? n - at : d->opts.head_rows;
+        for (int i = 0; i < part; i++) d->pick_rows[i] = at + i;
+        mr_decoder_sample(d, ids + at, logp + at, d->pick_rows, u + at, opt, NULL, NULL, part);
+    }
+}
+
+void mr_decoder_step(mr_decoder *d, int32_t *ids, float *logp, const mr_pack *p, const float *u,
+                     const mr_sampling *opt) {
+    mr_backend *b = d->b;
+    const mr_config *c = &d->m->config;
+    int n = p->n_rows, shared = c->num_attention_heads / c->num_key_value_heads;
+    assert(n > 0 && n <= d->max_rows && p->n_spans == n && d->phase == MR_PHASE_ROLLOUT);
+    if (!b->repeat || n > STEP_ROWS || shared > 16 || opt->repetition_penalty != 1) {
+        plain_step(d, ids, logp, p, u, opt);
+        return;
+    }
+    step_key key;
+    memset(&key, 0, sizeof key);
+    key.d = d;
+    key.opt = *opt;
+    key.n = rows_for(n) < d->max_rows ? rows_for(n) : d->max_rows;
+    key.chunks = chunks_for(p->spans, n);
+    key.adapter_on = d->m->adapter_on;
+    int32_t *more = lay_input(d, p, key.n);
+    for (int i = 0; i < key.n; i++) {
+        int row = i < n ? i : n - 1;
+        mr_span span = p->spans[row];
+        assert(span.n_rows == 1 && span.row0 == row);
+        span.row0 = i;
+        memcpy(more + i, &u[row], sizeof *u);
+        memcpy(more + key.n + (size_t)i * (sizeof span / sizeof *more), &span, sizeof span);
+    }
+    b->upload(b, d->input, d->host_input, (size_t)key.n * STEP_INPUTS * sizeof(int32_t));
+    step_work work = { d, &key };
+    b->repeat(b, &key, sizeof key, run_step, &work);
+    d->n_rows = key.n;
+    d->n_head = 0;
+    b->download(b, d->host_input, d->picked, 2 * (size_t)key.n * sizeof(int32_t));
+    memcpy(ids, d->host_input, (size_t)n * sizeof *ids);
+    memcpy(logp, d->host_input + key.n, (size_t)n * sizeof *logp);
 }

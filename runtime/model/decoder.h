@@ -84,6 +84,11 @@ void mr_decoder_logits(mr_decoder *d, float *logits, const int32_t *rows, int n)
 /* Picks a token for each of n rows: kernels.h `sample`. u[n] in [0,1). history as there, may be NULL. */
 void mr_decoder_sample(mr_decoder *d, int32_t *ids, float *logp, const int32_t *rows, const float *u,
                        const mr_sampling *opt, const int32_t *const *history, const int32_t *n_history, int n);
+/* In MR_PHASE_ROLLOUT: a forward of one row for each of p->n_spans sequences, span i being row i, and mr_decoder_sample
+ * of all rows without a history; the same bits. Up to 128 rows are one launch where the backend records work that
+ * repeats. */
+void mr_decoder_step(mr_decoder *d, int32_t *ids, float *logp, const mr_pack *p, const float *u,
+                     const mr_sampling *opt);
 /* Accumulates the gradients of sum_i dlogp[i] * logp[i] (rows and targets as in mr_decoder_logprobs; rows ascending;
  * the pack is that of the last forward) into the model's params. */
 void mr_decoder_backward(mr_decoder *d, const mr_pack *p, const int32_t *rows, const int32_t *targets,

@@ -112,7 +112,9 @@ struct mr_decoder {
     size_t bytes;
 
     /* both phases */
-    int32_t *ids, *pos, *slots;           /* device, one pack */
+    int32_t *input;                       /* device: ids, pos, slots of one pack; of a step also u and spans */
+    int32_t *ids, *pos, *slots;           /* in it, as the last forward has laid them */
+    int32_t *picked;                      /* device [2 * rollout_rows]: what a step samples, ids and then logp */
     int32_t *targets;                     /* device, head_rows each from here on */
     float *logp, *entropy, *lse, *weight; /* weight: u or dlogp */
     float *hx, *hn, *dhx, *dhn;           /* [head_rows,C] */
@@ -134,6 +136,10 @@ struct mr_decoder {
     char *aside;    /* on the host: inputs of the first aside_layers layers; NULL: none */
     int in_ring[2]; /* whose input the two device buffers of these layers hold; -1: nobody's */
 
+    const mr_span *step_spans; /* device; NULL but while a step's work runs */
+    int step_chunks;           /* the most chunks of a span there */
+
+    int32_t *host_input;               /* what goes to input */
     int n_rows;                        /* of the last forward */
     int n_head;                        /* rows whose logits, hx and hn are there; 0: none */
     int32_t *head_rows;                /* which; host */

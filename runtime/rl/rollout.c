@@ -93,8 +93,9 @@ static void end_sequence(job *j, seq *s, bool truncated) {
     if (j->o->finished) j->o->finished(j->o->self, s->c);
 }
 
-/* Samples the next token of n sequences (j->who) from the rows j->rows of the last forward. */
-static void sample(job *j, int n) {
+/* Picks the next token of n sequences (j->who) from the rows j->rows of the last forward; with `step` from a forward of
+ * it that is made here, row i for sequence i. */
+static void sample(job *j, int n, const mr_pack *step) {
     bool penalty = j->o->sampling.repetition_penalty != 1.0f;
     for (int i = 0; i < n; i++) {
         const seq *s = &j->seqs[j->who[i]];
@@ -104,8 +105,13 @@ static void sample(job *j, int n) {
         j->history[i] = s->history;
         j->n_history[i] = penalty ? p->n_ids + s->c->n : 0;
     }
-    mr_decoder_sample(j->d, j->picked, j->logp, j->rows, j->u, &j->o->sampling, penalty ? j->history : NULL,
-                      penalty ? j->n_history : NULL, n);
+    if (step && !penalty) {
+        mr_decoder_step(j->d, j->picked, j->logp, step, j->u, &j->o->sampling);
+    } else {
+        if (step) mr_decoder_forward(j->d, step);
+        mr_decoder_sample(j->d, j->picked, j->logp, j->rows, j->u, &j->o->sampling, penalty ? j->history : NULL,
+                          penalty ? j->n_history : NULL, n);
+    }
     for (int i = 0; i < n; i++) {
         seq *s = &j->seqs[j->who[i]];
         mr_completion *c = s->c;
@@ -121,11 +127,10 @@ static void sample(job *j, int n) {
     }
 }
 
-static void forward(job *j, int n_rows, int n_spans) {
-    mr_pack pack = {
+static mr_pack pack_of(const job *j, int n_rows, int n_spans) {
+    return (mr_pack){
         .n_rows = n_rows, .ids = j->ids, .pos = j->pos, .slots = j->slots, .spans = j->spans, .n_spans = n_spans
     };
-    mr_decoder_forward(j->d, &pack);
 }
 
 static void put_row(job *j, int row, int32_t id, int pos, int64_t slot) {
@@ -158,9 +163,10 @@ static bool fill(job *j) {
         }
     }
     if (!n_rows) return false;
-    forward(j, n_rows, n_spans);
+    mr_pack pack = pack_of(j, n_rows, n_spans);
+    mr_decoder_forward(j->d, &pack);
     j->out->n_prompt_tokens += n_rows;
-    if (n_ended) sample(j, n_ended);
+    if (n_ended) sample(j, n_ended, NULL);
     return true;
 }
 
@@ -185,8 +191,8 @@ static mr_status advance(job *j, mr_err *err) {
             j->who[n++] = k;
         }
         if (!n) break;
-        forward(j, n, n);
-        sample(j, n);
+        mr_pack pack = pack_of(j, n, n);
+        sample(j, n, &pack);
         MR_TRY(j->b->sync(j->b, err));
         if (j->o->tick && !j->o->tick(j->o->self, j->n_done, n_seqs)) j->stop = true;
     }

@@ -85,7 +85,24 @@ static bool same_rows(const pack *p, const result *r, const result *whole, int g
     return true;
 }
 
-/* Decoding: the prompt at once, then a row of each completion at a time, in a store that holds NaN where no key is yet. */
+/* attention_step as work that repeats: always with the same arguments. */
+typedef struct step_call {
+    float *o;
+    const float *q;
+    void *kv;
+    const mr_span *spans; /* device */
+    const pack *p;
+    int n, n_chunks;
+} step_call;
+
+static void call_step(void *self) {
+    const step_call *c = self;
+    const pack *p = c->p;
+    gpu->attention_step(gpu, c->o, c->q, p->ld, c->kv, p->n_slots, c->spans, c->n, c->n_chunks, p->H, p->K, p->D);
+}
+
+/* Decoding: by attention, and by attention_step; the prompt at once, then a row of each completion at a time, in a store that holds
+ * NaN where no key is yet. */
 static bool decode_equals(const pack *p, const values *v, const result *whole) {
     mr_backend *b = gpu;
     int64_t O = p->H * p->D;
@@ -94,7 +111,9 @@ static bool decode_equals(const pack *p, const values *v, const result *whole) {
         if (p->spans[s].n_rows > longest) longest = p->spans[s].n_rows;
     float *host = rows_of(p, v->qkv, p->ld), *qkv = put(b, host, (int64_t)p->N * p->ld), *o = put(b, NULL, (int64_t)p->N * O),
           *lse = put(b, NULL, (int64_t)p->N * p->H), *step = put(b, NULL, (int64_t)MAX_SPANS * p->ld), *got;
-    int32_t *slots = put_ids(b, p->slots, p->N), *step_slots = put_ids(b, p->slots, MAX_SPANS);
+    int32_t *slots = put_ids(b, p->slots, p->N), *step_slots = put_ids(b, p->slots, MAX_SPANS),
+            *step_spans = put_ids(b, (const int32_t *)p->spans, MAX_SPANS * (int64_t)(sizeof(mr_span) / sizeof(int32_t)));
+    float *again = put(b, NULL, (int64_t)MAX_SPANS * O);
     void *kv = store_new(b, p);
     bool same = true;
     b->kv_put(b, kv, p->n_slots, qkv + O, qkv + O + p->K * p->D, p->ld, slots, prompt, p->K, p->D);
@@ -122,6 +141,13 @@ static bool decode_equals(const pack *p, const values *v, const result *whole) {
             same = same && same_bits(got + i * O, whole->o + row[i] * O, O) &&
                    same_bits(l + i * p->H, whole->lse + row[i] * p->H, p->H);
         free(got), free(l);
+        if (p->H > 16 * p->K) continue;
+        step_call c = { again, step, kv, (const mr_span *)step_spans, p, n, (prompt + longest) / MR_KV_CHUNK + 2 };
+        b->upload(b, step_spans, spans, (size_t)n * sizeof *spans);
+        b->repeat(b, &n, sizeof n, call_step, &c);
+        got = get(b, again, n * O);
+        for (int i = 0; i < n; i++) same = same && same_bits(got + i * O, whole->o + row[i] * O, O);
+        free(got);
     }
     free(host);
     drop(b);

@@ -71,9 +71,50 @@ void want(bool device_side, const void *p, size_t bytes, const char *call) {
 
 } // namespace
 
+/* --- recordings: what a stream would do, in order --- */
+
+struct emu_graph {
+    std::vector<std::function<void()>> steps;
+};
+static emu_graph *recorded; /* NULL: everything runs at once */
+
+/* What may not be recorded. */
+static void at_once(const char *call) {
+    if (!recorded) return;
+    fprintf(stderr, "emulator: %s while work is recorded\n", call);
+    abort();
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t, enum cudaStreamCaptureMode) {
+    at_once("cudaStreamBeginCapture");
+    recorded = new emu_graph;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph) {
+    *graph = recorded;
+    recorded = NULL;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+    *exec = new emu_graph(*graph);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) { delete graph; return cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { delete exec; return cudaSuccess; }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
+    at_once("cudaGraphLaunch");
+    for (const auto &step : exec->steps) step();
+    return emu_error;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+    at_once("cudaStreamSynchronize");
+    return emu_error;
+}
+
 /* First fit. */
 cudaError_t cudaMalloc(void **p, size_t bytes) {
     static int n_calls;
+    at_once("cudaMalloc");
     *p = NULL;
     if (emu_error) return emu_error;
     if (++n_calls == emu_setting("MEDRL_EMULATE_FAIL_ALLOC", 0)) return cudaErrorMemoryAllocation;
@@ -94,6 +135,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes) {
 
 cudaError_t cudaFree(void *p) {
     if (!p) return cudaSuccess;
+    at_once("cudaFree");
     auto piece = pieces.find((size_t)((char *)p - device));
     if (!device || piece == pieces.end()) {
         fprintf(stderr, "emulator: cudaFree: %p was not taken\n", p);
@@ -110,7 +152,11 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
     return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void *p, int v, size_t bytes, cudaStream_t) {
+cudaError_t cudaMemsetAsync(void *p, int v, size_t bytes, cudaStream_t s) {
+    if (recorded) {
+        recorded->steps.push_back([=] { cudaMemsetAsync(p, v, bytes, s); });
+        return cudaSuccess;
+    }
     want(true, p, bytes, "cudaMemsetAsync");
     if (emu_error) return emu_error;
     running now;
@@ -118,7 +164,12 @@ cudaError_t cudaMemsetAsync(void *p, int v, size_t bytes, cudaStream_t) {
     return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t s) {
+    if (recorded) {
+        if (kind != cudaMemcpyDeviceToDevice) at_once("a copy from or to the host");
+        recorded->steps.push_back([=] { cudaMemcpyAsync(dst, src, bytes, kind, s); });
+        return cudaSuccess;
+    }
     want(kind != cudaMemcpyDeviceToHost, dst, bytes, "cudaMemcpyAsync, to");
     want(kind != cudaMemcpyHostToDevice, src, bytes, "cudaMemcpyAsync, from");
     if (emu_error) return emu_error;
@@ -233,6 +284,10 @@ void run_block(bool down) {
 } // namespace
 
 void emu_launch(dim3 grid, dim3 threads, size_t bytes, const std::function<void()> &kernel) {
+    if (recorded) {
+        recorded->steps.push_back([=] { emu_launch(grid, threads, bytes, kernel); });
+        return;
+    }
     if (faults()) return;
     if (!stacks) stacks = (char *)mmap(NULL, (size_t)MOST * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     n_threads = (int)threads.x, shared_bytes = bytes;

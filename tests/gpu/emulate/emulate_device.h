@@ -43,9 +43,19 @@ void emu_copy(void *dst, const void *src);
 void emu_commit();
 void emu_wait(int n);
 
+/* The arguments as they are at the launch, which may run later. */
+template <typename... P> struct emu_bound {
+    void (*kernel)(P...);
+    std::function<void()> operator()(P... p) const {
+        void (*k)(P...) = kernel;
+        return [=] { k(p...); };
+    }
+};
+template <typename... P> static inline emu_bound<P...> emu_bind(void (*kernel)(P...)) { return emu_bound<P...>{ kernel }; }
+
 #define LAUNCH(b, op, kernel, grid, threads, bytes, ...)                                                               \
     do {                                                                                                               \
-        emu_launch(grid, threads, (size_t)(bytes), [=] { kernel(__VA_ARGS__); });                                      \
+        emu_launch(grid, threads, (size_t)(bytes), emu_bind(kernel)(__VA_ARGS__));                                     \
         cu_launched(b, op);                                                                                            \
     } while (0)
 
