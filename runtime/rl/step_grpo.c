@@ -549,7 +549,6 @@ static mr_status run(work *w, mr_err *err) {
     MR_TRY(train(w, err));
     for (int b = 0; b < w->n_rows; b++) t->num_tokens += t->batch[b / t->group].ids.n + w->roll.items[b].n;
     t->step++;
-    t->half_done = false;
     double zero = all_metrics(w);
     MR_TRY(record_samples(w, err));
     MR_TRY(mr_trainer_record(t, err));

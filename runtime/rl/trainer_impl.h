@@ -66,7 +66,7 @@ struct mr_trainer {
     int64_t step, max_steps, warmup, updates;
     int64_t saved_step; /* -1: none */
     int skipped_in_row, dead_steps;
-    bool half_done; /* an update was made whose step is not counted yet: nothing to save */
+    bool half_done; /* an update was made whose step is not in the record yet: nothing to save */
     double num_tokens;
     bool warned_prompt, warned_target;
     int64_t n_cut; /* prompts that were cut, so far */
