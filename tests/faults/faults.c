@@ -6,10 +6,11 @@
  *     MEDRL_FAULT_BELOW=TEXT                  only calls on paths (or on open files) whose path contains TEXT are counted
  *     MEDRL_FAULT_LOG=FILE                    a line for each fault that was played: so that a loop over N knows when to end
  *
- * OP:   write fsync open mkdir rename unlink rmdir truncate chmod (every form of each); clock (a reading of the time)
- * WHAT: ENOSPC, EIO, EINTR, EROFS, EMFILE: the call fails with it. short: write takes half of its bytes. kill, killed: SIGKILL to
- *       this process before the call, after it. For clock: seconds, which all readings of the wall clock (clock) or of the monotonic one (uptime)
- *       are changed by from that call on.
+ * OP:   write fsync open mkdir rename unlink rmdir truncate chmod (every form of each); clock, uptime: a reading of the wall clock, of the
+ *       monotonic one.
+ * WHAT: ENOSPC, EIO, EINTR, EROFS, EMFILE: the call fails with it. short: write takes half of its bytes. kill, killed: SIGKILL to this
+ *       process before the call, after it. SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXCPU: that signal before the call. A number, for clock and
+ *       uptime: seconds that readings are changed by from that one on.
  * An EINTR is played once by a loop that tries again. Workers are started with an empty environment, so they see none of it. */
 #include <dirent.h>
 #include <errno.h>
@@ -95,7 +96,7 @@ static int code_of(const char *what) {
 
 /* The fault that is due for this call, which is counted; NULL: none. */
 static const char *due(int op, const char *path, int fd) {
-    if (!n_faults || !counted(path, fd)) return NULL;
+    if (!n_faults || (op < CLOCK && !counted(path, fd))) return NULL;
     long n = atomic_fetch_add(&counts[op], 1) + 1;
     for (int i = 0; i < n_faults; i++) {
         if (strcmp(faults[i].op, ops[op]) != 0 || (n != faults[i].n && !(faults[i].onward && n > faults[i].n))) continue;
@@ -110,10 +111,23 @@ static void die(void) {
     for (;;) pause();
 }
 
+static int signal_of(const char *what) {
+    static const struct { const char *name; int number; } signals[] = {
+        { "SIGINT", SIGINT }, { "SIGTERM", SIGTERM }, { "SIGHUP", SIGHUP }, { "SIGUSR1", SIGUSR1 }, { "SIGXCPU", SIGXCPU },
+    };
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+        if (!strcmp(signals[i].name, what)) return signals[i].number;
+    return 0;
+}
+
 /* What is to happen instead of the call: true and errno set. "kill" does not come back; "killed" is the caller's. */
 static bool fails(const char *what) {
     if (!what || !strcmp(what, "short") || !strcmp(what, "killed")) return false;
     if (!strcmp(what, "kill")) die();
+    if (signal_of(what)) {
+        raise(signal_of(what));
+        return false;
+    }
     errno = code_of(what);
     return true;
 }
@@ -202,14 +216,14 @@ int __wrap_openat(int dir, const char *path, int flags, ...) {
 int __wrap_clock_gettime(clockid_t id, struct timespec *t) {
     static atomic_long shift[2];
     int wall = id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE;
+    /* threads of the pool look at the clock while they wait for work: any number of times */
+    if (id == CLOCK_PROCESS_CPUTIME_ID || id == CLOCK_THREAD_CPUTIME_ID || gettid() != getpid()) return __real_clock_gettime(id, t);
+    const char *what = due(wall ? CLOCK : UPTIME, NULL, -1);
+    if (what && signal_of(what))
+        raise(signal_of(what));
+    else if (what)
+        atomic_store(&shift[wall], strtol(what, NULL, 10));
     int result = __real_clock_gettime(id, t);
-    if (!n_faults || id == CLOCK_PROCESS_CPUTIME_ID || id == CLOCK_THREAD_CPUTIME_ID) return result;
-    long n = atomic_fetch_add(&counts[wall ? CLOCK : UPTIME], 1) + 1;
-    for (int i = 0; i < n_faults; i++)
-        if (!strcmp(faults[i].op, wall ? "clock" : "uptime") && n == faults[i].n) {
-            atomic_store(&shift[wall], strtol(faults[i].what, NULL, 10));
-            note(wall ? CLOCK : UPTIME, n, faults[i].what);
-        }
     t->tv_sec += atomic_load(&shift[wall]);
     return result;
 }
