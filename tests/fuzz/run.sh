@@ -2,7 +2,7 @@
 # run.sh - builds the fuzz targets and runs each, two at a time, from seeds that are made here of the files of the tests; fails when one finds something, and when
 # one did fewer executions than it must (a harness that is broken finds nothing either).
 #
-#     tests/fuzz/run.sh [FACTOR]     FACTOR: of executions and time (1: a minute and a half; 60: an hour and a half)
+#     tests/fuzz/run.sh [FACTOR]     FACTOR: of executions (1: about a minute on two quiet cores; 60: an hour)
 #
 # What is found lies in build-fuzz/found; it becomes a file of tests/fuzz/seeds/TARGET, which later runs begin with. Source: reliability.md, 6.
 set -eu
@@ -64,32 +64,32 @@ printf '{%% for m in messages %%}{{ m.role | upper }}{%% endfor %%}' >"$work/tem
 { printf '\005\000\000\000\013'; printf 'hello'; } >"$work/wire/frame"
 
 # --- runs
-once() { # TARGET EXECUTIONS SECONDS MAX_LEN
-    want=$(($2 * factor)) seconds=$(($3 * factor)) log=build-fuzz/$1.log
+once() { # TARGET EXECUTIONS MAX_LEN: all of them, however long it takes (up to 5 minutes for each unit of FACTOR)
+    want=$(($2 * factor)) log=build-fuzz/$1.log
     rc=0
-    build-fuzz/tests/fuzz/fuzz_"$1" "$work/$1" -runs=$want -max_total_time=$seconds -max_len="$4" -timeout=5 -rss_limit_mb=1024 -seed=1 -print_final_stats=1 \
-        -artifact_prefix=build-fuzz/found/"$1"- >"$log" 2>&1 || rc=$?
+    build-fuzz/tests/fuzz/fuzz_"$1" "$work/$1" -runs=$want -max_total_time=$((300 * factor)) -max_len="$3" -timeout=10 -rss_limit_mb=1024 -seed=1 \
+        -print_final_stats=1 -artifact_prefix=build-fuzz/found/"$1"- >"$log" 2>&1 || rc=$?
     done_=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     if [ $rc != 0 ]; then
         echo "FAIL  fuzz $1: found something after ${done_:-?} executions: build-fuzz/found/$1-*, $log"
-    elif [ "${done_:-0}" -lt $((want / 3)) ]; then
-        echo "FAIL  fuzz $1: ${done_:-0} executions in $seconds s, want at least $((want / 3))"
+    elif [ "${done_:-0}" -lt $want ]; then
+        echo "FAIL  fuzz $1: ${done_:-0} executions, want $want"
     else
-        echo "PASS  fuzz $1: $done_ executions"
+        echo "PASS  fuzz $1: $done_ executions, $(sed -n 's/.*cov: \([0-9]*\).*/\1/p' "$log" | tail -n 1) edges"
     fi
 }
 lane1() {
-    once safetensors 300000 15 20000
-    once rows 200000 10 4000
-    once tokenizer 20000 15 8000
-    once encode 100000 10 2000
-    once wire 200000 10 4000
+    once safetensors 60000 20000
+    once rows 40000 4000
+    once tokenizer 6000 8000
+    once encode 20000 2000
+    once wire 200000 4000
 }
 lane2() {
-    once gguf 300000 15 20000
-    once json 200000 10 4000
-    once checkpoint 100000 10 4000
-    once template 50000 10 4000
+    once gguf 100000 20000
+    once json 100000 4000
+    once checkpoint 60000 4000
+    once template 30000 4000
 }
 lane1 >build-fuzz/lane1 &
 lane2
