@@ -75,7 +75,7 @@ void mr_args_clear(mr_args *a);
 
 /* ---- signals (signals.c) ---- */
 
-/* SIGINT, SIGTERM and SIGHUP from now on: the first is remembered and handed to stop(self), which must be
+/* SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGXCPU from now on: the first is remembered and handed to stop(self), which must be
  * async-signal-safe (NULL: only remembered); the second ends the program at once. */
 void mr_signals_catch(void (*stop)(void *self), void *self);
 /* The next signal ends the program at once, with one line and the terminal as it was. */
@@ -85,6 +85,7 @@ void mr_signals_forget(void);
 /* How many signals ask before the next one ends the program: 1, more where somebody types. */
 void mr_signals_patience(int n);
 const char *mr_signals_name(int number); /* "SIGINT" */
+int mr_signals_exit_code(int number);    /* 128 + number; 75 (try again) for SIGUSR1 and SIGXCPU */
 
 /* "--vram SIZE" as one more --set: vram=SIZE; size NULL changes nothing. */
 const char *const *mr_with_vram(mr_args *a, const char *const *overrides, const char *size);

@@ -1,5 +1,6 @@
 /* main.c - the table of commands, the exit codes, and the one line that every failure prints. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -173,9 +174,17 @@ static mr_status dispatch(int argc, char **argv, mr_err *err) {
     return commands[at].run(argc - 1, argv + 1, err);
 }
 
+/* A program that is started without them would get a file of the run as its standard output. */
+static void open_standard_files(void) {
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) _exit(70);
+}
+
 int main(int argc, char **argv) {
+    open_standard_files();
     if (argc == 2 && strcmp(argv[1], "--worker") == 0) return mr_worker_main();
     signal(SIGPIPE, SIG_IGN); /* a worker that died is an error to handle, not the end */
+    signal(SIGXFSZ, SIG_IGN); /* a file that grows beyond its limit: the write says so */
     mr_signals_leave();       /* a command that has something to finish says so with mr_signals_catch */
     mr_err err = { "" };
     mr_status st = dispatch(argc, argv, &err);
@@ -187,5 +196,5 @@ int main(int argc, char **argv) {
     mr_log_set_level(MR_LOG_ERROR);
     mr_error("%s", err.msg[0] ? err.msg : "failed without a message; please report this");
     int number = mr_signals_seen();
-    return st == MR_ESIGNAL && number ? 128 + number : mr_exit_code(st);
+    return st == MR_ESIGNAL && number ? mr_signals_exit_code(number) : mr_exit_code(st);
 }

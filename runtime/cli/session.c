@@ -686,10 +686,12 @@ mr_status mr_session_train(mr_session *s, mr_err *err) {
     mr_log_status(NULL);
     const char *dir = mr_run_dir(s->run);
     int number = mr_signals_seen();
-    if (st == MR_ESIGNAL)
-        return mr_fail(err, st, "%s: stopped by %s after step %lld of %lld; continue with: medrl resume %s", dir,
-                       mr_signals_name(number), (long long)mr_trainer_step_index(s->trainer),
-                       (long long)mr_trainer_max_steps(s->trainer), dir);
+    if (st == MR_ESIGNAL) {
+        const char *next = has_checkpoint(s) ? "; continue with: medrl resume " : "; nothing is lost, start it again: no step was done";
+        return mr_fail(err, st, "%s: stopped by %s after step %lld of %lld%s%s", dir, mr_signals_name(number),
+                       (long long)mr_trainer_step_index(s->trainer), (long long)mr_trainer_max_steps(s->trainer), next,
+                       has_checkpoint(s) ? dir : "");
+    }
     if (st != MR_OK) {
         if (!has_checkpoint(s)) return mr_wrap(err, st, "%s", dir);
         char why[sizeof err->msg];

@@ -33,6 +33,9 @@
 
 #define MR_M_IS_RATIO "sampling/is_ratio"               /* mean of exp(logp - logp_sampled): 1, unless exact = false */
 #define MR_M_IS_DIFF_MAX "sampling/logp_difference_max" /* largest |logp - logp_sampled|: 0, unless exact = false */
+#define MR_M_SHARE_FMT "rewards/%s/share"                /* of the sum of |weight * mean| over the step's rewards */
+#define MR_M_DUPLICATES "completions/duplicate_ratio"    /* equal to an earlier completion of the same group */
+#define MR_M_LENGTH_DRIFT "completions/length_drift"     /* mean length over that of the run's first 10 steps */
 #define MR_M_FAULTS "rewards/faults"                    /* calls that failed in this step */
 #define MR_M_VERSION "scripts/version"                  /* 1, and one more with each reload that was taken over */
 #define MR_M_LOSS_SCALE "loss_scale"                    /* with float16 only: of this step's backward pass */

@@ -67,6 +67,7 @@ typedef struct mr_settings {
         mr_grpo_opts loss; /* num_generations, loss_type, beta, epsilon ... */
         int num_iterations;
         double max_fault_share; /* of the calls over three steps; 0: never pause */
+        bool guards;            /* a dead signal stops the run */
     } train;
     mr_on_error on_error;
     float *reward_weights; /* [n_rewards] */

@@ -182,6 +182,9 @@ const mr_field mr_fields[] = {
       "leave out rows with a negative advantage that drifted further; null: none" },
     { IN_TRAIN, GRPO | LIVE, "max_fault_share", K_DOUBLE, AT(train.max_fault_share), "0.05", 0, 1, false, 0, NULL,
       "share of the calls of rewards that may fail over three steps before the run pauses (see on_error); 0: never" },
+    { IN_TRAIN, GRPO | LIVE, "guards", K_BOOL, AT(train.guards), "true", 0, 0, false, 0, NULL,
+      "stop, with a checkpoint, when in 20 steps every completion was cut, every reward was zero or no group had two "
+      "different rewards; false: a warning" },
     { IN_TRAIN, BOTH, "bf16", K_FLAG, 0, "null", 0, 0, false, 0, NULL,
       "accepted; model.dtype decides" },
     { IN_TRAIN, BOTH, "fp16", K_FLAG, 0, "null", 0, 0, false, 0, NULL,

@@ -16,7 +16,7 @@
 #include "rl/rollout.h"
 #include "rl/trainer_impl.h"
 
-enum { MAX_FAULTS = 64, FAULT_EVENTS = 8, DEAD_STEPS = 20 };
+enum { MAX_FAULTS = 64, FAULT_EVENTS = 8 };
 
 /* What is averaged over the updates of a step, as TRL averages over micro-steps (spec/grpo.md 3.7). */
 enum { M_LOSS, M_NORM, M_KL, M_ENTROPY, M_REGION, M_LOW, M_LOW_MIN, M_HIGH, M_HIGH_MAX, N_MEANS };
@@ -411,12 +411,13 @@ static void length_metrics(work *w) {
     mr_trainer_metric(t, MR_M_TERM_MAX, ended_hi);
 }
 
-static double reward_metrics(work *w) {
+static void reward_metrics(work *w) {
     mr_trainer *t = w->t;
-    double mean, std;
+    double mean, std, means[MR_MAX_REWARDS];
     int zero = 0;
     for (int f = 0; f < w->n_rewards; f++) {
-        mr_grpo_moments(&mean, &std, w->rewards + f, w->n_rewards, w->n_rows);
+        mr_grpo_moments(&means[f], &std, w->rewards + f, w->n_rewards, w->n_rows);
+        mean = means[f];
         mr_trainer_metric_fmt(t, MR_M_REWARD_MEAN_FMT, t->parts.scorer.names[f], mean);
         mr_trainer_metric_fmt(t, MR_M_REWARD_STD_FMT, t->parts.scorer.names[f], std);
     }
@@ -425,7 +426,7 @@ static double reward_metrics(work *w) {
     mr_trainer_metric(t, MR_M_REWARD, mean);
     mr_trainer_metric(t, MR_M_REWARD_STD, std);
     mr_trainer_metric(t, MR_M_ZERO_STD, (double)zero / w->n_rows);
-    return (double)zero / w->n_rows;
+    mr_trainer_monitor(t, (const char *const *)w->texts, w->n_rows, means);
 }
 
 static void source_metrics(work *w) {
@@ -446,7 +447,7 @@ static void source_metrics(work *w) {
     }
 }
 
-static double all_metrics(work *w) {
+static void all_metrics(work *w) {
     mr_trainer *t = w->t;
     bool compared = w->is_n > 0;
     mr_trainer_metric(t, MR_M_LOSS, w->mean[M_LOSS]);
@@ -454,7 +455,7 @@ static double all_metrics(work *w) {
     mr_trainer_metric(t, MR_M_LEARNING_RATE, w->lr);
     mr_trainer_metric(t, MR_M_NUM_TOKENS, t->num_tokens);
     length_metrics(w);
-    double zero = reward_metrics(w);
+    reward_metrics(w);
     if (t->loss.beta != 0) mr_trainer_metric(t, MR_M_KL, w->mean[M_KL]);
     mr_trainer_metric(t, MR_M_ENTROPY, w->mean[M_ENTROPY]);
     mr_trainer_metric(t, MR_M_CLIP_REGION, w->mean[M_REGION]);
@@ -475,7 +476,6 @@ static double all_metrics(work *w) {
     mr_trainer_metric(t, MR_M_TIME_TRAIN, w->train_s);
     mr_trainer_metric(t, MR_M_TOKENS_PER_S,
                       w->rollout_s > 0 ? (double)w->roll.n_new_tokens / w->rollout_s : (double)NAN);
-    return zero;
 }
 
 /* The step's groups as an object: mr_trainer_last. */
@@ -531,18 +531,6 @@ static mr_status record_samples(work *w, mr_err *err) {
     return MR_OK;
 }
 
-/* A run in which no group has two different rewards learns nothing; it is said once, with what to do. */
-static mr_status watch_signal(mr_trainer *t, double zero, mr_err *err) {
-    t->dead_steps = zero >= 1 ? t->dead_steps + 1 : 0;
-    if (t->dead_steps != DEAD_STEPS) return MR_OK;
-    static const char text[] =
-        "in 20 steps no group had two different rewards, so nothing is learned: the task may be too hard or too easy, "
-        "or a reward is constant; "
-        "look at the samples, raise temperature or num_generations, or show an example in the prompt";
-    mr_warn("%s", text);
-    return mr_trainer_event(t, "warning", text, err);
-}
-
 static mr_status run(work *w, mr_err *err) {
     mr_trainer *t = w->t;
     size_t rows = (size_t)w->n_rows;
@@ -561,11 +549,10 @@ static mr_status run(work *w, mr_err *err) {
     MR_TRY(train(w, err));
     for (int b = 0; b < w->n_rows; b++) t->num_tokens += t->batch[b / t->group].ids.n + w->roll.items[b].n;
     t->step++;
-    t->half_done = false;
-    double zero = all_metrics(w);
+    all_metrics(w);
     MR_TRY(record_samples(w, err));
     MR_TRY(mr_trainer_record(t, err));
-    return watch_signal(t, zero, err);
+    return mr_trainer_guard(t, err);
 }
 
 mr_status mr_step_grpo(mr_trainer *t, mr_err *err) {

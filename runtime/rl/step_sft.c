@@ -81,7 +81,6 @@ mr_status mr_step_sft(mr_trainer *t, mr_err *err) {
     if (done) t->updates++;
     t->num_tokens += (double)rows;
     t->step++;
-    t->half_done = false;
     double train_s = mr_now_s() - t0;
     mr_trainer_metric(t, MR_M_LOSS, -w.logp_sum / w.n_tok);
     mr_trainer_metric(t, MR_M_GRAD_NORM, norm);

@@ -177,7 +177,9 @@ mr_status mr_trainer_record(mr_trainer *t, mr_err *err) {
     for (int i = 0; i < t->n_metrics; i++) cJSON_AddNumberToObject(entry, t->metrics[i].name, t->metrics[i].value);
     cJSON_AddNumberToObject(entry, "step", (double)t->step);
     cJSON_AddItemToArray(t->log_history, entry);
-    return o->step ? o->step(o->self, t->step, t->max_steps, t->metrics, t->n_metrics, err) : MR_OK;
+    if (o->step) MR_TRY(o->step(o->self, t->step, t->max_steps, t->metrics, t->n_metrics, err));
+    t->half_done = false; /* now the step is whole: a checkpoint of it finds its line in the record */
+    return MR_OK;
 }
 
 /* --- the update --- */
@@ -623,6 +625,22 @@ mr_status mr_trainer_step(mr_trainer *t, mr_err *err) {
                        (long long)t->step, t->skipped_in_row);
 }
 
+/* A disk that is full now may have room at the next interval: the run goes on from the checkpoints that it has. That the reason is
+ * recorded needs the disk too. */
+static mr_status save_or_warn(mr_trainer *t, mr_err *err) {
+    mr_err why;
+    char text[1200];
+    mr_status st = mr_trainer_checkpoint(t, &why);
+    if (st != MR_EIO) {
+        if (st != MR_OK && err) *err = why;
+        return st;
+    }
+    snprintf(text, sizeof text, "%s; the run goes on and tries again in %d step%s", why.msg, t->set->train.save_steps,
+             t->set->train.save_steps == 1 ? "" : "s");
+    mr_warn("%s", text);
+    return mr_trainer_event(t, "warning", text, err);
+}
+
 static mr_status steps(mr_trainer *t, int64_t until, mr_err *err) {
     for (;;) {
         MR_TRY(mr_trainer_stopped(t, err));
@@ -631,7 +649,7 @@ static mr_status steps(mr_trainer *t, int64_t until, mr_err *err) {
         if (t->ended || t->step >= t->max_steps) return MR_OK;
         MR_TRY(mr_trainer_step(t, err));
         const int save = t->set->train.save_steps;
-        if (save > 0 && t->step % save == 0) MR_TRY(mr_trainer_checkpoint(t, err));
+        if (save > 0 && t->step % save == 0) MR_TRY(save_or_warn(t, err));
         MR_TRY(mr_trainer_watch_faults(t, err));
     }
 }

@@ -68,10 +68,10 @@ struct mr_trainer {
 
     int64_t step, max_steps, warmup, updates;
     int64_t saved_step; /* -1: none */
-    int skipped_in_row, dead_steps;
+    int skipped_in_row;
     bool loss_finite; /* of the last update */
     mr_scaler scaler;
-    bool half_done; /* an update was made whose step is not counted yet: nothing to save */
+    bool half_done; /* an update was made whose step is not in the record yet: nothing to save */
     double num_tokens;
     bool warned_prompt, warned_target;
     int64_t n_cut; /* prompts that were cut, so far */
@@ -115,6 +115,11 @@ void mr_trainer_scale_metrics(mr_trainer *t, double loss_scale);
 /* After the step was counted: its metrics to the log and to the observer. */
 mr_status mr_trainer_record(mr_trainer *t, mr_err *err);
 double mr_trainer_epoch(const mr_trainer *t, int64_t step);
+/* guards.c */
+/* After the record of a GRPO step. MR_EINVAL, as one paragraph for people, when the run has learned nothing for many steps. */
+mr_status mr_trainer_guard(mr_trainer *t, mr_err *err);
+/* Metrics about how rewards come about. texts[n]: the step's completions, group by group; means: of each reward. */
+void mr_trainer_monitor(mr_trainer *t, const char *const *texts, int n, const double *means);
 /* MR_ESIGNAL once mr_trainer_stop was called. */
 mr_status mr_trainer_stopped(const mr_trainer *t, mr_err *err);
 mr_status mr_trainer_encode(mr_trainer *t, mr_prompt *p, mr_err *err);

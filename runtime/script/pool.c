@@ -249,7 +249,8 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
         struct pollfd pf = { .fd = peer->wire.fd, .events = POLLIN };
         int n = poll(&pf, 1, ms_until(since + limit_s, mr_now_s()));
         if (n < 0 && errno != EINTR) break;
-        double now = mr_now_s();
+        double now = mr_now_s(), slept = now - since - limit_s;
+        if (slept > MR_OVERSLEPT_S) since += slept + limit_s, until += slept + limit_s, now = since;
         if ((n == 0 && now - since >= limit_s) || now >= until) {
             mr_peer_stop(peer);
             return mr_fail(err, MR_EAGAIN, "no answer for %.3g s; the worker was killed",
@@ -409,6 +410,10 @@ static bool is_late(const mr_pool *p, mr_peer *peer) {
         }
     }
     double late = now - peer->since - p->opts.deadline_s;
+    if (late > p->opts.deadline_s + MR_OVERSLEPT_S) {
+        mark_progress(peer, false);
+        return false;
+    }
     return late >= 0 && (late >= p->opts.deadline_s || computed(p, peer));
 }
 

@@ -15,6 +15,7 @@ enum {
     MR_MAX_LOG = 41 * 2 * MR_FEED_JOBS,
     MR_MAX_ASKED = 10000,
     MR_MAX_LIMITS = 100,
+    MR_OVERSLEPT_S = 5, /* a wait that ended so much later than asked: a clock that jumped, a machine that slept; the time begins anew */
     MR_SCORED_BYTES = 1 << 20,
     MR_FAULT_BYTES = 600
 };

@@ -36,9 +36,6 @@ finish() { # CODE
 }
 has() { checks=$((checks + 1)); grep -qF -- "$2" "$1" || fail "$1 lacks: $2"; }
 lacks() { checks=$((checks + 1)); ! grep -qF -- "$2" "$1" || fail "$1 has: $2"; }
-without_clock() {
-    sed 's/"time\/[^,}]*[,}]//g; s/"step_time"[^,}]*[,}]//g' "$1/metrics.jsonl"
-}
 hash_of() {
     run 0 hash "$1"
     hash=$(cat "$temp/out")

@@ -1,0 +1,229 @@
+/* faults.c - system calls that fail on order: linked into medrl_faulty, the program as it is but for this file.
+ *
+ * The linker sends every call of the program's own objects to the functions here (ld --wrap); libraries keep theirs. Set
+ *
+ *     MEDRL_FAULT=OP:N:WHAT[,OP:N:WHAT ...]   the Nth call of OP, from 1; N+ means that one and all later ones
+ *     MEDRL_FAULT_BELOW=TEXT                  only calls on paths (or on open files) whose path contains TEXT are counted
+ *     MEDRL_FAULT_LOG=FILE                    a line for each fault that was played: so that a loop over N knows when to end
+ *
+ * OP:   write fsync open mkdir rename unlink rmdir truncate chmod (every form of each); clock, uptime: a reading of the wall clock, of the
+ *       monotonic one.
+ * WHAT: ENOSPC, EIO, EINTR, EROFS, EMFILE: the call fails with it. short: write takes half of its bytes. kill, killed: SIGKILL to this
+ *       process before the call, after it. SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXCPU: that signal before the call. A number, for clock and
+ *       uptime: seconds that readings are changed by from that one on.
+ * An EINTR is played once by a loop that tries again. Workers are started with an empty environment, so they see none of it. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MAX_FAULTS = 16 };
+
+typedef struct fault {
+    char op[16], what[16];
+    long n;
+    bool onward;
+} fault;
+
+static fault faults[MAX_FAULTS];
+static int n_faults;
+static const char *below, *log_path;
+static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "clock", "uptime" };
+enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, CLOCK, UPTIME, N_OPS };
+static atomic_long counts[N_OPS];
+
+/* A fault that cannot be read must not look like a run without faults. */
+static void refuse(const char *text) {
+    fprintf(stderr, "faults: MEDRL_FAULT=%s: expected OP:N:WHAT with a known OP\n", text);
+    _exit(99);
+}
+
+__attribute__((constructor)) static void read_orders(void) {
+    const char *text = getenv("MEDRL_FAULT");
+    below = getenv("MEDRL_FAULT_BELOW"), log_path = getenv("MEDRL_FAULT_LOG");
+    for (const char *at = text; at && *at; at += strcspn(at, ","), at += *at == ',') {
+        fault *f = &faults[n_faults];
+        char plus[2] = "";
+        bool known = false;
+        if (n_faults == MAX_FAULTS || (sscanf(at, "%15[a-z]:%ld%1[+]:%15[^,]", f->op, &f->n, plus, f->what) != 4 &&
+                                       sscanf(at, "%15[a-z]:%ld:%15[^,]", f->op, &f->n, f->what) != 3))
+            refuse(text);
+        f->onward = plus[0] == '+';
+        for (int i = 0; i < N_OPS; i++) known = known || !strcmp(ops[i], f->op);
+        if (!known || f->n < 1) refuse(text);
+        n_faults++;
+    }
+}
+
+static void note(int op, long n, const char *what) {
+    char line[80];
+    if (!log_path) return;
+    int fd = (int)syscall(SYS_openat, AT_FDCWD, log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    int len = snprintf(line, sizeof line, "%s %ld %s\n", ops[op], n, what);
+    if (fd < 0 || syscall(SYS_write, fd, line, (size_t)len) != len) _exit(99);
+    syscall(SYS_close, fd);
+}
+
+static bool counted(const char *path, int fd) {
+    char link[64], at[4096];
+    if (!below) return true;
+    if (path) return strstr(path, below) != NULL;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, at, sizeof at - 1);
+    at[n > 0 ? n : 0] = '\0';
+    return strstr(at, below) != NULL;
+}
+
+static int code_of(const char *what) {
+    static const struct { const char *name; int code; } codes[] = {
+        { "ENOSPC", ENOSPC }, { "EIO", EIO }, { "EINTR", EINTR }, { "EROFS", EROFS }, { "EMFILE", EMFILE },
+    };
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+        if (!strcmp(codes[i].name, what)) return codes[i].code;
+    refuse(what);
+    return 0;
+}
+
+/* The fault that is due for this call, which is counted; NULL: none. */
+static const char *due(int op, const char *path, int fd) {
+    if (!n_faults || (op < CLOCK && !counted(path, fd))) return NULL;
+    long n = atomic_fetch_add(&counts[op], 1) + 1;
+    for (int i = 0; i < n_faults; i++) {
+        if (strcmp(faults[i].op, ops[op]) != 0 || (n != faults[i].n && !(faults[i].onward && n > faults[i].n))) continue;
+        note(op, n, faults[i].what);
+        return faults[i].what;
+    }
+    return NULL;
+}
+
+static void die(void) {
+    kill(getpid(), SIGKILL);
+    for (;;) pause();
+}
+
+static int signal_of(const char *what) {
+    static const struct { const char *name; int number; } signals[] = {
+        { "SIGINT", SIGINT }, { "SIGTERM", SIGTERM }, { "SIGHUP", SIGHUP }, { "SIGUSR1", SIGUSR1 }, { "SIGXCPU", SIGXCPU },
+    };
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+        if (!strcmp(signals[i].name, what)) return signals[i].number;
+    return 0;
+}
+
+/* What is to happen instead of the call: true and errno set. "kill" does not come back; "killed" is the caller's. */
+static bool fails(const char *what) {
+    if (!what || !strcmp(what, "short") || !strcmp(what, "killed")) return false;
+    if (!strcmp(what, "kill")) die();
+    if (signal_of(what)) {
+        raise(signal_of(what));
+        return false;
+    }
+    errno = code_of(what);
+    return true;
+}
+
+static void after(const char *what) {
+    if (what && !strcmp(what, "killed")) die();
+}
+
+#define DECLARE(type, name, ...)   \
+    type __real_##name(__VA_ARGS__); \
+    type __wrap_##name(__VA_ARGS__);
+
+DECLARE(ssize_t, write, int, const void *, size_t)
+DECLARE(ssize_t, pwrite, int, const void *, size_t, off_t)
+DECLARE(int, fsync, int)
+DECLARE(int, open, const char *, int, ...)
+DECLARE(int, openat, int, const char *, int, ...)
+DECLARE(int, mkostemp, char *, int)
+DECLARE(int, mkdir, const char *, mode_t)
+DECLARE(int, rename, const char *, const char *)
+DECLARE(int, unlink, const char *)
+DECLARE(int, unlinkat, int, const char *, int)
+DECLARE(int, ftruncate, int, off_t)
+DECLARE(int, fchmod, int, mode_t)
+DECLARE(int, clock_gettime, clockid_t, struct timespec *)
+
+ssize_t __wrap_write(int fd, const void *data, size_t len) {
+    const char *what = due(WRITE, NULL, fd);
+    if (fails(what)) return -1;
+    if (what && !strcmp(what, "short") && len > 1) len /= 2;
+    ssize_t n = __real_write(fd, data, len);
+    after(what);
+    return n;
+}
+
+ssize_t __wrap_pwrite(int fd, const void *data, size_t len, off_t at) {
+    const char *what = due(WRITE, NULL, fd);
+    if (fails(what)) return -1;
+    if (what && !strcmp(what, "short") && len > 1) len /= 2;
+    ssize_t n = __real_pwrite(fd, data, len, at);
+    after(what);
+    return n;
+}
+
+#define CALL(op, path, fd, call)               \
+    do {                                       \
+        const char *what = due(op, path, fd);  \
+        if (fails(what)) return -1;            \
+        int result = (call);                   \
+        after(what);                           \
+        return result;                         \
+    } while (0)
+
+int __wrap_fsync(int fd) { CALL(FSYNC, NULL, fd, __real_fsync(fd)); }
+int __wrap_mkostemp(char *path, int flags) { CALL(OPEN, path, -1, __real_mkostemp(path, flags)); }
+int __wrap_mkdir(const char *path, mode_t mode) { CALL(MKDIR, path, -1, __real_mkdir(path, mode)); }
+int __wrap_rename(const char *from, const char *to) { CALL(RENAME, to, -1, __real_rename(from, to)); }
+int __wrap_unlink(const char *path) { CALL(UNLINK, path, -1, __real_unlink(path)); }
+int __wrap_ftruncate(int fd, off_t len) { CALL(TRUNCATE, NULL, fd, __real_ftruncate(fd, len)); }
+int __wrap_fchmod(int fd, mode_t mode) { CALL(CHMOD, NULL, fd, __real_fchmod(fd, mode)); }
+
+/* Relative names are counted by the folder that they are in. */
+int __wrap_unlinkat(int dir, const char *name, int flags) {
+    bool named = dir == AT_FDCWD || name[0] == '/';
+    CALL(flags & AT_REMOVEDIR ? RMDIR : UNLINK, named ? name : NULL, dir, __real_unlinkat(dir, name, flags));
+}
+
+static mode_t mode_of(int flags, va_list args) { return flags & (O_CREAT | O_TMPFILE) ? (mode_t)va_arg(args, int) : 0; }
+
+int __wrap_open(const char *path, int flags, ...) {
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = mode_of(flags, args);
+    va_end(args);
+    CALL(OPEN, path, -1, __real_open(path, flags, mode));
+}
+
+int __wrap_openat(int dir, const char *path, int flags, ...) {
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = mode_of(flags, args);
+    va_end(args);
+    CALL(OPEN, path, -1, __real_openat(dir, path, flags, mode));
+}
+
+int __wrap_clock_gettime(clockid_t id, struct timespec *t) {
+    static atomic_long shift[2];
+    int wall = id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE;
+    /* threads of the pool look at the clock while they wait for work: any number of times */
+    if (id == CLOCK_PROCESS_CPUTIME_ID || id == CLOCK_THREAD_CPUTIME_ID || gettid() != getpid()) return __real_clock_gettime(id, t);
+    const char *what = due(wall ? CLOCK : UPTIME, NULL, -1);
+    if (what && signal_of(what))
+        raise(signal_of(what));
+    else if (what)
+        atomic_store(&shift[wall], strtol(what, NULL, 10));
+    int result = __real_clock_gettime(id, t);
+    t->tv_sec += atomic_load(&shift[wall]);
+    return result;
+}

@@ -1,0 +1,93 @@
+#!/bin/sh
+# test_signals.sh - a first signal at any point of a run: the step in work is left, a checkpoint of the last whole step is written, the
+# exit code is the design's and the line says how to go on; and going on gives the bits of the run that was left alone. A second signal
+# ends it at once, and the checkpoints that were there hold. What else a shell does to a program: a closed terminal, a limit, a stop.
+#
+#     test_signals.sh MEDRL_FAULTY
+# Source: reliability.md P8; design.md, section 8.
+. "$(dirname "$0")/../cli/lib.sh"
+. "$(dirname "$0")/lib_faults.sh"
+short_run 30
+run 0 run short.lua -o whole -q
+whole_hash=$(hash_of whole)
+whole_metrics=$(without_clock whole)
+code_of() { case $1 in SIGHUP) echo 129 ;; SIGINT) echo 130 ;; SIGTERM) echo 143 ;; *) echo 75 ;; esac; }
+
+same() { # WHAT
+    [ "$(hash_of cut)" = "$whole_hash" ] || fail "$1: the run has another hash"
+    [ "$(without_clock cut)" = "$whole_metrics" ] || fail "$1: the run has other metrics"
+    checks=$((checks + 1))
+}
+# signaled FAULTS CODE: a run with these faults (a shell in the background has SIGINT ignored, which a program leaves so)
+signaled() {
+    rm -rf cut log
+    code=0
+    MEDRL_FAULT=$1 MEDRL_FAULT_BELOW=/cut MEDRL_FAULT_LOG=$temp/log env --default-signal=INT,HUP "$medrl" run short.lua -o "$temp/cut" -q >"$temp/out" 2>"$temp/err" </dev/null || code=$?
+    [ -s log ] || fail "$1: never came"
+    [ $code = "$2" ] || fail "$1: exit code $code, want $2"
+    [ "$(grep -c '^medrl: ' err)" = 1 ] || fail "$1: want one line that begins with \"medrl: \""
+    check_checkpoints cut "$1"
+}
+go_on() { # WHAT
+    if ls -d cut/checkpoint-* >/dev/null 2>&1; then
+        grep -qF "continue with: medrl resume" err || [ -n "${2-}" ] || fail "$1: the line does not say how to go on"
+        "$medrl" resume cut -q >"$temp/out" 2>"$temp/err" || fail "$1: and then resume: exit code $?"
+    else
+        rm -rf cut
+        run 0 run short.lua -o cut -q
+    fi
+    same "$1"
+}
+
+# --- one signal: while sampling and training (the clock is read in both, several times a step), and while files are written
+kinds="SIGINT SIGTERM SIGHUP SIGUSR1"
+at=0
+for n in 12 19 30 47 66 90 121 160 205 260 330 400; do
+    set -- $kinds
+    shift $((at % 4))
+    at=$((at + 1))
+    signaled "uptime:$n:$1" "$(code_of "$1")"
+    go_on "$1 at reading $n of the clock"
+done
+for n in 30 70 110 150 190 230; do
+    for op in write fsync; do
+        [ $op = write ] && op_share=100 || op_share=30
+        set -- $kinds
+        shift $((at % 4))
+        at=$((at + 1))
+        k=$((op_share * n / 100 + 1))
+        signaled "$op:$k:$1" "$(code_of "$1")"
+        go_on "$1 at $op $k"
+    done
+done
+
+# --- two signals: at once, whatever is under way
+for n in 40 100 200; do
+    signaled "uptime:$n:SIGTERM,uptime:$((n + 1)):SIGTERM" 143
+    go_on "two signals at reading $n" second
+done
+for n in 31 93 151; do
+    signaled "write:$n:SIGINT,fsync:$((n / 2)):SIGINT" 130
+    go_on "two signals while files are written, write $n" second
+done
+
+# --- stopped and continued; a terminal that goes away; a file size limit; standard output that is closed
+"$medrl" run short.lua -o cut3 -q >out 2>err </dev/null &
+pid=$!
+for _ in 1 2 3 4 5; do
+    kill -STOP $pid 2>/dev/null && sleep 0.05 && kill -CONT $pid
+    sleep 0.02
+done
+wait $pid || fail "stopped and continued: exit code $?"
+rm -rf cut
+mv cut3 cut
+same "stopped and continued"
+rm -rf cut
+code=0
+(ulimit -f 8; exec "$medrl" run short.lua -o cut -q) >out 2>err </dev/null || code=$?
+[ $code = 74 ] || [ $code = 0 ] || fail "a limit of file size: exit code $code, want 74"
+check_checkpoints cut "a limit of file size"
+rm -rf cut
+"$medrl" run short.lua -o cut -q >&- 2>/dev/null </dev/null || fail "standard output closed: exit code $?"
+same "standard output closed"
+passed
