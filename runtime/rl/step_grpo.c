@@ -30,6 +30,7 @@ typedef struct work {
     mr_err submit_err;
     char **texts;     /* [B] */
     mr_score *scores; /* [B,F] */
+    double means[MR_MAX_REWARDS];
     float *rewards, *reward, *std, *adv;
     int32_t *offset; /* [B+1] */
     uint8_t *mask;   /* [n_tok], as the arrays that follow */
@@ -413,11 +414,11 @@ static void length_metrics(work *w) {
 
 static void reward_metrics(work *w) {
     mr_trainer *t = w->t;
-    double mean, std, means[MR_MAX_REWARDS];
+    double mean, std;
     int zero = 0;
     for (int f = 0; f < w->n_rewards; f++) {
-        mr_grpo_moments(&means[f], &std, w->rewards + f, w->n_rewards, w->n_rows);
-        mean = means[f];
+        mr_grpo_moments(&mean, &std, w->rewards + f, w->n_rewards, w->n_rows);
+        w->means[f] = mean;
         mr_trainer_metric_fmt(t, MR_M_REWARD_MEAN_FMT, t->parts.scorer.names[f], mean);
         mr_trainer_metric_fmt(t, MR_M_REWARD_STD_FMT, t->parts.scorer.names[f], std);
     }
@@ -426,7 +427,6 @@ static void reward_metrics(work *w) {
     mr_trainer_metric(t, MR_M_REWARD, mean);
     mr_trainer_metric(t, MR_M_REWARD_STD, std);
     mr_trainer_metric(t, MR_M_ZERO_STD, (double)zero / w->n_rows);
-    mr_trainer_monitor(t, (const char *const *)w->texts, w->n_rows, means);
 }
 
 static void source_metrics(work *w) {
@@ -469,6 +469,7 @@ static void all_metrics(work *w) {
     mr_trainer_metric(t, MR_M_IS_DIFF_MAX, compared ? w->is_max : (double)NAN);
     mr_trainer_metric(t, MR_M_FAULTS, w->n_faults);
     mr_trainer_metric(t, MR_M_VERSION, t->version);
+    mr_trainer_monitor(t, (const char *const *)w->texts, w->n_rows, w->means);
     mr_trainer_scale_metrics(t, w->loss_scale);
     source_metrics(w);
     mr_trainer_metric(t, MR_M_TIME_ROLLOUT, w->rollout_s);

@@ -498,7 +498,7 @@ static void a_broken_reward_pauses(void) {
         "as in: ended.lua:3: broken (sample 0); mend that file and save it: the run goes on by itself");
     CHECK_STR(event_text(&w, "go on"), "a changed script was taken over");
     CHECK(w.log[5][2] == 1 && w.log[6][2] == 2); /* paused after step 5 */
-    CHECK(w.n_names[6] == w.n_names[5] - 2);     /* one reward less: its mean and deviation */
+    CHECK(w.n_names[6] == w.n_names[5] - 4);     /* one reward less: its mean, deviation and share; one alone has no share */
     world_close(&w);
 
     world_init(&w);

@@ -348,6 +348,9 @@ static void metrics_are_complete(void) {
                                         MR_M_IS_DIFF_MAX,
                                         MR_M_FAULTS,
                                         MR_M_VERSION,
+                                        "rewards/share/share",
+                                        "rewards/ended/share",
+                                        MR_M_DUPLICATES,
                                         "data/even/reward",
                                         "data/odd/reward",
                                         MR_M_TIME_ROLLOUT,
@@ -608,9 +611,8 @@ static void an_observer_that_fails_stops_the_run(void) {
     w.observer_status = MR_EIO;
     CHECK_INT(mr_trainer_run(w.t, &err), MR_EIO);
     CHECK_CONTAINS(err.msg, "no space");
-    REQUIRE_OK(mr_checkpoint_find(&found, dir, &err), err);
-    CHECK_STR(mr_path_name(found), "checkpoint-1");
-    mr_free(found);
+    /* a step that is not in the record is not saved: resumed, the run would go on behind it and lack its line */
+    CHECK_INT(mr_checkpoint_find(&found, dir, &err), MR_ENOTFOUND);
     world_close(&w);
     rig_tmp_clear(dir);
 }
