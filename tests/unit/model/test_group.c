@@ -278,6 +278,7 @@ static mr_model *six_layers(mr_backend *b, mr_config *c, mr_model_opts o) {
     c->initializer_range = 0.1f;
     o.from_config = true;
     o.config = c;
+    if (o.compute == MR_BF16 && b->kind == MR_CUDA && !b->has_bf16) o.compute = MR_F16; /* Turing */
     REQUIRE_OK(mr_model_open(&m, b, "six layers", &o, &err), err);
     return m;
 }
