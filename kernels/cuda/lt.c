@@ -348,7 +348,8 @@ static int64_t rows_of_choice(bool exact, int64_t n) {
 }
 
 static bool same_shape(const cu_lt_product *a, const cu_lt_product *k) {
-    return a->n_rows == k->n_rows && a->alpha == k->alpha && a->f16 == k->f16 && a->backward == k->backward && a->n_cols == k->n_cols && a->k == k->k && a->ldx == k->ldx &&
+    return a->n_rows == k->n_rows && a->alpha == k->alpha && a->f16 == k->f16 && a->backward == k->backward && a->n_cols == k->n_cols &&
+           a->k == k->k && a->ldx == k->ldx &&
            a->ldw == k->ldw && a->ldy == k->ldy;
 }
 

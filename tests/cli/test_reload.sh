@@ -8,7 +8,8 @@ cd "$temp" || exit 1
 mkdir -p recipes rewards
 steps=400
 
-# --- the files of the run, version by version
+# --- the files of the run, version by version; with hold=1 only written beside, so that two can be renamed at once
+hold=
 own() { # VERSION -> rewards/own.lua, written beside and renamed, as editors do
     case $1 in
     1) body='return #c % 3' ;;
@@ -17,9 +18,9 @@ own() { # VERSION -> rewards/own.lua, written beside and renamed, as editors do
     esac
     printf '%s\n' 'local M = { name = "own", range = { 0, 6 } }' "function M.score(c) $body end" \
         'M.cases = { { "", {}, M.score("") } }' 'return M' >rewards/own.lua.new
-    mv rewards/own.lua.new rewards/own.lua
+    [ -n "$hold" ] || mv rewards/own.lua.new rewards/own.lua
 }
-lib() { printf 'return { extra = %s }\n' "$1" >lib.lua; }
+lib() { printf 'return { extra = %s }\n' "$1" >lib.lua.new && mv lib.lua.new lib.lua; }
 recipe() { # RATE TEMPERATURE ROWS RANK REWARDS
     cat >recipes/live.lua.new <<LUA
 local data = require "medrl.data"
@@ -33,7 +34,7 @@ return {
               sample_steps = 0, gradient_checkpointing = false, seed = 7 },
 }
 LUA
-    mv recipes/live.lua.new recipes/live.lua
+    [ -n "$hold" ] || mv recipes/live.lua.new recipes/live.lua
 }
 first_files() { own 1; lib 1; recipe 1e-3 1 24 4 '"own"'; }
 
@@ -55,11 +56,16 @@ wait_step 170
 lib 2
 wait_event 'lib.lua: taken over ('
 wait_step 200
-printf 'return {\n  score = function() return 1 end,,\n}\n' >rewards/own.lua
+printf 'return {\n  score = function() return 1 end,,\n}\n' >rewards/own.lua.new
+mv rewards/own.lua.new rewards/own.lua
 wait_event 'rewards/own.lua:2: unexpected symbol near'
 wait_step 220
+hold=1
 own 3
 recipe 5e-4 0.8 30 8 '{ name = "own", weight = 0.5 }'
+hold=
+mv rewards/own.lua.new rewards/own.lua
+mv recipes/live.lua.new recipes/live.lua
 wait_event 'lora.r is 8 instead of 4 (the adapter was made with it): cannot change in a run, the old value stays'
 wait_event 'data.train has 30 rows now, their order begins anew'
 wait_step 260
