@@ -168,12 +168,12 @@ static void smollm2_texts(void) {
         x.n[x.n_texts++] = n;
     }
     cJSON_Delete(root);
-    /* Seen on an H100: f32 1.2e-4 and 2.0e-4 at most (attention there multiplies sums of two bf16); bf16 0.095 and 0.118 at most, 0.011 in
-     * the mean. A last bit of f32 that differs turns a rounding to bf16, and this model's log-probabilities move by up to 0.086 from
-     * rounding its weights alone (docs/performance.md), so two right ways to sum are as far apart. */
+    /* What is asked, and not reached yet. Seen on an H100: f32 1.2e-4 and 2.0e-4 at most (attention there multiplies sums of two bf16); bf16
+     * 0.095 and 0.118 at most, 0.011 in the mean: a last bit of f32 that differs turns a rounding to bf16, and rounding this model's weights alone moves
+     * its log-probabilities by 0.086 (docs/performance.md). */
     for (int group = 0; group < 2; group++) {
-        compare(path, &x, group, MR_F32, 4e-4, 4e-5, 0.99999, 0.9999);
-        compare(path, &x, group, MR_BF16, 0.25, 0.03, 0.999, 0.99);
+        compare(path, &x, group, MR_F32, 1e-4, 2e-5, 0.99999, 0.9999);
+        compare(path, &x, group, MR_BF16, 2e-2, 2e-3, 0.999, 0.99);
     }
     mr_free(path);
 }
