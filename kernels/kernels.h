@@ -133,6 +133,9 @@ struct mr_backend {
      * was to take at open, which plans do not exceed: 0 when nobody knows or it is the host's memory. */
     size_t bytes, bytes_peak, bytes_total;
     void *state;           /* the backend's own */
+    /* The operation that was begun last, and how many were: for a thread that watches (base/watch.h). Relaxed atomics. */
+    const char *op;
+    unsigned long n_ops;
     void (*close)(mr_backend *b); /* for mr_backend_close */
 
     /* Device memory, zeroed; NULL when it does not fit. Freed with free. */

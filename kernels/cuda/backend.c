@@ -36,6 +36,8 @@ bool cu_check(mr_backend *b, const char *op, cudaError_t e) {
 
 void cu_launched(mr_backend *b, const char *op) {
     cu_state *s = cu_of(b);
+    __atomic_store_n(&b->op, op, __ATOMIC_RELAXED);
+    __atomic_store_n(&b->n_ops, b->n_ops + 1, __ATOMIC_RELAXED);
     if (cu_check(b, op, cudaGetLastError()) && s->sync_each) cu_check(b, op, cudaStreamSynchronize(s->stream));
 }
 
@@ -289,6 +291,7 @@ static void moved(mr_backend *b, int lane) {
     cu_check(b, "moved", cudaStreamWaitEvent(s->stream, s->moved[lane], 0));
 }
 
+/* wait: of this and of all other cudaStreamSynchronize: a kernel that does not end; the watchdog sees it and names it */
 static mr_status sync(mr_backend *b, mr_err *err) {
     cu_state *s = cu_of(b);
     assert(!s->recording);

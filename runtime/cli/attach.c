@@ -80,10 +80,12 @@ static mr_status next_line(client *c, size_t *used, const char **line, size_t *l
         looked = c->in.len;
         struct pollfd pf = { .fd = c->fd, .events = POLLIN };
         double left = until - mr_now_s();
+        /* wait: until the caller's time; Ctrl-C ends it */
         int ready = poll(&pf, 1, left > 0 ? (int)(left * 1000) + 1 : 0);
         if (mr_console_stopped()) return MR_ESIGNAL;
         if (ready == 0) return MR_EAGAIN;
         char buf[65536];
+        /* wait: none, there is something */
         ssize_t n = ready > 0 ? recv(c->fd, buf, sizeof buf, 0) : -1;
         if (n > 0)
             mr_str_add(&c->in, buf, (size_t)n);
@@ -210,6 +212,7 @@ static void look(void *self) {
     client *c = self;
     char buf;
     mr_err err;
+    /* wait: none */
     if (c->fd >= 0 && recv(c->fd, &buf, 1, MSG_PEEK | MSG_DONTWAIT) == 0) end_of_run(c, &err);
     if (c->fd >= 0 || c->told_end) return;
     end_of_run(c, &err);

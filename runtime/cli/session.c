@@ -681,7 +681,9 @@ static mr_status save_result(mr_session *s, mr_err *err) {
 
 mr_status mr_session_train(mr_session *s, mr_err *err) {
     mr_signals_catch(ask_to_stop, s->trainer);
+    mr_session_watch(s, true);
     mr_status st = mr_trainer_run(s->trainer, err);
+    mr_session_watch(s, false);
     mr_signals_catch(NULL, NULL); /* the trainer is not asked any more; what is left takes moments */
     mr_log_status(NULL);
     const char *dir = mr_run_dir(s->run);

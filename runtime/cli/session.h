@@ -93,6 +93,8 @@ mr_status mr_session_reset(mr_session *s, mr_err *err);
 /* The adapter (PEFT) or, trained in full, the model, to a folder that appears whole in place of an older one. */
 mr_status mr_session_save(mr_session *s, const char *dir, mr_err *err);
 mr_status mr_session_train(mr_session *s, mr_err *err);
+/* Begins or ends the watch over a run that trains (base/watch.h): a warning, and at last exit code 75 with a crash-PID.txt. watch.c. */
+void mr_session_watch(mr_session *s, bool on);
 void mr_session_close(mr_session *s);
 /* The session's outcome as an object; owned by the caller. */
 cJSON *mr_session_report(const mr_session *s);

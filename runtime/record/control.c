@@ -85,12 +85,19 @@ mr_status mr_control_connect(int *fd, const char *run_dir, mr_err *err) {
     int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct sockaddr_un a = address(dir);
     mr_status st = MR_OK;
+    /* A run that is busy accepts between two operations; one that hangs never does. */
+    const struct timeval most = { .tv_sec = 10 };
+    if (s >= 0) setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most);
+    /* wait: for a place in the queue of those who connect, 10 s */
     if (s < 0 || connect(s, (struct sockaddr *)&a, sizeof a) != 0) {
         if (errno == ECONNREFUSED) errno = ENOENT; /* the file of a process that is dead */
+        if (errno == EAGAIN) errno = ETIMEDOUT;
         st = errno == EACCES ? mr_fail(err, MR_EINVAL, "%s: the run belongs to another user", run_dir)
                              : mr_fail_errno(err, "%s/%s: nobody listens there", run_dir, socket_name);
     }
     close(dir);
+    const struct timeval none = { 0 };
+    if (st == MR_OK) setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof none);
     if (st == MR_OK)
         *fd = s;
     else if (s >= 0)
@@ -294,6 +301,7 @@ static void fill(client *c) {
     char buf[8192];
     /* One full line and a little at most; the rest waits in the kernel. */
     while (!c->ended && !c->closing && c->in.len <= MR_CONTROL_LINE) {
+        /* wait: none */
         ssize_t n = recv(c->fd, buf, sizeof buf, MSG_DONTWAIT);
         if (n > 0) {
             mr_str_add(&c->in, buf, (size_t)n);
@@ -331,6 +339,7 @@ static void greet(client *c, int fd) {
 
 static void accept_clients(mr_control_socket *s) {
     for (int i = 0; i < ACCEPTS; i++) {
+        /* wait: none, the socket does not block */
         int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) return; /* nobody, or no descriptor is left: they wait */
         client *place = NULL, one_more = { .fd = -1 };
@@ -354,6 +363,7 @@ static void wait_for_any(mr_control_socket *s, double wait_s) {
         if (!c->ended && !c->closing) pf[1 + i].events |= POLLIN;
         if (c->sent < c->out.len) pf[1 + i].events |= POLLOUT;
     }
+    /* wait: wait_s */
     poll(pf, 1 + MR_CONTROL_CLIENTS, (int)(wait_s * 1000) + 1); /* a signal ends it: the trainer looks what it was */
 }
 

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/proc.h"
+#include "base/watch.h"
 #include "rl/checkpoint.h"
 #include "rl/schedule.h"
 #include "rl/trainer_impl.h"
@@ -159,6 +160,7 @@ mr_status mr_trainer_event(mr_trainer *t, const char *kind, const char *text, mr
 
 void mr_trainer_progress(mr_trainer *t, const char *phase, int done, int total) {
     const mr_observer *o = &t->parts.observer;
+    mr_watch_beat();
     if (o->progress) o->progress(o->self, t->step + 1, t->max_steps, phase, done, total);
     const mr_control *c = &t->parts.control;
     if (!c->serve || mr_now_s() - t->served_s < 0.05) return; /* twenty times a second at most */
@@ -501,6 +503,7 @@ static mr_status fill_checkpoint(mr_trainer *t, const char *dir, mr_err *err) {
 mr_status mr_trainer_checkpoint(mr_trainer *t, mr_err *err) {
     if (!t->parts.run_dir) return MR_OK;
     char *tmp, text[80];
+    mr_watch_at("checkpoint");
     snprintf(text, sizeof text, "checkpoint-%lld", (long long)t->step);
     /* The event is part of what the checkpoint covers, so a resumed record holds it once. */
     MR_TRY(mr_trainer_event(t, "checkpoint", text, err));
@@ -606,10 +609,12 @@ mr_status mr_trainer_step(mr_trainer *t, mr_err *err) {
     t->n_metrics = 0;
     t->t_step = mr_now_s();
     mr_status st = mr_trainer_stopped(t, err);
+    mr_watch_at("data");
     if (st == MR_OK) st = mr_trainer_draw(t, err);
     if (st == MR_OK) st = t->set->method == MR_METHOD_SFT ? mr_step_sft(t, err) : mr_step_grpo(t, err);
     batch_clear(t);
     MR_TRY(st);
+    mr_watch_step(t->step + 1, mr_now_s() - t->t_step);
     if (t->skipped_in_row < MR_MAX_SKIPPED) return MR_OK;
     if (t->scaler.on) { /* a large scale needs more to come down */
         if (t->scaler.scale >= 1 && t->loss_finite) return MR_OK;
@@ -674,6 +679,7 @@ mr_status mr_trainer_run(mr_trainer *t, mr_err *err) {
     char text[1100];
     snprintf(text, sizeof text, "%s at step %lld", t->step ? "resumed" : "started", (long long)t->step);
     MR_TRY(mr_trainer_event(t, "start", text, err));
+    mr_watch_step(t->step + 1, -1);
     mr_status st = steps(t, INT64_MAX, err);
     if (st == MR_OK)
         snprintf(text, sizeof text, t->ended && t->step < t->max_steps ? "ended early, after step %lld"

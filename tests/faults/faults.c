@@ -7,10 +7,11 @@
  *     MEDRL_FAULT_LOG=FILE                    a line for each fault that was played: so that a loop over N knows when to end
  *
  * OP:   write fsync open mkdir rename unlink rmdir truncate chmod (every form of each); clock, uptime: a reading of the wall clock, of the
- *       monotonic one.
+ *       monotonic one. stall: a stage of the trainer begins (base/watch.h).
  * WHAT: ENOSPC, EIO, EINTR, EROFS, EMFILE: the call fails with it. short: write takes half of its bytes. kill, killed: SIGKILL to this
  *       process before the call, after it. SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXCPU: that signal before the call. A number, for clock and
  *       uptime: seconds that readings are changed by from that one on.
+ *       Of stall, a stage: the main thread stands still when that one begins the Nth time, for ever or, as "rollout/700", for milliseconds.
  * An EINTR is played once by a loop that tries again. Workers are started with an empty environment, so they see none of it. */
 #include <dirent.h>
 #include <errno.h>
@@ -38,8 +39,8 @@ typedef struct fault {
 static fault faults[MAX_FAULTS];
 static int n_faults;
 static const char *below, *log_path;
-static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "clock", "uptime" };
-enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, CLOCK, UPTIME, N_OPS };
+static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "clock", "uptime", "stall" };
+enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, CLOCK, UPTIME, STALL, N_OPS };
 static atomic_long counts[N_OPS];
 
 /* A fault that cannot be read must not look like a run without faults. */
@@ -153,6 +154,7 @@ DECLARE(int, unlinkat, int, const char *, int)
 DECLARE(int, ftruncate, int, off_t)
 DECLARE(int, fchmod, int, mode_t)
 DECLARE(int, clock_gettime, clockid_t, struct timespec *)
+DECLARE(void, mr_watch_at, const char *)
 
 ssize_t __wrap_write(int fd, const void *data, size_t len) {
     const char *what = due(WRITE, NULL, fd);
@@ -226,4 +228,19 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *t) {
     int result = __real_clock_gettime(id, t);
     t->tv_sec += atomic_load(&shift[wall]);
     return result;
+}
+
+/* The stage has begun for those who watch, and then nothing moves. */
+void __wrap_mr_watch_at(const char *stage) {
+    static long seen[MAX_FAULTS];
+    __real_mr_watch_at(stage);
+    for (int i = 0; stage && i < n_faults; i++) {
+        const size_t len = strcspn(faults[i].what, "/");
+        if (strcmp(faults[i].op, "stall") != 0 || strncmp(faults[i].what, stage, len) != 0 || stage[len] || ++seen[i] != faults[i].n) continue;
+        note(STALL, seen[i], stage);
+        const long ms = faults[i].what[len] ? strtol(faults[i].what + len + 1, NULL, 10) : 0;
+        struct timespec left = { ms / 1000, ms % 1000 * 1000000 };
+        while (ms && nanosleep(&left, &left) != 0 && errno == EINTR) {}
+        while (!ms) pause();
+    }
 }
