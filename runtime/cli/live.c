@@ -255,7 +255,7 @@ mr_status mr_live_score(mr_session *s, cJSON **objects, const char *const *texts
 /* ---- the record ---- */
 
 mr_status mr_tail(cJSON **list, const char *path, int n, mr_err *err) {
-    enum { PIECE = 1 << 20 };
+    enum { PIECE = 64 << 10 }; /* a run that is asked often keeps what one answer took */
     *list = cJSON_CreateArray();
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return MR_OK;

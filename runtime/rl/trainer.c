@@ -173,12 +173,30 @@ mr_status mr_trainer_stopped(const mr_trainer *t, mr_err *err) {
     return mr_fail(err, MR_ESIGNAL, "stopped after step %lld", (long long)t->step);
 }
 
+/* The log is a curve for people and the memory of the guards; metrics.jsonl has every step. So that memory and checkpoints do not grow
+ * with a run, of what is older than LOG_LAST steps every 2nd, 4th ... step stays, about LOG_MIDDLE in all, and the first ones. A function
+ * of the step alone: a resumed run has the same log. */
+static void thin_log(mr_trainer *t) {
+    enum { LOG_FIRST = 16, LOG_LAST = 64, LOG_MIDDLE = 128 };
+    int64_t stride = 1;
+    if (t->step % LOG_LAST != 0) return;
+    while (t->step / stride > LOG_MIDDLE) stride *= 2;
+    for (cJSON *e = t->log_history->child, *next; e && stride > 1; e = next) {
+        next = e->next;
+        const cJSON *of = cJSON_GetObjectItemCaseSensitive(e, "step");
+        const int64_t step = cJSON_IsNumber(of) ? (int64_t)of->valuedouble : 0;
+        if (step <= LOG_FIRST || step > t->step - LOG_LAST || step % stride == 0) continue;
+        cJSON_Delete(cJSON_DetachItemViaPointer(t->log_history, e));
+    }
+}
+
 mr_status mr_trainer_record(mr_trainer *t, mr_err *err) {
     const mr_observer *o = &t->parts.observer;
     cJSON *entry = cJSON_CreateObject();
     for (int i = 0; i < t->n_metrics; i++) cJSON_AddNumberToObject(entry, t->metrics[i].name, t->metrics[i].value);
     cJSON_AddNumberToObject(entry, "step", (double)t->step);
     cJSON_AddItemToArray(t->log_history, entry);
+    thin_log(t);
     if (o->step) MR_TRY(o->step(o->self, t->step, t->max_steps, t->metrics, t->n_metrics, err));
     t->half_done = false; /* now the step is whole: a checkpoint of it finds its line in the record */
     return MR_OK;

@@ -233,7 +233,11 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
         int got = mr_wire_next(&peer->wire, &f);
         if (got < 0) break;
         if (got > 0) {
-            if (f.type != MR_WIRE_LOG) since = mr_now_s();
+            if (f.type != MR_WIRE_LOG) {
+                const double before = since;
+                since = mr_now_s();
+                if (since - before - limit_s > MR_OVERSLEPT_S) until += since - before; /* the clock jumped while it answered */
+            }
             if (mr_peer_serve(v, peer, &f)) continue;
             if (peer->sandbox.level == 0) break; /* a worker says first how well it is locked in */
             if (f.type == MR_WIRE_REPLY) {
