@@ -362,6 +362,15 @@ static mr_status m_last(mr_live *l, const mr_control_request *r, cJSON **out, mr
     return MR_OK;
 }
 
+static mr_status m_clients(mr_live *l, const mr_control_request *r, cJSON **out, mr_err *err) {
+    (void)r, (void)err;
+    pid_t pids[MR_CONTROL_CLIENTS];
+    const int n = mr_control_pids(l->socket, pids);
+    *out = cJSON_CreateArray();
+    for (int i = 0; i < n; i++) cJSON_AddItemToArray(*out, cJSON_CreateNumber(pids[i]));
+    return MR_OK;
+}
+
 static mr_status m_settings(mr_live *l, const mr_control_request *r, cJSON **out, mr_err *err) {
     (void)r, (void)err;
     *out = l->s->trainer ? mr_trainer_live(l->s->trainer) : mr_settings_live(&l->s->settings);
@@ -637,6 +646,7 @@ static const struct {
 } methods[] = {
     { "hello", m_hello, MR_STAGE_NOTHING, true, false },
     { "status", m_status, MR_STAGE_NOTHING, true, false },
+    { "clients", m_clients, MR_STAGE_NOTHING, true, false },
     { "metrics", m_metrics, MR_STAGE_NOTHING, true, false },
     { "last", m_last, MR_STAGE_NOTHING, true, false },
     { "settings", m_settings, MR_STAGE_SCRIPTS, true, false },

@@ -107,6 +107,15 @@ mr_status mr_control_connect(int *fd, const char *run_dir, mr_err *err) {
 
 /* ---- open ---- */
 
+static bool somebody_listens(int dir) {
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    struct sockaddr_un a = address(dir);
+    /* wait: none; a queue that is full has an owner too */
+    const bool yes = fd >= 0 && (connect(fd, (struct sockaddr *)&a, sizeof a) == 0 || errno == EAGAIN);
+    if (fd >= 0) close(fd);
+    return yes;
+}
+
 static mr_status make_room(const mr_control_socket *s, const char *run_dir, mr_err *err) {
     struct stat info;
     if (fstatat(s->dir, socket_name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
@@ -116,7 +125,9 @@ static mr_status make_room(const mr_control_socket *s, const char *run_dir, mr_e
     if (!S_ISSOCK(info.st_mode))
         return mr_fail(err, MR_EINVAL, "%s/%s: is no socket; move it away, so that the run can be attached to", run_dir,
                        socket_name);
-    /* The lock is ours, so whoever made it is dead. */
+    /* The lock is ours, so whoever made it is dead; but a lock file can be removed, and then its owner may live. */
+    if (somebody_listens(s->dir))
+        return mr_fail(err, MR_EINVAL, "%s/%s: a process listens there, which is not this run; end it first", run_dir, socket_name);
     if (unlinkat(s->dir, socket_name, 0) != 0 && errno != ENOENT)
         return mr_fail_errno(err, "%s/%s: an old one could not be removed", run_dir, socket_name);
     return MR_OK;
@@ -337,14 +348,26 @@ static void greet(client *c, int fd) {
         c->pid = who.pid;
 }
 
+/* Those who left without a request make room for those who come. */
+static client *free_place(mr_control_socket *s) {
+    for (int k = 0; k < MR_CONTROL_CLIENTS; k++)
+        if (s->clients[k].fd < 0) return &s->clients[k];
+    for (int k = 0; k < MR_CONTROL_CLIENTS; k++) {
+        client *c = &s->clients[k];
+        fill(c);
+        if (!c->ended || has_line(c) || c->out.len) continue;
+        drop(c);
+        return c;
+    }
+    return NULL;
+}
+
 static void accept_clients(mr_control_socket *s) {
     for (int i = 0; i < ACCEPTS; i++) {
         /* wait: none, the socket does not block */
         int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) return; /* nobody, or no descriptor is left: they wait */
-        client *place = NULL, one_more = { .fd = -1 };
-        for (int k = 0; k < MR_CONTROL_CLIENTS && !place; k++)
-            if (s->clients[k].fd < 0) place = &s->clients[k];
+        client *place = free_place(s), one_more = { .fd = -1 };
         greet(place ? place : &one_more, fd);
         if (place && !place->closing) continue;
         client *c = place ? place : &one_more;
@@ -378,6 +401,13 @@ static void serve(void *self, mr_trainer *t, bool boundary, double wait_s) {
 
 mr_control mr_control_of(mr_control_socket *s) {
     return (mr_control){ .self = s, .serve = serve };
+}
+
+int mr_control_pids(const mr_control_socket *s, pid_t pids[MR_CONTROL_CLIENTS]) {
+    int n = 0;
+    for (int i = 0; s && i < MR_CONTROL_CLIENTS; i++)
+        if (s->clients[i].fd >= 0 && !s->clients[i].closing) pids[n++] = s->clients[i].pid;
+    return n;
 }
 
 int mr_control_clients(const mr_control_socket *s) {

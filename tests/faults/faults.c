@@ -5,6 +5,7 @@
  *     MEDRL_FAULT=OP:N:WHAT[,OP:N:WHAT ...]   the Nth call of OP, from 1; N+ means that one and all later ones
  *     MEDRL_FAULT_BELOW=TEXT                  only calls on paths (or on open files) whose path contains TEXT are counted
  *     MEDRL_FAULT_LOG=FILE                    a line for each fault that was played: so that a loop over N knows when to end
+ *     MEDRL_FAULT_WORKER=PROGRAM              workers are this program: under valgrind /proc/self/exe is valgrind
  *
  * OP:   write fsync open mkdir rename unlink rmdir truncate chmod (every form of each); clock, uptime: a reading of the wall clock, of the
  *       monotonic one. stall: a stage of the trainer begins (base/watch.h).
@@ -17,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -155,6 +157,7 @@ DECLARE(int, ftruncate, int, off_t)
 DECLARE(int, fchmod, int, mode_t)
 DECLARE(int, clock_gettime, clockid_t, struct timespec *)
 DECLARE(void, mr_watch_at, const char *)
+DECLARE(int, posix_spawn, pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, char *const *)
 
 ssize_t __wrap_write(int fd, const void *data, size_t len) {
     const char *what = due(WRITE, NULL, fd);
@@ -243,4 +246,10 @@ void __wrap_mr_watch_at(const char *stage) {
         while (ms && nanosleep(&left, &left) != 0 && errno == EINTR) {}
         while (!ms) pause();
     }
+}
+
+int __wrap_posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attr,
+                       char *const *argv, char *const *envp) {
+    const char *other = getenv("MEDRL_FAULT_WORKER");
+    return __real_posix_spawn(pid, other ? other : path, actions, attr, argv, envp);
 }
