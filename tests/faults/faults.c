@@ -6,6 +6,7 @@
  *     MEDRL_FAULT_BELOW=TEXT                  only calls on paths (or on open files) whose path contains TEXT are counted
  *     MEDRL_FAULT_LOG=FILE                    a line for each fault that was played: so that a loop over N knows when to end
  *     MEDRL_FAULT_WORKER=PROGRAM              workers are this program: under valgrind /proc/self/exe is valgrind
+ *     MEDRL_FAULT_WORKERS=N                   so many workers, which is no setting
  *
  * OP:   write fsync open mkdir rename unlink rmdir truncate chmod (every form of each); clock, uptime: a reading of the wall clock, of the
  *       monotonic one. stall: a stage of the trainer begins (base/watch.h).
@@ -29,6 +30,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "script/script.h"
 
 enum { MAX_FAULTS = 16 };
 
@@ -157,6 +160,7 @@ DECLARE(int, ftruncate, int, off_t)
 DECLARE(int, fchmod, int, mode_t)
 DECLARE(int, clock_gettime, clockid_t, struct timespec *)
 DECLARE(void, mr_watch_at, const char *)
+DECLARE(mr_status, mr_pool_open, mr_pool **, const char *, const mr_pool_opts *, mr_err *)
 DECLARE(int, posix_spawn, pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, char *const *)
 
 ssize_t __wrap_write(int fd, const void *data, size_t len) {
@@ -252,4 +256,10 @@ int __wrap_posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_acti
                        char *const *argv, char *const *envp) {
     const char *other = getenv("MEDRL_FAULT_WORKER");
     return __real_posix_spawn(pid, other ? other : path, actions, attr, argv, envp);
+}
+
+mr_status __wrap_mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_opts *opts, mr_err *err) {
+    mr_pool_opts o = *opts;
+    if (getenv("MEDRL_FAULT_WORKERS")) o.n_workers = atoi(getenv("MEDRL_FAULT_WORKERS"));
+    return __real_mr_pool_open(out, recipe, &o, err);
 }
