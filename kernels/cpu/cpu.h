@@ -27,7 +27,7 @@ typedef struct cpu_state {
     cpu_isa isa;
     int n_threads;
     mr_threads *pool;
-    char device[128];
+    char device[128], arithmetic[32];
     struct { void *p; size_t bytes; } scratch[CPU_N_SLOTS];
     pthread_mutex_t fail_lock;
     bool failed;      /* set once, by cpu_fail */

@@ -480,6 +480,11 @@ static mr_status open_device(mr_backend **out, int index, mr_err *err) {
              s->sm, s->n_sm, (double)prop.totalGlobalMem / 1e9);
     s->b.name = s->name;
     s->b.device = s->device;
+    int runtime = 0;
+    cudaRuntimeGetVersion(&runtime);
+    snprintf(s->arithmetic, sizeof s->arithmetic, "%.100s%s, sm_%d, %d SMs, CUDA %d.%d", prop.name, CU_FORCED_SM ? " as a Turing" : "", s->sm,
+             s->n_sm, runtime / 1000, runtime % 1000 / 10);
+    s->b.arithmetic = s->arithmetic;
     mr_backend *b = &s->b;
     if (cu_check(b, "open", cudaSetDevice(index)) &&
         cu_check(b, "open", cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking))) {

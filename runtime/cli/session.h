@@ -28,6 +28,7 @@ typedef struct mr_session_opts {
     const char *resume; /* run folder to continue, NULL: a new run */
     const char *output; /* run folder in place of the recipe's output_dir, NULL: the recipe's */
     const char *on_error; /* "pause" or "stop" in place of the recipe's, NULL: the recipe's */
+    bool allow_different_device; /* with resume: the bits may be others from here on */
     bool progress;
     int require_sandbox; /* lowest level that the workers must reach, 0: any */
     bool control; /* listen on RUN/control.sock: medrl attach */
@@ -69,6 +70,7 @@ typedef struct mr_session {
     int64_t n_steps; /* done by this process */
     double start_s;
     char *checkpoint; /* that the run goes on from, NULL for a new one */
+    cJSON *made_on, *made_by; /* the device and the build of that checkpoint; NULL: it does not say */
     cJSON *base;      /* the recipe that it was planned with, from config; NULL for a new one */
     cJSON *pinned;    /* the texts that were in use at the checkpoint; NULL: it does not say */
     cJSON *journal;   /* what is to be repeated; NULL: nothing */

@@ -437,6 +437,8 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     cJSON_AddNumberToObject(position, "n_rows", (double)t->order.n_rows);
     cJSON_AddNumberToObject(position, "prompts_per_step", t->prompts);
     cJSON_AddStringToObject(medrl, "settings", t->settings_hash);
+    if (t->b->arithmetic) cJSON_AddStringToObject(medrl, "device", t->b->arithmetic);
+    if (t->parts.build) cJSON_AddStringToObject(medrl, "build", t->parts.build);
     cJSON_AddNumberToObject(medrl, "metrics_bytes", (double)metrics);
     cJSON_AddNumberToObject(medrl, "samples_bytes", (double)samples);
     cJSON_AddNumberToObject(medrl, "events_bytes", (double)events);
