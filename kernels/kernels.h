@@ -128,6 +128,10 @@ struct mr_backend {
      * repeats its calls still repeats its bits only where the choices, which are made by the clock, come out the same. The CPU, whose
      * products keep the rule at no cost, and all operations but linear and linear_bwd do not look at it. */
     bool exact;
+    /* False after open. True: attention multiplies in f32, for models that compute in f32 (mr_model_plan and mr_model_open set it).
+     * False: it may multiply sums of two bf16, which keep 16 bits of each factor, on tensor cores. Stores of keys and values are of the
+     * kind that was set when kv_bytes was asked. The CPU always multiplies in f32. */
+    bool attention_f32;
     int n_threads;
     /* Device memory that alloc, weights and scratch hold now and have held at most, kept by the backend; and what there
      * was to take at open, which plans do not exceed: 0 when nobody knows or it is the host's memory. */
