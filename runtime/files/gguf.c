@@ -265,7 +265,7 @@ static mr_status read_tensor(mr_tensors *t, cursor *c, size_t alignment, uint64_
         return mr_fail(err, MR_EDATA,
                        "%s: byte %zu (%s): its type %" PRIu32
                        " (%s) is not supported, want F32, F16, BF16, Q4_0, Q4_1, Q5_0, "
-                       "Q5_1, Q8_0, Q4_K, Q5_K or Q6_K; fetch another quantization, Q4_K_M or Q8_0",
+                       "Q5_1, Q8_0 or Q2_K to Q6_K; fetch another quantization, Q4_K_M or Q8_0",
                        c->path, at, field, type, e->type ? e->type->name : "unknown");
     const int64_t row = n_dims ? e->info.dims[n_dims - 1] : 1;
     if (row % e->type->block)

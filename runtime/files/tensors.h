@@ -5,7 +5,7 @@
  * format. Names are those of Hugging Face ("model.layers.0.self_attn.q_proj.weight"); for a GGUF of arch llama the rows
  * of q and k come back in Hugging Face's order.
  * Source: spec/formats.md 7.1 (safetensors: all rules of the library, duplicates refused) and 7.2 (GGUF v2/v3: F32
- *         F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K), spec/models.md 1.3 and 1.5.
+ *         F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K), spec/models.md 1.3 and 1.5.
  * Errors: MR_EDATA `FILE: byte N (FIELD): what is wrong; what to do`; MR_ENOTFOUND.
  * Ownership: the handle owns mappings and names; everything returned is borrowed until close.
  * Threads: reads may run in parallel. */
