@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "files/tensors_impl.h"
+#include "files/writer.h"
 
 enum {
     max_values = 65536,
@@ -192,6 +193,21 @@ static void hf_name(char *out, size_t out_len, const char *name) {
         if (strlen(layer_names[i].gguf) == (size_t)(dot - part) &&
             !memcmp(part, layer_names[i].gguf, (size_t)(dot - part)))
             snprintf(out, out_len, "model.layers.%.*s.%s%s", (int)digits, name + 4, layer_names[i].hf, dot);
+}
+
+bool mr_gguf_name(char *out, size_t out_len, const char *hf) {
+    for (size_t i = 0; i < sizeof whole_names / sizeof whole_names[0]; i++)
+        if (!strcmp(hf, whole_names[i].hf)) return snprintf(out, out_len, "%s", whole_names[i].gguf) < (int)out_len;
+    static const char prefix[] = "model.layers.";
+    if (strncmp(hf, prefix, sizeof prefix - 1)) return false;
+    const char *number = hf + sizeof prefix - 1, *dot = strrchr(hf, '.');
+    const size_t digits = strspn(number, "0123456789");
+    const char *part = number + digits + 1;
+    if (digits == 0 || digits > 6 || number[digits] != '.' || dot < part) return false;
+    for (size_t i = 0; i < sizeof layer_names / sizeof layer_names[0]; i++)
+        if (strlen(layer_names[i].hf) == (size_t)(dot - part) && !memcmp(part, layer_names[i].hf, (size_t)(dot - part)))
+            return snprintf(out, out_len, "blk.%.*s.%s%s", (int)digits, number, layer_names[i].gguf, dot) < (int)out_len;
+    return false;
 }
 
 /* The converter of arch llama permutes the rows of q and k within each head (models.md 1.3); marks them. */

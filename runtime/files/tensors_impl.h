@@ -71,6 +71,10 @@ mr_status mr_tensors_index(mr_tensors *t, mr_err *err);
 mr_status mr_safetensors_read_header(mr_tensors *t, int map, mr_err *err);
 mr_status mr_gguf_read_header(mr_tensors *t, mr_err *err);
 
+/* The header of a file with these tensors in their order, and the bytes of each (writer.c). */
+mr_status mr_safetensors_header(mr_str *json, size_t *bytes, const mr_tensor_out *tensors, int n, const char *path,
+                                mr_err *err);
+
 /* Bulk forms of the half conversions. */
 void mr_f16_decode(float *dst, const uint8_t *src, size_t n);
 void mr_bf16_decode(float *dst, const uint8_t *src, size_t n);

@@ -71,7 +71,7 @@ static double lost(const char *type, const float *x, size_t n) {
     return all > 0 ? sqrt(error / all) : sqrt(error);
 }
 
-/* Normal weights, as a trained matrix has them.Observed: Q4_0 0.0857, Q4_K 0.0719, Q5_0 0.0427, Q5_K 0.0360,
+/* Normal weights, as a trained matrix has them. Observed: Q4_0 0.0857, Q4_K 0.0719, Q5_0 0.0427, Q5_K 0.0360,
  * Q6_K 0.0178, Q8_0 0.0053. */
 static void k_quants_lose_little(void) {
     enum { N = 64 * 256 };
