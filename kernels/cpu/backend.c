@@ -232,6 +232,7 @@ static const mr_backend table = {
     .moved = cpu_moved,
     .sync = cpu_sync,
     .weight_create = cpu_weight_create,
+    .weight_adopt = cpu_weight_adopt,
     .weight_free = cpu_weight_free,
     .weight_info = cpu_weight_info,
     .weight_room = cpu_weight_room,

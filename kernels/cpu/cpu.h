@@ -121,6 +121,8 @@ void cpu_dynamic_map(float map[256], bool is_signed);
 /* --- weights (weights.c, nf4.c) --- */
 mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
                             mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
+mr_status cpu_weight_adopt(mr_backend *b, mr_weight **out, const mr_nf4_part *parts, int n, int64_t n_out, int64_t n_in,
+                           mr_dtype compute, unsigned uses, mr_err *err);
 void cpu_weight_free(mr_backend *b, mr_weight *w);
 mr_weight_info cpu_weight_info(const mr_weight *w);
 size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);

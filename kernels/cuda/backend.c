@@ -342,6 +342,7 @@ static const mr_backend table = {
     .moved = moved,
     .sync = sync,
     .weight_create = cu_weight_create,
+    .weight_adopt = cu_weight_adopt,
     .weight_free = cu_weight_free,
     .weight_info = cu_weight_info,
     .weight_room = cu_weight_room,
