@@ -29,6 +29,7 @@ static const struct {
     { "run", "RECIPE", "train a model as a recipe says", mr_cmd_run },
     { "resume", "RUN", "continue a run from its newest checkpoint", mr_cmd_resume },
     { "plan", "RECIPE", "the memory of a run by part, before it is started", mr_cmd_plan },
+    { "eval", "RUN|MODEL", "greedy accuracy with its interval, tuned beside base", mr_cmd_eval },
     { "chat", "MODEL|RUN", "talk to a model, or to what a run has made", mr_cmd_chat },
     { "generate", "MODEL|RUN [PROMPT]", "complete one prompt", mr_cmd_generate },
     { "repl", "[RECIPE]", "a Lua session: sample, score, look at rows, train step by step", mr_cmd_repl },

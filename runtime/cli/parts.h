@@ -81,6 +81,8 @@ void mr_put_t4(cJSON *report, const mr_estimate *e);
  * on every machine. */
 mr_status mr_parts_settings(mr_settings *s, const cJSON *recipe, const char *place, mr_err *err);
 /* Every --set has a name and a value; NULL is fine. */
+/* The judge of evaluations (rl/evaluate.h), as mr_pool_opts.rewards takes it. */
+#define MR_EVAL_JUDGE "eval_answer"
 mr_status mr_check_overrides(const char *const *overrides, mr_err *err);
 /* config.json of a run folder; NULL when the folder holds none of ours. */
 mr_status mr_run_config_load(cJSON **out, const char *dir, mr_err *err);

@@ -49,8 +49,4 @@ void mr_progress_event(mr_run *r, int64_t step, const char *kind, const char *te
 void mr_progress_reward(mr_run *r, double reward); /* one more point of the curve */
 void mr_progress_clear(mr_run *r);
 
-/* The text inside the last <answer>...</answer>, trimmed; NULL when there is none. Borrowed from text; *len is its
- * length. */
-const char *mr_answer_in(const char *text, size_t *len);
-
 #endif

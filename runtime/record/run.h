@@ -45,6 +45,10 @@ mr_observer mr_run_observer(mr_run *r);
 /* What the last lines say to the user: rewards first and last, format and exactness apart, the answers' histogram. To out, as text. */
 void mr_run_summary(mr_run *r, mr_str *out);
 
+/* The text inside the last <answer>...</answer>, trimmed; NULL when there is none. Borrowed from text; *len is its
+ * length. */
+const char *mr_answer_in(const char *text, size_t *len);
+
 /* Appends a line that is broken at blanks to fit; what follows its first line is indented. columns 0: as it is. */
 void mr_progress_wrap(mr_str *out, const char *line, int indent, int columns);
 /* The same to the log, as wide as the terminal there. */
