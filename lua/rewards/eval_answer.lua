@@ -4,7 +4,8 @@
 ---   -1.0  no such answer: no answer at all, several that differ, a word where a letter is wanted ("invalid")
 ---   nil   the row has no gold answer: it is left out
 --- The kind comes from the gold answer: yes, no or maybe; one of the letters; a number; any other text. The final
---- answer is what \boxed{} holds, else the only <answer> block, else what follows "the answer is" (lua/medrl/answer.lua).
+--- answer is what \boxed{} holds, else the only <answer> block, else what follows "the answer is"
+--- (lua/medrl/answer.lua).
 --- A letter may carry its option's text along ("B) aspirin"), a word a reason ("yes, because"), a number its unit.
 --- Options: column, the row's column with the gold answer; letters, those that can be answered.
 local answer = require "medrl.answer"
