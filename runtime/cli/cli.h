@@ -17,6 +17,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_resume(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_plan(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_eval(int argc, char **argv, mr_err *err);
+mr_status mr_cmd_report(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_hash(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_demo(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_generate(int argc, char **argv, mr_err *err);

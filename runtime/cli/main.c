@@ -30,6 +30,7 @@ static const struct {
     { "resume", "RUN", "continue a run from its newest checkpoint", mr_cmd_resume },
     { "plan", "RECIPE", "the memory of a run by part, before it is started", mr_cmd_plan },
     { "eval", "RUN|MODEL", "greedy accuracy with its interval, tuned beside base", mr_cmd_eval },
+    { "report", "RUN", "a run as one HTML file, or served while it goes on", mr_cmd_report },
     { "chat", "MODEL|RUN", "talk to a model, or to what a run has made", mr_cmd_chat },
     { "generate", "MODEL|RUN [PROMPT]", "complete one prompt", mr_cmd_generate },
     { "repl", "[RECIPE]", "a Lua session: sample, score, look at rows, train step by step", mr_cmd_repl },
