@@ -50,10 +50,10 @@ run 2 report empty
 says "empty: holds no run"
 
 # --- served
-set -m # or a shell without a terminal starts it deaf to Ctrl-C
-"$medrl" report --serve big --port 0 >url 2>served & server=$!
-set +m
-trap 'kill $server 2>/dev/null; rm -rf "$temp"' EXIT
+# in a session of its own: what a shell starts with & is deaf to Ctrl-C
+setsid --fork sh -c 'echo $$ >group; trap : INT; "$0" report --serve big --port 0 >url 2>served; echo $? >code' "$medrl"
+to_group() { bash -c 'kill -s "$0" -- "-$1"' "$1" "$(cat "$temp/group")" 2>/dev/null; }
+trap 'to_group KILL; rm -rf "$temp"' EXIT
 for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do [ -s url ] && break; sleep 0.1; done
 url=$(cat url)
 port=${url#http://127.0.0.1:}
@@ -106,10 +106,8 @@ if [ -n "$browser" ]; then
 else
     echo "test_report.sh: no browser is here (chromium): how the page looks was not checked"
 fi
-kill -INT $server
-for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 $server 2>/dev/null || break; sleep 0.2; done
-kill -0 $server 2>/dev/null && fail "Ctrl-C does not end it"
-code=0
-wait $server || code=$?
-is "$code" 0
+to_group INT
+for _ in 1 2 3 4 5 6 7 8 9 10; do [ -s code ] && break; sleep 0.2; done
+[ -s code ] || fail "Ctrl-C does not end it"
+is "$(cat code)" 0
 passed
