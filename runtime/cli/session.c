@@ -503,6 +503,8 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
         .progress = o->progress,
         .logging_steps = s->settings.train.logging_steps,
         .sample_steps = s->settings.train.sample_steps,
+        .tensorboard = s->settings.train.tensorboard,
+        .usd_per_hour = s->settings.budget.usd_per_hour,
     };
     MR_TRY(mr_run_open(&s->run, o->resume ? o->resume : o->output ? o->output : s->settings.output_dir, &ro, err));
     if (!o->resume) MR_TRY(record_config(s, hex, s->on_cpu, err));

@@ -23,6 +23,7 @@ struct mr_run {
     int lock;
     mr_run_opts opts;
     mr_record_file metrics, samples, events;
+    mr_record_file tensorboard; /* fd -1 unless it is asked for */
     int64_t step;       /* the last one that was recorded */
     bool uncut;         /* resumed, and mr_run_cut is still to come: lines written now would be cut away */
     mr_str held_events; /* so these wait */
@@ -40,6 +41,13 @@ struct mr_run {
 };
 
 bool mr_is_correctness(const char *reward); /* the reward whose 2.0 means the exact answer */
+
+/* tensorboard.c: opens the run's event file, a new one or the newest that is there; cut back to what was recorded up to
+ * a step; a step's metrics behind it. All do nothing when the file is not open. */
+mr_status mr_events_open(mr_record_file *f, const char *run_dir, mr_err *err);
+mr_status mr_events_cut(mr_record_file *f, int64_t last_step, mr_err *err);
+mr_status mr_events_add(mr_record_file *f, int64_t step, const mr_metric *m, int n, mr_err *err);
+uint32_t mr_crc32c(const void *data, size_t len);
 
 /* progress.c */
 void mr_progress_sample(mr_run *r, const mr_sample *s, int n_rewards, const char *const *names);

@@ -3,7 +3,7 @@
 (() => {
   let D = JSON.parse(document.getElementById("data").textContent);
   const page = document.getElementById("page");
-  const state = { hidden: new Set(), smooth: null, group: 0, set: "", order: "sampled", only: "", find: "", hover: null };
+  const state = { hidden: new Set(), smooth: null, group: 1e9, set: "", order: "sampled", only: "", find: "", hover: null };
   const COLORS = [0, 1, 2, 3, 4, 5, 6, 7].map(i => `var(--c${i})`);
   const KINDS = {
     reload: ["var(--c2)", "reload"], set: ["var(--c6)", "setting"], fault: ["var(--bad)", "fault"],
@@ -73,7 +73,7 @@
   function ticks(lo, hi, n) {
     const raw = (hi - lo) / n, p = Math.pow(10, Math.floor(Math.log10(raw))), f = raw / p;
     const step = (f < 1.5 ? 1 : f < 3.5 ? 2 : f < 7.5 ? 5 : 10) * p, out = [];
-    for (let x = Math.ceil(lo / step - 1e-9) * step; x <= hi + step * 1e-9; x += step) out.push(+x.toPrecision(12));
+    for (let x = Math.ceil(lo / step - 1e-9) * step; x <= hi + step * 1e-9; x += step) out.push(Math.abs(x) < step * 1e-6 ? 0 : +x.toPrecision(12));
     return out;
   }
   function line(xs, ys, X, Y, dots) {
@@ -339,8 +339,8 @@
           h("td", { class: "num" }, i ? "" : set.judged), h("td", {}, i || set.became_right == null ? "" :
             `${set.became_right} became right, ${set.became_wrong} wrong (p = ${num(set.p_value, 2)})`)));
       });
-    return h("section", {}, h("h2", {}, "Evaluation", h("small", {}, e.data)), h("div", { class: "card scroll" }, h("table", {},
-      h("tr", {}, h("th", {}, "data set"), h("th"), h("th", { class: "num" }, "right"), h("th", {}, "95 % interval"),
+    return h("section", {}, h("h2", {}, "Evaluation", h("small", {}, e.data)), h("div", { class: "card scroll" },
+      h("table", { class: "whole" }, h("tr", {}, h("th", {}, "data set"), h("th"), h("th", { class: "num" }, "right"), h("th", {}, "95 % interval"),
         h("th", { class: "num" }, "invalid"), h("th", { class: "num" }, "rows"), h("th", {}, sides.length > 1 ? "flips" : "")), rows)));
   }
 
@@ -367,7 +367,9 @@
     let i = 0, inside = false;
     for (const m of text.matchAll(/<\/?(reasoning|answer|think)>/g)) {
       const between = text.slice(i, m.index);
-      if (between) out.push(inside && between.trim() ? h("mark", {}, between) : between);
+      const parts = inside && between.match(/^(\s*)(\S[^]*?)(\s*)$/); // white space is not part of the answer
+      if (parts) out.push(parts[1], h("mark", {}, parts[2]), parts[3]);
+      else if (between) out.push(between);
       out.push(h("span", { class: "tag" }, m[0]));
       if (m[1] === "answer") inside = m[0][1] !== "/";
       i = m.index + m[0].length;
@@ -450,7 +452,7 @@
     const list = D.events.filter(e => e.kind !== "script");
     if (!list.length) return null;
     const row = e => { const [color, label] = KINDS[e.kind] || ["var(--soft)", e.kind];
-      return h("tr", {}, h("td", { class: "num" }, e.step), h("td", {}, colored(h("span", { class: "dot" }), color, "background"),
+      return h("tr", {}, h("td", { class: "num" }, e.step), h("td", { class: "kind" }, colored(h("span", { class: "dot" }), color, "background"),
         label), h("td", {}, e.text)); };
     const first = list.slice(0, 12), rest = list.slice(12);
     const headers = () => h("tr", {}, h("th", { class: "num" }, "step"), h("th", {}, "what"), h("th"));

@@ -18,6 +18,8 @@ typedef struct mr_run_opts {
     bool progress;          /* draw the status line and step lines to stderr */
     int logging_steps;      /* a step line every so many steps when stderr is no terminal or always */
     int sample_steps;       /* print a sample every so many steps; 0 never */
+    double usd_per_hour;    /* for the screen: dollars of the whole run; 0: no price */
+    bool tensorboard;       /* event files in RUN/tensorboard too; a run that has some goes on with them */
 } mr_run_opts;
 
 /* dir: made when absent. A new run in a folder that holds one takes the next free name, DIR-2, DIR-3 ...: nothing is overwritten; mr_run_dir says
