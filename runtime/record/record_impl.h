@@ -37,6 +37,8 @@ struct mr_run {
     double rewards[MR_SPARK];
     int n_rewards;                      /* how many of them are set; the oldest first */
     double exact, tokens_per_s, step_s; /* NaN until known; step_s is a running mean */
+    double cut, same, length, usd, faults; /* of the last step; NaN until known */
+    mr_str by_name;                     /* "xmlcount 0.45\nsoft_format 0.47\n": means of the last step */
     double drawn_s;                     /* when the status line was drawn last */
 };
 

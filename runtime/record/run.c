@@ -318,7 +318,7 @@ mr_status mr_run_open(mr_run **out, const char *dir, const mr_run_opts *opts, mr
     r->opts = *opts;
     r->uncut = opts->mode == MR_RUN_RESUME;
     r->lock = r->metrics.fd = r->samples.fd = r->events.fd = r->tensorboard.fd = -1;
-    r->exact = r->tokens_per_s = r->step_s = (double)NAN;
+    r->exact = r->tokens_per_s = r->step_s = r->cut = r->same = r->length = r->usd = r->faults = (double)NAN;
     mr_status st = open_run(r, dir, err);
     if (st != MR_OK) {
         mr_run_close(r);
