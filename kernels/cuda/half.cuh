@@ -13,11 +13,12 @@ typedef struct weight_view {
     const float *nested, *tables;
     float offset;
     bool tiled;
+    const float *offsets;
 } weight_view;
 
 static inline weight_view view_of(const mr_weight *w) {
     weight_view v = { w->store, w->compute, w->n_in, w->ld, w->data, w->nf4.codes, w->nf4.absmax, w->nf4.nested,
-                      cu_of(w->b)->tables, w->nf4.offset, w->nf4.tiled };
+                      cu_of(w->b)->tables, w->nf4.offset, w->nf4.tiled, w->nf4.offsets };
     return v;
 }
 
@@ -30,7 +31,7 @@ static __host__ __device__ inline int64_t nf4_tiled_at(int64_t row, int64_t col,
 
 /* The maximum of a block of 64, from its two levels. */
 __device__ inline float nf4_scale(const weight_view &w, int64_t block) {
-    return w.tables[CU_MAP + w.absmax[block]] * w.nested[block / 256] + w.offset;
+    return w.tables[CU_MAP + w.absmax[block]] * w.nested[block / 256] + (w.offsets ? w.offsets[block / 256] : w.offset);
 }
 
 /* One element as products see it. */

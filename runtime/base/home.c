@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/fsafe.h"
+#include "base/watch.h"
 
 static char *home_path, *cache_path; /* found once, kept until exit */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -115,6 +116,7 @@ mr_status mr_sha256_file(char hex[65], const char *path, mr_err *err) {
             break;
         }
         mr_sha_add(s, buf, (size_t)n);
+        mr_watch_beat();
     }
     char digest[65];
     mr_sha_end(s, digest);

@@ -32,6 +32,7 @@ mr_status mr_cmd_chat(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_repl(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_attach(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_test(int argc, char **argv, mr_err *err);
+mr_status mr_cmd_export(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_score(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_new(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_data(int argc, char **argv, mr_err *err);

@@ -25,7 +25,8 @@ static bool takes_files(const char *args) {
 }
 
 static bool is_file_value(const char *value) {
-    return value && (!strcmp(value, "FILE") || !strcmp(value, "DIR") || !strcmp(value, "PATH") || !strcmp(value, "WHAT"));
+    return value &&
+           (!strcmp(value, "FILE") || !strcmp(value, "DIR") || !strcmp(value, "PATH") || !strcmp(value, "WHAT"));
 }
 
 /* ---- bash ---- */
@@ -60,7 +61,8 @@ static void print_bash(const mr_command *c, int n) {
     printf("    esac\n    case $word in\n        -*) COMPREPLY=($(compgen -W \"$words\" -- \"$word\")) ;;\n        *)\n"
            "            case $command in\n                help) COMPREPLY=($(compgen -W '");
     for (int i = 0; i < n; i++) printf("%s ", c[i].name);
-    printf("recipe' -- \"$word\")) ;;\n                completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- \"$word\")) ;;\n"
+    printf("recipe' -- \"$word\")) ;;\n                completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- "
+           "\"$word\")) ;;\n"
            "                *) COMPREPLY=($(compgen -f -- \"$word\")) ;;\n            esac ;;\n    esac\n}\n"
            "complete -o filenames -F _medrl medrl\n");
 }
@@ -107,15 +109,18 @@ static void zsh_options(void *self, const mr_usage *u, const mr_opt *opts, int n
 }
 
 static void print_zsh(const mr_command *c, int n) {
-    printf("#compdef medrl\n# zsh completion for medrl; made by: medrl completion zsh\n_medrl_commands() {\n    local -a list\n"
+    printf("#compdef medrl\n# zsh completion for medrl; made by: medrl completion zsh\n_medrl_commands() {\n    local "
+           "-a list\n"
            "    list=(\n");
     for (int i = 0; i < n; i++) {
         printf("        '%s:", c[i].name);
         put_zsh(c[i].about);
         printf("'\n");
     }
-    printf("    )\n    _describe command list\n}\n_medrl() {\n    if (( CURRENT == 2 )); then\n        _medrl_commands\n"
-           "        return\n    fi\n    local command=$words[2]\n    shift words\n    (( CURRENT-- ))\n    case $command in\n");
+    printf(
+        "    )\n    _describe command list\n}\n_medrl() {\n    if (( CURRENT == 2 )); then\n        _medrl_commands\n"
+        "        return\n    fi\n    local command=$words[2]\n    shift words\n    (( CURRENT-- ))\n    case $command "
+        "in\n");
     for (int i = 0; i < n; i++) mr_args_describe(&c[i], zsh_options, (void *)(uintptr_t)&c[i]);
     printf("    esac\n}\n_medrl \"$@\"\n");
 }
@@ -181,7 +186,8 @@ static void man_command(void *self, const mr_usage *u, const mr_opt *opts, int n
     }
     printf(".fi\n");
     for (int i = 0; i < n; i++) {
-        if (!strcmp(opts[i].name, "help") || !strcmp(opts[i].name, "verbose") || !strcmp(opts[i].name, "quiet")) continue;
+        if (!strcmp(opts[i].name, "help") || !strcmp(opts[i].name, "verbose") || !strcmp(opts[i].name, "quiet"))
+            continue;
         printf(".TP\n.B ");
         if (opts[i].letter) printf("\\-%c, ", opts[i].letter);
         printf("\\-\\-");
@@ -196,22 +202,27 @@ static void man_command(void *self, const mr_usage *u, const mr_opt *opts, int n
 void mr_print_man(void) {
     int n;
     const mr_command *c = mr_commands(&n);
-    printf(".TH MEDRL 1 \"\" \"medrl %s\" \"User Commands\"\n.SH NAME\nmedrl \\- teaches a small instruct model with GRPO\n"
-           ".SH SYNOPSIS\n.B medrl\n.I COMMAND\n[options]\n.SH DESCRIPTION\n"
-           "One program that trains an instruct model on rewards that are Lua files, and measures, reports and runs the "
-           "result. Results go to standard output, progress to standard error.\n"
-           ".SH OPTIONS\nEvery command knows\n.TP\n.B \\-h, \\-\\-help\nits own help, which begins with an example\n"
-           ".TP\n.B \\-v, \\-\\-verbose\nsay more on standard error\n.TP\n.B \\-q, \\-\\-quiet\nonly warnings and errors there\n"
-           ".SH COMMANDS\n",
-           mr_version());
+    printf(
+        ".TH MEDRL 1 \"\" \"medrl %s\" \"User Commands\"\n.SH NAME\nmedrl \\- teaches a small instruct model with "
+        "GRPO\n"
+        ".SH SYNOPSIS\n.B medrl\n.I COMMAND\n[options]\n.SH DESCRIPTION\n"
+        "One program that trains an instruct model on rewards that are Lua files, and measures, reports and runs the "
+        "result. Results go to standard output, progress to standard error.\n"
+        ".SH OPTIONS\nEvery command knows\n.TP\n.B \\-h, \\-\\-help\nits own help, which begins with an example\n"
+        ".TP\n.B \\-v, \\-\\-verbose\nsay more on standard error\n.TP\n.B \\-q, \\-\\-quiet\nonly warnings and errors "
+        "there\n"
+        ".SH COMMANDS\n",
+        mr_version());
     for (int i = 0; i < n; i++) mr_args_describe(&c[i], man_command, NULL);
-    printf(".SH EXIT STATUS\n"
-           ".TP\n.B 0\ndone; also a run that ended because its budget was spent\n.TP\n.B 2\nusage or recipe\n"
-           ".TP\n.B 65\nbad data\n.TP\n.B 69\nnetwork\n.TP\n.B 70\ninternal\n.TP\n.B 71\nout of memory\n.TP\n.B 74\ndisk\n"
-           ".TP\n.B 75\ntry again\n.TP\n.B 77\nrefused by a safety rule\n.TP\n.B 130, 143\nstopped by a signal\n"
-           ".SH ENVIRONMENT\n.TP\n.B MEDRL_HOME\nfolder of medrl's own files (lua, docs), where it is not beside the program\n"
-           ".TP\n.B MEDRL_CUDA_MODULE\npath of libmedrl_cuda.so\n.TP\n.B XDG_CACHE_HOME\nwhere models are kept: "
-           "$XDG_CACHE_HOME/medrl, else ~/.cache/medrl\n.TP\n.B NO_COLOR\nno colors\n");
+    printf(
+        ".SH EXIT STATUS\n"
+        ".TP\n.B 0\ndone; also a run that ended because its budget was spent\n.TP\n.B 2\nusage or recipe\n"
+        ".TP\n.B 65\nbad data\n.TP\n.B 69\nnetwork\n.TP\n.B 70\ninternal\n.TP\n.B 71\nout of memory\n.TP\n.B 74\ndisk\n"
+        ".TP\n.B 75\ntry again\n.TP\n.B 77\nrefused by a safety rule\n.TP\n.B 130, 143\nstopped by a signal\n"
+        ".SH ENVIRONMENT\n.TP\n.B MEDRL_HOME\nfolder of medrl's own files (lua, docs), where it is not beside the "
+        "program\n"
+        ".TP\n.B MEDRL_CUDA_MODULE\npath of libmedrl_cuda.so\n.TP\n.B XDG_CACHE_HOME\nwhere models are kept: "
+        "$XDG_CACHE_HOME/medrl, else ~/.cache/medrl\n.TP\n.B NO_COLOR\nno colors\n");
 }
 
 /* ---- the command ---- */
@@ -225,7 +236,8 @@ mr_status mr_cmd_completion(int argc, char **argv, mr_err *err) {
         "SHELL",
         1,
         1,
-        "Prints a completion script for bash, zsh or fish: commands, options, files. An installed medrl has them in place.",
+        "Prints a completion script for bash, zsh or fish: commands, options, files. An installed medrl has them in "
+        "place.",
     };
     mr_args a;
     mr_status st = mr_args_parse(&a, &usage, NULL, 0, argc, argv, err);

@@ -66,23 +66,24 @@ static void add_frame(overrides *to, mr_arena *a, const cJSON *run) {
 }
 
 static const char *run_text(const cJSON *config, const char *key) {
-    return cJSON_GetStringValue(
-        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(config, "run"), key));
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(config, "run"), key));
 }
 
 /* The recipe that the run was started with, and its --set. */
 static mr_status data_of_run(const char **recipe, overrides *to, const cJSON *config, const char *what, mr_err *err) {
     const char *typed = run_text(config, "recipe"), *path = run_text(config, "recipe_path");
     if (!typed || !path)
-        return mr_fail(err, MR_EINVAL, "eval: %s names no recipe; say what to ask: --data NAME=FILE or --data RECIPE", what);
+        return mr_fail(err, MR_EINVAL, "eval: %s names no recipe; say what to ask: --data NAME=FILE or --data RECIPE",
+                       what);
     char full[PATH_MAX];
     bool same = realpath(typed, full) && strcmp(full, path) == 0;
     if (!same && !mr_path_exists(path))
-        return mr_fail(err, MR_ENOTFOUND, "%s: the run's recipe is gone; say what to ask: --data NAME=FILE or --data RECIPE",
-                       path);
+        return mr_fail(err, MR_ENOTFOUND,
+                       "%s: the run's recipe is gone; say what to ask: --data NAME=FILE or --data RECIPE", path);
     *recipe = same ? typed : path;
-    const cJSON *item;
-    cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(config, "run"), "overrides"))
+    const cJSON *run = cJSON_GetObjectItemCaseSensitive(config, "run"),
+                *list = cJSON_GetObjectItemCaseSensitive(run, "overrides");
+    for (const cJSON *item = list ? list->child : NULL; item; item = item->next)
         if (cJSON_IsString(item)) to->items[to->n++] = item->valuestring;
     return MR_OK;
 }
@@ -119,8 +120,9 @@ static mr_status open_data(evaluating *x, mr_row_source *rows, mr_err *err) {
         }
     }
     if (!recipe && !config)
-        return mr_fail(err, MR_EINVAL, "eval: %s is no run, so there is no data.eval; say what to ask: --data NAME=FILE or "
-                                       "--data RECIPE",
+        return mr_fail(err, MR_EINVAL,
+                       "eval: %s is no run, so there is no data.eval; say what to ask: --data NAME=FILE or "
+                       "--data RECIPE",
                        x->e.what);
     if (!recipe)
         MR_TRY(data_of_run(&recipe, &to, config, x->e.what, err));
@@ -208,7 +210,10 @@ static mr_status on_answer(void *self, const mr_eval_answer *a, mr_err *err) {
 static bool on_tick(void *self, int64_t done, int64_t total) {
     const evaluating *x = self;
     char text[96];
-    snprintf(text, sizeof text, "%s  %lld of %lld rows", x->side == MR_BASE ? "base" : x->e.both ? "tuned" : "asking",
+    snprintf(text, sizeof text, "%s  %lld of %lld rows",
+             x->side == MR_BASE ? "base"
+             : x->e.both        ? "tuned"
+                                : "asking",
              (long long)done, (long long)total);
     mr_log_status(text);
     return mr_signals_seen() == 0;
@@ -237,8 +242,8 @@ static mr_status ask(evaluating *x, mr_row_source rows, mr_err *err) {
     mr_evaluation *e = &x->e;
     const mr_config *c = mr_model_config(p->model);
     const int count = mr_tokenizer_count(p->tokenizer);
-    const cJSON *trained = cJSON_GetObjectItemCaseSensitive(
-        cJSON_GetObjectItemCaseSensitive(p->run, "grpo"), "max_completion_length");
+    const cJSON *trained =
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(p->run, "grpo"), "max_completion_length");
     mr_eval_opts eo = { .tokenizer = p->tokenizer,
                         .chat = p->chat,
                         .n_vocab = count < c->vocab_size ? count : c->vocab_size,
@@ -246,7 +251,9 @@ static mr_status ask(evaluating *x, mr_row_source rows, mr_err *err) {
                         .judge = mr_pool_scorer(x->pool),
                         .limit = o->limit,
                         .batch = (int)o->batch,
-                        .max_new = o->max_new ? (int)o->max_new : cJSON_IsNumber(trained) ? trained->valueint : DEFAULT_NEW,
+                        .max_new = o->max_new                ? (int)o->max_new
+                                   : cJSON_IsNumber(trained) ? trained->valueint
+                                                             : DEFAULT_NEW,
                         .tick = on_tick,
                         .answer = on_answer,
                         .self = x };
@@ -290,8 +297,9 @@ static mr_status write_rows(const mr_evaluation *e, const char *path, mr_err *er
         for (int k = 0; k < (e->both ? MR_SIDES : 1); k++) {
             cJSON *side = cJSON_AddObjectToObject(o, e->both || e->adapter ? names[k] : "model");
             cJSON_AddStringToObject(side, "completion", r->side[k].text);
-            cJSON_AddItemToObject(side, "right", r->side[k].verdict == MR_UNJUDGED ? cJSON_CreateNull()
-                                                                                 : cJSON_CreateBool(r->side[k].verdict == MR_RIGHT));
+            cJSON_AddItemToObject(side, "right",
+                                  r->side[k].verdict == MR_UNJUDGED ? cJSON_CreateNull()
+                                                                    : cJSON_CreateBool(r->side[k].verdict == MR_RIGHT));
             cJSON_AddBoolToObject(side, "invalid", r->side[k].verdict == MR_INVALID);
             cJSON_AddNumberToObject(side, "tokens", r->side[k].n_tokens);
             cJSON_AddBoolToObject(side, "truncated", r->side[k].truncated);
@@ -377,9 +385,11 @@ mr_status mr_cmd_eval(int argc, char **argv, mr_err *err) {
         "RUN|MODEL",
         1,
         1,
-        "Greedy accuracy with its 95 % interval, by data set and by answer. Of a run: its data.eval, tuned and base side "
+        "Greedy accuracy with its 95 % interval, by data set and by answer. Of a run: its data.eval, tuned and base "
+        "side "
         "by side, with the rows that flipped; the result is kept in RUN/eval.json.\n"
-        "GSM8K, PubMedQA, MedMCQA and Health_Benchmarks are read as their authors publish them (JSONL, JSON or CSV); any "
+        "GSM8K, PubMedQA, MedMCQA and Health_Benchmarks are read as their authors publish them (JSONL, JSON or CSV); "
+        "any "
         "other data is a recipe's data.eval.",
     };
     options o = { .judge = MR_EVAL_JUDGE, .batch = DEFAULT_BATCH, .flips = 3 };
@@ -391,11 +401,11 @@ mr_status mr_cmd_eval(int argc, char **argv, mr_err *err) {
         { "no-base", 0, MR_OPT_FLAG, NULL, "of a run, the tuned model only", &o.no_base, 0, 0 },
         { "flips", 0, MR_OPT_INT, "N", "rows to show of those that became right, and wrong (3)", &o.flips, 0, 1000 },
         { "rows", 0, MR_OPT_TEXT, "FILE", "every row with its completions, as JSON lines", &o.rows_file, 0, 0 },
-        { "judge", 0, MR_OPT_TEXT, "REWARD", "who says what is right: 1, 0, -1 for no answer (eval_answer)", &o.judge, 0,
-          0 },
+        { "judge", 0, MR_OPT_TEXT, "REWARD", "who says what is right: 1, 0, -1 for no answer (eval_answer)", &o.judge,
+          0, 0 },
         { "adapter", 0, MR_OPT_TEXT, "DIR", "PEFT adapter folder, or a run's folder", &o.parts.adapter, 0, 0 },
-        { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe; may be given many times", &o.overrides, 0,
-          0 },
+        { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe; may be given many times", &o.overrides,
+          0, 0 },
         { "dtype", 0, MR_OPT_TEXT, "TYPE", "auto, f32, bf16 or f16", &o.parts.dtype, 0, 0 },
         { "store", 0, MR_OPT_TEXT, "TYPE", "weights in memory: auto, f32, bf16, f16 or nf4", &o.parts.store, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda:N", &o.parts.device, 0, 0 },
@@ -409,7 +419,8 @@ mr_status mr_cmd_eval(int argc, char **argv, mr_err *err) {
     if (st == MR_OK && !a.help) {
         mr_signals_catch(NULL, NULL);
         st = evaluate(&x, a.items[0], err);
-        if (st == MR_ESIGNAL) st = mr_fail(err, st, "eval: stopped by %s; nothing was kept", mr_signals_name(mr_signals_seen()));
+        if (st == MR_ESIGNAL)
+            st = mr_fail(err, st, "eval: stopped by %s; nothing was kept", mr_signals_name(mr_signals_seen()));
         clear(&x);
     }
     mr_args_clear(&a);

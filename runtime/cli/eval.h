@@ -24,7 +24,7 @@ typedef struct mr_asked_row {
 
 typedef struct mr_evaluation {
     const char *what, *model, *adapter, *device, *data; /* adapter NULL: none */
-    bool both; /* side[MR_BASE] is there too */
+    bool both;                                          /* side[MR_BASE] is there too */
     mr_asked_row *rows;
     int n_rows;
     int64_t n_all; /* of the data */

@@ -58,7 +58,8 @@ static cJSON *by_answer(const mr_evaluation *e, const char *set) {
         int k = 0;
         while (k < n && strcmp(golds[k], r->gold) != 0) k++;
         if (k < n) continue;
-        if (n == MAX_ANSWERS || (r->gold[0] >= '0' && r->gold[0] <= '9')) return NULL; /* free answers: texts, numbers */
+        if (n == MAX_ANSWERS || (r->gold[0] >= '0' && r->gold[0] <= '9'))
+            return NULL; /* free answers: texts, numbers */
         golds[n++] = r->gold;
     }
     cJSON *list = cJSON_CreateArray();
@@ -225,7 +226,8 @@ static void put_answers(mr_str *out, const cJSON *set) {
         mr_str_printf(out, "  %-20.20s %4.0f rows", text(a, "answer"), number(a, "rows"));
         for (size_t k = 0; k < 3; k++)
             if (field(a, sides[k]))
-                mr_str_printf(out, "%12.0f %6.0f", number(field(a, sides[k]), "right"), number(field(a, sides[k]), "said"));
+                mr_str_printf(out, "%12.0f %6.0f", number(field(a, sides[k]), "right"),
+                              number(field(a, sides[k]), "said"));
         mr_str_puts(out, "\n");
     }
 }
@@ -269,7 +271,8 @@ static void put_flips(mr_str *out, const cJSON *report, const char *became, int 
         put_line(out, tuned ? tuned : "(no answer)");
         mr_str_puts(out, "\n");
     }
-    if (n > most && most > 0) mr_str_printf(out, "  and %d more: --flips %d, or --rows FILE for all texts\n", n - most, n);
+    if (n > most && most > 0)
+        mr_str_printf(out, "  and %d more: --flips %d, or --rows FILE for all texts\n", n - most, n);
 }
 
 void mr_eval_print(const cJSON *report, int flips, mr_str *out) {
@@ -292,5 +295,6 @@ void mr_eval_print(const cJSON *report, int flips, mr_str *out) {
         mr_str_printf(out, "\n%.0f prompts were longer than the model's context and lost their first tokens\n",
                       number(report, "prompts_cut"));
     if (number(report, "judge_faults") > 0)
-        mr_str_printf(out, "\nthe judge failed on %.0f completions; they count as invalid\n", number(report, "judge_faults"));
+        mr_str_printf(out, "\nthe judge failed on %.0f completions; they count as invalid\n",
+                      number(report, "judge_faults"));
 }

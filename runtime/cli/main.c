@@ -30,6 +30,7 @@ static const mr_command commands[] = {
     { "report", "RUN", "a run as one HTML file, or served while it goes on", mr_cmd_report },
     { "chat", "MODEL|RUN", "talk to a model, or to what a run has made", mr_cmd_chat },
     { "generate", "MODEL|RUN [PROMPT]", "complete one prompt", mr_cmd_generate },
+    { "export", "RUN|MODEL", "the result as a PEFT adapter, merged safetensors or a GGUF, with a check", mr_cmd_export },
     { "repl", "[RECIPE]", "a Lua session: sample, score, look at rows, train step by step", mr_cmd_repl },
     { "attach", "RUN", "the same session over a run that is going on", mr_cmd_attach },
     { "data", "RECIPE", "rows, rendered prompts and token counts of a recipe", mr_cmd_data },

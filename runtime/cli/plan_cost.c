@@ -52,10 +52,11 @@ void mr_plan_cost_text(const mr_run_cost *c, mr_str *out) {
 }
 
 void mr_plan_assumed_text(const mr_estimate *e, const mr_estimate_device *d, const mr_run_cost *c, mr_str *out) {
-    mr_str_printf(out,
-                  "time     on a %s, which is not here: by its data sheet (%.0f GB/s, %.0f TFLOP/s in %s), of which %.0f %% are\n"
-                  "         reached; every prompt and completion as long as it may be; rewards and start-up not counted\n",
-                  d->name, d->bytes_s / 1e9, d->flop_s / 1e12, d->bf16 ? "bf16" : "fp16", 100 * d->share);
+    mr_str_printf(
+        out,
+        "time     on a %s, which is not here: by its data sheet (%.0f GB/s, %.0f TFLOP/s in %s), of which %.0f %% are\n"
+        "         reached; every prompt and completion as long as it may be; rewards and start-up not counted\n",
+        d->name, d->bytes_s / 1e9, d->flop_s / 1e12, d->bf16 ? "bf16" : "fp16", 100 * d->share);
     mr_str_printf(out, "         %.3g s a step: rollout %.3g, training %.3g\n", e->step_s, e->rollout_s, e->train_s);
     mr_str_puts(out, "cost     ");
     mr_plan_cost_text(c, out);

@@ -61,8 +61,10 @@ mr_status mr_cmd_report(int argc, char **argv, mr_err *err) {
         "RUN",
         1,
         1,
-        "Writes a run as one HTML file: curves of rewards by name and by data set, lengths, KL, entropy, clipping, speed "
-        "and cost, with reloads and faults marked; the evaluation, if there was one; and its samples with their rewards. "
+        "Writes a run as one HTML file: curves of rewards by name and by data set, lengths, KL, entropy, clipping, "
+        "speed "
+        "and cost, with reloads and faults marked; the evaluation, if there was one; and its samples with their "
+        "rewards. "
         "Nothing is fetched when it is read.\n"
         "--serve shows the same on 127.0.0.1 and follows a run that goes on.",
     };
@@ -77,7 +79,8 @@ mr_status mr_cmd_report(int argc, char **argv, mr_err *err) {
     };
     mr_args a;
     mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);
-    if (st == MR_OK && !a.help) st = live ? serve(a.items[0], (int)port, err) : write_page(a.items[0], output, json, err);
+    if (st == MR_OK && !a.help)
+        st = live ? serve(a.items[0], (int)port, err) : write_page(a.items[0], output, json, err);
     mr_args_clear(&a);
     return st;
 }

@@ -137,6 +137,8 @@ mr_status mr_cmd_resume(int argc, char **argv, mr_err *err) {
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0,
           3 },
+        { "allow-different-device", 0, MR_OPT_FLAG, NULL, "go on although the device computes other last bits than the checkpoint's",
+          &so.allow_different_device, 0, 0 },
         { "json", 0, MR_OPT_FLAG, NULL, "the outcome as one JSON object", &json, 0, 0 },
     };
     mr_args a;

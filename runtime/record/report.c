@@ -62,7 +62,8 @@ static void put_cut(mr_str *out, const char *text) {
     size_t head = half, tail = len - half;
     while (head > 0 && ((unsigned char)text[head] & 0xc0) == 0x80) head--; /* not inside a character */
     while (tail < len && ((unsigned char)text[tail] & 0xc0) == 0x80) tail++;
-    char *cut = mr_asprintf("%.*s\n\n[... %zu bytes are left out here ...]\n\n%s", (int)head, text, tail - head, text + tail);
+    char *cut =
+        mr_asprintf("%.*s\n\n[... %zu bytes are left out here ...]\n\n%s", (int)head, text, tail - head, text + tail);
     put_text(out, cut, strlen(cut));
     mr_free(cut);
 }
@@ -339,7 +340,8 @@ static void put_completion(samples *s, mr_str *out, const cJSON *line) {
 static bool put_group(samples *s, mr_str *out, const group *g) {
     char *data = mr_alloc((size_t)g->bytes + 1);
     bool any = false;
-    if (fseeko(s->file, (off_t)g->offset, SEEK_SET) == 0 && fread(data, 1, (size_t)g->bytes, s->file) == (size_t)g->bytes) {
+    if (fseeko(s->file, (off_t)g->offset, SEEK_SET) == 0 &&
+        fread(data, 1, (size_t)g->bytes, s->file) == (size_t)g->bytes) {
         for (char *line = data, *end; (end = strchr(line, '\n')); line = end + 1) {
             cJSON *o = NULL;
             if (mr_json_parse(&o, line, (size_t)(end - line), "samples.jsonl", NULL) != MR_OK) continue;
@@ -370,7 +372,8 @@ static bool put_group(samples *s, mr_str *out, const group *g) {
 static int stride_of(const samples *s) {
     double bytes = 0;
     for (int i = 0; i < s->n; i++) {
-        const double most = (double)(s->groups[i].n + 1) * (MR_REPORT_TEXT_BYTES + 400), has = (double)s->groups[i].bytes;
+        const double most = (double)(s->groups[i].n + 1) * (MR_REPORT_TEXT_BYTES + 400),
+                     has = (double)s->groups[i].bytes;
         bytes += has < most ? has : most;
     }
     const double k = ceil(bytes / MR_REPORT_SAMPLE_BYTES);
@@ -460,8 +463,7 @@ mr_status mr_report_data(mr_str *out, const char *run_dir, const char *served, m
     char *path = mr_path_join(run_dir, "events.jsonl");
     const bool found = mr_path_exists(path);
     mr_free(path);
-    if (!found)
-        return mr_fail(err, MR_ENOTFOUND, "%s: holds no run, want a folder that `medrl run` made", run_dir);
+    if (!found) return mr_fail(err, MR_ENOTFOUND, "%s: holds no run, want a folder that `medrl run` made", run_dir);
     table *t = mr_alloc(sizeof *t);
     events e = { 0 };
     mr_status st = each_line(run_dir, "metrics.jsonl", add_step, t, err);

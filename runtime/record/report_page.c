@@ -30,8 +30,9 @@ static void put_policy(mr_str *out) {
         sscanf(hex + 2 * i, "%2x", &x);
         digest[i] = (unsigned char)x;
     }
-    mr_str_puts(out, "default-src 'none'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-                     "script-src 'sha256-");
+    mr_str_puts(
+        out, "default-src 'none'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+             "script-src 'sha256-");
     put_base64(out, digest, sizeof digest);
     mr_str_puts(out, "'");
 }

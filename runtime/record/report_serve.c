@@ -73,10 +73,11 @@ static void send_all(int fd, const char *data, size_t len) {
 
 static void answer(int fd, const char *status, const char *type, const char *tag, const mr_str *body) {
     mr_str s = { 0 };
-    mr_str_printf(&s,
-                  "HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\nCache-Control: no-store\r\n"
-                  "X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\nCross-Origin-Resource-Policy: same-origin\r\n",
-                  status, type, body ? body->len : 0);
+    mr_str_printf(
+        &s,
+        "HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\nCache-Control: no-store\r\n"
+        "X-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\nCross-Origin-Resource-Policy: same-origin\r\n",
+        status, type, body ? body->len : 0);
     if (tag) mr_str_printf(&s, "ETag: %s\r\n", tag);
     mr_str_puts(&s, "\r\n");
     send_all(fd, s.data, s.len);
@@ -139,7 +140,8 @@ static void serve_one(int fd, const char *run_dir, int port) {
             answer(fd, "304 Not Modified", "application/json", version, NULL);
         } else if (is(path, n, "/") || is(path, n, "/data.json")) {
             const bool page = n == 1;
-            mr_status st = page ? mr_report_page(&body, run_dir, version, &err) : mr_report_data(&body, run_dir, version, &err);
+            mr_status st =
+                page ? mr_report_page(&body, run_dir, version, &err) : mr_report_data(&body, run_dir, version, &err);
             if (st == MR_OK)
                 answer(fd, "200 OK", page ? "text/html; charset=utf-8" : "application/json", version, &body);
             else

@@ -40,8 +40,8 @@ typedef struct mr_eval_answer {
 } mr_eval_answer;
 
 typedef struct mr_eval_counts {
-    int64_t n_rows;                        /* asked */
-    int64_t judged, right, invalid;        /* of the judged */
+    int64_t n_rows;                         /* asked */
+    int64_t judged, right, invalid;         /* of the judged */
     int64_t truncated, cut, tokens, faults; /* of all */
 } mr_eval_counts;
 

@@ -75,6 +75,7 @@ typedef struct mr_settings {
         double usd, hours, usd_per_hour;
     } budget;
     mr_on_error on_error;
+    double watchdog_s; /* base/watch.h; 0: nobody watches */
     float *reward_weights; /* [n_rewards] */
     char **rewards;        /* names, in order */
     int n_rewards;

@@ -50,7 +50,8 @@ static mr_status answer(void *self, const mr_eval_answer *a, mr_err *err) {
 static void metrics(const tally *y, const mr_eval_counts *c, double seconds) {
     mr_trainer *t = y->t;
     const mr_interval x = mr_wilson(c->right, c->judged);
-    const double judged = c->judged ? (double)c->judged : (double)NAN, rows = c->n_rows ? (double)c->n_rows : (double)NAN;
+    const double judged = c->judged ? (double)c->judged : (double)NAN,
+                 rows = c->n_rows ? (double)c->n_rows : (double)NAN;
     mr_trainer_metric(t, MR_M_EVAL_ACCURACY, x.rate);
     mr_trainer_metric(t, MR_M_EVAL_LOW, x.low);
     mr_trainer_metric(t, MR_M_EVAL_HIGH, x.high);

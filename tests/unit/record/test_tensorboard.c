@@ -122,7 +122,9 @@ static void read_file(seen *s, const char *path) {
 
 static void add(mr_record_file *f, int64_t step) {
     mr_err err;
-    const mr_metric m[] = { { "reward", (double)step / 2 }, { "rewards/xmlcount/mean", 0.25 }, { "kl", (double)NAN },
+    const mr_metric m[] = { { "reward", (double)step / 2 },
+                            { "rewards/xmlcount/mean", 0.25 },
+                            { "kl", (double)NAN },
                             { "eval/accuracy", 0.5 } };
     CHECK(mr_events_add(f, step, m, 4, &err) == MR_OK);
 }
@@ -142,7 +144,8 @@ static void written_and_cut(void) {
     CHECK(mr_events_add(&f, 1, NULL, 0, &err) == MR_OK); /* not open: nothing */
     CHECK(mr_events_open(&f, dir, &err) == MR_OK);
     CHECK_CONTAINS(f.path, "/tensorboard/events.out.tfevents.");
-    for (int64_t step = 1; step <= 300; step += step == 3 ? 297 : 1) add(&f, step); /* 1, 2, 3, 300: two bytes of step */
+    for (int64_t step = 1; step <= 300; step += step == 3 ? 297 : 1)
+        add(&f, step); /* 1, 2, 3, 300: two bytes of step */
     read_file(&s, f.path);
     CHECK(!s.bad && s.n_versions == 1);
     CHECK_INT(s.n_records, 5);

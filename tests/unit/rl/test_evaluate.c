@@ -29,7 +29,7 @@ static void wilson_by_the_book(void) {
 static void signs(void) {
     CHECK(mr_sign_test(0, 0) == 1);
     CHECK(mr_sign_test(4, 4) == 1);
-    CHECK_NEAR(mr_sign_test(5, 0), 0.0625, 1e-12); /* 2 / 2^5 */
+    CHECK_NEAR(mr_sign_test(5, 0), 0.0625, 1e-12);      /* 2 / 2^5 */
     CHECK_NEAR(mr_sign_test(1, 9), 22.0 / 1024, 1e-12); /* 2 (1 + 10) / 2^10 */
     CHECK_NEAR(mr_sign_test(9, 1), mr_sign_test(1, 9), 1e-15);
     const double far = mr_sign_test(2000, 1000); /* no overflow of 3000! */
