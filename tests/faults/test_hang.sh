@@ -17,11 +17,15 @@ same() { # WHAT
     [ "$(without_clock cut)" = "$whole_metrics" ] || fail "$1: the run has other metrics"
     checks=$((checks + 1))
 }
+sed -i 's/data.get("nano_tasks", { n = 24, seed = 5 })/&, eval = data.get("nano_tasks", { n = 4, seed = 6 })/; s/seed = 7/seed = 7, eval_steps = 2/' short.lua
+run 0 run short.lua -o whole2 -q
+[ "$(hash_of whole2)" = "$whole_hash" ] || fail "an evaluation changes the run"
+whole_metrics=$(without_clock whole2)
 stages=0
-for stage in data rollout reward train update checkpoint commands; do
+for stage in data rollout reward train update eval checkpoint commands; do
     rm -rf cut log
     n=5
-    [ $stage != checkpoint ] || n=2
+    case $stage in checkpoint | eval) n=2 ;; esac
     code=0
     MEDRL_FAULT=stall:$n:$stage MEDRL_FAULT_LOG=$temp/log timeout 20 "$medrl" run short.lua -o cut -q --set watchdog_s=0.2 >out 2>err </dev/null || code=$?
     [ -s log ] || fail "$stage: never came"
