@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/proc.h"
+#include "base/watch.h"
 #include "rl/evaluate.h"
 #include "rl/trainer_impl.h"
 
@@ -67,6 +68,7 @@ static void metrics(const tally *y, const mr_eval_counts *c, double seconds) {
 
 mr_status mr_trainer_evaluate(mr_trainer *t, mr_err *err) {
     if (!is_due(t)) return MR_OK;
+    mr_watch_at("eval");
     const double t0 = mr_now_s();
     const int vocab = mr_model_config(t->parts.model)->vocab_size, count = mr_tokenizer_count(t->parts.tokenizer);
     tally y = { .t = t };
