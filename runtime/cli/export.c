@@ -161,12 +161,13 @@ static mr_status choose_base(job *j, mr_err *err) {
     if (j->base) MR_TRY(check_same_shape(j->path, j->base, err));
     if (!j->base) j->base = mr_strdup(j->path);
     if (j->to == TO_ADAPTER) return MR_OK;
-    bool quantized;
+    bool quantized, was_quantized;
+    MR_TRY(mr_export_is_quantized(&was_quantized, j->path, err));
     MR_TRY(mr_export_is_quantized(&quantized, j->base, err));
     if (quantized)
         mr_warn("%s is quantized, and the export keeps what that has lost; --base FOLDER takes the 16-bit original",
                 j->base);
-    j->approximate = j->four_bit || strcmp(j->base, j->path) != 0;
+    j->approximate = j->four_bit || was_quantized != quantized;
     return MR_OK;
 }
 
