@@ -130,17 +130,26 @@ struct mr_backend {
     mr_device_kind kind;
     const char *name;      /* "cpu" or "cuda:0" */
     const char *device;    /* for people: "AMD EPYC, avx512_bf16, 2 threads" */
+    /* What the bits of results depend on, beside the build: "cpu avx512_bf16"; "NVIDIA H100 80GB HBM3, sm_90, 132 SMs, CUDA 13.0". */
+    const char *arithmetic;
     bool has_bf16;         /* products in bf16 are native; otherwise ask for MR_F16 of a GPU, for MR_F32 of a CPU */
     /* True after open. False, set before weights are made: products need not keep the row rule, so that CUDA takes whatever is fastest
      * for each number of rows. One row alone and the same row among others may differ then as two summation orders do; a program that
      * repeats its calls still repeats its bits only where the choices, which are made by the clock, come out the same. The CPU, whose
      * products keep the rule at no cost, and all operations but linear and linear_bwd do not look at it. */
     bool exact;
+    /* False after open. True: attention multiplies in f32, for models that compute in f32 (mr_model_plan and mr_model_open set it).
+     * False: it may multiply sums of two bf16, which keep 16 bits of each factor, on tensor cores. Stores of keys and values are of the
+     * kind that was set when kv_bytes was asked. The CPU always multiplies in f32. */
+    bool attention_f32;
     int n_threads;
     /* Device memory that alloc, weights and scratch hold now and have held at most, kept by the backend; and what there
      * was to take at open, which plans do not exceed: 0 when nobody knows or it is the host's memory. */
     size_t bytes, bytes_peak, bytes_total;
     void *state;           /* the backend's own */
+    /* The operation that was begun last, and how many were: for a thread that watches (base/watch.h). Relaxed atomics. */
+    const char *op;
+    unsigned long n_ops;
     void (*close)(mr_backend *b); /* for mr_backend_close */
 
     /* Device memory, zeroed; NULL when it does not fit. Freed with free. */

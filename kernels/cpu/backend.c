@@ -299,6 +299,8 @@ mr_status cpu_open(mr_backend **out, int index, int n_threads, mr_err *err) {
     snprintf(s->device, sizeof s->device, "%s, %s, %d thread%s", brand, isa_names[isa], n_threads,
              n_threads == 1 ? "" : "s");
     s->b.device = s->device;
+    snprintf(s->arithmetic, sizeof s->arithmetic, "cpu %s", isa_names[isa]);
+    s->b.arithmetic = s->arithmetic;
     *out = &s->b;
     return MR_OK;
 }

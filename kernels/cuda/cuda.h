@@ -51,7 +51,7 @@ typedef struct cu_state {
     int index, sm, n_sm; /* sm: 75, 80, 86, 89, 90 ... */
     int max_shared;      /* bytes of shared memory that a block may ask for */
     cudaStream_t stream;
-    char name[16], device[192];
+    char name[16], device[192], arithmetic[192];
     bool sync_each;      /* MEDRL_CUDA_SYNC */
     bool failed;
     mr_status status;

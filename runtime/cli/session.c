@@ -126,6 +126,13 @@ static mr_status on_flush(void *self, int64_t *metrics_bytes, int64_t *samples_b
     return MR_OK;
 }
 
+/* "medrl 0.1.0, gcc 12.2.0": another compiler may round elsewhere. */
+static const char *build_name(void) {
+    static char name[128];
+    if (!name[0]) snprintf(name, sizeof name, "medrl %s, %s", mr_version(), __VERSION__);
+    return name;
+}
+
 /* ---- what the run was made from ---- */
 
 /* Names, sizes, the first MiB and 64 pieces of 64 KiB of each weights file: seconds would go into reading a whole
@@ -268,6 +275,8 @@ static mr_status read_past(mr_session *s, mr_err *err) {
     MR_TRY(mr_checkpoint_find(&s->checkpoint, s->opts.resume, err));
     MR_TRY(mr_checkpoint_read_state(&state, s->checkpoint, err));
     cJSON *medrl = cJSON_GetObjectItemCaseSensitive(state, "medrl");
+    s->made_on = cJSON_DetachItemFromObjectCaseSensitive(medrl, "device");
+    s->made_by = cJSON_DetachItemFromObjectCaseSensitive(medrl, "build");
     s->pinned = cJSON_DetachItemFromObjectCaseSensitive(medrl, "scripts");
     int64_t bytes = 0;
     mr_status st = mr_json_opt_int(&bytes, medrl, "events_bytes", 0, 0, (int64_t)1 << 53, s->checkpoint, err);
@@ -424,6 +433,24 @@ static mr_status load_checkpoint(mr_session *s, mr_err *err) {
     return MR_OK;
 }
 
+/* Other bits are not what somebody asked for who continues a run: by name, or not at all. */
+static mr_status compare_device(mr_session *s, const cJSON *run, mr_err *err) {
+    const mr_backend *b = s->parts.backend;
+    const char *was = cJSON_GetStringValue(s->made_on), *by = cJSON_GetStringValue(s->made_by);
+    const bool cpu = b->kind == MR_CPU;
+    if (!was && s->on_cpu != cpu) was = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(run, "device")); /* of an older version */
+    if (by && strcmp(by, build_name()) != 0)
+        mr_warn("%s: was made by %s, this is %s: the last bits of what follows may be others", s->checkpoint, by, build_name());
+    if (!was || !b->arithmetic || strcmp(was, b->arithmetic) == 0) return MR_OK;
+    if (!s->opts.allow_different_device)
+        return mr_fail(err, MR_EREFUSED,
+                       "%s: was made on %s, this is %s, which computes other last bits: the run would not be the one that was not "
+                       "stopped; choose the device with --device, or let it differ with --allow-different-device",
+                       s->checkpoint, was, b->arithmetic);
+    mr_warn("%s: was made on %s and goes on with %s: the settings are the same, the last bits are not", s->checkpoint, was, b->arithmetic);
+    return MR_OK;
+}
+
 static mr_status open_scripts(mr_session *s, mr_err *err) {
     const mr_session_opts *o = &s->opts;
     MR_TRY(mr_check_overrides(o->overrides, err));
@@ -436,11 +463,7 @@ static mr_status open_scripts(mr_session *s, mr_err *err) {
     const cJSON *was = cJSON_GetObjectItemCaseSensitive(run, "on_cpu");
     const bool cpu = s->parts.backend->kind == MR_CPU;
     s->on_cpu = was ? cJSON_IsTrue(was) : cpu;
-    if (was && s->on_cpu != cpu)
-        mr_warn(
-            "%s: was started on %s and goes on with %s: the settings are the same, the last bits are not (--device %s)",
-            o->resume, cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(run, "device")), s->parts.backend->device,
-            cpu ? "cuda:0" : "cpu");
+    if (o->resume) MR_TRY(compare_device(s, run, err));
     mr_pool_opts po = { .on_cpu = s->on_cpu,
                         .overrides = o->overrides,
                         .require_sandbox = o->require_sandbox,
@@ -507,6 +530,7 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
         .observer = { s, on_step, on_sample, on_event, on_progress, on_flush },
         .run_dir = mr_run_dir(s->run),
         .base_model_name = s->settings.model.name,
+        .build = build_name(),
         .plan = &s->plan,
     };
     tp.scorer = mr_session_scorer(s);
@@ -631,6 +655,8 @@ void mr_session_close(mr_session *s) {
     mr_settings_clear(&s->settings);
     mr_parts_close(&s->parts);
     cJSON_Delete(s->config);
+    cJSON_Delete(s->made_on);
+    cJSON_Delete(s->made_by);
     cJSON_Delete(s->base);
     cJSON_Delete(s->pinned);
     cJSON_Delete(s->journal);
@@ -681,7 +707,9 @@ static mr_status save_result(mr_session *s, mr_err *err) {
 
 mr_status mr_session_train(mr_session *s, mr_err *err) {
     mr_signals_catch(ask_to_stop, s->trainer);
+    mr_session_watch(s, true);
     mr_status st = mr_trainer_run(s->trainer, err);
+    mr_session_watch(s, false);
     mr_signals_catch(NULL, NULL); /* the trainer is not asked any more; what is left takes moments */
     mr_log_status(NULL);
     const char *dir = mr_run_dir(s->run);

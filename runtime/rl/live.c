@@ -12,6 +12,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "base/watch.h"
 #include "rl/rollout.h"
 #include "rl/trainer_impl.h"
 
@@ -313,10 +314,11 @@ static mr_status hold(mr_trainer *t, mr_err *err) {
     MR_TRY(mr_trainer_event(t, "pause", t->paused, err));
     if (t->saved_step != t->step) MR_TRY(mr_trainer_checkpoint(t, err));
     while (t->paused && !t->ended) {
+        mr_watch_at("pause");
         if (c->serve)
             c->serve(c->self, t, true, 0.1);
         else
-            poll(NULL, 0, 100); /* a signal ends it */
+            poll(NULL, 0, 100); /* wait: 0.1 s; a signal ends it */
         MR_TRY(mr_trainer_stopped(t, err));
         bool taken;
         MR_TRY(mr_trainer_reload(t, NULL, &taken, err));
@@ -327,9 +329,21 @@ static mr_status hold(mr_trainer *t, mr_err *err) {
     return t->ended ? MR_OK : mr_trainer_event(t, "go on", how, err);
 }
 
+/* The record has it too when something stood still and went on. */
+static mr_status tell_silence(mr_trainer *t, mr_err *err) {
+    const char *stage;
+    const double s = mr_watch_was_late(&stage);
+    if (!(s > 0)) return MR_OK;
+    char text[120];
+    snprintf(text, sizeof text, "nothing moved for %.0f s in stage %s; it went on", s, stage);
+    return mr_trainer_event(t, "warning", text, err);
+}
+
 mr_status mr_trainer_between(mr_trainer *t, mr_err *err) {
     const mr_control *c = &t->parts.control;
     bool taken;
+    mr_watch_at("commands");
+    MR_TRY(tell_silence(t, err));
     MR_TRY(repeat_due(t, err));
     if (c->serve) c->serve(c->self, t, true, 0);
     if (!t->ended && t->step >= t->replay_last) MR_TRY(mr_trainer_reload(t, NULL, &taken, err));

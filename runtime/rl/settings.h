@@ -70,6 +70,7 @@ typedef struct mr_settings {
         bool guards;            /* a dead signal stops the run */
     } train;
     mr_on_error on_error;
+    double watchdog_s; /* base/watch.h; 0: nobody watches */
     float *reward_weights; /* [n_rewards] */
     char **rewards;        /* names, in order */
     int n_rewards;

@@ -36,6 +36,10 @@ const mr_field mr_fields[] = {
       "the run folder; when it holds a run already, the next free name is taken (outputs-2)" },
     { IN_TOP, GRPO | LIVE, "on_error", K_ENUM, AT(on_error), "\"pause\"", 0, 0, false, 0, on_error_names,
       "when rewards fail more often than max_fault_share allows: pause until the file is mended, or stop" },
+    { IN_TOP, BOTH, "watchdog_s", K_DOUBLE, AT(watchdog_s), "60", 0, 1e6, false, 0, NULL,
+      "seconds without any progress, or ten times the median step when that is more, after which a warning says where the run "
+      "stands still; after three times that it ends with exit code 75 and a crash-PID.txt, and its last checkpoint stands; "
+      "0: nobody watches" },
 
     { IN_MODEL, BOTH, "name", K_STRING, AT(model.name), NULL, 0, 0, false, 0, NULL,
       "a Hugging Face name, a folder or a .gguf file" },

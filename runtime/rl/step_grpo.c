@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/proc.h"
+#include "base/watch.h"
 #include "rl/rollout.h"
 #include "rl/trainer_impl.h"
 
@@ -125,6 +126,7 @@ static mr_status sample(work *w, mr_err *err) {
     o.stop_ids = mr_tokenizer_stops(t->parts.tokenizer, &n_stops);
     o.n_stop_ids = n_stops;
     double t0 = mr_now_s();
+    mr_watch_at("rollout");
     MR_TRY(mr_rollout_run(&w->roll, t->decoder, prompts, t->prompts, &o, err));
     w->rollout_s = mr_now_s() - t0;
     if (w->submit_status != MR_OK) return mr_fail(err, w->submit_status, "%s", w->submit_err.msg);
@@ -138,6 +140,7 @@ static mr_status score(work *w, mr_err *err) {
     mr_fault *faults = take(w, MAX_FAULTS, sizeof *faults);
     double t0 = mr_now_s();
     mr_trainer_progress(t, "score", 0, w->n_rows);
+    mr_watch_at("reward");
     w->n_submitted = 0;
     MR_TRY(t->parts.scorer.collect(t->parts.scorer.self, w->scores, w->n_rows, faults, MAX_FAULTS, &w->n_faults, err));
     w->score_s = mr_now_s() - t0;
@@ -357,6 +360,7 @@ static mr_status train(work *w, mr_err *err) {
     w->pack_entropy = take(w, targets, sizeof(float));
     w->pack_weight = take(w, targets, sizeof(float));
     w->loss_scale = t->scaler.scale;
+    mr_watch_at("train");
     mr_decoder_phase(t->decoder, MR_PHASE_TRAIN);
     for (int k = 0; k < updates; k++) {
         double norm;
@@ -364,6 +368,7 @@ static mr_status train(work *w, mr_err *err) {
         mr_model_zero_grads(t->parts.model);
         MR_TRY(gradients(w, k == 0, err));
         if (k == 0 && !w->same_temperature) memcpy(w->old, w->logp, (size_t)w->n_tok * sizeof(float));
+        mr_watch_at("update");
         t->half_done = true; /* from here to the step's count the parameters are between two steps */
         MR_TRY(mr_trainer_update(t, w->stats.loss, &norm, &w->lr, &done, err));
         moved = moved || done;

@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "base/proc.h"
+#include "base/watch.h"
 #include "rl/trainer_impl.h"
 
 typedef struct work {
@@ -73,9 +74,11 @@ mr_status mr_step_sft(mr_trainer *t, mr_err *err) {
         w.n_tok += t->batch[p].target.n;
         rows += t->batch[p].ids.n + t->batch[p].target.n;
     }
+    mr_watch_at("train");
     mr_decoder_phase(t->decoder, MR_PHASE_TRAIN);
     mr_model_zero_grads(t->parts.model);
     MR_TRY(gradients(&w, err));
+    mr_watch_at("update");
     t->half_done = true;
     MR_TRY(mr_trainer_update(t, -w.logp_sum / w.n_tok, &norm, &lr, &done, err));
     if (done) t->updates++;

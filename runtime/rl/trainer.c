@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/proc.h"
+#include "base/watch.h"
 #include "rl/checkpoint.h"
 #include "rl/schedule.h"
 #include "rl/trainer_impl.h"
@@ -159,6 +160,7 @@ mr_status mr_trainer_event(mr_trainer *t, const char *kind, const char *text, mr
 
 void mr_trainer_progress(mr_trainer *t, const char *phase, int done, int total) {
     const mr_observer *o = &t->parts.observer;
+    mr_watch_beat();
     if (o->progress) o->progress(o->self, t->step + 1, t->max_steps, phase, done, total);
     const mr_control *c = &t->parts.control;
     if (!c->serve || mr_now_s() - t->served_s < 0.05) return; /* twenty times a second at most */
@@ -171,12 +173,30 @@ mr_status mr_trainer_stopped(const mr_trainer *t, mr_err *err) {
     return mr_fail(err, MR_ESIGNAL, "stopped after step %lld", (long long)t->step);
 }
 
+/* The log is a curve for people and the memory of the guards; metrics.jsonl has every step. So that memory and checkpoints do not grow
+ * with a run, of what is older than LOG_LAST steps every 2nd, 4th ... step stays, about LOG_MIDDLE in all, and the first ones. A function
+ * of the step alone: a resumed run has the same log. */
+static void thin_log(mr_trainer *t) {
+    enum { LOG_FIRST = 16, LOG_LAST = 64, LOG_MIDDLE = 128 };
+    int64_t stride = 1;
+    if (t->step % LOG_LAST != 0) return;
+    while (t->step / stride > LOG_MIDDLE) stride *= 2;
+    for (cJSON *e = t->log_history->child, *next; e && stride > 1; e = next) {
+        next = e->next;
+        const cJSON *of = cJSON_GetObjectItemCaseSensitive(e, "step");
+        const int64_t step = cJSON_IsNumber(of) ? (int64_t)of->valuedouble : 0;
+        if (step <= LOG_FIRST || step > t->step - LOG_LAST || step % stride == 0) continue;
+        cJSON_Delete(cJSON_DetachItemViaPointer(t->log_history, e));
+    }
+}
+
 mr_status mr_trainer_record(mr_trainer *t, mr_err *err) {
     const mr_observer *o = &t->parts.observer;
     cJSON *entry = cJSON_CreateObject();
     for (int i = 0; i < t->n_metrics; i++) cJSON_AddNumberToObject(entry, t->metrics[i].name, t->metrics[i].value);
     cJSON_AddNumberToObject(entry, "step", (double)t->step);
     cJSON_AddItemToArray(t->log_history, entry);
+    thin_log(t);
     if (o->step) MR_TRY(o->step(o->self, t->step, t->max_steps, t->metrics, t->n_metrics, err));
     t->half_done = false; /* now the step is whole: a checkpoint of it finds its line in the record */
     return MR_OK;
@@ -417,6 +437,8 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     cJSON_AddNumberToObject(position, "n_rows", (double)t->order.n_rows);
     cJSON_AddNumberToObject(position, "prompts_per_step", t->prompts);
     cJSON_AddStringToObject(medrl, "settings", t->settings_hash);
+    if (t->b->arithmetic) cJSON_AddStringToObject(medrl, "device", t->b->arithmetic);
+    if (t->parts.build) cJSON_AddStringToObject(medrl, "build", t->parts.build);
     cJSON_AddNumberToObject(medrl, "metrics_bytes", (double)metrics);
     cJSON_AddNumberToObject(medrl, "samples_bytes", (double)samples);
     cJSON_AddNumberToObject(medrl, "events_bytes", (double)events);
@@ -501,6 +523,7 @@ static mr_status fill_checkpoint(mr_trainer *t, const char *dir, mr_err *err) {
 mr_status mr_trainer_checkpoint(mr_trainer *t, mr_err *err) {
     if (!t->parts.run_dir) return MR_OK;
     char *tmp, text[80];
+    mr_watch_at("checkpoint");
     snprintf(text, sizeof text, "checkpoint-%lld", (long long)t->step);
     /* The event is part of what the checkpoint covers, so a resumed record holds it once. */
     MR_TRY(mr_trainer_event(t, "checkpoint", text, err));
@@ -606,10 +629,12 @@ mr_status mr_trainer_step(mr_trainer *t, mr_err *err) {
     t->n_metrics = 0;
     t->t_step = mr_now_s();
     mr_status st = mr_trainer_stopped(t, err);
+    mr_watch_at("data");
     if (st == MR_OK) st = mr_trainer_draw(t, err);
     if (st == MR_OK) st = t->set->method == MR_METHOD_SFT ? mr_step_sft(t, err) : mr_step_grpo(t, err);
     batch_clear(t);
     MR_TRY(st);
+    mr_watch_step(t->step + 1, mr_now_s() - t->t_step);
     if (t->skipped_in_row < MR_MAX_SKIPPED) return MR_OK;
     if (t->scaler.on) { /* a large scale needs more to come down */
         if (t->scaler.scale >= 1 && t->loss_finite) return MR_OK;
@@ -674,6 +699,7 @@ mr_status mr_trainer_run(mr_trainer *t, mr_err *err) {
     char text[1100];
     snprintf(text, sizeof text, "%s at step %lld", t->step ? "resumed" : "started", (long long)t->step);
     MR_TRY(mr_trainer_event(t, "start", text, err));
+    mr_watch_step(t->step + 1, -1);
     mr_status st = steps(t, INT64_MAX, err);
     if (st == MR_OK)
         snprintf(text, sizeof text, t->ended && t->step < t->max_steps ? "ended early, after step %lld"

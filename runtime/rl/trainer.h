@@ -39,6 +39,7 @@ typedef struct mr_trainer_parts {
     mr_control control;  /* zeroed: nobody talks to the run */
     const char *run_dir; /* checkpoints go to RUN_DIR/checkpoint-N; NULL: none are written */
     const char *base_model_name;
+    const char *build; /* of the program, for the checkpoints; NULL: they do not say */
     const struct mr_plan *plan; /* plan.h; NULL: made by mr_trainer_open, after its own census of the data */
 } mr_trainer_parts;
 

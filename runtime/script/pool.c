@@ -28,6 +28,7 @@
 
 #include "base/fsafe.h"
 #include "base/log.h"
+#include "hub/hub.h"
 #include "script/pool_impl.h"
 
 enum { MAX_RESPAWNS = 4096, MAX_ROW_BYTES = 16 << 20 };
@@ -63,6 +64,7 @@ static mr_status start_peer(mr_pool *p, mr_peer *peer, bool no_jit, mr_err *err)
     double wait_s = p->opts.deadline_s > 0 ? 5 * p->opts.deadline_s : 10;
     peer->wire.wait_ms = wait_s < 1 ? 1000 : wait_s > 60 ? 60000 : (int)(1000 * wait_s);
     int fd = make_page(&peer->at);
+    if (peer->at) mr_watch_child(peer->proc.pid, peer->at->where);
     mr_str s = { 0 };
     mr_put_i64(&s, (int64_t)p->opts.memory_bytes);
     mr_put_u8(&s, no_jit);
@@ -78,6 +80,7 @@ mr_status mr_peer_start(mr_pool *p, mr_peer *peer, mr_err *err) {
 }
 
 void mr_peer_stop(mr_peer *peer) {
+    if (peer->at) mr_watch_gone(peer->proc.pid);
     if (peer->at) munmap(peer->at, sizeof *peer->at);
     peer->at = NULL;
     if (peer->proc.pid) mr_proc_kill(&peer->proc);
@@ -137,12 +140,13 @@ static int open_data_file(const char *path, mr_err *err) {
 }
 
 static void send_file(mr_peer *peer, const mr_frame *f) {
-    char path[1024];
+    char path[1024], *at = NULL;
     size_t n = f->len < sizeof path - 1 ? f->len : sizeof path - 1;
     memcpy(path, f->data, n);
     path[n] = 0;
     mr_err err;
-    int fd = open_data_file(path, &err);
+    int fd = mr_hub_file(&at, path, &err) == MR_OK ? open_data_file(at, &err) : -1; /* "hf:org/name/train.jsonl" */
+    mr_free(at);
     mr_str s = { 0 };
     mr_put_u8(&s, fd >= 0);
     const char *name = fd >= 0 ? path : err.msg;
@@ -162,7 +166,7 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
         if (++peer->n_asked > MR_MAX_ASKED) return false;
         send_file(peer, f);
         return true;
-    case MR_WIRE_TICK: return true;
+    case MR_WIRE_TICK: mr_watch_beat(); return true;
     case MR_WIRE_READY: {
         mr_take t = mr_take_frame(f);
         unsigned level = mr_take_u8(&t);
@@ -231,8 +235,17 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
         int got = mr_wire_next(&peer->wire, &f);
         if (got < 0) break;
         if (got > 0) {
-            if (f.type != MR_WIRE_LOG) since = mr_now_s();
-            if (mr_peer_serve(v, peer, &f)) continue;
+            if (f.type != MR_WIRE_LOG) {
+                const double before = since;
+                since = mr_now_s();
+                if (since - before - limit_s > MR_OVERSLEPT_S) until += since - before; /* the clock jumped while it answered */
+            }
+            const double before = mr_now_s();
+            const bool served = mr_peer_serve(v, peer, &f);
+            const double took = mr_now_s() - before; /* a download is our time, not the worker's */
+            since += took;
+            until += took;
+            if (served) continue;
             if (peer->sandbox.level == 0) break; /* a worker says first how well it is locked in */
             if (f.type == MR_WIRE_REPLY) {
                 *reply = f;
@@ -247,6 +260,7 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
             return mr_fail(err, st, "%s", text);
         }
         struct pollfd pf = { .fd = peer->wire.fd, .events = POLLIN };
+        /* wait: limit_s without an answer */
         int n = poll(&pf, 1, ms_until(since + limit_s, mr_now_s()));
         if (n < 0 && errno != EINTR) break;
         double now = mr_now_s(), slept = now - since - limit_s;
@@ -495,6 +509,7 @@ static bool take_scored(mr_pool *p, mr_peer *peer, const mr_frame *f) {
     if (!mr_pool_take_scores(p, job, &t, add_fault)) return false;
     memmove(peer->flight, peer->flight + 1, (size_t)--peer->n_flight * sizeof peer->flight[0]);
     mark_progress(peer, true);
+    mr_watch_beat();
     next_reward(p, job);
     return true;
 }
@@ -601,6 +616,7 @@ static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
         if (peer->wire.out.len > 0) pf[i].events |= POLLOUT;
         if (peer->n_flight > 0 && look_at(p, peer) < next) next = look_at(p, peer);
     }
+    /* wait: until the next deadline of a call, a minute at most */
     int ready = poll(pf, (nfds_t)n, wait ? ms_until(next, now) : 0);
     if (ready < 0 && errno != EINTR) return mr_fail_errno(err, "waiting for workers");
     for (int i = 0; i < n; i++) {

@@ -5,17 +5,21 @@
  *     MEDRL_FAULT=OP:N:WHAT[,OP:N:WHAT ...]   the Nth call of OP, from 1; N+ means that one and all later ones
  *     MEDRL_FAULT_BELOW=TEXT                  only calls on paths (or on open files) whose path contains TEXT are counted
  *     MEDRL_FAULT_LOG=FILE                    a line for each fault that was played: so that a loop over N knows when to end
+ *     MEDRL_FAULT_WORKER=PROGRAM              workers are this program: under valgrind /proc/self/exe is valgrind
+ *     MEDRL_FAULT_WORKERS=N                   so many workers, which is no setting
  *
  * OP:   write fsync open mkdir rename unlink rmdir truncate chmod (every form of each); clock, uptime: a reading of the wall clock, of the
- *       monotonic one.
+ *       monotonic one. stall: a stage of the trainer begins (base/watch.h).
  * WHAT: ENOSPC, EIO, EINTR, EROFS, EMFILE: the call fails with it. short: write takes half of its bytes. kill, killed: SIGKILL to this
  *       process before the call, after it. SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXCPU: that signal before the call. A number, for clock and
  *       uptime: seconds that readings are changed by from that one on.
+ *       Of stall, a stage: the main thread stands still when that one begins the Nth time, for ever or, as "rollout/700", for milliseconds.
  * An EINTR is played once by a loop that tries again. Workers are started with an empty environment, so they see none of it. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -26,6 +30,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "script/script.h"
 
 enum { MAX_FAULTS = 16 };
 
@@ -38,8 +44,8 @@ typedef struct fault {
 static fault faults[MAX_FAULTS];
 static int n_faults;
 static const char *below, *log_path;
-static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "clock", "uptime" };
-enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, CLOCK, UPTIME, N_OPS };
+static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "clock", "uptime", "stall" };
+enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, CLOCK, UPTIME, STALL, N_OPS };
 static atomic_long counts[N_OPS];
 
 /* A fault that cannot be read must not look like a run without faults. */
@@ -153,6 +159,9 @@ DECLARE(int, unlinkat, int, const char *, int)
 DECLARE(int, ftruncate, int, off_t)
 DECLARE(int, fchmod, int, mode_t)
 DECLARE(int, clock_gettime, clockid_t, struct timespec *)
+DECLARE(void, mr_watch_at, const char *)
+DECLARE(mr_status, mr_pool_open, mr_pool **, const char *, const mr_pool_opts *, mr_err *)
+DECLARE(int, posix_spawn, pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, char *const *)
 
 ssize_t __wrap_write(int fd, const void *data, size_t len) {
     const char *what = due(WRITE, NULL, fd);
@@ -226,4 +235,31 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *t) {
     int result = __real_clock_gettime(id, t);
     t->tv_sec += atomic_load(&shift[wall]);
     return result;
+}
+
+/* The stage has begun for those who watch, and then nothing moves. */
+void __wrap_mr_watch_at(const char *stage) {
+    static long seen[MAX_FAULTS];
+    __real_mr_watch_at(stage);
+    for (int i = 0; stage && i < n_faults; i++) {
+        const size_t len = strcspn(faults[i].what, "/");
+        if (strcmp(faults[i].op, "stall") != 0 || strncmp(faults[i].what, stage, len) != 0 || stage[len] || ++seen[i] != faults[i].n) continue;
+        note(STALL, seen[i], stage);
+        const long ms = faults[i].what[len] ? strtol(faults[i].what + len + 1, NULL, 10) : 0;
+        struct timespec left = { ms / 1000, ms % 1000 * 1000000 };
+        while (ms && nanosleep(&left, &left) != 0 && errno == EINTR) {}
+        while (!ms) pause();
+    }
+}
+
+int __wrap_posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attr,
+                       char *const *argv, char *const *envp) {
+    const char *other = getenv("MEDRL_FAULT_WORKER");
+    return __real_posix_spawn(pid, other ? other : path, actions, attr, argv, envp);
+}
+
+mr_status __wrap_mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_opts *opts, mr_err *err) {
+    mr_pool_opts o = *opts;
+    if (getenv("MEDRL_FAULT_WORKERS")) o.n_workers = atoi(getenv("MEDRL_FAULT_WORKERS"));
+    return __real_mr_pool_open(out, recipe, &o, err);
 }
