@@ -205,7 +205,19 @@ static mr_status open_live(mr_parts *p, const job *j, mr_err *err) {
     return st;
 }
 
+/* Without a check nothing of the model is needed but its tokenizer and the run's frame. */
+static mr_status describe_only(job *j, mr_err *err) {
+    if (j->to != TO_GGUF) return MR_OK;
+    mr_parts p = { 0 };
+    mr_status st = mr_tokenizer_open(&p.tokenizer, j->path, err);
+    if (st == MR_OK && j->run) mr_parts_frame(&p, j->run);
+    if (st == MR_OK) st = mr_modelfile_write(j->tmp, j->file, &p, err);
+    mr_parts_close(&p);
+    return st;
+}
+
 static mr_status ask_live(job *j, mr_err *err) {
+    if (j->o->no_check && j->to != TO_ADAPTER) return describe_only(j, err);
     const char *const *texts = questions;
     int n = sizeof questions / sizeof questions[0];
     if (j->o->prompts) {
