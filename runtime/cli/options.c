@@ -16,6 +16,11 @@ static const mr_opt common[] = {
 };
 enum { N_COMMON = sizeof common / sizeof common[0] };
 
+static struct {
+    mr_told_fn told; /* NULL: nobody asks, parsing parses */
+    void *self;
+} asked;
+
 static void print_option(const mr_opt *o) {
     char head[64];
     int n = o->letter ? snprintf(head, sizeof head, "  -%c, --%s", o->letter, o->name)
@@ -127,6 +132,15 @@ mr_status mr_args_parse(mr_args *a, const mr_usage *u, const mr_opt *opts, int n
     const char **items = mr_arena_alloc(&a->arena, (size_t)(argc + 1) * sizeof *items);
     a->items = items;
     bool plain = false;
+    if (asked.told) { /* mr_args_describe: the command has nothing more to do */
+        mr_opt all[MAX_OPTS + N_COMMON];
+        const int n = n_opts < MAX_OPTS ? n_opts : MAX_OPTS;
+        if (n) memcpy(all, opts, (size_t)n * sizeof *all);
+        memcpy(all + n, common, sizeof common);
+        asked.told(asked.self, u, all, n + N_COMMON);
+        a->help = true;
+        return MR_OK;
+    }
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i], *value = NULL;
         const mr_opt *o, *c = NULL;
@@ -177,6 +191,17 @@ mr_status mr_args_parse(mr_args *a, const mr_usage *u, const mr_opt *opts, int n
         return mr_fail(err, MR_EINVAL, "%s: \"%s\" is one argument too many, wants %s; quote a text with spaces",
                        u->command, a->items[u->max_args], *u->args ? u->args : "none");
     return MR_OK;
+}
+
+void mr_args_describe(const mr_command *command, mr_told_fn told, void *self) {
+    char name[32];
+    char *argv[] = { name, NULL };
+    mr_err none;
+    snprintf(name, sizeof name, "%s", command->name);
+    asked.told = told;
+    asked.self = self;
+    command->run(1, argv, &none);
+    asked.told = NULL;
 }
 
 const char *const *mr_with_override(mr_args *a, const char *const *overrides, const char *key, const char *value) {

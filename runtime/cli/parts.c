@@ -339,18 +339,19 @@ mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_model_opts *mo, const mr_
     return mr_plan_make(plan, p->backend, &c, mo, s, &census, err);
 }
 
-void mr_put_t4(cJSON *report, const mr_estimate *e) {
-    cJSON *o = cJSON_AddObjectToObject(report, "t4");
+void mr_put_estimate(cJSON *report, const char *key, const mr_estimate *e, const mr_estimate_device *d) {
+    cJSON *o = cJSON_AddObjectToObject(report, key);
+    cJSON_AddStringToObject(o, "device", d->name);
     cJSON_AddNumberToObject(o, "step_s", e->step_s);
     cJSON_AddNumberToObject(o, "rollout_s", e->rollout_s);
     cJSON_AddNumberToObject(o, "train_s", e->train_s);
     cJSON_AddNumberToObject(o, "steps", (double)e->steps);
     cJSON_AddNumberToObject(o, "hours", e->hours);
     cJSON_AddNumberToObject(o, "usd", e->usd);
-    cJSON_AddNumberToObject(o, "bytes_s", mr_t4.bytes_s);
-    cJSON_AddNumberToObject(o, "flop_s", mr_t4.flop_s);
-    cJSON_AddNumberToObject(o, "share", mr_t4.share);
-    cJSON_AddNumberToObject(o, "usd_hour", mr_t4.usd_hour);
+    cJSON_AddNumberToObject(o, "bytes_s", d->bytes_s);
+    cJSON_AddNumberToObject(o, "flop_s", d->flop_s);
+    cJSON_AddNumberToObject(o, "share", d->share);
+    cJSON_AddNumberToObject(o, "usd_hour", d->usd_hour);
 }
 
 /* Tables key by key, all else in place of what was there. */

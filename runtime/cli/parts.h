@@ -76,13 +76,15 @@ mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, m
 mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_model_opts *mo, const mr_settings *s, mr_row_source rows,
                         mr_err *err);
 
-/* "t4" of a report: the plan's estimate for that GPU. */
-void mr_put_t4(cJSON *report, const mr_estimate *e);
+/* An object of a report: an estimate with what it assumes. */
+void mr_put_estimate(cJSON *report, const char *key, const mr_estimate *e, const mr_estimate_device *d);
 
 /* mr_settings_parse, and the same for the recipe with its on_cpu table where that is not in use: a mistake in it shows
  * on every machine. */
 mr_status mr_parts_settings(mr_settings *s, const cJSON *recipe, const char *place, mr_err *err);
 /* Every --set has a name and a value; NULL is fine. */
+/* The judge of evaluations (rl/evaluate.h), as mr_pool_opts.rewards takes it. */
+#define MR_EVAL_JUDGE "eval_answer"
 mr_status mr_check_overrides(const char *const *overrides, mr_err *err);
 /* config.json of a run folder; NULL when the folder holds none of ours. */
 mr_status mr_run_config_load(cJSON **out, const char *dir, mr_err *err);

@@ -121,6 +121,13 @@ typedef struct mr_metric {
     double value; /* NaN is written as null */
 } mr_metric;
 
+/* What a run evaluates on (rl/evaluate.h), asked for anew each time: a reload may have changed the rows. NULL get: it has
+ * nothing. */
+typedef struct mr_evaluator {
+    void *self;
+    mr_status (*get)(void *self, mr_row_source *rows, mr_scorer *judge, mr_err *err);
+} mr_evaluator;
+
 /* Who talks to a run while it trains: attach's socket (record/control.h). NULL functions: nobody. */
 typedef struct mr_trainer mr_trainer;
 typedef struct mr_control {

@@ -85,6 +85,9 @@ struct mr_trainer {
     int version;           /* of the scripts: 1, and one more with each reload */
     char *paused;          /* why; NULL: it runs */
     bool paused_by_faults, ended;
+    char why_ended[200];   /* "": nobody said */
+    double opened_s, before_s; /* when it was opened; what was spent until then */
+    double step_s;         /* of the last step, with its evaluation */
     double served_s;       /* when control was served last within a step */
     cJSON *journal;        /* what is still to be repeated, oldest first; NULL: nothing */
     int64_t replay_last;   /* the last step that was recorded before */
@@ -115,6 +118,8 @@ void mr_trainer_scale_metrics(mr_trainer *t, double loss_scale);
 /* After the step was counted: its metrics to the log and to the observer. */
 mr_status mr_trainer_record(mr_trainer *t, mr_err *err);
 double mr_trainer_epoch(const mr_trainer *t, int64_t step);
+/* trainer_eval.c: metrics of this step when an evaluation is due after it. */
+mr_status mr_trainer_evaluate(mr_trainer *t, mr_err *err);
 /* guards.c */
 /* After the record of a GRPO step. MR_EINVAL, as one paragraph for people, when the run has learned nothing for many steps. */
 mr_status mr_trainer_guard(mr_trainer *t, mr_err *err);

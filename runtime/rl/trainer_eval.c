@@ -1,0 +1,91 @@
+/* trainer_eval.c - a run's own evaluation: see trainer.h and evaluate.h.
+ *
+ * It takes place between the update and the record of a step, with the decoder that the run samples with: nothing is
+ * allocated on the device for it, and no random number is drawn, so the run's other numbers are the same without it. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/proc.h"
+#include "rl/evaluate.h"
+#include "rl/trainer_impl.h"
+
+enum { MAX_SOURCES = 32 };
+
+typedef struct tally {
+    mr_trainer *t;
+    int n_sources;
+    struct {
+        char name[48];
+        int64_t judged, right;
+    } sources[MAX_SOURCES];
+} tally;
+
+static bool is_due(const mr_trainer *t) {
+    const int every = t->set->train.eval_steps;
+    return every > 0 && t->parts.evaluator.get && t->set->method == MR_METHOD_GRPO &&
+           (t->step % every == 0 || t->step >= t->max_steps);
+}
+
+static bool tick(void *self, int64_t done, int64_t total) {
+    const tally *y = self;
+    mr_trainer_progress(y->t, "eval", (int)done, (int)total);
+    return !y->t->stop;
+}
+
+static mr_status answer(void *self, const mr_eval_answer *a, mr_err *err) {
+    tally *y = self;
+    (void)err;
+    const char *name = a->data->source;
+    if (!name || !*name || a->verdict == MR_UNJUDGED) return MR_OK;
+    int i = 0;
+    while (i < y->n_sources && strncmp(y->sources[i].name, name, sizeof y->sources[i].name - 1) != 0) i++;
+    if (i == MAX_SOURCES) return MR_OK;
+    if (i == y->n_sources) snprintf(y->sources[y->n_sources++].name, sizeof y->sources[i].name, "%.47s", name);
+    y->sources[i].judged++;
+    y->sources[i].right += a->verdict == MR_RIGHT;
+    return MR_OK;
+}
+
+static void metrics(const tally *y, const mr_eval_counts *c, double seconds) {
+    mr_trainer *t = y->t;
+    const mr_interval x = mr_wilson(c->right, c->judged);
+    const double judged = c->judged ? (double)c->judged : (double)NAN,
+                 rows = c->n_rows ? (double)c->n_rows : (double)NAN;
+    mr_trainer_metric(t, MR_M_EVAL_ACCURACY, x.rate);
+    mr_trainer_metric(t, MR_M_EVAL_LOW, x.low);
+    mr_trainer_metric(t, MR_M_EVAL_HIGH, x.high);
+    mr_trainer_metric(t, MR_M_EVAL_INVALID, (double)c->invalid / judged);
+    mr_trainer_metric(t, MR_M_EVAL_CLIPPED, (double)c->truncated / rows);
+    mr_trainer_metric(t, MR_M_EVAL_LENGTH, (double)c->tokens / rows);
+    mr_trainer_metric(t, MR_M_EVAL_ROWS, (double)c->judged);
+    for (int i = 0; i < y->n_sources; i++)
+        mr_trainer_metric_fmt(t, MR_M_EVAL_SOURCE_FMT, y->sources[i].name,
+                              mr_wilson(y->sources[i].right, y->sources[i].judged).rate);
+    mr_trainer_metric(t, MR_M_TIME_EVAL, seconds);
+}
+
+mr_status mr_trainer_evaluate(mr_trainer *t, mr_err *err) {
+    if (!is_due(t)) return MR_OK;
+    const double t0 = mr_now_s();
+    const int vocab = mr_model_config(t->parts.model)->vocab_size, count = mr_tokenizer_count(t->parts.tokenizer);
+    tally y = { .t = t };
+    mr_eval_counts c;
+    mr_eval_opts o = { .decoder = t->decoder,
+                       .tokenizer = t->parts.tokenizer,
+                       .chat = t->parts.chat,
+                       .n_vocab = count < vocab ? count : vocab,
+                       .limit = t->set->train.max_eval_samples,
+                       .batch = t->prompts * t->group,
+                       .max_prompt = t->max_prompt,
+                       .max_new = t->max_completion,
+                       .step = t->step,
+                       .tick = tick,
+                       .answer = answer,
+                       .self = &y };
+    MR_TRY(t->parts.evaluator.get(t->parts.evaluator.self, &o.rows, &o.judge, err));
+    if (o.rows.n_rows == 0) return MR_OK;
+    MR_TRY(mr_evaluate(&c, &o, err));
+    metrics(&y, &c, mr_now_s() - t0);
+    return MR_OK;
+}
