@@ -93,6 +93,12 @@ run 65 export cut.gguf --to merged --out x
 says "cut"
 [ ! -e x ] || fail "a failed export left x"
 left
+# a disk that has no room for it: nothing but the message
+limited() { (ulimit -f 40 && run "$@") || exit 1; }
+limited 74 export base --to merged --type f32 --out x
+limited 74 export base --to gguf --type f32 --out x --no-check
+[ ! -e x ] || fail "a cut export left x"
+left
 # an export that answers otherwise is not put in place: a base with other weights behind the same shape
 cp -r base other
 "$medrl" export base --adapter adapter --to merged --type f32 --no-check --out tuned >/dev/null 2>&1
