@@ -55,7 +55,7 @@ const mr_command *mr_commands(int *n) {
 }
 
 /* Pages of docs/, which an installation has too. */
-static const char *const pages[] = { "rewards", "data",   "attach",       "eval",
+static const char *const pages[] = { "rewards", "data",   "models", "export",       "attach",     "eval",
                                      "plan",    "report", "architecture", "performance" };
 enum { N_PAGES = sizeof pages / sizeof pages[0] };
 
