@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/proc.h"
+#include "base/watch.h"
 #include "rl/evaluate.h"
 #include "rl/trainer_impl.h"
 
@@ -85,6 +86,7 @@ mr_status mr_trainer_evaluate(mr_trainer *t, mr_err *err) {
                        .self = &y };
     MR_TRY(t->parts.evaluator.get(t->parts.evaluator.self, &o.rows, &o.judge, err));
     if (o.rows.n_rows == 0) return MR_OK;
+    mr_watch_at("evaluate");
     MR_TRY(mr_evaluate(&c, &o, err));
     metrics(&y, &c, mr_now_s() - t0);
     return MR_OK;
