@@ -201,7 +201,7 @@ static void thin_log(mr_trainer *t) {
 mr_status mr_trainer_record(mr_trainer *t, mr_err *err) {
     const mr_observer *o = &t->parts.observer;
     const double elapsed = mr_trainer_elapsed_s(t);
-    t->step_s = mr_now_s() - t->t_step;
+    t->step_s = fmax(mr_now_s() - t->t_step, 0.9 * t->step_s);
     mr_trainer_metric(t, MR_M_TIME_RUN, elapsed);
     if (t->set->budget.usd_per_hour > 0)
         mr_trainer_metric(t, MR_M_COST, elapsed / 3600 * t->set->budget.usd_per_hour);

@@ -87,7 +87,7 @@ struct mr_trainer {
     bool paused_by_faults, ended;
     char why_ended[200];   /* "": nobody said */
     double opened_s, before_s; /* when it was opened; what was spent until then */
-    double step_s;         /* of the last step, with its evaluation */
+    double step_s;         /* what a step takes, with its evaluation: the longest of late */
     double served_s;       /* when control was served last within a step */
     cJSON *journal;        /* what is still to be repeated, oldest first; NULL: nothing */
     int64_t replay_last;   /* the last step that was recorded before */
