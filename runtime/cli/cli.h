@@ -40,6 +40,7 @@ mr_status mr_cmd_tokenize(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_logprobs(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_bench(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_doctor(int argc, char **argv, mr_err *err);
+mr_status mr_cmd_pull(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_completion(int argc, char **argv, mr_err *err);
 
 /* ---- options (options.c) ---- */
@@ -89,6 +90,15 @@ typedef void (*mr_told_fn)(void *self, const mr_usage *usage, const mr_opt *opts
 void mr_args_describe(const mr_command *command, mr_told_fn told, void *self);
 /* `medrl help --man`: the manual page (completion.c). */
 void mr_print_man(void);
+
+/* ---- names on the hub (pull.c) ---- */
+
+/* Once, before a command runs: names of the hub that are not on this machine are downloaded when --pull was given or
+ * somebody at the terminal says yes; else the error has the command that does. */
+void mr_pull_arm(void);
+bool *mr_pull_flag(void);
+#define MR_OPT_PULL                                                                                                    \
+    { "pull", 0, MR_OPT_FLAG, NULL, "download a model or data set that is not on this machine", mr_pull_flag(), 0, 0 }
 
 /* ---- signals (signals.c) ---- */
 

@@ -10,6 +10,7 @@
 #include "base/proc.h"
 #include "cli/cli.h"
 #include "cli/parts.h"
+#include "hub/hub.h"
 #include "script/script.h"
 
 typedef struct checkup {
@@ -108,6 +109,26 @@ static void check_model(checkup *c) {
     mr_free(path);
 }
 
+/* Where names come from. A token is only said to be there, and where: nothing of it is shown. */
+static void check_hub(checkup *c) {
+    mr_err err = { "" };
+    mr_hub_setup s;
+    const char *library;
+    if (mr_hub_setup_read(&s, &err) != MR_OK) {
+        note(c, false, "hub", "correct the variable that is named", "%s", err.msg);
+        return;
+    }
+    note(c, true, "hub", "", "%s%s, cache %s%s", s.endpoint, s.offline ? " (off: HF_HUB_OFFLINE)" : "", s.root,
+         mr_path_is_dir(s.root) ? "" : " (not made yet)");
+    note(c, true, "token", "", "%s%s", s.token_from ? "yes, from " : "none; private and gated names want HF_TOKEN",
+         s.token_from ? s.token_from : "");
+    if (mr_hub_library(&library, &err) == MR_OK)
+        note(c, true, "download", "", "%.*s", (int)strcspn(library, " "), library);
+    else
+        note(c, false, "download", "install libcurl 4 (Debian: apt install libcurl4)", "%s", err.msg);
+    mr_hub_setup_clear(&s);
+}
+
 /* A file with one case, in a worker: spawn, sandbox, Lua, an answer. */
 static void check_worker(checkup *c) {
     static const char text[] =
@@ -177,6 +198,7 @@ mr_status mr_cmd_doctor(int argc, char **argv, mr_err *err) {
         check_memory(&c);
         check_folders(&c);
         check_model(&c);
+        check_hub(&c);
         check_worker(&c);
         check_sandbox(&c);
         if (c.json) mr_print_json(c.report);

@@ -33,6 +33,7 @@ static const mr_command commands[] = {
     { "export", "RUN|MODEL", "the result as a PEFT adapter, merged safetensors or a GGUF, with a check", mr_cmd_export },
     { "repl", "[RECIPE]", "a Lua session: sample, score, look at rows, train step by step", mr_cmd_repl },
     { "attach", "RUN", "the same session over a run that is going on", mr_cmd_attach },
+    { "pull", "ORG/NAME", "download a model or a data set from the hub", mr_cmd_pull },
     { "data", "RECIPE", "rows, rendered prompts and token counts of a recipe", mr_cmd_data },
     { "test", "[PATH...]", "run the cases inside Lua files", mr_cmd_test },
     { "score", "[RUN]", "what a reward gives to a text, or to all that a run has recorded", mr_cmd_score },
@@ -227,6 +228,7 @@ int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN); /* a worker that died is an error to handle, not the end */
     signal(SIGXFSZ, SIG_IGN); /* a file that grows beyond its limit: the write says so */
     mr_signals_leave();       /* a command that has something to finish says so with mr_signals_catch */
+    mr_pull_arm();
     mr_err err = { "" };
     mr_status st = dispatch(argc, argv, &err);
     errno = 0;

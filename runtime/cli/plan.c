@@ -264,6 +264,7 @@ mr_status mr_cmd_plan(int argc, char **argv, mr_err *err) {
         { "budget", 0, MR_OPT_REAL, "USD", "say whether the run stays under it (the recipe's)", &x.budget, 0, 1e9 },
         { "vram", 0, MR_OPT_TEXT, "SIZE", "most device memory to take, as in 14G", &vram, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda:N", &x.device, 0, 0 },
+        MR_OPT_PULL,
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "json", 0, MR_OPT_FLAG, NULL, "the plan as one JSON object", &json, 0, 0 },
     };

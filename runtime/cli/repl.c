@@ -351,6 +351,7 @@ mr_status mr_cmd_repl(int argc, char **argv, mr_err *err) {
         { "output", 'o', MR_OPT_TEXT, "DIR", "folder of the run that step() begins", &so.output, 0, 0 },
         { "adapter", 0, MR_OPT_TEXT, "DIR", "with --model: PEFT adapter folder, or a run's", &l.parts.adapter, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda:N", &so.device, 0, 0 },
+        MR_OPT_PULL,
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "trust", 0, MR_OPT_FLAG, NULL, "all of Lua's libraries: io, os, debug, ffi", &how.trust, 0, 0 },
     };

@@ -28,6 +28,7 @@
 
 #include "base/fsafe.h"
 #include "base/log.h"
+#include "hub/hub.h"
 #include "script/pool_impl.h"
 
 enum { MAX_RESPAWNS = 4096, MAX_ROW_BYTES = 16 << 20 };
@@ -139,12 +140,13 @@ static int open_data_file(const char *path, mr_err *err) {
 }
 
 static void send_file(mr_peer *peer, const mr_frame *f) {
-    char path[1024];
+    char path[1024], *at = NULL;
     size_t n = f->len < sizeof path - 1 ? f->len : sizeof path - 1;
     memcpy(path, f->data, n);
     path[n] = 0;
     mr_err err;
-    int fd = open_data_file(path, &err);
+    int fd = mr_hub_file(&at, path, &err) == MR_OK ? open_data_file(at, &err) : -1; /* "hf:org/name/train.jsonl" */
+    mr_free(at);
     mr_str s = { 0 };
     mr_put_u8(&s, fd >= 0);
     const char *name = fd >= 0 ? path : err.msg;
@@ -238,7 +240,12 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
                 since = mr_now_s();
                 if (since - before - limit_s > MR_OVERSLEPT_S) until += since - before; /* the clock jumped while it answered */
             }
-            if (mr_peer_serve(v, peer, &f)) continue;
+            const double before = mr_now_s();
+            const bool served = mr_peer_serve(v, peer, &f);
+            const double took = mr_now_s() - before; /* a download is our time, not the worker's */
+            since += took;
+            until += took;
+            if (served) continue;
             if (peer->sandbox.level == 0) break; /* a worker says first how well it is locked in */
             if (f.type == MR_WIRE_REPLY) {
                 *reply = f;
