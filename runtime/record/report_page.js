@@ -10,7 +10,7 @@
     reload: ["var(--c2)", "reload"], set: ["var(--c6)", "setting"], fault: ["var(--bad)", "fault"],
     pause: ["var(--warn)", "pause"], warning: ["var(--warn)", "warning"], checkpoint: ["var(--soft)", "checkpoint"],
     stop: ["var(--soft)", "stop"], start: ["var(--soft)", "start"], "go on": ["var(--good)", "goes on"],
-    attach: ["var(--c5)", "attach"],
+    attach: ["var(--c5)", "attach"], eval: ["var(--c0)", "evaluation"],
   };
 
   // ---- elements ----
@@ -214,7 +214,7 @@
     const seen = new Set();
     marked = [];
     for (const e of D.events) {
-      if (["start", "stop", "script", "attach"].includes(e.kind)) continue;
+      if (["start", "stop", "script", "attach", "eval"].includes(e.kind)) continue;
       const id = e.kind + e.step;
       if (seen.has(id)) continue; // one mark for all faults of a step
       seen.add(id);

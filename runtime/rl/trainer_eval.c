@@ -66,6 +66,20 @@ static void metrics(const tally *y, const mr_eval_counts *c, double seconds) {
     mr_trainer_metric(t, MR_M_TIME_EVAL, seconds);
 }
 
+/* The best one is the first of the highest accuracy. */
+static mr_status tell(mr_trainer *t, const mr_eval_counts *c, mr_err *err) {
+    const mr_interval x = mr_wilson(c->right, c->judged);
+    const bool best = c->judged > 0 && (t->best_step < 0 || x.rate > t->best);
+    char text[160];
+    if (best) {
+        t->best = x.rate;
+        t->best_step = t->step;
+    }
+    snprintf(text, sizeof text, "%lld of %lld rows right: accuracy %.3f (%.3f to %.3f), %lld invalid%s", (long long)c->right,
+             (long long)c->judged, x.rate, x.low, x.high, (long long)c->invalid, best ? "; the best so far" : "");
+    return mr_trainer_event(t, "eval", text, err);
+}
+
 mr_status mr_trainer_evaluate(mr_trainer *t, mr_err *err) {
     if (!is_due(t)) return MR_OK;
     const double t0 = mr_now_s();
@@ -89,5 +103,5 @@ mr_status mr_trainer_evaluate(mr_trainer *t, mr_err *err) {
     mr_watch_at("evaluate");
     MR_TRY(mr_evaluate(&c, &o, err));
     metrics(&y, &c, mr_now_s() - t0);
-    return MR_OK;
+    return tell(t, &c, err);
 }

@@ -86,6 +86,8 @@ struct mr_trainer {
     char *paused;          /* why; NULL: it runs */
     bool paused_by_faults, ended;
     char why_ended[200];   /* "": nobody said */
+    double best;         /* eval/accuracy of the best evaluation, at best_step; -1: there was none */
+    int64_t best_step;
     double opened_s, before_s; /* when it was opened; what was spent until then */
     double step_s;         /* what a step takes, with its evaluation: the longest of late */
     double served_s;       /* when control was served last within a step */

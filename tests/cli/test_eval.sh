@@ -12,6 +12,10 @@ run 0 run recipes/smoke.lua --output broken --device cpu --threads 2 --set grpo.
 is "$(grep -c '"eval/accuracy"' broken/metrics.jsonl)" 2 # after steps 2 and 4
 is "$(grep -c '"eval/rows": 4' broken/metrics.jsonl)" 2
 grep -q '"eval/[a-z0-9_]*/accuracy"' broken/metrics.jsonl || fail "no accuracy by data set"
+says "step 2: eval: "
+grep -q '"best_global_step": *2\b' broken/checkpoint-4/trainer_state.json || fail "the best step is not in the state"
+grep -q '"best_metric": *[01]' broken/checkpoint-4/trainer_state.json || fail "the best accuracy is not in the state"
+grep -q '"best_model_checkpoint": *"broken/checkpoint-2"' broken/checkpoint-4/trainer_state.json || fail "nor its folder"
 # the same run without evaluations ends with the same bits
 run 0 run recipes/smoke.lua --output plain --device cpu --threads 2 --set grpo.learning_rate=0.3 --set lora.r=8 \
     --set grpo.max_grad_norm=100
@@ -26,6 +30,11 @@ run 0 resume again --device cpu --threads 2
 without_clock broken >a
 without_clock again >b
 cmp a b || fail "the metrics of the resumed run differ"
+
+grep -q '"best_global_step": *2\b' again/checkpoint-4/trainer_state.json || fail "the resumed run forgot its best step"
+# the best one is there, however seldom the run saves
+run 0 run recipes/smoke.lua --output seldom --device cpu --threads 2 --set grpo.save_steps=0 --set grpo.eval_steps=1
+[ -e seldom/checkpoint-1/MANIFEST ] || fail "the best checkpoint is not there"
 
 run 0 eval broken --device cpu --threads 2 --flips 2 --rows rows.jsonl
 prints "95 % interval"
