@@ -462,6 +462,7 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     cJSON_AddNumberToObject(medrl, "metrics_bytes", (double)metrics);
     cJSON_AddNumberToObject(medrl, "samples_bytes", (double)samples);
     cJSON_AddNumberToObject(medrl, "events_bytes", (double)events);
+    mr_trainer_save_open(t, medrl);
     mr_trainer_save_live(t, medrl);
     return o;
 }
@@ -610,6 +611,7 @@ static mr_status read_position(mr_trainer *t, cJSON *state, const char *dir, int
     if (!cJSON_IsString(hash) || strcmp(hash->valuestring, t->settings_hash) != 0)
         mr_warn("%s: was made with other settings; the run goes on with the present ones", dir);
     MR_TRY(mr_trainer_load_live(t, medrl, dir, err));
+    MR_TRY(mr_trainer_load_open(t, medrl, dir, err));
     t->step = t->saved_step = step;
     t->before_s = t->parts.spent_s + (elapsed > 0 ? elapsed : 0);
     const cJSON *best = cJSON_GetObjectItemCaseSensitive(state, "best_metric"),
@@ -714,13 +716,18 @@ static bool is_spent(mr_trainer *t) {
 static mr_status steps(mr_trainer *t, int64_t until, mr_err *err) {
     for (;;) {
         MR_TRY(mr_trainer_stopped(t, err));
-        if (t->step >= until) return MR_OK;
-        MR_TRY(mr_trainer_between(t, err)); /* after the last step too: max_steps may have been raised */
-        if (t->ended || t->step >= t->max_steps || is_spent(t)) return MR_OK;
-        MR_TRY(mr_trainer_step(t, err));
+        if (t->eval_open) {
+            t->t_step = mr_now_s();
+            MR_TRY(mr_trainer_finish(t, err));
+        } else {
+            if (t->step >= until) return MR_OK;
+            MR_TRY(mr_trainer_between(t, err)); /* after the last step too: max_steps may have been raised */
+            if (t->ended || t->step >= t->max_steps || is_spent(t)) return MR_OK;
+            MR_TRY(mr_trainer_step(t, err));
+        }
         const int save = t->set->train.save_steps;
         const bool best = t->best_step == t->step; /* what was measured to be the best must be there afterwards */
-        if (best || (save > 0 && t->step % save == 0)) MR_TRY(save_or_warn(t, err));
+        if (t->saved_step != t->step && (best || (save > 0 && t->step % save == 0))) MR_TRY(save_or_warn(t, err));
         MR_TRY(mr_trainer_watch_faults(t, err));
     }
 }
