@@ -37,18 +37,18 @@ run 0 run recipes/smoke.lua --output seldom --device cpu --threads 2 --set grpo.
 [ -e seldom/checkpoint-1/MANIFEST ] || fail "the best checkpoint is not there"
 
 # stopped in the midst of an evaluation, which is most of this run's time: the step is kept, the rest comes with the resume
-long() {
-    "$medrl" run recipes/demo.lua --output "$1" --device cpu --threads 1 -q --set grpo.max_steps=6 --set grpo.save_steps=0 \
-        --set grpo.prompts_per_step=2 --set grpo.eval_steps=1 --set grpo.max_eval_samples=0 >out 2>err
-}
-long whole || fail "the run for stopping"
+cat >long <<END
+exec "$medrl" run recipes/demo.lua --output \$1 --device cpu --threads 1 -q --set grpo.max_steps=6 --set grpo.save_steps=0 \\
+    --set grpo.prompts_per_step=2 --set grpo.eval_steps=1 --set grpo.max_eval_samples=0 >out 2>err
+END
+sh long whole || fail "the run for stopping"
 run 0 hash whole
 whole=$(cat "$temp/out")
 without_clock whole >a
 open=0
 for try in 1 2 3 4 5 6 7 8 9 10 11 12; do
     rm -rf stopped
-    long stopped & pid=$!
+    sh long stopped & pid=$!
     waited=0
     until [ -s stopped/samples.jsonl ] || [ $waited -gt 400 ]; do
         sleep 0.02
