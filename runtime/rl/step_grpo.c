@@ -556,10 +556,8 @@ static mr_status run(work *w, mr_err *err) {
     for (int b = 0; b < w->n_rows; b++) t->num_tokens += t->batch[b / t->group].ids.n + w->roll.items[b].n;
     t->step++;
     all_metrics(w);
-    MR_TRY(mr_trainer_evaluate(t, err));
     MR_TRY(record_samples(w, err));
-    MR_TRY(mr_trainer_record(t, err));
-    return mr_trainer_guard(t, err);
+    return mr_trainer_finish(t, err);
 }
 
 mr_status mr_step_grpo(mr_trainer *t, mr_err *err) {

@@ -201,7 +201,7 @@ static void thin_log(mr_trainer *t) {
 mr_status mr_trainer_record(mr_trainer *t, mr_err *err) {
     const mr_observer *o = &t->parts.observer;
     const double elapsed = mr_trainer_elapsed_s(t);
-    t->step_s = mr_now_s() - t->t_step;
+    t->step_s = fmax(mr_now_s() - t->t_step, 0.9 * t->step_s);
     mr_trainer_metric(t, MR_M_TIME_RUN, elapsed);
     if (t->set->budget.usd_per_hour > 0)
         mr_trainer_metric(t, MR_M_COST, elapsed / 3600 * t->set->budget.usd_per_hour);
@@ -354,7 +354,7 @@ mr_status mr_trainer_open(mr_trainer **out, const mr_trainer_parts *parts, mr_er
     t->set = &t->own;
     t->version = 1;
     t->b = mr_model_backend(parts->model);
-    t->saved_step = -1;
+    t->saved_step = t->best_step = -1;
     t->opened_s = mr_now_s();
     t->before_s = parts->spent_s;
     mr_status st = open_all(t, err);
@@ -404,11 +404,15 @@ void mr_trainer_unstop(mr_trainer *t) {
 static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, int64_t events) {
     const mr_settings *s = t->set;
     cJSON *o = cJSON_CreateObject(), *control, *medrl, *position;
-    cJSON_AddNullToObject(o, "best_global_step");
-    cJSON_AddNullToObject(o, "best_metric");
-    cJSON_AddNullToObject(o, "best_model_checkpoint");
+    const bool best = t->best_step >= 0;
+    char *folder = best ? mr_asprintf("%s/checkpoint-%lld", t->parts.run_dir ? t->parts.run_dir : ".", (long long)t->best_step)
+                        : NULL;
+    cJSON_AddItemToObject(o, "best_global_step", best ? cJSON_CreateNumber((double)t->best_step) : cJSON_CreateNull());
+    cJSON_AddItemToObject(o, "best_metric", best ? cJSON_CreateNumber(t->best) : cJSON_CreateNull());
+    cJSON_AddItemToObject(o, "best_model_checkpoint", best ? cJSON_CreateString(folder) : cJSON_CreateNull());
+    mr_free(folder);
     cJSON_AddNumberToObject(o, "epoch", mr_trainer_epoch(t, t->step));
-    cJSON_AddNumberToObject(o, "eval_steps", 500);
+    cJSON_AddNumberToObject(o, "eval_steps", s->train.eval_steps ? s->train.eval_steps : 500);
     cJSON_AddNumberToObject(o, "global_step", (double)t->step);
     cJSON_AddFalseToObject(o, "is_hyper_param_search");
     cJSON_AddTrueToObject(o, "is_local_process_zero");
@@ -458,6 +462,7 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     cJSON_AddNumberToObject(medrl, "metrics_bytes", (double)metrics);
     cJSON_AddNumberToObject(medrl, "samples_bytes", (double)samples);
     cJSON_AddNumberToObject(medrl, "events_bytes", (double)events);
+    mr_trainer_save_open(t, medrl);
     mr_trainer_save_live(t, medrl);
     return o;
 }
@@ -606,8 +611,14 @@ static mr_status read_position(mr_trainer *t, cJSON *state, const char *dir, int
     if (!cJSON_IsString(hash) || strcmp(hash->valuestring, t->settings_hash) != 0)
         mr_warn("%s: was made with other settings; the run goes on with the present ones", dir);
     MR_TRY(mr_trainer_load_live(t, medrl, dir, err));
+    MR_TRY(mr_trainer_load_open(t, medrl, dir, err));
     t->step = t->saved_step = step;
     t->before_s = t->parts.spent_s + (elapsed > 0 ? elapsed : 0);
+    const cJSON *best = cJSON_GetObjectItemCaseSensitive(state, "best_metric"),
+                *best_step = cJSON_GetObjectItemCaseSensitive(state, "best_global_step");
+    const bool has_best = cJSON_IsNumber(best) && cJSON_IsNumber(best_step);
+    t->best = has_best ? best->valuedouble : 0;
+    t->best_step = has_best ? (int64_t)best_step->valuedouble : -1;
     t->order.epoch = -1;
     t->updates = updates;
     t->skipped_in_row = (int)skipped;
@@ -705,12 +716,18 @@ static bool is_spent(mr_trainer *t) {
 static mr_status steps(mr_trainer *t, int64_t until, mr_err *err) {
     for (;;) {
         MR_TRY(mr_trainer_stopped(t, err));
-        if (t->step >= until) return MR_OK;
-        MR_TRY(mr_trainer_between(t, err)); /* after the last step too: max_steps may have been raised */
-        if (t->ended || t->step >= t->max_steps || is_spent(t)) return MR_OK;
-        MR_TRY(mr_trainer_step(t, err));
+        if (t->eval_open) {
+            t->t_step = mr_now_s();
+            MR_TRY(mr_trainer_finish(t, err));
+        } else {
+            if (t->step >= until) return MR_OK;
+            MR_TRY(mr_trainer_between(t, err)); /* after the last step too: max_steps may have been raised */
+            if (t->ended || t->step >= t->max_steps || is_spent(t)) return MR_OK;
+            MR_TRY(mr_trainer_step(t, err));
+        }
         const int save = t->set->train.save_steps;
-        if (save > 0 && t->step % save == 0) MR_TRY(save_or_warn(t, err));
+        const bool best = t->best_step == t->step; /* what was measured to be the best must be there afterwards */
+        if (t->saved_step != t->step && (best || (save > 0 && t->step % save == 0))) MR_TRY(save_or_warn(t, err));
         MR_TRY(mr_trainer_watch_faults(t, err));
     }
 }
