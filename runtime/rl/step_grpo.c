@@ -346,6 +346,38 @@ static double entropy_mean(const work *w) {
     return mean_of(sum, n);
 }
 
+/* The step's groups as an object: mr_trainer_last. */
+static void keep_last(work *w) {
+    mr_trainer *t = w->t;
+    cJSON_Delete(t->last);
+    t->last = cJSON_CreateArray();
+    for (int p = 0; p < t->prompts; p++) {
+        const mr_row *row = &t->batch[p].row;
+        cJSON *group = cJSON_CreateObject(), *list;
+        cJSON_AddStringToObject(group, "prompt", w->prompt_texts[p]);
+        cJSON_AddStringToObject(group, "source", row->source ? row->source : "");
+        cJSON_AddNumberToObject(group, "row", (double)t->batch[p].index);
+        list = cJSON_AddArrayToObject(group, "completions");
+        for (int b = p * t->group; b < (p + 1) * t->group; b++)
+            cJSON_AddItemToArray(list, mr_trainer_completion(t, w->texts[b], &w->roll.items[b],
+                                                             w->scores + (size_t)b * (size_t)w->n_rewards,
+                                                             (double)w->reward[b], &w->adv[b]));
+        cJSON_AddItemToArray(t->last, group);
+    }
+}
+
+/* The run ends here: all groups of the step run again while each part is looked at. */
+static void examine(work *w, double norm) {
+    mr_trainer *t = w->t;
+    mr_peak *peaks = take(w, (size_t)mr_decoder_n_peaks(t->decoder), sizeof *peaks);
+    const mr_packer *k = &t->packer;
+    memset(w->skip, 0, (size_t)t->prompts * sizeof *w->skip);
+    for (place next = { 0, 0 }; next_pack(w, &next);)
+        mr_decoder_examine(t->decoder, &k->pack, k->rows, k->n_targets, peaks);
+    keep_last(w);
+    mr_autopsy_write(t, peaks, t->last, w->stats.loss, norm, w->lr);
+}
+
 static mr_status train(work *w, mr_err *err) {
     mr_trainer *t = w->t;
     int updates = t->set->train.num_iterations > 1 ? t->set->train.num_iterations : 1, n[N_MEANS] = { 0 };
@@ -371,6 +403,10 @@ static mr_status train(work *w, mr_err *err) {
         mr_watch_at("update");
         t->half_done = true; /* from here to the step's count the parameters are between two steps */
         MR_TRY(mr_trainer_update(t, w->stats.loss, &norm, &w->lr, &done, err));
+        if (mr_trainer_is_sick(t)) {
+            examine(w, norm);
+            if (!t->values_finite) return mr_trainer_sickness(t, err);
+        }
         moved = moved || done;
         const mr_grpo_stats *s = &w->stats;
         const double x[N_MEANS] = {
@@ -482,26 +518,6 @@ static void all_metrics(work *w) {
     mr_trainer_metric(t, MR_M_TIME_TRAIN, w->train_s);
     mr_trainer_metric(t, MR_M_TOKENS_PER_S,
                       w->rollout_s > 0 ? (double)w->roll.n_new_tokens / w->rollout_s : (double)NAN);
-}
-
-/* The step's groups as an object: mr_trainer_last. */
-static void keep_last(work *w) {
-    mr_trainer *t = w->t;
-    cJSON_Delete(t->last);
-    t->last = cJSON_CreateArray();
-    for (int p = 0; p < t->prompts; p++) {
-        const mr_row *row = &t->batch[p].row;
-        cJSON *group = cJSON_CreateObject(), *list;
-        cJSON_AddStringToObject(group, "prompt", w->prompt_texts[p]);
-        cJSON_AddStringToObject(group, "source", row->source ? row->source : "");
-        cJSON_AddNumberToObject(group, "row", (double)t->batch[p].index);
-        list = cJSON_AddArrayToObject(group, "completions");
-        for (int b = p * t->group; b < (p + 1) * t->group; b++)
-            cJSON_AddItemToArray(list, mr_trainer_completion(t, w->texts[b], &w->roll.items[b],
-                                                             w->scores + (size_t)b * (size_t)w->n_rewards,
-                                                             (double)w->reward[b], &w->adv[b]));
-        cJSON_AddItemToArray(t->last, group);
-    }
 }
 
 static mr_status record_samples(work *w, mr_err *err) {
