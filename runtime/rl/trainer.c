@@ -375,6 +375,7 @@ void mr_trainer_close(mr_trainer *t) {
     cJSON_Delete(t->log_history);
     cJSON_Delete(t->journal);
     cJSON_Delete(t->last);
+    cJSON_Delete(t->failed);
     mr_free(t->weights);
     mr_free(t->recipe_weights);
     mr_free(t->paused);

@@ -94,6 +94,7 @@ struct mr_trainer {
     cJSON *last;           /* mr_trainer_last */
     mr_fault_step faults[MR_FAULT_STEPS]; /* a ring */
     int n_fault_steps;     /* since it was cleared */
+    cJSON *failed;         /* what rewards failed on, in the last step with faults; NULL: there was none */
 
     /* the present step */
     mr_prompt *batch; /* [P] */
