@@ -164,11 +164,12 @@ __device__ static void few_block(const few_product &p, const few_plan &q, int64_
     if (NF4 && have) { /* read behind the first barrier */
         int n = (int)((k1 - k0) / BLOCK);
         int64_t first = row0 * blocks + k0 / BLOCK;
-        for (int c = lane + in_tile * 32; c < n * 2; c += 32 * q.warps) { /* half of the rows: 8 loads on their way at once */
+        for (int c = lane + in_tile * 32; c < n * 2; c += 32 * q.warps) { /* half of the rows */
             int column = c >> 1, side = c & 1;
+            float made[OUTPUTS / 2];
+            nf4_scales<OUTPUTS / 2>(made, p.w, first + side * 8 * blocks + column, blocks);
 #pragma unroll
-            for (int r = 0; r < OUTPUTS / 2; r++)
-                scales[(side * 8 + r) * SCALES + column] = nf4_scale(p.w, first + (side * 8 + r) * blocks + column);
+            for (int r = 0; r < OUTPUTS / 2; r++) scales[(side * 8 + r) * SCALES + column] = made[r];
         }
     }
 
@@ -361,6 +362,7 @@ void cu_few(mr_backend *b, const char *op, const few_product *p, const few_produ
     if (p->n_rows <= 0 || cu_failed(b)) return;
     bool nf4 = p->w.store == MR_NF4;
     few_plan q;
+    if (nf4 && cu_few_nf4(b, op, p, a)) return;
     if (!plan(b, &q, p->n_out, p->w.n_in, p->n_rows, nf4, a != NULL)) return; /* cu_few_fits has said that it does */
     int64_t tiles = (p->n_out + OUTPUTS - 1) / OUTPUTS, a_tiles = a ? (a->n_out + OUTPUTS - 1) / OUTPUTS : 0;
     q.aligned = (uintptr_t)p->x % 16 == 0 && p->ldx % 4 == 0;
