@@ -275,6 +275,7 @@ template <int T, bool NF4, int N8, int C>
 __global__ static void __launch_bounds__(MOST_WARPS * 32) few_kernel(few_product p, few_product a, few_plan q) {
     SHARED_BYTES(bytes);
     __shared__ float values[16];
+    follow();
     if (threadIdx.x < 16) values[threadIdx.x] = p.w.tables[CU_NF4 + threadIdx.x]; /* seen after the first barrier */
     int block = blockIdx.x;
     if (block < q.a_blocks) {
@@ -344,7 +345,7 @@ bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora,
 template <int T, bool NF4, int N8, int C>
 static void launch(mr_backend *b, const char *op, const few_product *p, const few_product *a, const few_plan *q) {
     auto kernel = few_kernel<T, NF4, N8, C>;
-    LAUNCH(b, op, kernel, q->blocks, q->n_segments * q->tiles * q->warps * 32, q->bytes, *p, a ? *a : *p, *q);
+    LAUNCH_EARLY(b, op, kernel, q->blocks, q->n_segments * q->tiles * q->warps * 32, q->bytes, *p, a ? *a : *p, *q);
 }
 
 template <int T, bool NF4>

@@ -3,7 +3,8 @@
  * Work:    a warp makes 8 * NT outputs of one segment of K for all rows: rows of x are mma's 16 rows, outputs its 8 columns. A block has as
  *          many of these as go round the multiprocessors evenly; its other warps lay x out, and the segments' sums meet in shared memory, in
  *          order.
- * x:       once a block, in 16 bits and in the order of operands: for every 8 rows and 32 columns the 16 bytes of each lane.
+ * x:       once a block, in 16 bits and in the order of operands: for every 8 rows and 32 columns the 16 bytes of each lane. In pieces of PIECE
+ *          blocks of every segment: one is laid out while the one before it is multiplied.
  * Weights: a lane's codes go from global memory to its registers, DEPTH blocks of 64 columns ahead, without any barrier. A byte of codes is an
  *          operand's register: a table has its two values for each byte, once for each lane of half a warp, so that no two want the same bank.
  * LoRA:    u = x @ a^T is made by the first blocks of the same launch while the others' chains run; they wait for u only before its product
@@ -13,6 +14,7 @@
 #include "cuda/gemm.cuh"
 
 enum { EIGHT = 8, BLOCK = 64, SEGMENT_BLOCKS = CU_K_SEGMENT / BLOCK, WARPS = 16, MOST_SEGMENTS = 4, STAGES = 8, STAGE_BYTES = EIGHT * BLOCK * 2 };
+enum { PIECE = 16 /* blocks */, PIECE_PAIRS = PIECE * BLOCK / 32 };
 enum { COPIES = 16, TABLE_BYTES = 256 * COPIES * 8 };
 
 /* How a launch is laid out. */
@@ -37,21 +39,51 @@ template <bool ALIGNED> __device__ inline void load_x(float2 v[4], const float *
     for (int k = 0; k < 4; k++) v[k] = ALIGNED ? *(const float2 *)(from + 8 * k) : make_float2(from[8 * k], from[8 * k + 1]);
 }
 
-/* Warps first, first + step, ... of all that do this. */
+/* A piece of each segment; warps first, first + step, ... of all that do this. */
 template <int T, int R8, bool ALIGNED>
-__device__ static void lay_x(uint4 *to, const few_product &p, int first, int step, int lane) {
-    int pairs = (int)(p.w.n_in / 32);
+__device__ static void lay_piece(uint4 *to, const few_product &p, int n_segments, int piece, int first, int step, int lane) {
+    int pairs = (int)(p.w.n_in / 32), n = n_segments * PIECE_PAIRS;
 #pragma unroll
     for (int eight = 0; eight < R8; eight++, to += pairs * 32) {
         int row = eight * 8 + lane / 4;
         const float *from = p.x + row * p.ldx + lane % 4 * 2;
         bool have = row < p.n_rows;
 #pragma unroll 4
-        for (int i = first; i < pairs; i += step) {
+        for (int i = first; i < n; i += step) {
+            int in_segment = piece * PIECE_PAIRS + i % PIECE_PAIRS, at = i / PIECE_PAIRS * SEGMENT_BLOCKS * 2 + in_segment;
+            if (in_segment >= SEGMENT_BLOCKS * 2 || at >= pairs) continue;
             float2 v[4] = {};
-            if (have) load_x<ALIGNED>(v, from + i * 32);
-            to[i * 32 + lane] = make_uint4(pack2<T>(v[0].x, v[0].y), pack2<T>(v[1].x, v[1].y), pack2<T>(v[2].x, v[2].y), pack2<T>(v[3].x, v[3].y));
+            if (have) load_x<ALIGNED>(v, from + at * 32);
+            to[at * 32 + lane] = make_uint4(pack2<T>(v[0].x, v[0].y), pack2<T>(v[1].x, v[1].y), pack2<T>(v[2].x, v[2].y), pack2<T>(v[3].x, v[3].y));
         }
+    }
+}
+
+/* What warps of a block do that lay x out for the others, or also for themselves: number `warp` of n. */
+typedef struct helper {
+    int warp, n;
+} helper;
+
+__device__ inline helper helper_of(int warp, int n_warps, int busy) {
+    bool apart = n_warps - busy >= 4;
+    helper h = { apart ? warp - busy : warp, apart ? n_warps - busy : n_warps };
+    return h;
+}
+
+/* chain(from, to): the blocks of a piece, of those that the warp multiplies; all warps of the block call this. */
+template <int T, int R8, typename F> __device__ static void for_pieces(uint4 *x, const few_product &p, const nf4_plan &q, const helper &h, int lane, F chain) {
+    auto lay = [&](int piece) {
+        if (h.warp < 0) return;
+        if (q.aligned)
+            lay_piece<T, R8, true>(x, p, q.n_segments, piece, h.warp, h.n, lane);
+        else
+            lay_piece<T, R8, false>(x, p, q.n_segments, piece, h.warp, h.n, lane);
+    };
+    lay(0);
+    for (int piece = 0; piece * PIECE < q.scale_blocks; piece++) {
+        __syncthreads();
+        if ((piece + 1) * PIECE < q.scale_blocks) lay(piece + 1);
+        chain(piece * PIECE, (piece + 1) * PIECE);
     }
 }
 
@@ -160,6 +192,7 @@ __device__ inline void multiply(float acc[NT][(R8 + 1) / 2][4], const operands<N
 template <int T, int R8, int NT, bool PAIRS> struct nf4_chain {
     enum { DEPTH = 4, LD = EIGHT * NT + 1 };
     lane_codes<NT> ring[DEPTH];
+    operands<NT> next;
     const uint8_t *codes;
 
     __device__ void begin(const weight_view &w, const strip &s, int lane) {
@@ -169,11 +202,13 @@ template <int T, int R8, int NT, bool PAIRS> struct nf4_chain {
             if (d < s.n) ring[d] = load_codes<NT>(codes + d * 512);
     }
 
-    /* n blocks. x: the lane's first; scales: the first of row lane / 4. A block is unpacked while the one before it is multiplied. */
-    __device__ void run(float acc[NT][(R8 + 1) / 2][4], int n, const uint4 *x, int pairs, const float *scales, const float *table) {
-        operands<NT> next = unpack<T, NT, PAIRS>(ring[0], scales, table);
-        int at = 0;
-        for (; at + DEPTH <= n; at += DEPTH)
+    /* Blocks from .. to - 1 of n; DEPTH divides `from`. x: the lane's first; scales: the first of row lane / 4. A block is unpacked while the
+     * one before it is multiplied. */
+    __device__ void run(float acc[NT][(R8 + 1) / 2][4], int from, int to, int n, const uint4 *x, int pairs, const float *scales, const float *table) {
+        if (to > n) to = n;
+        if (from == 0) next = unpack<T, NT, PAIRS>(ring[0], scales, table);
+        int at = from;
+        for (; at + DEPTH <= to; at += DEPTH)
 #pragma unroll
             for (int d = 0; d < DEPTH; d++) {
                 int i = at + d;
@@ -182,9 +217,9 @@ template <int T, int R8, int NT, bool PAIRS> struct nf4_chain {
                 next = unpack<T, NT, PAIRS>(ring[(d + 1) % DEPTH], scales + (i + 1 < n ? i + 1 : i) * LD, table);
                 multiply<T, R8, NT>(acc, now, x + i * 64, pairs);
             }
-        for (; at < n; at++) {
+        for (; at < to; at++) { /* less than DEPTH, at n */
             multiply<T, R8, NT>(acc, next, x + at * 64, pairs);
-            if (at + 1 < n) next = unpack<T, NT, PAIRS>(load_codes<NT>(codes + (at + 1) * 512), scales + (at + 1) * LD, table);
+            if (at + 1 < to) next = unpack<T, NT, PAIRS>(load_codes<NT>(codes + (at + 1) * 512), scales + (at + 1) * LD, table);
         }
     }
 };
@@ -192,41 +227,46 @@ template <int T, int R8, int NT, bool PAIRS> struct nf4_chain {
 /* --- 16 bits: LoRA's a --- */
 
 /* Rows row0 .. row0 + 7 of w, through a warp's own ring of stages of 64 columns; 16 bytes are XORed with the row, for ldmatrix. */
-template <int T, int R8>
-__device__ static void half_chain(float (*acc)[4], const weight_view &w, int64_t n_rows, const strip &s, const uint4 *x, int pairs,
-                                  unsigned char *ring, int lane) {
-    auto fetch = [&](int i) {
+template <int T, int R8> struct half_chain {
+    const weight_view &w;
+    int64_t n_rows;
+    strip s;
+    unsigned char *ring;
+    int lane;
+
+    __device__ void fetch(int i) {
+        if (i < s.n)
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
-            int r = k * 4 + lane / 8, part = lane % 8;
-            bool ok = s.row0 + r < n_rows;
-            const u16 *from = (const u16 *)w.data + (ok ? (s.row0 + r) * w.ld + (s.block + i) * BLOCK + part * 8 : 0);
-            copy16(ring + i % STAGES * STAGE_BYTES + r * 128 + (part ^ r) * 16, from, ok);
-        }
-    };
-    for (int i = 0; i < STAGES - 1; i++) {
-        if (i < s.n) fetch(i);
+            for (int k = 0; k < 2; k++) {
+                int r = k * 4 + lane / 8, part = lane % 8;
+                bool ok = s.row0 + r < n_rows;
+                const u16 *from = (const u16 *)w.data + (ok ? (s.row0 + r) * w.ld + (s.block + i) * BLOCK + part * 8 : 0);
+                copy16(ring + i % STAGES * STAGE_BYTES + r * 128 + (part ^ r) * 16, from, ok);
+            }
         copy_commit();
     }
-    for (int i = 0; i < s.n; i++) {
-        copy_wait<STAGES - 2>();
-        __syncwarp();
-        if (i + STAGES - 1 < s.n) fetch(i + STAGES - 1);
-        copy_commit();
-        const unsigned char *stage = ring + i % STAGES * STAGE_BYTES + lane % 8 * 128;
+    __device__ void begin() {
+        for (int i = 0; i < STAGES - 1; i++) fetch(i);
+    }
+    __device__ void run(float (*acc)[4], int from, int to, const uint4 *x, int pairs) {
+        for (int i = from; i < to && i < s.n; i++) {
+            copy_wait<STAGES - 2>();
+            __syncwarp();
+            fetch(i + STAGES - 1);
+            const unsigned char *stage = ring + i % STAGES * STAGE_BYTES + lane % 8 * 128;
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            uint32_t b[4];
-            uint4 v[R8];
+            for (int h = 0; h < 2; h++) {
+                uint32_t b[4];
+                uint4 v[R8];
 #pragma unroll
-            for (int e = 0; e < R8; e++) v[e] = x[(e * pairs + 2 * i + h) * 32];
-            load_matrices(b, stage + ((4 * h + lane / 8) ^ lane % 8) * 16);
-            step<T, R8>(acc, v, 0, b);
-            step<T, R8>(acc, v, 1, b + 2);
+                for (int e = 0; e < R8; e++) v[e] = x[(e * pairs + 2 * i + h) * 32];
+                load_matrices(b, stage + ((4 * h + lane / 8) ^ lane % 8) * 16);
+                step<T, R8>(acc, v, 0, b);
+                step<T, R8>(acc, v, 1, b + 2);
+            }
         }
     }
-    copy_wait<0>();
-}
+};
 
 /* --- after the chain --- */
 
@@ -323,15 +363,15 @@ template <int T, int R8> __device__ static void make_u(const few_product &a, con
     unsigned char *ring = bytes + q.x_bytes + warp * STAGES * STAGE_BYTES;
     float *sums = (float *)(bytes + q.x_bytes + q.a_tiles * q.n_segments * STAGES * STAGE_BYTES) + tile * (q.n_segments - 1) * ((R8 + 1) / 2) * 128;
     float acc[1][(R8 + 1) / 2][4] = {};
+    half_chain<T, R8> chain = { a.w, a.n_out, s, ring, lane };
     if (mine && lane < EIGHT && s.row0 + lane < a.n_out)
         fetch_ahead((const u16 *)a.w.data + (s.row0 + lane) * a.w.ld + s.block * BLOCK, s.n * BLOCK * 2);
+    if (mine) chain.begin();
     follow();
-    if (q.aligned)
-        lay_x<T, R8, true>(x, a, warp, n_warps, lane);
-    else
-        lay_x<T, R8, false>(x, a, warp, n_warps, lane);
-    __syncthreads();
-    if (mine) half_chain<T, R8>(acc[0], a.w, a.n_out, s, x + s.block * 64 + lane, pairs, ring, lane);
+    for_pieces<T, R8>(x, a, q, helper_of(warp, n_warps, q.a_tiles * q.n_segments), lane, [&](int from, int to) {
+        if (mine) chain.run(acc[0], from, to, x + s.block * 64 + lane, pairs);
+    });
+    copy_wait<0>();
     add_segments<R8, 1>(acc, sums, segment, q.n_segments, mine, lane);
     if (mine && segment == 0)
         for_results<R8, 1>(acc, s.row0, lane, [&](float &v, int row, int64_t o) {
@@ -368,15 +408,9 @@ __global__ static void __launch_bounds__(WARPS * 32, 1) nf4_kernel(few_product p
         if (segment == 0 && part < p.n_parts) b = load_b<NT>(p.part[part], s.row0, 0, lane);
         lay_scales<NT>(scales, p.w, s, lane);
     }
+    helper h = helper_of(warp, n_warps, busy);
+    if (h.warp >= 0) lay_table<PAIRS>(table, p.w.tables + CU_NF4, h.warp * 32 + lane, h.n * 32);
     follow();
-    int helper = n_warps - busy >= 4 ? warp - busy : warp, helpers = n_warps - busy >= 4 ? n_warps - busy : n_warps;
-    if (helper >= 0) {
-        if (q.aligned)
-            lay_x<T, R8, true>(x, p, helper, helpers, lane);
-        else
-            lay_x<T, R8, false>(x, p, helper, helpers, lane);
-        lay_table<PAIRS>(table, p.w.tables + CU_NF4, helper * 32 + lane, helpers * 32);
-    }
     float acc[NT][(R8 + 1) / 2][4] = {}, old[NT][(R8 + 1) / 2][4] = {}, bias[NT][2] = {};
     if (first && p.add) for_results<R8, NT>(old, s.row0, lane, [&](float &v, int row, int64_t o) {
             if (row < p.n_rows) v = p.y[row * p.ldy + o];
@@ -384,9 +418,10 @@ __global__ static void __launch_bounds__(WARPS * 32, 1) nf4_kernel(few_product p
     if (first && p.bias)
 #pragma unroll
         for (int i = 0; i < 2 * NT; i++) bias[i / 2][i % 2] = p.bias[s.row0 + i / 2 * 8 + lane % 4 * 2 + i % 2];
-    __syncthreads();
-    if (mine)
-        chain.run(acc, s.n, x + s.block * 64 + lane, pairs, scales + lane / 4, (const float *)((const char *)table + (PAIRS ? lane % COPIES * 8 : 0)));
+    const float *lane_table = (const float *)((const char *)table + (PAIRS ? lane % COPIES * 8 : 0));
+    for_pieces<T, R8>(x, p, q, h, lane, [&](int from, int to) {
+        if (mine) chain.run(acc, from, to, s.n, x + s.block * 64 + lane, pairs, scales + lane / 4, lane_table);
+    });
     if (first && p.add)
 #pragma unroll
         for (int i = 0; i < NT * ((R8 + 1) / 2) * 4; i++) (&acc[0][0][0])[i] += (&old[0][0][0])[i];
