@@ -166,10 +166,13 @@ __device__ static void few_block(const few_product &p, const few_plan &q, int64_
         int64_t first = row0 * blocks + k0 / BLOCK;
         for (int c = lane + in_tile * 32; c < n * 2; c += 32 * q.warps) { /* half of the rows */
             int column = c >> 1, side = c & 1;
-            float made[OUTPUTS / 2];
-            nf4_scales<OUTPUTS / 2>(made, p.w, first + side * 8 * blocks + column, blocks);
+            nf4_scales<OUTPUTS / 2> made;
+            made.load(p.w, (int)(first + side * 8 * blocks + column), (int)blocks);
+            float scale[OUTPUTS / 2];
 #pragma unroll
-            for (int r = 0; r < OUTPUTS / 2; r++) scales[(side * 8 + r) * SCALES + column] = made[r];
+            for (int r = 0; r < OUTPUTS / 2; r++) scale[r] = made.of(p.w, r);
+#pragma unroll
+            for (int r = 0; r < OUTPUTS / 2; r++) scales[(side * 8 + r) * SCALES + column] = scale[r];
         }
     }
 

@@ -39,22 +39,20 @@ template <bool ALIGNED> __device__ inline void load_x(float2 v[4], const float *
     for (int k = 0; k < 4; k++) v[k] = ALIGNED ? *(const float2 *)(from + 8 * k) : make_float2(from[8 * k], from[8 * k + 1]);
 }
 
-/* A piece of each segment; warps first, first + step, ... of all that do this. */
+/* A piece of each segment; warps first, first + step, ... of all that do this. Rows behind the last are those of mma that nobody reads. */
 template <int T, int R8, bool ALIGNED>
 __device__ static void lay_piece(uint4 *to, const few_product &p, int n_segments, int piece, int first, int step, int lane) {
     int pairs = (int)(p.w.n_in / 32), n = n_segments * PIECE_PAIRS;
 #pragma unroll
     for (int eight = 0; eight < R8; eight++, to += pairs * 32) {
         int row = eight * 8 + lane / 4;
-        const float *from = p.x + row * p.ldx + lane % 4 * 2;
-        bool have = row < p.n_rows;
+        const float *from = p.x + (row < p.n_rows ? row : p.n_rows - 1) * p.ldx + lane % 4 * 2;
 #pragma unroll 4
-        for (int i = first; i < n; i += step) {
-            int in_segment = piece * PIECE_PAIRS + i % PIECE_PAIRS, at = i / PIECE_PAIRS * SEGMENT_BLOCKS * 2 + in_segment;
-            if (in_segment >= SEGMENT_BLOCKS * 2 || at >= pairs) continue;
-            float2 v[4] = {};
-            if (have) load_x<ALIGNED>(v, from + at * 32);
-            to[at * 32 + lane] = make_uint4(pack2<T>(v[0].x, v[0].y), pack2<T>(v[1].x, v[1].y), pack2<T>(v[2].x, v[2].y), pack2<T>(v[3].x, v[3].y));
+        for (int i = first; i < n; i += step) { /* no branch in it, so that all loads are on their way together */
+            int at = i / PIECE_PAIRS * SEGMENT_BLOCKS * 2 + piece * PIECE_PAIRS + i % PIECE_PAIRS, place = at < pairs ? at : pairs - 1;
+            float2 v[4];
+            load_x<ALIGNED>(v, from + place * 32);
+            to[place * 32 + lane] = make_uint4(pack2<T>(v[0].x, v[0].y), pack2<T>(v[1].x, v[1].y), pack2<T>(v[2].x, v[2].y), pack2<T>(v[3].x, v[3].y));
         }
     }
 }
@@ -79,11 +77,10 @@ template <int T, int R8, typename F> __device__ static void for_pieces(uint4 *x,
         else
             lay_piece<T, R8, false>(x, p, q.n_segments, piece, h.warp, h.n, lane);
     };
-    lay(0);
-    for (int piece = 0; piece * PIECE < q.scale_blocks; piece++) {
-        __syncthreads();
+    for (int piece = -1; piece * PIECE < q.scale_blocks; piece++) {
+        if (piece >= 0) __syncthreads();
         if ((piece + 1) * PIECE < q.scale_blocks) lay(piece + 1);
-        chain(piece * PIECE, (piece + 1) * PIECE);
+        if (piece >= 0) chain(piece * PIECE, (piece + 1) * PIECE);
     }
 }
 
@@ -137,24 +134,28 @@ template <int NT> __device__ inline lane_codes<NT> load_codes(const uint8_t *fro
     return c;
 }
 
-/* to[block][8 * NT + 1]. 16 a lane at a time, whose loads are on their way together. */
-template <int NT> __device__ static void lay_scales(float *to, const weight_view &w, const strip &s, int lane) {
-    enum { ROWS = EIGHT * NT, EACH = 2 / NT };
-    int blocks = (int)(w.n_in / BLOCK);
-    for (int at = lane; at < s.n; at += 32 * EACH) {
-        float made[EACH][ROWS];
+/* to[block][8 * NT + 1]: 16 a lane at a time, the first of which `ahead` has. */
+template <int NT> struct lane_scales {
+    enum { ROWS = EIGHT * NT, EACH = 2 / NT, STEP = 32 * EACH };
+    nf4_scales<ROWS> of[EACH];
+
+    __device__ void load(const weight_view &w, const strip &s, int at) {
+        int blocks = (int)(w.n_in / BLOCK), first = (int)s.row0 * blocks + s.block;
 #pragma unroll
-        for (int k = 0; k < EACH; k++) {
-            int c = at + 32 * k < s.n ? at + 32 * k : at;
-            nf4_scales<ROWS>(made[k], w, s.row0 * blocks + s.block + c, blocks);
-        }
-#pragma unroll
-        for (int k = 0; k < EACH; k++)
-#pragma unroll
-            for (int r = 0; r < ROWS; r++)
-                if (at + 32 * k < s.n) to[(at + 32 * k) * (ROWS + 1) + r] = made[k][r];
+        for (int k = 0; k < EACH; k++) of[k].load(w, first + (at + 32 * k < s.n ? at + 32 * k : s.n - 1), blocks);
     }
-}
+    __device__ void lay(float *to, const weight_view &w, const strip &s, int lane) {
+        for (int at = lane; at < s.n; at += STEP) {
+            if (at != lane) load(w, s, at);
+            float made[EACH][ROWS];
+#pragma unroll
+            for (int k = 0; k < EACH * ROWS; k++) made[k / ROWS][k % ROWS] = of[k / ROWS].of(w, k % ROWS);
+#pragma unroll
+            for (int k = 0; k < EACH * ROWS; k++)
+                if (at + k / ROWS * 32 < s.n) to[(at + k / ROWS * 32) * (ROWS + 1) + k % ROWS] = made[k / ROWS][k % ROWS];
+        }
+    }
+};
 
 /* A block of 64 columns as operands. */
 template <int NT> struct operands { uint32_t of[4][NT][2]; };
@@ -281,50 +282,59 @@ template <int R8, int NT, typename F> __device__ inline void for_results(float a
                 body(acc[t][g][v], g * 16 + v / 2 * 8 + lane / 4, row0 + t * 8 + lane % 4 * 2 + v % 2);
 }
 
-/* Two neighbors of b's row, of 16 bits; ldb is a multiple of 8, zero behind the last column. */
-__device__ inline uint32_t b_pair(const few_part &part, int64_t row, int k) {
-    return k < part.ldb ? *(const uint32_t *)(part.b + (row - part.row0) * part.ldb + k) : 0;
-}
-/* Two neighbors of u, which other blocks of this launch have written. */
-template <int T> __device__ inline uint32_t u_pair(const few_part &part, const few_product &p, int row, int k) {
-    if (row >= p.n_rows) return 0;
-    const float *u = part.u + row * p.ldu;
-    return pack2<T>(k < part.r ? __ldcg(u + k) : 0.0f, k + 1 < part.r ? __ldcg(u + k + 1) : 0.0f);
-}
-
-/* The first part from number i on that has outputs from row0 on; p.n_parts: none. */
-__device__ inline int next_part(const few_product &p, int i, int64_t row0) {
-    while (i < p.n_parts && (row0 < p.part[i].row0 || row0 >= p.part[i].row0 + p.part[i].rows)) i++;
-    return i;
+/* The part that has outputs from row0 on; parts do not overlap. Their places are known when this is compiled: looking them up by a number that is
+ * not takes microseconds. */
+__device__ inline bool part_of(few_part *part, const few_product &p, int64_t row0) {
+    bool have = false;
+#pragma unroll
+    for (int i = 0; i < 3; i++)
+        if (i < p.n_parts && row0 >= p.part[i].row0 && row0 < p.part[i].row0 + p.part[i].rows) *part = p.part[i], have = true;
+    return have;
 }
 
+/* 64 columns of b, of 16 bits; ldb is a multiple of 8, zero behind the last column. */
 template <int NT> __device__ inline operands<NT> load_b(const few_part &part, int64_t row0, int k, int lane) {
     operands<NT> b;
 #pragma unroll
-    for (int s = 0; s < 4; s++)
+    for (int t = 0; t < NT; t++) {
+        const u16 *row = part.b + (row0 + t * 8 + lane / 4 - part.row0) * part.ldb;
 #pragma unroll
-        for (int t = 0; t < NT; t++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) b.of[s][t][h] = b_pair(part, row0 + t * 8 + lane / 4, k + s * 16 + h * 8 + lane % 4 * 2);
+        for (int s = 0; s < 8; s++) {
+            int at = k + s * 8 + lane % 4 * 2;
+            b.of[s / 2][t][s % 2] = at < part.ldb ? *(const uint32_t *)(row + at) : 0;
+        }
+    }
     return b;
 }
 
-/* acc = fma(scale, u @ b^T, acc) */
+/* 64 columns of u, which other blocks of this launch have written: all on their way together. */
+template <int T> __device__ inline void load_u(uint32_t u[8], const few_part &part, const few_product &p, int row, int k) {
+    const float *from = part.u + (row < p.n_rows ? row : p.n_rows - 1) * p.ldu;
+    float v[8][2];
+#pragma unroll
+    for (int s = 0; s < 16; s++) {
+        int at = k + s / 2 * 8 + s % 2;
+        v[s / 2][s % 2] = __ldcg(from + (at < part.r ? at : 0));
+        if (at >= part.r) v[s / 2][s % 2] = 0.0f;
+    }
+#pragma unroll
+    for (int s = 0; s < 8; s++) u[s] = pack2<T>(v[s][0], v[s][1]);
+}
+
+/* acc = fma(scale, u @ b^T, acc). b: its first 64 columns. */
 template <int T, int R8, int NT>
 __device__ static void add_part(float acc[NT][(R8 + 1) / 2][4], const few_product &p, const few_part &part, operands<NT> b, int64_t row0, int lane) {
     float more[NT][(R8 + 1) / 2][4] = {};
     for (int at = 0; at < part.r; at += BLOCK) {
         if (at) b = load_b<NT>(part, row0, at, lane);
 #pragma unroll
-        for (int s = 0; s < 4; s++) {
-            int k = at + s * 16 + lane % 4 * 2;
-            if (at + s * 16 >= part.r) break;
+        for (int g = 0; g < (R8 + 1) / 2; g++) {
+            uint32_t low[8], high[8] = {};
+            load_u<T>(low, part, p, g * 16 + lane / 4, at + lane % 4 * 2);
+            if (2 * g + 1 < R8) load_u<T>(high, part, p, g * 16 + lane / 4 + 8, at + lane % 4 * 2);
 #pragma unroll
-            for (int g = 0; g < (R8 + 1) / 2; g++) {
-                int row = g * 16 + lane / 4;
-                bool two = 2 * g + 1 < R8;
-                uint32_t a[4] = { u_pair<T>(part, p, row, k), two ? u_pair<T>(part, p, row + 8, k) : 0, u_pair<T>(part, p, row, k + 8),
-                                  two ? u_pair<T>(part, p, row + 8, k + 8) : 0 };
+            for (int s = 0; s < 4; s++) { /* steps behind r add zeros, which change nothing */
+                uint32_t a[4] = { low[2 * s], high[2 * s], low[2 * s + 1], high[2 * s + 1] };
 #pragma unroll
                 for (int t = 0; t < NT; t++) mma16<T>(more[t][g], a, b.of[s][t]);
             }
@@ -401,12 +411,15 @@ __global__ static void __launch_bounds__(WARPS * 32, 1) nf4_kernel(few_product p
 
     nf4_chain<T, R8, NT, PAIRS> chain;
     operands<NT> b = {};
-    int part = next_part(p, 0, s.row0);
-    if (mine) {
-        if (lane == 0 && s.row0 % 16 == 0) fetch_ahead(p.w.codes + (s.row0 / 16 * blocks + s.block) * 512, s.n * 512);
+    few_part part = {};
+    bool has_part = part_of(&part, p, s.row0) && first;
+    if (mine) { /* what is waited for longest comes first */
+        lane_scales<NT> made;
+        made.load(p.w, s, lane);
         chain.begin(p.w, s, lane);
-        if (segment == 0 && part < p.n_parts) b = load_b<NT>(p.part[part], s.row0, 0, lane);
-        lay_scales<NT>(scales, p.w, s, lane);
+        if (NT == 1 && lane == 0 && s.row0 % 16 == 0) fetch_ahead(p.w.codes + (s.row0 / 16 * blocks + s.block) * 512, s.n * 512);
+        if (has_part) b = load_b<NT>(part, s.row0, 0, lane);
+        made.lay(scales, p.w, s, lane);
     }
     helper h = helper_of(warp, n_warps, busy);
     if (h.warp >= 0) lay_table<PAIRS>(table, p.w.tables + CU_NF4, h.warp * 32 + lane, h.n * 32);
@@ -429,18 +442,14 @@ __global__ static void __launch_bounds__(WARPS * 32, 1) nf4_kernel(few_product p
     if (first && p.bias)
 #pragma unroll
         for (int i = 0; i < NT * ((R8 + 1) / 2) * 4; i++) (&acc[0][0][0])[i] += bias[i / (4 * ((R8 + 1) / 2))][i % 2];
-    if (first && part < p.n_parts) {
+    if (has_part) {
         if (q.a_blocks) {
             if (lane == 0)
                 while (*(volatile int *)q.ready < q.a_blocks) {}
             __syncwarp();
             __threadfence();
         }
-        do {
-            add_part<T, R8, NT>(acc, p, p.part[part], b, s.row0, lane);
-            part = next_part(p, part + 1, s.row0);
-            if (part < p.n_parts) b = load_b<NT>(p.part[part], s.row0, 0, lane);
-        } while (part < p.n_parts);
+        add_part<T, R8, NT>(acc, p, part, b, s.row0, lane);
     }
     if (first) for_results<R8, NT>(acc, s.row0, lane, [&](float &v, int row, int64_t o) {
             if (row < p.n_rows) p.y[row * p.ldy + o] = v;
@@ -481,13 +490,16 @@ static bool lay_out(const mr_backend *b, nf4_plan *q, int64_t n_out, int64_t n_a
     return false;
 }
 
-static bool plan(const mr_backend *b, nf4_plan *q, const weight_view *w, int64_t n_out, int64_t n_a, int n_rows) {
+static bool plan(const mr_backend *b, nf4_plan *q, const few_product *p, int64_t n_a) {
+    const weight_view *w = &p->w;
     int64_t segments = (w->n_in + CU_K_SEGMENT - 1) / CU_K_SEGMENT;
-    if (w->store != MR_NF4 || !w->tiled || segments > MOST_SEGMENTS || n_rows > 8) return false;
+    for (int i = 1; i < p->n_parts; i++)
+        if (p->part[i].row0 < p->part[i - 1].row0 + p->part[i - 1].rows) return false; /* a warp has one part */
+    if (w->store != MR_NF4 || !w->tiled || segments > MOST_SEGMENTS || p->n_rows > 8) return false;
     q->n_segments = (int)segments;
-    q->r8 = (n_rows + 7) / 8;
-    q->nt = n_out / 16 >= 4 * cu_of(b)->n_sm ? 2 : 1;
-    return lay_out(b, q, n_out, n_a, w->n_in);
+    q->r8 = (p->n_rows + 7) / 8;
+    q->nt = p->n_out / 16 >= 4 * cu_of(b)->n_sm ? 2 : 1;
+    return lay_out(b, q, p->n_out, n_a, w->n_in);
 }
 
 template <int T, int R8, int NT> static void launch(mr_backend *b, const char *op, const few_product *p, const few_product *a, const nf4_plan *q) {
@@ -502,7 +514,7 @@ template <int T, int R8, int NT> static void launch(mr_backend *b, const char *o
 
 bool cu_few_nf4(mr_backend *b, const char *op, const few_product *p, const few_product *a) {
     nf4_plan q;
-    if (!plan(b, &q, &p->w, p->n_out, a ? a->n_out : 0, p->n_rows)) return false;
+    if (!plan(b, &q, p, a ? a->n_out : 0)) return false;
     q.aligned = (uintptr_t)p->x % 8 == 0 && p->ldx % 2 == 0;
     q.ready = cu_of(b)->ready;
     if (p->w.compute == MR_F16) {

@@ -119,8 +119,9 @@ template <int T> __global__ static void nf4_unpack_tiles(u16 *dst, int64_t ld, w
     if (at >= n) return; /* whole warps */
     int64_t tile = at / 32, tiles = w.n_in / NF4_BLOCK, row = tile / tiles * 16, block = tile % tiles;
     uint4 codes = *(const uint4 *)(w.codes + at * 16);
-    float scales[2]; /* of row lane / 4 and of the eighth behind it: before anything is stored */
-    nf4_scales<2>(scales, w, (row + lane / 4) * tiles + block, 8 * tiles);
+    nf4_scales<2> made; /* of row lane / 4 and of the eighth behind it */
+    made.load(w, (int)((row + lane / 4) * tiles + block), (int)(8 * tiles));
+    float scales[2] = { made.of(w, 0), made.of(w, 1) };
     uint32_t words[4] = { codes.x, codes.y, codes.z, codes.w }, mine[4] = { 0, 0, 0, 0 };
     for (int d = 0; d < 4; d++) { /* the lane d away gets byte number q of its own from each word */
         int other = q ^ d;
