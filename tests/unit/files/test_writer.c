@@ -92,7 +92,8 @@ static void names_go_both_ways(void) {
     static const char *const pairs[][2] = { { "model.embed_tokens.weight", "token_embd.weight" },
                                             { "model.norm.weight", "output_norm.weight" },
                                             { "lm_head.weight", "output.weight" },
-                                            { "model.layers.17.post_attention_layernorm.weight", "blk.17.ffn_norm.weight" },
+                                            { "model.layers.17.post_attention_layernorm.weight",
+                                              "blk.17.ffn_norm.weight" },
                                             { "model.layers.3.self_attn.k_norm.weight", "blk.3.attn_k_norm.weight" },
                                             { "model.layers.0.self_attn.v_proj.bias", "blk.0.attn_v.bias" },
                                             { "model.layers.9.mlp.down_proj.weight", "blk.9.ffn_down.weight" } };
@@ -101,8 +102,12 @@ static void names_go_both_ways(void) {
         CHECK(mr_gguf_name(name, sizeof name, pairs[i][0]));
         CHECK_STR(name, pairs[i][1]);
     }
-    static const char *const none[] = { "model.layers..mlp.down_proj.weight", "model.layers.0.mlp.experts.weight", "",
-                                        "model.layers.0", "model.layers.0.", "visual.weight" };
+    static const char *const none[] = { "model.layers..mlp.down_proj.weight",
+                                        "model.layers.0.mlp.experts.weight",
+                                        "",
+                                        "model.layers.0",
+                                        "model.layers.0.",
+                                        "visual.weight" };
     for (size_t i = 0; i < sizeof none / sizeof none[0]; i++) CHECK(!mr_gguf_name(name, sizeof name, none[i]));
     CHECK(!mr_gguf_name(name, 5, "lm_head.weight")); /* no room */
 }
@@ -139,4 +144,5 @@ static void refused(void) {
     mr_remove_tree(dir, NULL);
 }
 
-TEST_MAIN({ "pieces_of_any_size", pieces_of_any_size }, { "names_go_both_ways", names_go_both_ways }, { "refused", refused })
+TEST_MAIN({ "pieces_of_any_size", pieces_of_any_size }, { "names_go_both_ways", names_go_both_ways },
+          { "refused", refused })
