@@ -1,4 +1,5 @@
 /* main.c - the table of commands, the exit codes, and the one line that every failure prints. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -25,7 +26,7 @@ static const mr_command commands[] = {
     { "demo", "", "the whole loop in ten seconds, on a model that is in the repository", mr_cmd_demo },
     { "run", "RECIPE", "train a model as a recipe says", mr_cmd_run },
     { "resume", "RUN", "continue a run from its newest checkpoint", mr_cmd_resume },
-    { "plan", "RECIPE", "the memory of a run by part, before it is started", mr_cmd_plan },
+    { "plan", "RECIPE", "memory, time and money of a run, before it is started", mr_cmd_plan },
     { "eval", "RUN|MODEL", "greedy accuracy with its interval, tuned beside base", mr_cmd_eval },
     { "report", "RUN", "a run as one HTML file, or served while it goes on", mr_cmd_report },
     { "chat", "MODEL|RUN", "talk to a model, or to what a run has made", mr_cmd_chat },
@@ -44,7 +45,7 @@ static const mr_command commands[] = {
     { "bench", "", "how fast this machine samples and trains", mr_cmd_bench },
     { "doctor", "", "what medrl finds on this machine, and what to fix", mr_cmd_doctor },
     { "completion", "SHELL", "completions for bash, zsh or fish", mr_cmd_completion },
-    { "help", "[TOPIC]", "this list, a command, `help recipe`: every field, or a page: rewards, data, eval ...", help },
+    { "help", "[TOPIC]", "this list, a command, `recipe`: every field, or a page", help },
     { "version", "", "the version", version },
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
@@ -54,10 +55,24 @@ const mr_command *mr_commands(int *n) {
     return commands;
 }
 
-/* Pages of docs/, which an installation has too. */
-static const char *const pages[] = { "rewards", "data",   "models", "export",       "attach",     "eval",
-                                     "plan",    "report", "architecture", "performance" };
-enum { N_PAGES = sizeof pages / sizeof pages[0] };
+/* The pages of docs/, which an installation has too: their names, in order. */
+enum { MAX_PAGES = 32, PAGE_NAME = 32 };
+static int find_pages(char names[MAX_PAGES][PAGE_NAME]) {
+    char *dir = mr_path_join(mr_home_dir(), "docs");
+    struct dirent **list = NULL;
+    const int n = scandir(dir, &list, NULL, alphasort);
+    int found = 0;
+    for (int i = 0; i < n; i++) {
+        const size_t len = strlen(list[i]->d_name);
+        if (mr_ends_with(list[i]->d_name, ".md") && len - 3 < PAGE_NAME && found < MAX_PAGES &&
+            strcmp(list[i]->d_name, "recipes.md") != 0) /* `help recipe` prints it */
+            snprintf(names[found++], PAGE_NAME, "%.*s", (int)len - 3, list[i]->d_name);
+        free(list[i]);
+    }
+    free(list);
+    mr_free(dir);
+    return found;
+}
 
 const char *mr_version(void) {
     return MEDRL_VERSION;
@@ -96,10 +111,11 @@ static int find(const char *name) {
 }
 
 static mr_status unknown(const char *what, const char *word, bool topics, mr_err *err) {
-    const char *names[N_COMMANDS + N_PAGES + 1];
-    int n = 0;
+    const char *names[N_COMMANDS + MAX_PAGES + 1];
+    char pages[MAX_PAGES][PAGE_NAME];
+    int n = 0, n_pages = topics ? find_pages(pages) : 0;
     for (; n < N_COMMANDS; n++) names[n] = commands[n].name;
-    for (int i = 0; topics && i < N_PAGES; i++) names[n++] = pages[i];
+    for (int i = 0; i < n_pages; i++) names[n++] = pages[i];
     if (topics) names[n++] = "recipe";
     const char *near = mr_nearest_name(word, names, n);
     if (near) return mr_fail(err, MR_EINVAL, "unknown %s \"%s\"; did you mean \"%s\"?", what, word, near);
@@ -116,7 +132,9 @@ static void print_commands(void) {
         printf("%-30s %s\n", head, commands[i].about);
     }
     printf("\n`medrl help TOPIC` prints a page: recipe");
-    for (int i = 0; i < N_PAGES; i++) printf(", %s", pages[i]);
+    char pages[MAX_PAGES][PAGE_NAME];
+    const int n_pages = find_pages(pages);
+    for (int i = 0; i < n_pages; i++) printf(", %s", pages[i]);
     printf(".\n`medrl COMMAND --help` begins with an example. Results go to stdout, progress to stderr.\n"
            "exit codes: 0 done, 2 usage or recipe, 65 bad data, 69 network, 70 internal, 71 out of memory, 74 disk, 75 "
            "try again,\n"
@@ -124,7 +142,9 @@ static void print_commands(void) {
 }
 
 static bool is_page(const char *topic) {
-    for (int i = 0; i < N_PAGES; i++)
+    char pages[MAX_PAGES][PAGE_NAME];
+    const int n_pages = find_pages(pages);
+    for (int i = 0; i < n_pages; i++)
         if (strcmp(pages[i], topic) == 0) return true;
     return false;
 }

@@ -98,7 +98,8 @@ static mr_status make(planning *x, mr_err *err) {
     mr_err why = { "" };
     mr_status st = mr_pool_rows(x->pool, "train", &rows, x->assumed ? &why : err);
     if (!x->assumed) MR_TRY(st);
-    if (st == MR_OK && rows.n_rows == 0) return mr_fail(err, MR_EDATA, "%s: data.train has no rows, want at least one", place);
+    if (st == MR_OK && rows.n_rows == 0)
+        return mr_fail(err, MR_EDATA, "%s: data.train has no rows, want at least one", place);
     if (st != MR_OK) snprintf(x->missing, sizeof x->missing, "%.390s", why.msg);
     x->n_rows = st == MR_OK ? rows.n_rows : 0;
     if (x->assumed) {
@@ -116,7 +117,9 @@ static mr_status make(planning *x, mr_err *err) {
 static mr_run_cost cost_of(const planning *x, double step_s) {
     const double recipe = x->settings.budget.usd_per_hour, device = x->assumed ? x->assumed->usd_hour : 0;
     return mr_plan_cost(step_s, mr_plan_steps(&x->settings, x->n_rows),
-                        x->usd_hour >= 0 ? x->usd_hour : recipe > 0 ? recipe : device,
+                        x->usd_hour >= 0 ? x->usd_hour
+                        : recipe > 0     ? recipe
+                                         : device,
                         x->budget >= 0 ? x->budget : x->settings.budget.usd);
 }
 
@@ -130,7 +133,8 @@ static void print_time(const planning *x) {
         const mr_run_cost c = cost_of(x, d->step_s);
         mr_str_printf(&text, "time     one step was made on %s: %.3g s", d->device, d->step_s);
         if (d->rollout_s == d->rollout_s)
-            mr_str_printf(&text, " (rollout %.3g, rewards %.3g, training %.3g); completions of %.0f tokens, at most %.0f",
+            mr_str_printf(&text,
+                          " (rollout %.3g, rewards %.3g, training %.3g); completions of %.0f tokens, at most %.0f",
                           d->rollout_s, d->score_s, d->train_s, d->mean_length, d->max_length);
         mr_str_printf(&text, "\n         %.3g s until it began\ncost     ", d->start_s);
         mr_plan_cost_text(&c, &text);
@@ -148,11 +152,11 @@ static void print_table(const planning *x) {
     printf("%s on %s, stored as %s, products in %s\n", x->settings.model.name, device, mr_dtype_name(x->store),
            mr_dtype_name(x->compute));
     if (x->missing[0])
-        printf("data: not looked at (%s); prompts of %d tokens and completions of %d are assumed", x->missing, c->prompt,
-               c->completion);
+        printf("data: not looked at (%s); prompts of %d tokens and completions of %d are assumed", x->missing,
+               c->prompt, c->completion);
     else
-        printf("data: the longest prompt has %d tokens (row %lld; %lld of %lld rows were read), planned for %d", c->longest,
-           (long long)c->longest_row + 1, (long long)c->n_read, (long long)c->n_rows, c->prompt);
+        printf("data: the longest prompt has %d tokens (row %lld; %lld of %lld rows were read), planned for %d",
+               c->longest, (long long)c->longest_row + 1, (long long)c->n_read, (long long)c->n_rows, c->prompt);
     if (c->n_cut) printf("; %lld are cut", (long long)c->n_cut);
     if (x->plan.sft) printf("; the longest answer has %d, planned for %d", c->longest_target, c->completion);
     printf("\n");
@@ -253,7 +257,8 @@ mr_status mr_cmd_plan(int argc, char **argv, mr_err *err) {
         { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe; may be given many times", &x.overrides,
           0, 0 },
         { "dry-step", 0, MR_OPT_FLAG, NULL, "load the model, make one step and measure it", &x.dry, 0, 0 },
-        { "device-assume", 0, MR_OPT_TEXT, "GPU", "t4, l4, a10g, rtx4090, a100 or h100, by data sheet", &x.assume, 0, 0 },
+        { "device-assume", 0, MR_OPT_TEXT, "GPU", "t4, l4, a10g, rtx4090, a100 or h100, by data sheet", &x.assume, 0,
+          0 },
         { "usd-per-hour", 0, MR_OPT_REAL, "USD", "price of this machine (the recipe's budget, else the table's)",
           &x.usd_hour, 0, 1e6 },
         { "budget", 0, MR_OPT_REAL, "USD", "say whether the run stays under it (the recipe's)", &x.budget, 0, 1e9 },
@@ -266,8 +271,9 @@ mr_status mr_cmd_plan(int argc, char **argv, mr_err *err) {
     mr_args a;
     mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);
     if (st == MR_OK && !a.help && x.dry && x.assume)
-        st = mr_fail(err, MR_EINVAL, "plan: --dry-step measures the device that is here, --device-assume is about another; "
-                                     "want one of them");
+        st = mr_fail(err, MR_EINVAL,
+                     "plan: --dry-step measures the device that is here, --device-assume is about another; "
+                     "want one of them");
     if (st == MR_OK && !a.help) {
         x.recipe = a.items[0];
         x.overrides = mr_with_vram(&a, x.overrides, vram);

@@ -414,6 +414,8 @@ void mr_progress_event(mr_run *r, int64_t step, const char *kind, const char *te
                 (long)getpid(), r->dir);
     } else if (!strcmp(kind, "go on")) {
         mr_info("step %lld: goes on: %s", (long long)step, text);
+    } else if (!strcmp(kind, "eval") && r->opts.progress) {
+        mr_info("step %lld: eval: %s", (long long)step, text);
     } else if (!strcmp(kind, "attach")) {
         mr_info("step %lld: attach, %s", (long long)step, text);
     } else if (!strcmp(kind, "checkpoint") && r->opts.progress) {

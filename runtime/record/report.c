@@ -219,8 +219,8 @@ static void add_event(void *self, const cJSON *line) {
     mr_str_puts(&e->json, "}");
 }
 
-/* Whether a process has the run open: its lock is among the kernel's. To try the lock would keep a run out that begins in
- * that moment. */
+/* Whether a process has the run open: its lock is among the kernel's. To try the lock would keep a run out that begins
+ * in that moment. */
 static bool is_live(const char *dir) {
     char *path = mr_path_join(dir, "lock"), line[256], kind[16];
     struct stat info;

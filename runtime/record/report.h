@@ -1,8 +1,8 @@
 /* report.h - a run as one HTML file that carries everything along: curves, events, samples; and the same served to this
  * machine while the run goes on.
  *
- * What is drawn comes from the run folder alone (metrics.jsonl, samples.jsonl, events.jsonl, config.json, eval.json), which
- * may be written to at the same time: half a line at an end is left out. The page (report_page.html, report_page.js) is
+ * What is drawn comes from the run folder alone (metrics.jsonl, samples.jsonl, events.jsonl, config.json, eval.json),
+ * which may be written to at the same time: half a line at an end is left out. The page (report_page.html, report_page.js) is
  * part of the program. Texts of models and data are hostile: they stand in the page as JSON in which no "<" occurs, and
  * reach the screen as text; the page's own policy (CSP) allows one script, by its hash, and no other source.
  * Size: at most MR_REPORT_SAMPLE_BYTES of samples, whole groups evenly spaced from the first to the last; texts are cut

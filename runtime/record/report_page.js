@@ -3,13 +3,14 @@
 (() => {
   let D = JSON.parse(document.getElementById("data").textContent);
   const page = document.getElementById("page");
-  const state = { hidden: new Set(), smooth: null, group: 1e9, set: "", order: "sampled", only: "", find: "", hover: null };
+  const state = { hidden: new Set(), smooth: null, group: 1e9, set: "", order: "sampled", only: "", find: "",
+    hover: null };
   const COLORS = [0, 1, 2, 3, 4, 5, 6, 7].map(i => `var(--c${i})`);
   const KINDS = {
     reload: ["var(--c2)", "reload"], set: ["var(--c6)", "setting"], fault: ["var(--bad)", "fault"],
     pause: ["var(--warn)", "pause"], warning: ["var(--warn)", "warning"], checkpoint: ["var(--soft)", "checkpoint"],
     stop: ["var(--soft)", "stop"], start: ["var(--soft)", "start"], "go on": ["var(--good)", "goes on"],
-    attach: ["var(--c5)", "attach"],
+    attach: ["var(--c5)", "attach"], eval: ["var(--c0)", "evaluation"],
   };
 
   // ---- elements ----
@@ -53,7 +54,8 @@
   const at = key => D.series[key];
   const last = key => { const v = at(key); if (v) for (let i = v.length - 1; i >= 0; i--) if (ok(v[i])) return v[i]; };
   const has = key => { const v = at(key); return !!v && v.some(ok); };
-  function mean(values) { const v = values.filter(ok); return v.length ? v.reduce((a, b) => a + b, 0) / v.length : NaN; }
+  function mean(values) { const v = values.filter(ok); return v.length ? v.reduce((a, b) => a + b,
+    0) / v.length : NaN; }
   const ends = key => { const v = (at(key) || []).filter(ok), n = Math.max(1, Math.min(10, v.length >> 3));
     return [mean(v.slice(0, n)), mean(v.slice(-n))]; };
 
@@ -97,7 +99,8 @@
   function chart(o) {
     const lines = o.lines.filter(l => has(l.key));
     if (!lines.length) return null;
-    lines.forEach((l, i) => { l.color = l.color || COLORS[i % COLORS.length]; l.format = l.format || o.format || num; });
+    lines.forEach((l, i) => { l.color = l.color || COLORS[i % COLORS.length]; l.format = l.format || o.format ||
+      num; });
     const svg = s("svg", { role: "img", "aria-label": o.title });
     const values = new Map(), legend = h("div", { class: "legend" });
     for (const l of lines) {
@@ -124,12 +127,14 @@
       if (!(hi >= lo)) { lo = 0; hi = 1; }
       if (o.min != null) lo = Math.min(lo, o.min);
       if (o.max != null) hi = Math.max(hi, o.max);
-      if (hi - lo < 1e-12) { const pad = Math.abs(hi) * 0.1 || 0.5; lo -= o.min != null && lo === o.min ? 0 : pad; hi += pad; }
+      if (hi - lo < 1e-12) { const pad = Math.abs(hi) * 0.1 || 0.5; lo -= o.min != null &&
+        lo === o.min ? 0 : pad; hi += pad; }
       const pad = (hi - lo) * 0.05;
       if (!(o.min != null && lo >= o.min)) lo -= pad;
       if (!(o.max != null && hi <= o.max)) hi += pad;
       const x0 = xs.length ? xs[0] : 0, x1 = Math.max(xs.length ? xs[xs.length - 1] : 1, x0 + 1);
-      const X = x => left + (x - x0) / (x1 - x0) * (W - left - right), Y = y => H - bottom - (y - lo) / (hi - lo) * (H - top - bottom);
+      const X = x => left + (x - x0) / (x1 - x0) * (W - left - right),
+        Y = y => H - bottom - (y - lo) / (hi - lo) * (H - top - bottom);
       svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
       svg.replaceChildren();
       for (const y of ticks(lo, hi, H > 190 ? 5 : 4)) svg.append(
@@ -153,7 +158,8 @@
         const g = colored(s("g", { fill: "none", stroke: "currentColor", "stroke-linejoin": "round",
           "stroke-linecap": "round" }), l.color);
         if (l.band) g.append(s("path", { d: band(xs, l.plain || l.dots ? l.band[0] : smoothed(l.band[0]),
-          l.plain || l.dots ? l.band[1] : smoothed(l.band[1]), X, Y), fill: "currentColor", stroke: "none", opacity: 0.13 }));
+          l.plain || l.dots ? l.band[1] : smoothed(l.band[1]), X, Y), fill: "currentColor", stroke: "none",
+            opacity: 0.13 }));
         if (v !== raw) g.append(s("path", { d: line(xs, raw, X, Y, l.join), "stroke-width": 1, opacity: 0.2 }));
         g.append(s("path", { d: line(xs, v, X, Y, l.dots || l.join), "stroke-width": 2 }));
         if (l.dots) raw.forEach((y, i) => ok(y) && g.append(
@@ -208,7 +214,7 @@
     const seen = new Set();
     marked = [];
     for (const e of D.events) {
-      if (["start", "stop", "script", "attach"].includes(e.kind)) continue;
+      if (["start", "stop", "script", "attach", "eval"].includes(e.kind)) continue;
       const id = e.kind + e.step;
       if (seen.has(id)) continue; // one mark for all faults of a step
       seen.add(id);
@@ -223,7 +229,8 @@
   }
   function tiles() {
     const out = [], [r0, r1] = ends("reward"), steps = D.steps.length ? D.steps[D.steps.length - 1] : 0;
-    if (ok(r1)) out.push(tile("mean reward", num(r1), `from ${num(r0)}, ${r1 >= r0 ? "+" : "−"}${num(Math.abs(r1 - r0))}`,
+    if (ok(r1)) out.push(tile("mean reward", num(r1),
+      `from ${num(r0)}, ${r1 >= r0 ? "+" : "−"}${num(Math.abs(r1 - r0))}`,
       r1 > r0 ? "up" : r1 < r0 ? "down" : ""));
     else if (has("loss")) out.push(tile("loss", num(last("loss")), `from ${num(ends("loss")[0])}`));
     if (has("eval/accuracy")) {
@@ -234,7 +241,8 @@
     const run = last("time/run_s");
     out.push(tile("time", span(run != null ? run : (at("step_time") || []).filter(ok).reduce((a, b) => a + b, 0)),
       `${num(ends("step_time")[1])} s a step`));
-    if (has("cost/usd")) out.push(tile("cost", usd(last("cost/usd")), usd(last("cost/usd") / Math.max(1, steps) * 1000) +
+    if (has("cost/usd")) out.push(tile("cost", usd(last("cost/usd")), usd(last("cost/usd") / Math.max(1,
+      steps) * 1000) +
       " per 1,000 steps"));
     if (has("time/tokens_per_s")) out.push(tile("sampling", num(ends("time/tokens_per_s")[1]), "tokens a second"));
     if (has("completions/mean_length")) out.push(tile("answer length", num(ends("completions/mean_length")[1]),
@@ -260,12 +268,14 @@
 
   // ---- the parts ----
   const named = (prefix, suffix) => Object.keys(D.series).filter(k => k.startsWith(prefix) && k.endsWith(suffix) &&
-    k.length > prefix.length + suffix.length && has(k)).map(k => ({ key: k, label: k.slice(prefix.length, -suffix.length) }));
+    k.length > prefix.length + suffix.length && has(k)).map(k => ({ key: k, label: k.slice(prefix.length,
+      -suffix.length) }));
   function curves() {
     charts.length = 0;
     marked = null;
     if (state.smooth == null) state.smooth = D.steps.length > 400 ? 0.92 : D.steps.length > 60 ? 0.8 : 0;
-    const rewards = named("rewards/", "/mean"), sets = named("data/", "/reward").map(l => ({ ...l, join: true })), evals = named("eval/", "/accuracy");
+    const rewards = named("rewards/", "/mean"), sets = named("data/", "/reward").map(l => ({ ...l, join: true })),
+      evals = named("eval/", "/accuracy");
     const r = at("reward"), sd = at("reward_std");
     const around = r && sd ? [r.map((x, i) => ok(x) && ok(sd[i]) ? x - sd[i] : null),
       r.map((x, i) => ok(x) && ok(sd[i]) ? x + sd[i] : null)] : null;
@@ -274,7 +284,8 @@
         wide: true, lines: [{ key: "reward", label: "reward", band: around }] }),
       chart({ title: "Rewards by name", wide: rewards.length > 3, lines: rewards, min: 0 }),
       chart({ title: "Reward by data set", lines: sets }),
-      chart({ title: "Evaluation", note: "greedy accuracy on data.eval, with its 95 % interval", format: pct, min: 0, lines: [
+      chart({ title: "Evaluation", note: "greedy accuracy on data.eval, with its 95 % interval", format: pct, min: 0,
+        lines: [
         { key: "eval/accuracy", label: "all", dots: true, band: at("eval/accuracy_low") &&
           [at("eval/accuracy_low"), at("eval/accuracy_high")] },
         ...evals.map((e, i) => ({ ...e, dots: true, color: COLORS[(i + 1) % 8] })),
@@ -298,12 +309,15 @@
         lines: [{ key: "grad_norm", label: "norm", color: "var(--c4)" }] }),
       chart({ title: "Loss", note: has("reward") ? "near 0 by construction: look at the reward" : "",
         lines: [{ key: "loss", label: "loss", color: "var(--c1)" }] }),
-      chart({ title: "Learning rate", min: 0, lines: [{ key: "learning_rate", label: "rate", plain: true, color: "var(--c5)" }] }),
+      chart({ title: "Learning rate", min: 0, lines: [{ key: "learning_rate", label: "rate", plain: true,
+        color: "var(--c5)" }] }),
       chart({ title: "Speed", note: "generated tokens a second, while sampling", min: 0,
         lines: [{ key: "time/tokens_per_s", label: "tokens/s" }] }),
       chart({ title: "Seconds a step", min: 0, lines: [
-        { key: "step_time", label: "step", color: "var(--c0)" }, { key: "time/rollout_s", label: "sampling", color: "var(--c2)" },
-        { key: "time/train_s", label: "training", color: "var(--c1)" }, { key: "time/score_s", label: "rewards", color: "var(--c3)" }] }),
+        { key: "step_time", label: "step", color: "var(--c0)" }, { key: "time/rollout_s", label: "sampling",
+          color: "var(--c2)" },
+        { key: "time/train_s", label: "training", color: "var(--c1)" }, { key: "time/score_s", label: "rewards",
+          color: "var(--c3)" }] }),
       chart({ title: "Cost", note: "dollars so far", min: 0, format: x => ok(x) ? "$" + num(x) : "–",
         lines: [{ key: "cost/usd", label: "dollars", plain: true, color: "var(--c7)" }] }),
       chart({ title: "Reward faults", note: "calls of rewards that failed in a step", min: 0,
@@ -334,14 +348,17 @@
         iv.style.width = 100 * (v.high - v.low) + "%";
         dot.style.left = 100 * v.accuracy + "%";
         bar.append(iv, dot);
-        rows.push(h("tr", {}, h("td", {}, i ? "" : set.name), h("td", {}, side), h("td", { class: "num" }, pct(v.accuracy)),
+        rows.push(h("tr", {}, h("td", {}, i ? "" : set.name), h("td", {}, side), h("td", { class: "num" },
+          pct(v.accuracy)),
           h("td", {}, bar), h("td", { class: "num" }, pct(v.invalid_ratio)),
           h("td", { class: "num" }, i ? "" : set.judged), h("td", {}, i || set.became_right == null ? "" :
             `${set.became_right} became right, ${set.became_wrong} wrong (p = ${num(set.p_value, 2)})`)));
       });
     return h("section", {}, h("h2", {}, "Evaluation", h("small", {}, e.data)), h("div", { class: "card scroll" },
-      h("table", { class: "whole" }, h("tr", {}, h("th", {}, "data set"), h("th"), h("th", { class: "num" }, "right"), h("th", {}, "95 % interval"),
-        h("th", { class: "num" }, "invalid"), h("th", { class: "num" }, "rows"), h("th", {}, sides.length > 1 ? "flips" : "")), rows)));
+      h("table", { class: "whole" }, h("tr", {}, h("th", {}, "data set"), h("th"), h("th", { class: "num" }, "right"),
+        h("th", {}, "95 % interval"),
+        h("th", { class: "num" }, "invalid"), h("th", { class: "num" }, "rows"), h("th", {},
+          sides.length > 1 ? "flips" : "")), rows)));
   }
 
   // ---- samples ----
@@ -351,7 +368,8 @@
     return D.groups.filter(g => (!state.set || g.source === state.set) &&
       (state.only !== "cut" || g.c.some(c => c.cut)) && (state.only !== "fault" || g.c.some(c => c.faults)) &&
       (state.only !== "differ" || new Set(g.c.map(c => c.reward)).size > 1) &&
-      (!find || (g.prompt + "\n" + g.answer).toLowerCase().includes(find) || g.c.some(c => c.text.toLowerCase().includes(find))));
+      (!find || (g.prompt + "\n" + g.answer).toLowerCase().includes(find) ||
+        g.c.some(c => c.text.toLowerCase().includes(find))));
   }
   function show(step) {
     const list = chosen();
@@ -396,11 +414,13 @@
     a.style.background = c.adv >= 0 ? "var(--good)" : "var(--bad)";
     const same = answer != null && gold && answer.toLowerCase() === gold.toLowerCase();
     return h("article", { class: "answer" }, h("div", { class: "row" }, h("span", { class: "total" }, num(c.reward)),
-      answer != null ? h("span", { class: "said" + (same ? " up" : "") }, answer.length > 60 ? answer.slice(0, 60) + "…" : answer)
+      answer != null ? h("span", { class: "said" + (same ? " up" : "") }, answer.length > 60 ? answer.slice(0,
+        60) + "…" : answer)
         : h("span", { class: "said soft" }, "no answer"),
       h("span", { class: "soft" }, `advantage ${ok(c.adv) ? (c.adv > 0 ? "+" : "") + num(c.adv) : "–"} · ${c.n} tokens`),
       c.cut ? h("span", { class: "chip fault" }, "cut off") : null),
-      h("div", { class: "adv", title: "advantage within its group" }, a), h("div", { class: "chips" }, chips), pretty(c.text));
+      h("div", { class: "adv", title: "advantage within its group" }, a), h("div", { class: "chips" }, chips),
+        pretty(c.text));
   }
   function paint() {
     const list = chosen(), keep = browser.querySelector(".found");
@@ -414,11 +434,13 @@
     slider.disabled = list.length < 2;
     browser.querySelector(".prev").disabled = state.group <= 0;
     browser.querySelector(".next").disabled = state.group >= list.length - 1;
-    if (!g) return void keep.append(h("p", { class: "empty" }, D.groups.length ? "nothing fits" : "no sample is recorded yet"));
+    if (!g) return void keep.append(h("p", { class: "empty" },
+      D.groups.length ? "nothing fits" : "no sample is recorded yet"));
     const cs = [...g.c], most = Math.max(...cs.map(c => Math.abs(c.adv) || 0));
     if (state.order === "best") cs.sort((a, b) => (b.reward || 0) - (a.reward || 0));
     if (state.order === "worst") cs.sort((a, b) => (a.reward || 0) - (b.reward || 0));
-    keep.append(h("div", { class: "row soft" }, g.source ? h("span", { class: "chip" }, g.source) : null, "row " + (g.row + 1),
+    keep.append(h("div", { class: "row soft" }, g.source ? h("span", { class: "chip" }, g.source) : null,
+      "row " + (g.row + 1),
       g.answer ? h("span", {}, "answer ", h("span", { class: "gold" }, g.answer)) : null),
       h("details", { open: g.prompt.length < 700 }, h("summary", {}, "prompt"), h("pre", { class: "asked" }, g.prompt)),
       h("div", { class: "answers" }, cs.map(c => completion(c, most, g.answer))));
@@ -434,15 +456,19 @@
         if (e.target.matches("input, select, summary")) return;
         if (e.key === "ArrowLeft" || e.key === "ArrowRight") { e.preventDefault(); go(e.key === "ArrowLeft" ? -1 : 1); }
       } }, h("div", { class: "row nav" },
-        sets.length > 1 ? pick(state.set, [["", "all data sets"], ...sets.map(x => [x, x || "(no name)"])], v => { state.set = v; }) : null,
-        pick(state.order, [["sampled", "as sampled"], ["best", "best first"], ["worst", "worst first"]], v => { state.order = v; }),
+        sets.length > 1 ? pick(state.set, [["", "all data sets"], ...sets.map(x => [x, x || "(no name)"])],
+          v => { state.set = v; }) : null,
+        pick(state.order, [["sampled", "as sampled"], ["best", "best first"], ["worst", "worst first"]],
+          v => { state.order = v; }),
         pick(state.only, [["", "all groups"], ["differ", "with a difference"], ["cut", "with one cut off"],
           ["fault", "with a fault"]], v => { state.only = v; }),
         h("input", { type: "search", placeholder: "find in texts", value: state.find, "aria-label": "find in texts",
           oninput: e => { state.find = e.target.value; paint(); } })),
       h("div", { class: "row nav" }, h("button", { class: "btn prev", type: "button", onclick: () => go(-1) }, "←"),
-        h("input", { type: "range", min: 0, "aria-label": "group", oninput: e => { state.group = +e.target.value; paint(); } }),
-        h("button", { class: "btn next", type: "button", onclick: () => go(1) }, "→"), h("span", { class: "where soft" })),
+        h("input", { type: "range", min: 0, "aria-label": "group",
+          oninput: e => { state.group = +e.target.value; paint(); } }),
+        h("button", { class: "btn next", type: "button", onclick: () => go(1) }, "→"), h("span",
+          { class: "where soft" })),
       h("div", { class: "found group" })));
     return browser;
   }
@@ -452,14 +478,16 @@
     const list = D.events.filter(e => e.kind !== "script");
     if (!list.length) return null;
     const row = e => { const [color, label] = KINDS[e.kind] || ["var(--soft)", e.kind];
-      return h("tr", {}, h("td", { class: "num" }, e.step), h("td", { class: "kind" }, colored(h("span", { class: "dot" }), color, "background"),
+      return h("tr", {}, h("td", { class: "num" }, e.step), h("td", { class: "kind" }, colored(h("span",
+        { class: "dot" }), color, "background"),
         label), h("td", {}, e.text)); };
     const first = list.slice(0, 12), rest = list.slice(12);
     const headers = () => h("tr", {}, h("th", { class: "num" }, "step"), h("th", {}, "what"), h("th"));
     return h("section", {}, h("h2", {}, "What happened", h("small", {}, D.n_events > list.length
       ? `${list.length} of ${D.n_events} events; events.jsonl has all` : "")), h("div", { class: "card scroll" },
       h("table", {}, headers(), first.map(row)),
-      rest.length ? h("details", {}, h("summary", {}, `${rest.length} more`), h("table", {}, headers(), rest.map(row))) : null));
+      rest.length ? h("details", {}, h("summary", {}, `${rest.length} more`), h("table", {}, headers(),
+        rest.map(row))) : null));
   }
   function settings() {
     return h("section", {}, h("h2", {}, "Settings"), h("div", { class: "card" }, h("details", {}, h("summary", {},
@@ -473,7 +501,8 @@
       `medrl ${(D.config.run || {}).medrl || ""} · made ${new Date(1000 * D.made).toLocaleString()} · one file, nothing is fetched` +
       " · double-click a curve to see samples of that step"));
     paint();
-    if (open.length) [...page.querySelectorAll("details")].forEach((d, i) => { if (open[i] != null) d.open = open[i]; });
+    if (open.length) [...page.querySelectorAll("details")].forEach((d,
+      i) => { if (open[i] != null) d.open = open[i]; });
     charts.forEach(c => c.draw());
     const root = document.documentElement; // whether it fits the window, for the test in a browser
     root.dataset.fits = String(root.scrollWidth <= root.clientWidth);

@@ -1,8 +1,8 @@
 /* evaluate.h - greedy answers to the rows of a data set, judged one by one: what `medrl eval` and a run's own
  * evaluation count.
  *
- * A judge is a scorer whose first reward says of a completion: 1 the answer is right; 0 it is another one; below 0 there
- * is no answer of the kind that the row asks for ("invalid", which counts as wrong); nothing: the row has no gold
+ * A judge is a scorer whose first reward says of a completion: 1 the answer is right; 0 it is another one; below 0
+ * there is no answer of the kind that the row asks for ("invalid", which counts as wrong); nothing: the row has no gold
  * answer, and is left out. lua/rewards/eval_answer.lua is the one that comes with medrl.
  * Rows: of n_rows at most `limit` are asked, evenly spaced: row floor(i * n_rows / limit) for i = 0 .. limit-1, so the
  * choice is a function of the two numbers. Prompts keep their last max_prompt tokens, as in training.

@@ -201,7 +201,7 @@ static void thin_log(mr_trainer *t) {
 mr_status mr_trainer_record(mr_trainer *t, mr_err *err) {
     const mr_observer *o = &t->parts.observer;
     const double elapsed = mr_trainer_elapsed_s(t);
-    t->step_s = mr_now_s() - t->t_step;
+    t->step_s = fmax(mr_now_s() - t->t_step, 0.9 * t->step_s);
     mr_trainer_metric(t, MR_M_TIME_RUN, elapsed);
     if (t->set->budget.usd_per_hour > 0)
         mr_trainer_metric(t, MR_M_COST, elapsed / 3600 * t->set->budget.usd_per_hour);
@@ -217,16 +217,29 @@ mr_status mr_trainer_record(mr_trainer *t, mr_err *err) {
 
 /* --- the update --- */
 
+static mr_status look_at_values(mr_trainer *t, mr_err *err) {
+    int64_t n;
+    const float *values = mr_model_values(t->parts.model, &n);
+    t->b->sum_squares(t->b, values, n, &t->values_finite);
+    return t->b->sync(t->b, err);
+}
+
 /* One line for each update that is left out, and one that says what to do when it happens again and again. */
 static mr_status skip_update(mr_trainer *t, mr_err *err) {
     char text[320];
     long long step = (long long)t->step + 1;
     int in_row = ++t->skipped_in_row;
     const double scale = t->scaler.scale;
+    MR_TRY(look_at_values(t, err));
     mr_scaler_next(&t->scaler, false);
     if (!t->scaler.on)
-        snprintf(text, sizeof text, "step %lld: a gradient is not finite; the update is skipped (%d in a row)", step,
-                 in_row);
+        snprintf(text, sizeof text, "step %lld: %s is not finite; the update is skipped (%d in a row)", step,
+                 t->loss_finite ? "a gradient" : "the loss", in_row);
+    else if (mr_scaler_mend(&t->scaler))
+        snprintf(text, sizeof text,
+                 "step %lld: loss_scale is %g, which is no power of two; the update is skipped (%d in a row), and the scale begins "
+                 "anew at %g",
+                 step, scale, in_row, t->scaler.scale);
     else if (!t->loss_finite)
         snprintf(text, sizeof text,
                  "step %lld: the loss is not finite, since activations do not fit into float16; the update is skipped (%d in "
@@ -258,21 +271,20 @@ mr_status mr_trainer_update(mr_trainer *t, double loss, double *norm, double *lr
     *lr = (double)t->set->train.learning_rate *
           mr_schedule_lambda(t->set->train.lr_scheduler_type, t->updates, t->warmup, t->max_steps);
     MR_TRY(t->b->sync(t->b, err));
-    /* logits that overflow in f16 may give texts that no reward can tell apart: no gradient, but a loss that tells */
-    if (!finite || !isfinite(*norm) || (t->scaler.on && !t->loss_finite)) return skip_update(t, err);
+    /* Logits that are not finite may give texts that no reward can tell apart: no gradient, but a loss that tells. */
+    if (!finite || !isfinite(*norm) || !t->loss_finite) return skip_update(t, err);
     mr_optimizer_step(t->optimizer, (float)*lr,
                       mr_scaler_factor(&t->scaler, mr_clip_coefficient(*norm, t->set->train.max_grad_norm)));
     mr_model_refresh(t->parts.model);
     mr_scaler_next(&t->scaler, true);
     t->skipped_in_row = 0;
     *done = true;
-    return t->b->sync(t->b, err);
+    return look_at_values(t, err);
 }
 
 void mr_trainer_scale_metrics(mr_trainer *t, double loss_scale) {
-    if (!t->scaler.on) return;
-    mr_trainer_metric(t, MR_M_LOSS_SCALE, loss_scale);
-    mr_trainer_metric(t, MR_M_SKIPPED, (double)t->scaler.skipped);
+    if (t->scaler.on) mr_trainer_metric(t, MR_M_LOSS_SCALE, loss_scale);
+    if (t->scaler.on || t->scaler.skipped) mr_trainer_metric(t, MR_M_SKIPPED, (double)t->scaler.skipped);
 }
 
 /* --- open and close --- */
@@ -354,9 +366,10 @@ mr_status mr_trainer_open(mr_trainer **out, const mr_trainer_parts *parts, mr_er
     t->set = &t->own;
     t->version = 1;
     t->b = mr_model_backend(parts->model);
-    t->saved_step = -1;
+    t->saved_step = t->best_step = -1;
     t->opened_s = mr_now_s();
     t->before_s = parts->spent_s;
+    t->values_finite = true;
     mr_status st = open_all(t, err);
     if (st == MR_OK)
         *out = t;
@@ -377,6 +390,7 @@ void mr_trainer_close(mr_trainer *t) {
     cJSON_Delete(t->log_history);
     cJSON_Delete(t->journal);
     cJSON_Delete(t->last);
+    cJSON_Delete(t->failed);
     mr_free(t->weights);
     mr_free(t->recipe_weights);
     mr_free(t->paused);
@@ -404,11 +418,15 @@ void mr_trainer_unstop(mr_trainer *t) {
 static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, int64_t events) {
     const mr_settings *s = t->set;
     cJSON *o = cJSON_CreateObject(), *control, *medrl, *position;
-    cJSON_AddNullToObject(o, "best_global_step");
-    cJSON_AddNullToObject(o, "best_metric");
-    cJSON_AddNullToObject(o, "best_model_checkpoint");
+    const bool best = t->best_step >= 0;
+    char *folder = best ? mr_asprintf("%s/checkpoint-%lld", t->parts.run_dir ? t->parts.run_dir : ".", (long long)t->best_step)
+                        : NULL;
+    cJSON_AddItemToObject(o, "best_global_step", best ? cJSON_CreateNumber((double)t->best_step) : cJSON_CreateNull());
+    cJSON_AddItemToObject(o, "best_metric", best ? cJSON_CreateNumber(t->best) : cJSON_CreateNull());
+    cJSON_AddItemToObject(o, "best_model_checkpoint", best ? cJSON_CreateString(folder) : cJSON_CreateNull());
+    mr_free(folder);
     cJSON_AddNumberToObject(o, "epoch", mr_trainer_epoch(t, t->step));
-    cJSON_AddNumberToObject(o, "eval_steps", 500);
+    cJSON_AddNumberToObject(o, "eval_steps", s->train.eval_steps ? s->train.eval_steps : 500);
     cJSON_AddNumberToObject(o, "global_step", (double)t->step);
     cJSON_AddFalseToObject(o, "is_hyper_param_search");
     cJSON_AddTrueToObject(o, "is_local_process_zero");
@@ -439,8 +457,9 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     if (t->scaler.on) {
         cJSON_AddNumberToObject(position, "loss_scale", t->scaler.scale);
         cJSON_AddNumberToObject(position, "loss_scale_good", t->scaler.good);
-        cJSON_AddNumberToObject(position, "skipped_updates", (double)t->scaler.skipped);
     }
+    if (t->scaler.on || t->scaler.skipped)
+        cJSON_AddNumberToObject(position, "skipped_updates", (double)t->scaler.skipped);
     cJSON_AddNumberToObject(position, "num_tokens", t->num_tokens);
     cJSON_AddNumberToObject(position, "epoch",
                             (double)((t->step - t->order.base) / t->order.chunks));
@@ -458,6 +477,7 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     cJSON_AddNumberToObject(medrl, "metrics_bytes", (double)metrics);
     cJSON_AddNumberToObject(medrl, "samples_bytes", (double)samples);
     cJSON_AddNumberToObject(medrl, "events_bytes", (double)events);
+    mr_trainer_save_open(t, medrl);
     mr_trainer_save_live(t, medrl);
     return o;
 }
@@ -558,10 +578,10 @@ mr_status mr_trainer_checkpoint(mr_trainer *t, mr_err *err) {
 static mr_status read_scale(mr_scaler *s, const cJSON *position, const char *dir, mr_err *err) {
     int64_t good = 0;
     double scale = s->scale;
+    MR_TRY(mr_json_opt_int(&s->skipped, position, "skipped_updates", 0, 0, (int64_t)1 << 53, dir, err));
     if (!s->on) return MR_OK;
     MR_TRY(mr_json_opt_number(&scale, position, "loss_scale", scale, dir, err));
     MR_TRY(mr_json_opt_int(&good, position, "loss_scale_good", 0, 0, s->interval - 1, dir, err));
-    MR_TRY(mr_json_opt_int(&s->skipped, position, "skipped_updates", 0, 0, (int64_t)1 << 53, dir, err));
     int exponent;
     if (!(scale > 0) || !isfinite(scale) || frexp(scale, &exponent) != 0.5)
         return mr_fail(err, MR_EDATA,
@@ -606,8 +626,14 @@ static mr_status read_position(mr_trainer *t, cJSON *state, const char *dir, int
     if (!cJSON_IsString(hash) || strcmp(hash->valuestring, t->settings_hash) != 0)
         mr_warn("%s: was made with other settings; the run goes on with the present ones", dir);
     MR_TRY(mr_trainer_load_live(t, medrl, dir, err));
+    MR_TRY(mr_trainer_load_open(t, medrl, dir, err));
     t->step = t->saved_step = step;
     t->before_s = t->parts.spent_s + (elapsed > 0 ? elapsed : 0);
+    const cJSON *best = cJSON_GetObjectItemCaseSensitive(state, "best_metric"),
+                *best_step = cJSON_GetObjectItemCaseSensitive(state, "best_global_step");
+    const bool has_best = cJSON_IsNumber(best) && cJSON_IsNumber(best_step);
+    t->best = has_best ? best->valuedouble : 0;
+    t->best_step = has_best ? (int64_t)best_step->valuedouble : -1;
     t->order.epoch = -1;
     t->updates = updates;
     t->skipped_in_row = (int)skipped;
@@ -654,19 +680,7 @@ mr_status mr_trainer_step(mr_trainer *t, mr_err *err) {
     batch_clear(t);
     MR_TRY(st);
     mr_watch_step(t->step + 1, mr_now_s() - t->t_step);
-    if (t->skipped_in_row < MR_MAX_SKIPPED) return MR_OK;
-    if (t->scaler.on) { /* a large scale needs more to come down */
-        if (t->scaler.scale >= 1 && t->loss_finite) return MR_OK;
-        return mr_fail(err, MR_EINTERNAL,
-                       "step %lld: %d updates in a row were skipped, and %s does not fit into float16; use dtype = "
-                       "\"bfloat16\" (GPUs from compute capability 8.0 on) or \"float32\"",
-                       (long long)t->step, t->skipped_in_row,
-                       t->loss_finite ? "even an unscaled gradient" : "an activation");
-    }
-    return mr_fail(err, MR_EINTERNAL,
-                       "step %lld: %d updates in a row had gradients that are not finite; lower learning_rate or use "
-                       "dtype = \"float32\"",
-                       (long long)t->step, t->skipped_in_row);
+    return mr_trainer_is_sick(t) ? mr_trainer_sickness(t, err) : MR_OK;
 }
 
 /* A disk that is full now may have room at the next interval: the run goes on from the checkpoints that it has. That the reason is
@@ -705,12 +719,18 @@ static bool is_spent(mr_trainer *t) {
 static mr_status steps(mr_trainer *t, int64_t until, mr_err *err) {
     for (;;) {
         MR_TRY(mr_trainer_stopped(t, err));
-        if (t->step >= until) return MR_OK;
-        MR_TRY(mr_trainer_between(t, err)); /* after the last step too: max_steps may have been raised */
-        if (t->ended || t->step >= t->max_steps || is_spent(t)) return MR_OK;
-        MR_TRY(mr_trainer_step(t, err));
+        if (t->eval_open) {
+            t->t_step = mr_now_s();
+            MR_TRY(mr_trainer_finish(t, err));
+        } else {
+            if (t->step >= until) return MR_OK;
+            MR_TRY(mr_trainer_between(t, err)); /* after the last step too: max_steps may have been raised */
+            if (t->ended || t->step >= t->max_steps || is_spent(t)) return MR_OK;
+            MR_TRY(mr_trainer_step(t, err));
+        }
         const int save = t->set->train.save_steps;
-        if (save > 0 && t->step % save == 0) MR_TRY(save_or_warn(t, err));
+        const bool best = t->best_step == t->step; /* what was measured to be the best must be there afterwards */
+        if (t->saved_step != t->step && (best || (save > 0 && t->step % save == 0))) MR_TRY(save_or_warn(t, err));
         MR_TRY(mr_trainer_watch_faults(t, err));
     }
 }

@@ -21,8 +21,9 @@
  * begins anew at this step (mr_order), max_steps stays.
  * Evaluation: every eval_steps steps and after the last one, greedy answers to rows of data.eval with the updated
  * policy, judged (rl/evaluate.h); they are metrics of the step (eval/accuracy ...), made before it is recorded, and
- * change nothing else. Stopped in the midst of one, the step is made again by the run that continues.
- * Budget: before a step that would go beyond budget.usd or budget.hours, by the last step's time, the run ends at this
+ * change nothing else. A new best one makes a checkpoint (best_global_step, best_metric of trainer_state.json).
+ * Stopped in the midst of one, the run that continues makes it again and then records the step.
+ * Budget: before a step that would go beyond budget.usd or budget.hours, by the longest of late, the run ends at this
  * boundary with a checkpoint, as a done one does; time that was spent before a resume counts.
  * Ownership: borrows everything that is handed in until close. Threads: one; mr_trainer_stop may be called from a
  * signal handler. */

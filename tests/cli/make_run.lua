@@ -20,7 +20,8 @@ local names = { "xmlcount", "soft_format", "strict_format", "valid_answer", "cor
 local most = { 0.5, 0.5, 0.5, 0.5, 2 }
 local sets = { "gsm8k", "pubmedqa", "med_mc" }
 local golds = { gsm8k = "42", pubmedqa = "yes", med_mc = "B" }
-local words = { "the", "patient", "has", "a", "history", "of", "chronic", "pain", "and", "was", "given", "aspirin", "twice",
+local words = { "the", "patient", "has", "a", "history", "of", "chronic", "pain", "and", "was", "given", "aspirin",
+  "twice",
                 "a", "day,", "so", "we", "add", "both", "numbers", "first.", "It", "follows", "that" }
 local function prose(n)
   local t = {}
@@ -36,7 +37,8 @@ c:close()
 
 local metrics, samples, events = file "metrics.jsonl", file "samples.jsonl", file "events.jsonl"
 local function event(step, kind, text)
-  events:write(('{"step": %d, "time": %.3f, "kind": "%s", "text": %s}\n'):format(step, 1795733438 + step * 21, kind, quote(text)))
+  events:write(('{"step": %d, "time": %.3f, "kind": "%s", "text": %s}\n'):format(step, 1795733438 + step * 21, kind,
+    quote(text)))
 end
 event(0, "script", "lua/recipes/medical_mix.lua")
 event(0, "start", "started at step 0")
@@ -53,7 +55,8 @@ for i = 1, steps do
   local seconds = 19 + 4 * rnd()
   cost = cost + seconds / 3600 * 0.35
   local line = { ('"step": %d, "loss": %.6g, "grad_norm": %.5g, "learning_rate": %.6g, "num_tokens": %d'):format(i,
-    0.02 * (rnd() - 0.5), 0.4 + 0.3 * rnd(), 5e-6 * math.min(1, i / (0.1 * steps)) * (0.5 + 0.5 * math.cos(math.pi * x)), i * 3000),
+    0.02 * (rnd() - 0.5), 0.4 + 0.3 * rnd(), 5e-6 * math.min(1,
+      i / (0.1 * steps)) * (0.5 + 0.5 * math.cos(math.pi * x)), i * 3000),
     ('"completions/mean_length": %.4f, "completions/min_length": %d, "completions/max_length": %d, '
       .. '"completions/clipped_ratio": %.4f, "completions/mean_terminated_length": %.4f'):format(len, len * 0.4,
       math.min(1024, len * 2), 0.2 * (1 - skill) * rnd(), len * 0.95) }
@@ -68,12 +71,14 @@ for i = 1, steps do
     i > steps / 2 and 2 or 1)
   local set = sets[1 + math.floor(rnd() * 3)]
   line[#line + 1] = ('"data/%s/reward": %.6g, "time/rollout_s": %.5g, "time/score_s": 0.01, "time/train_s": %.5g, '
-    .. '"time/tokens_per_s": %.5g, "time/run_s": %.6g, "cost/usd": %.6g'):format(set, total, seconds * 0.8, seconds * 0.2,
+    .. '"time/tokens_per_s": %.5g, "time/run_s": %.6g, "cost/usd": %.6g'):format(set, total, seconds * 0.8,
+      seconds * 0.2,
     115 + 10 * rnd(), i * 21, cost)
   if i % 50 == 0 or i == steps then
     local a = 0.22 + 0.5 * skill
     line[#line + 1] = ('"eval/accuracy": %.4f, "eval/accuracy_low": %.4f, "eval/accuracy_high": %.4f, "eval/invalid_ratio": %.4f, '
-      .. '"eval/gsm8k/accuracy": %.4f, "eval/pubmedqa/accuracy": %.4f'):format(a, a - 0.07, a + 0.07, 0.5 * (1 - skill), a - 0.1, a + 0.08)
+      .. '"eval/gsm8k/accuracy": %.4f, "eval/pubmedqa/accuracy": %.4f'):format(a, a - 0.07, a + 0.07,
+        0.5 * (1 - skill), a - 0.1, a + 0.08)
   end
   metrics:write("{", table.concat(line, ", "), "}\n")
   local question = "Given the scientific context below:\n" .. prose(120) .. "\n\nAnswer the following question:\nIs it so?"
@@ -90,7 +95,8 @@ for i = 1, steps do
     samples:write(('{"step": %d, "prompt_index": 0, "sample": %d, "row": %d, "source": "%s", "prompt": %s, "completion": %s, '
       .. '"answer": "%s", "rewards": {%s}, "faults": [%s], "reward": %.5g, "advantage": %.5g, "tokens": %d, "truncated": %s}\n')
       :format(i, g, i * 7 % 7473, set, quote("<|im_start|>user\n" .. question .. "<|im_end|>\n<|im_start|>assistant\n"), quote(text),
-      golds[set], table.concat(parts, ", "), i % 97 == 0 and g == 0 and '"correctness"' or "", (right and 3.4 or 1.1) + rnd() * 0.4,
+      golds[set], table.concat(parts, ", "), i % 97 == 0 and g == 0 and '"correctness"' or "",
+        (right and 3.4 or 1.1) + rnd() * 0.4,
       (right and 1 or -0.7) + 0.2 * rnd(), 60 + 200 * rnd(), rnd() < 0.03 and "true" or "false"))
   end
   if i % 97 == 0 then event(i, "fault", "lua/rewards/correctness.lua:12: attempt to index a nil value (sample 0) " .. hostile[2]) end
@@ -114,5 +120,6 @@ end
 e:write('{"data": "data.eval of recipes/medical_mix.lua", "sets": [',
   set("gsm8k", 200, side(44, 200, 0.22, 0.168, 0.282, 0.41), side(103, 200, 0.515, 0.446, 0.583, 0.02)), ", ",
   set("pubmedqa", 200, side(92, 200, 0.46, 0.392, 0.529, 0.22), side(138, 200, 0.69, 0.623, 0.75, 0.005)), '], "all": ',
-  set("all", 400, side(136, 400, 0.34, 0.295, 0.388, 0.315), side(241, 400, 0.6025, 0.554, 0.649, 0.0125)), ', "flips": []}\n')
+  set("all", 400, side(136, 400, 0.34, 0.295, 0.388, 0.315), side(241, 400, 0.6025, 0.554, 0.649, 0.0125)),
+    ', "flips": []}\n')
 e:close()

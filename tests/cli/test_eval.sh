@@ -12,6 +12,10 @@ run 0 run recipes/smoke.lua --output broken --device cpu --threads 2 --set grpo.
 is "$(grep -c '"eval/accuracy"' broken/metrics.jsonl)" 2 # after steps 2 and 4
 is "$(grep -c '"eval/rows": 4' broken/metrics.jsonl)" 2
 grep -q '"eval/[a-z0-9_]*/accuracy"' broken/metrics.jsonl || fail "no accuracy by data set"
+says "step 2: eval: "
+grep -q '"best_global_step": *2\b' broken/checkpoint-4/trainer_state.json || fail "the best step is not in the state"
+grep -q '"best_metric": *[01]' broken/checkpoint-4/trainer_state.json || fail "the best accuracy is not in the state"
+grep -q '"best_model_checkpoint": *"broken/checkpoint-2"' broken/checkpoint-4/trainer_state.json || fail "nor its folder"
 # the same run without evaluations ends with the same bits
 run 0 run recipes/smoke.lua --output plain --device cpu --threads 2 --set grpo.learning_rate=0.3 --set lora.r=8 \
     --set grpo.max_grad_norm=100
@@ -26,6 +30,44 @@ run 0 resume again --device cpu --threads 2
 without_clock broken >a
 without_clock again >b
 cmp a b || fail "the metrics of the resumed run differ"
+
+grep -q '"best_global_step": *2\b' again/checkpoint-4/trainer_state.json || fail "the resumed run forgot its best step"
+# the best one is there, however seldom the run saves
+run 0 run recipes/smoke.lua --output seldom --device cpu --threads 2 --set grpo.save_steps=0 --set grpo.eval_steps=1
+[ -e seldom/checkpoint-1/MANIFEST ] || fail "the best checkpoint is not there"
+
+# stopped in the midst of an evaluation, which is most of this run's time: the step is kept, the rest comes with the resume
+cat >long <<END
+exec "$medrl" run recipes/demo.lua --output \$1 --device cpu --threads 1 -q --set grpo.max_steps=6 --set grpo.save_steps=0 \\
+    --set grpo.prompts_per_step=2 --set grpo.eval_steps=1 --set grpo.max_eval_samples=0 >out 2>err
+END
+sh long whole || fail "the run for stopping"
+run 0 hash whole
+whole=$(cat "$temp/out")
+without_clock whole >a
+open=0
+for try in 1 2 3 4 5 6 7 8 9 10 11 12; do
+    rm -rf stopped
+    sh long stopped & pid=$!
+    waited=0
+    until [ -s stopped/samples.jsonl ] || [ $waited -gt 400 ]; do
+        sleep 0.02
+        waited=$((waited + 1))
+    done
+    sleep 0.0$((try % 5))
+    kill -TERM $pid 2>/dev/null
+    wait $pid || :
+    grep -q '"eval_open"' stopped/checkpoint-*/trainer_state.json 2>/dev/null || continue
+    open=$((open + 1))
+    run 0 resume stopped --device cpu --threads 1
+    run 0 hash stopped
+    is "$(cat "$temp/out")" "$whole"
+    without_clock stopped >b
+    cmp a b || fail "the metrics of a run that was stopped while it evaluated differ"
+    cmp whole/samples.jsonl stopped/samples.jsonl || fail "its samples differ"
+    [ $open = 2 ] && break
+done
+[ $open -gt 0 ] || fail "no evaluation was met"
 
 run 0 eval broken --device cpu --threads 2 --flips 2 --rows rows.jsonl
 prints "95 % interval"
