@@ -114,6 +114,8 @@ void mr_signals_patience(int n);
 const char *mr_signals_name(int number); /* "SIGINT" */
 int mr_signals_exit_code(int number);    /* 128 + number; 75 (try again) for SIGUSR1 and SIGXCPU */
 
+/* An option as one more --set: KEY=VALUE; value NULL changes nothing. */
+const char *const *mr_with_override(mr_args *a, const char *const *overrides, const char *key, const char *value);
 /* "--vram SIZE" as one more --set: vram=SIZE; size NULL changes nothing. */
 const char *const *mr_with_vram(mr_args *a, const char *const *overrides, const char *size);
 

@@ -204,17 +204,21 @@ void mr_args_describe(const mr_command *command, mr_told_fn told, void *self) {
     asked.told = NULL;
 }
 
-const char *const *mr_with_vram(mr_args *a, const char *const *overrides, const char *size) {
-    if (!size) return overrides;
+const char *const *mr_with_override(mr_args *a, const char *const *overrides, const char *key, const char *value) {
+    if (!value) return overrides;
     int n = 0;
     while (overrides && overrides[n]) n++;
     const char **all = mr_arena_alloc(&a->arena, (size_t)(n + 2) * sizeof *all);
     if (n) memcpy(all, overrides, (size_t)n * sizeof *all);
     mr_str text = { 0 };
-    mr_str_printf(&text, "vram=%s", size);
+    mr_str_printf(&text, "%s=%s", key, value);
     all[n] = mr_arena_strdup(&a->arena, text.data, text.len);
     mr_str_clear(&text);
     return all;
+}
+
+const char *const *mr_with_vram(mr_args *a, const char *const *overrides, const char *size) {
+    return mr_with_override(a, overrides, "vram", size);
 }
 
 void mr_args_clear(mr_args *a) {

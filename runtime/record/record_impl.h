@@ -5,6 +5,7 @@
 #include "record/run.h"
 
 enum { MR_SPARK = 24 }; /* steps in the little curve */
+enum { MR_WORST = 8 };  /* samples that are kept of a window of steps: worst.c */
 
 typedef struct mr_record_file {
     int fd; /* -1: closed */
@@ -28,6 +29,9 @@ struct mr_run {
     bool uncut;         /* resumed, and mr_run_cut is still to come: lines written now would be cut away */
     mr_str held_events; /* so these wait */
 
+    struct { double reward; char *line; } low[MR_WORST]; /* the lowest so far, ascending; lines are owned */
+    int n_low;
+
     /* of the samples since the last step */
     int n_samples, n_judged, n_exact; /* judged: a correctness reward applies; exact: it gave 2.0 */
     int n_faults_shown;
@@ -43,6 +47,12 @@ struct mr_run {
 };
 
 bool mr_is_correctness(const char *reward); /* the reward whose 2.0 means the exact answer */
+
+/* worst.c: a sample's line, without its end; the end of a step; after a cut, when r->step is known */
+void mr_worst_note(mr_run *r, double reward, const char *line, size_t len);
+mr_status mr_worst_step(mr_run *r, int64_t step, mr_err *err);
+mr_status mr_worst_recall(mr_run *r, mr_err *err);
+void mr_worst_clear(mr_run *r);
 
 /* tensorboard.c: opens the run's event file, a new one or the newest that is there; cut back to what was recorded up to
  * a step; a step's metrics behind it. All do nothing when the file is not open. */

@@ -44,7 +44,9 @@ static bool receive(int fd, char *request) {
     size_t n = 0;
     for (const double end = mr_now_s() + PATIENCE_S; mr_now_s() < end && n < REQUEST_BYTES - 1;) {
         struct pollfd p = { fd, POLLIN, 0 };
+        /* wait: 0.1 s, until `end` or stop */
         if (poll(&p, 1, 100) <= 0) continue;
+        /* wait: none, there is something */
         const ssize_t got = recv(fd, request + n, REQUEST_BYTES - 1 - n, 0);
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) return false;
@@ -64,6 +66,7 @@ static void send_all(int fd, const char *data, size_t len) {
             len -= (size_t)n;
         } else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
             struct pollfd p = { fd, POLLOUT, 0 };
+            /* wait: 0.1 s, until `end` */
             poll(&p, 1, 100);
         } else {
             return;
@@ -167,7 +170,9 @@ mr_status mr_report_serve(const char *run_dir, const mr_report_server *server, m
     if (server->ready) server->ready(server->self, url);
     while (!server->stop(server->self)) {
         struct pollfd p = { fd, POLLIN, 0 };
+        /* wait: 0.1 s, until `end` or stop */
         if (poll(&p, 1, 100) <= 0) continue;
+        /* wait: none, somebody is there */
         const int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
         if (client < 0) continue;
         serve_one(client, run_dir, port);

@@ -182,7 +182,7 @@ static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_m
     MR_TRY(mr_events_add(&r->tensorboard, step, m, n, err));
     mr_progress_step(r, step, max_steps, m, n);
     r->n_samples = r->n_judged = r->n_exact = r->n_faults_shown = 0;
-    return MR_OK;
+    return mr_worst_step(r, step, err);
 }
 
 /* Column "answer" of the row, which scores are about; it makes the record readable without the data. */
@@ -244,6 +244,7 @@ static mr_status on_sample(void *self, const mr_sample *sample, int n_rewards, c
     r->n_samples++;
     r->n_judged += judged;
     r->n_exact += exact;
+    mr_worst_note(r, sample->reward, s.data, s.len);
     return put_line(&r->samples, &s, err);
 }
 
@@ -336,6 +337,7 @@ static void close_file(mr_record_file *f) {
 void mr_run_close(mr_run *r) {
     if (!r) return;
     mr_progress_clear(r);
+    mr_worst_clear(r);
     mr_str_clear(&r->held_events);
     close_file(&r->metrics);
     close_file(&r->samples);
@@ -418,6 +420,7 @@ mr_status mr_run_cut(mr_run *r, int64_t metrics_bytes, int64_t samples_bytes, in
     MR_TRY(cut_file(&r->events, events_bytes, err));
     r->uncut = false;
     recall(r);
+    MR_TRY(mr_worst_recall(r, err));
     MR_TRY(mr_events_cut(&r->tensorboard, r->step, err));
     return r->held_events.len ? put_line(&r->events, &r->held_events, err) : MR_OK;
 }

@@ -54,7 +54,7 @@ const mr_field mr_fields[] = {
     { IN_MODEL, BOTH, "from_config", K_BOOL, AT(model.from_config), "false", 0, 0, false, 0, NULL,
       "random weights from config.json: train from scratch" },
     { IN_MODEL, BOTH, "adapter", K_STRING, AT(model.adapter), "\"\"", 0, 0, false, 0, NULL,
-      "PEFT adapter folder to start from" },
+      "PEFT adapter folder, or a run, to start from; without a section lora its r, lora_alpha and target_modules hold" },
     { IN_MODEL, BOTH, "chat_template", K_STRING, AT(model.chat_template), "\"\"", 0, 0, false, 0, NULL,
       "how messages become a prompt: a .jinja file or a Lua file (\"templates/chatml\"), see below; empty: "
       "the model's own" },

@@ -86,6 +86,7 @@ static mr_status tell(mr_trainer *t, const mr_eval_counts *c, mr_err *err) {
 
 static mr_status evaluate(mr_trainer *t, mr_err *err) {
     if (!is_due(t)) return MR_OK;
+    mr_watch_at("eval");
     const double t0 = mr_now_s();
     const int vocab = mr_model_config(t->parts.model)->vocab_size, count = mr_tokenizer_count(t->parts.tokenizer);
     tally y = { .t = t };
