@@ -140,6 +140,8 @@ struct mr_decoder {
     char *aside;    /* on the host: inputs of the first aside_layers layers; NULL: none */
     int in_ring[2]; /* whose input the two device buffers of these layers hold; -1: nobody's */
 
+    mr_peak *peaks; /* where a look at each part goes; NULL but while the decoder is examined */
+
     const mr_span *step_spans; /* device; NULL but while a step's work runs */
     int step_chunks;           /* the most chunks of a span there */
 

@@ -508,6 +508,11 @@ mr_param *mr_model_params(mr_model *m, int *n) {
     return m->params;
 }
 
+const float *mr_model_values(const mr_model *m, int64_t *n) {
+    *n = m->n_values;
+    return m->values;
+}
+
 float *mr_model_grads(mr_model *m, int64_t *n) {
     *n = m->opts.train ? m->n_values : 0;
     return m->opts.train ? m->grads : NULL;

@@ -49,9 +49,15 @@ typedef struct mr_score_job {
 /* What became of one reward for one completion. */
 typedef enum mr_score_kind { MR_SCORED, MR_ABSTAINED, MR_FAULT } mr_score_kind;
 typedef struct mr_score {
-    double value; /* finite when MR_SCORED; the declared minimum (or 0) for MR_FAULT caused by the script */
+    /* finite when MR_SCORED; the declared minimum (or 0) for MR_FAULT caused by the script; NaN for a MR_FAULT that no script is guilty
+     * of, as when workers are ended from outside: such a one is left out, whatever mr_on_fault says */
+    double value;
     mr_score_kind kind;
 } mr_score;
+
+/* What a fault of a reward does (docs/rewards.md): it counts as the declared minimum, so that making a grader fail
+ * never pays; the reward is left out for that completion, as if it had abstained; or the run stops before the step is trained. */
+typedef enum mr_on_fault { MR_FAULT_IS_MIN, MR_FAULT_IS_MASKED, MR_FAULT_STOPS } mr_on_fault;
 
 typedef struct mr_fault {
     int64_t id;
@@ -77,6 +83,7 @@ typedef struct mr_scorer {
     int n_rewards;
     const char *const *names; /* in the recipe's order */
     const float *weights;     /* reward_weights */
+    const mr_on_fault *on_fault; /* [n_rewards]; NULL: all are the minimum */
     /* Starts scoring; returns at once. A reward that fails costs its sample and never fails the call. */
     mr_status (*submit)(void *self, const mr_score_job *job, mr_err *err);
     /* Waits for every job submitted since the last collect and writes scores[id * n_rewards + reward]; n_jobs = how

@@ -395,7 +395,9 @@ mr_status mr_trainer_watch_faults(mr_trainer *t, mr_err *err) {
     put_worst(t, &text);
     t->n_fault_steps = 0; /* begins anew, whatever comes */
     mr_status st = MR_OK;
-    if (t->step < t->replay_last) {
+    if (t->step >= t->replay_last && t->failed)
+        st = mr_trainer_tell(t, "warning", "rewards failed on these inputs, among others", t->failed, err);
+    if (st != MR_OK || t->step < t->replay_last) {
         /* The run that is repeated went on here. */
     } else if (t->set->on_error == MR_ON_ERROR_STOP) {
         st = mr_fail(err, MR_EINVAL, "stopped after step %lld: %.900s; mend that file first", (long long)t->step,
@@ -494,7 +496,7 @@ cJSON *mr_trainer_completion(const mr_trainer *t, const char *text, const mr_com
     cJSON *rewards = cJSON_AddObjectToObject(o, "rewards");
     for (int i = 0; i < t->parts.scorer.n_rewards; i++)
         cJSON_AddItemToObject(rewards, t->parts.scorer.names[i],
-                              scores[i].kind == MR_ABSTAINED ? cJSON_CreateNull()
+                              scores[i].kind == MR_ABSTAINED || isnan(scores[i].value) ? cJSON_CreateNull()
                                                              : cJSON_CreateNumber(scores[i].value));
     cJSON_AddItemToObject(o, "reward", isfinite(reward) ? cJSON_CreateNumber(reward) : cJSON_CreateNull());
     if (advantage) cJSON_AddNumberToObject(o, "advantage", (double)*advantage);
@@ -511,7 +513,7 @@ static double weighted(const mr_trainer *t, const mr_score *scores) {
     double sum = 0;
     bool any = false;
     for (int i = 0; i < t->parts.scorer.n_rewards; i++) {
-        if (scores[i].kind == MR_ABSTAINED) continue;
+        if (scores[i].kind == MR_ABSTAINED || isnan(scores[i].value)) continue;
         sum += (double)t->weights[i] * scores[i].value;
         any = true;
     }

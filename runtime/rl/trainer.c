@@ -217,16 +217,29 @@ mr_status mr_trainer_record(mr_trainer *t, mr_err *err) {
 
 /* --- the update --- */
 
+static mr_status look_at_values(mr_trainer *t, mr_err *err) {
+    int64_t n;
+    const float *values = mr_model_values(t->parts.model, &n);
+    t->b->sum_squares(t->b, values, n, &t->values_finite);
+    return t->b->sync(t->b, err);
+}
+
 /* One line for each update that is left out, and one that says what to do when it happens again and again. */
 static mr_status skip_update(mr_trainer *t, mr_err *err) {
     char text[320];
     long long step = (long long)t->step + 1;
     int in_row = ++t->skipped_in_row;
     const double scale = t->scaler.scale;
+    MR_TRY(look_at_values(t, err));
     mr_scaler_next(&t->scaler, false);
     if (!t->scaler.on)
-        snprintf(text, sizeof text, "step %lld: a gradient is not finite; the update is skipped (%d in a row)", step,
-                 in_row);
+        snprintf(text, sizeof text, "step %lld: %s is not finite; the update is skipped (%d in a row)", step,
+                 t->loss_finite ? "a gradient" : "the loss", in_row);
+    else if (mr_scaler_mend(&t->scaler))
+        snprintf(text, sizeof text,
+                 "step %lld: loss_scale is %g, which is no power of two; the update is skipped (%d in a row), and the scale begins "
+                 "anew at %g",
+                 step, scale, in_row, t->scaler.scale);
     else if (!t->loss_finite)
         snprintf(text, sizeof text,
                  "step %lld: the loss is not finite, since activations do not fit into float16; the update is skipped (%d in "
@@ -258,21 +271,20 @@ mr_status mr_trainer_update(mr_trainer *t, double loss, double *norm, double *lr
     *lr = (double)t->set->train.learning_rate *
           mr_schedule_lambda(t->set->train.lr_scheduler_type, t->updates, t->warmup, t->max_steps);
     MR_TRY(t->b->sync(t->b, err));
-    /* logits that overflow in f16 may give texts that no reward can tell apart: no gradient, but a loss that tells */
-    if (!finite || !isfinite(*norm) || (t->scaler.on && !t->loss_finite)) return skip_update(t, err);
+    /* Logits that are not finite may give texts that no reward can tell apart: no gradient, but a loss that tells. */
+    if (!finite || !isfinite(*norm) || !t->loss_finite) return skip_update(t, err);
     mr_optimizer_step(t->optimizer, (float)*lr,
                       mr_scaler_factor(&t->scaler, mr_clip_coefficient(*norm, t->set->train.max_grad_norm)));
     mr_model_refresh(t->parts.model);
     mr_scaler_next(&t->scaler, true);
     t->skipped_in_row = 0;
     *done = true;
-    return t->b->sync(t->b, err);
+    return look_at_values(t, err);
 }
 
 void mr_trainer_scale_metrics(mr_trainer *t, double loss_scale) {
-    if (!t->scaler.on) return;
-    mr_trainer_metric(t, MR_M_LOSS_SCALE, loss_scale);
-    mr_trainer_metric(t, MR_M_SKIPPED, (double)t->scaler.skipped);
+    if (t->scaler.on) mr_trainer_metric(t, MR_M_LOSS_SCALE, loss_scale);
+    if (t->scaler.on || t->scaler.skipped) mr_trainer_metric(t, MR_M_SKIPPED, (double)t->scaler.skipped);
 }
 
 /* --- open and close --- */
@@ -357,6 +369,7 @@ mr_status mr_trainer_open(mr_trainer **out, const mr_trainer_parts *parts, mr_er
     t->saved_step = t->best_step = -1;
     t->opened_s = mr_now_s();
     t->before_s = parts->spent_s;
+    t->values_finite = true;
     mr_status st = open_all(t, err);
     if (st == MR_OK)
         *out = t;
@@ -377,6 +390,7 @@ void mr_trainer_close(mr_trainer *t) {
     cJSON_Delete(t->log_history);
     cJSON_Delete(t->journal);
     cJSON_Delete(t->last);
+    cJSON_Delete(t->failed);
     mr_free(t->weights);
     mr_free(t->recipe_weights);
     mr_free(t->paused);
@@ -443,8 +457,9 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     if (t->scaler.on) {
         cJSON_AddNumberToObject(position, "loss_scale", t->scaler.scale);
         cJSON_AddNumberToObject(position, "loss_scale_good", t->scaler.good);
-        cJSON_AddNumberToObject(position, "skipped_updates", (double)t->scaler.skipped);
     }
+    if (t->scaler.on || t->scaler.skipped)
+        cJSON_AddNumberToObject(position, "skipped_updates", (double)t->scaler.skipped);
     cJSON_AddNumberToObject(position, "num_tokens", t->num_tokens);
     cJSON_AddNumberToObject(position, "epoch",
                             (double)((t->step - t->order.base) / t->order.chunks));
@@ -563,10 +578,10 @@ mr_status mr_trainer_checkpoint(mr_trainer *t, mr_err *err) {
 static mr_status read_scale(mr_scaler *s, const cJSON *position, const char *dir, mr_err *err) {
     int64_t good = 0;
     double scale = s->scale;
+    MR_TRY(mr_json_opt_int(&s->skipped, position, "skipped_updates", 0, 0, (int64_t)1 << 53, dir, err));
     if (!s->on) return MR_OK;
     MR_TRY(mr_json_opt_number(&scale, position, "loss_scale", scale, dir, err));
     MR_TRY(mr_json_opt_int(&good, position, "loss_scale_good", 0, 0, s->interval - 1, dir, err));
-    MR_TRY(mr_json_opt_int(&s->skipped, position, "skipped_updates", 0, 0, (int64_t)1 << 53, dir, err));
     int exponent;
     if (!(scale > 0) || !isfinite(scale) || frexp(scale, &exponent) != 0.5)
         return mr_fail(err, MR_EDATA,
@@ -665,19 +680,7 @@ mr_status mr_trainer_step(mr_trainer *t, mr_err *err) {
     batch_clear(t);
     MR_TRY(st);
     mr_watch_step(t->step + 1, mr_now_s() - t->t_step);
-    if (t->skipped_in_row < MR_MAX_SKIPPED) return MR_OK;
-    if (t->scaler.on) { /* a large scale needs more to come down */
-        if (t->scaler.scale >= 1 && t->loss_finite) return MR_OK;
-        return mr_fail(err, MR_EINTERNAL,
-                       "step %lld: %d updates in a row were skipped, and %s does not fit into float16; use dtype = "
-                       "\"bfloat16\" (GPUs from compute capability 8.0 on) or \"float32\"",
-                       (long long)t->step, t->skipped_in_row,
-                       t->loss_finite ? "even an unscaled gradient" : "an activation");
-    }
-    return mr_fail(err, MR_EINTERNAL,
-                       "step %lld: %d updates in a row had gradients that are not finite; lower learning_rate or use "
-                       "dtype = \"float32\"",
-                       (long long)t->step, t->skipped_in_row);
+    return mr_trainer_is_sick(t) ? mr_trainer_sickness(t, err) : MR_OK;
 }
 
 /* A disk that is full now may have room at the next interval: the run goes on from the checkpoints that it has. That the reason is

@@ -6,6 +6,7 @@
 #include <signal.h>
 
 #include "base/rng.h"
+#include "model/decoder.h"
 #include "rl/metrics.h"
 #include "rl/optimizer.h"
 #include "rl/pack.h"
@@ -69,7 +70,9 @@ struct mr_trainer {
     int64_t step, max_steps, warmup, updates;
     int64_t saved_step; /* -1: none */
     int skipped_in_row;
-    bool loss_finite; /* of the last update */
+    bool loss_finite;    /* of the last update */
+    bool values_finite;  /* of the params, after the last update that was made */
+    char first_bad[160]; /* autopsy.c: where numbers went wrong first; "": not looked for */
     mr_scaler scaler;
     bool half_done; /* an update was made whose step is not in the record yet: nothing to save */
     double num_tokens;
@@ -97,6 +100,7 @@ struct mr_trainer {
     cJSON *last;           /* mr_trainer_last */
     mr_fault_step faults[MR_FAULT_STEPS]; /* a ring */
     int n_fault_steps;     /* since it was cleared */
+    cJSON *failed;         /* what rewards failed on, in the last step with faults; NULL: there was none */
 
     /* the present step */
     mr_prompt *batch; /* [P] */
@@ -132,6 +136,16 @@ mr_status mr_trainer_load_open(mr_trainer *t, const cJSON *medrl, const char *pl
 mr_status mr_trainer_guard(mr_trainer *t, mr_err *err);
 /* Metrics about how rewards come about. texts[n]: the step's completions, group by group; means: of each reward. */
 void mr_trainer_monitor(mr_trainer *t, const char *const *texts, int n, const double *means);
+/* autopsy.c */
+/* Whether the run ends here: the params are not finite, or MAX_SKIPPED updates in a row were left out and nothing will help. */
+bool mr_trainer_is_sick(const mr_trainer *t);
+/* The reason as an error, once mr_autopsy_write has looked for it. */
+mr_status mr_trainer_sickness(const mr_trainer *t, mr_err *err);
+/* Looks for the first place where a number is not finite and writes RUN/nan-STEP/: batch.json, what was trained on, and layers.json,
+ * the largest numbers of each part. peaks[mr_decoder_n_peaks]: of all packs of the step (mr_decoder_examine). batch is borrowed. A folder
+ * that cannot be written costs a warning, since the run ends anyway. */
+void mr_autopsy_write(mr_trainer *t, const mr_peak *peaks, const cJSON *batch, double loss, double norm, double lr);
+
 /* MR_ESIGNAL once mr_trainer_stop was called. */
 mr_status mr_trainer_stopped(const mr_trainer *t, mr_err *err);
 mr_status mr_trainer_encode(mr_trainer *t, mr_prompt *p, mr_err *err);

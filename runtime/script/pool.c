@@ -490,7 +490,7 @@ static void feed(mr_pool *p, mr_peer *peer) {
 /* The reward at which job stands is done, or all of them are when they ran at once. */
 static void next_reward(mr_pool *p, mr_pool_job *job) {
     job->n_deaths = 0;
-    job->no_jit = false;
+    job->no_jit = job->inside = false;
     if (job->single >= 0) {
         job->single++;
         if (settle(p, job)) {
@@ -520,6 +520,24 @@ static int blamed(const mr_pool *p, const mr_peer *peer, const mr_pool_job *job)
     if (!peer->at || peer->at->id != job->in.id) return -1;
     int32_t reward = peer->at->reward;
     return reward >= 0 && reward < p->v->n_rewards && mr_pool_is_own(p, job, reward) ? reward : -1;
+}
+
+/* Signals that a script cannot bring upon its worker, whose system calls are few: a person or a machine short of memory sent them. */
+static bool is_from_outside(int status) {
+    const int sign = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    return sign == SIGKILL || sign == SIGTERM || sign == SIGINT || sign == SIGHUP;
+}
+
+/* Nobody is guilty, and there is no score: the reward is left out. */
+static void excuse(mr_pool *p, mr_pool_job *job, int reward, const char *how) {
+    char text[256];
+    snprintf(text, sizeof text, "%s: not scored: %s, each time from outside", p->v->places[reward], how);
+    const int size = job->members ? job->n_members : 1;
+    for (int k = 0; k < size; k++) {
+        mr_pool_job *one = job->members ? job->members[k] : job;
+        one->scores[reward] = (mr_score){ (double)NAN, MR_FAULT };
+    }
+    add_fault(p, job, reward, text);
 }
 
 static void find_guilty(mr_pool *p, mr_pool_job *job, int reward, const char *how) {
@@ -553,14 +571,18 @@ static void judge_dead(mr_pool *p, mr_pool_job *job, int status, const char *how
     bool crashed = sign == SIGSEGV || sign == SIGBUS || sign == SIGILL || sign == SIGFPE;
     if (job->single < 0) {
         job->single = 0;
-    } else if (++job->n_deaths < enough) {
+        job->inside = false;
+    } else if (job->inside = job->inside || !is_from_outside(status), ++job->n_deaths < enough) {
     } else if (crashed && !job->no_jit && !p->opts.no_jit) {
         job->no_jit = true; /* the compiler's fault, perhaps: once more without */
     } else {
-        find_guilty(p, job, job->single, how);
+        if (job->inside)
+            find_guilty(p, job, job->single, how);
+        else
+            excuse(p, job, job->single, how);
         job->single++;
         job->n_deaths = 0;
-        job->no_jit = false;
+        job->no_jit = job->inside = false;
     }
 }
 
@@ -750,6 +772,7 @@ mr_scorer mr_pool_scorer(mr_pool *p) {
                         .n_rewards = p->v->n_rewards,
                         .names = (const char *const *)p->v->names,
                         .weights = p->weights,
+                        .on_fault = p->v->on_fault,
                         .submit = scorer_submit,
                         .collect = scorer_collect,
                         .between_steps = mr_pool_between_steps,

@@ -178,6 +178,7 @@ static int load_body(lua_State *L) {
         string_field(L, "place", r->place, sizeof r->place);
         r->low = number_field(L, "low", -HUGE_VAL);
         r->high = number_field(L, "high", HUGE_VAL);
+        const double on_error = number_field(L, "on_error", 0);
         lua_getfield(L, -1, "batch");
         r->batch = lua_toboolean(L, -1) != 0;
         lua_pop(L, 1);
@@ -191,6 +192,7 @@ static int load_body(lua_State *L) {
         mr_put_bytes(&c->out, r->place, strlen(r->place));
         mr_put_f64(&c->out, isfinite(r->low) ? r->low : 0.0);
         mr_put_u8(&c->out, r->batch);
+        mr_put_u8(&c->out, (unsigned)on_error);
         lua_pop(L, 1);
     }
     lua_getfield(L, -1, "cases"); /* lines "FILE<tab>NUMBER" */

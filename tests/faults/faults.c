@@ -10,11 +10,12 @@
  *     MEDRL_FAULT_WORKERS=N                   so many workers, which is no setting
  *
  * OP:   write fsync open mkdir rename unlink rmdir truncate chmod (every form of each); clock, uptime: a reading of the wall clock, of the
- *       monotonic one. stall: a stage of the trainer begins (base/watch.h).
+ *       monotonic one. stall: a stage of the trainer begins (base/watch.h). number: a step of training.
  * WHAT: ENOSPC, EIO, EINTR, EROFS, EMFILE: the call fails with it. short: write takes half of its bytes. kill, killed: SIGKILL to this
  *       process before the call, after it. SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXCPU: that signal before the call. A number, for clock and
  *       uptime: seconds that readings are changed by from that one on.
  *       Of stall, a stage: the main thread stands still when that one begins the Nth time, for ever or, as "rollout/700", for milliseconds.
+ *       Of number, a place and "nan" or "inf": a number becomes that in step N (numbers.c): "grad/nan".
  * An EINTR is played once by a loop that tries again. Workers are started with an empty environment, so they see none of it. */
 #include <dirent.h>
 #include <errno.h>
@@ -32,6 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "faults/faults.h"
 #include "script/script.h"
 
 enum { MAX_FAULTS = 16 };
@@ -45,8 +47,8 @@ typedef struct fault {
 static fault faults[MAX_FAULTS];
 static int n_faults;
 static const char *below, *log_path;
-static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "clock", "uptime", "stall" };
-enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, CLOCK, UPTIME, STALL, N_OPS };
+static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "clock", "uptime", "stall", "number" };
+enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, CLOCK, UPTIME, STALL, NUMBER, N_OPS };
 static atomic_long counts[N_OPS];
 
 /* A fault that cannot be read must not look like a run without faults. */
@@ -281,6 +283,18 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *t) {
     int result = __real_clock_gettime(id, t);
     t->tv_sec += atomic_load(&shift[wall]);
     return result;
+}
+
+const char *mr_fault_number(long step, const char *where) {
+    for (int i = 0; i < n_faults; i++) {
+        const fault *f = &faults[i];
+        const size_t len = strcspn(f->what, "/");
+        if (strcmp(f->op, ops[NUMBER]) != 0 || strlen(where) != len || strncmp(f->what, where, len) != 0 || !f->what[len]) continue;
+        if (step != f->n && !(f->onward && step > f->n)) continue;
+        note(NUMBER, step, f->what);
+        return f->what + len + 1;
+    }
+    return NULL;
 }
 
 /* The stage has begun for those who watch, and then nothing moves. */
