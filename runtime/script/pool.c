@@ -244,7 +244,7 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
             char text[1024];
             mr_take_string(&t, text, sizeof text);
             if (st >= 0 || st < MR_ENOTFOUND) st = MR_EINTERNAL;
-            return mr_fail(err, st, "%s", text);
+            return mr_fail(err, st, "%s", text[0] ? text : "the worker failed and did not say why");
         }
         struct pollfd pf = { .fd = peer->wire.fd, .events = POLLIN };
         int n = poll(&pf, 1, ms_until(since + limit_s, mr_now_s()));

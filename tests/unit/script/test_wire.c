@@ -120,6 +120,12 @@ static void play_load(void) {
     if (is("logs for ever")) {
         for (;;) mr_wire_send(&wire, MR_WIRE_LOG, "\3\0\0\0\1\0\0\0x", 9, -1);
     }
+    if (is("silent error")) {
+        mr_put_u32(&s, (uint32_t)MR_EINVAL);
+        mr_put_bytes(&s, "", 0);
+        say(MR_WIRE_ERROR, &s);
+        pause();
+    }
     mr_put_bytes(&s, is("no json") ? "{\"a\":" : "{\"rewards\":[\"fake\"]}", is("no json") ? 5 : 20);
     mr_put_u32(&s, is("many rewards") ? 4000000000u : 1);
     mr_put_bytes(&s, "fake", 4);
@@ -254,6 +260,7 @@ static void lies_at_load_are_refused(void) {
         { "more than asked", "was cut" },           { "cut", "was cut" },
         { "asks and does not read", "the worker" }, { "asks for ever", "the worker" },
         { "logs for ever", "the worker" },          { "batch 7", "makes no sense" },
+        { "silent error", "did not say why" },
     };
     for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
         set_plan(plans[i][0]);
