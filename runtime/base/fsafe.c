@@ -285,7 +285,7 @@ mr_status mr_lock_take(int *fd, const char *path, mr_err *err) {
         owner[n > 0 ? strspn(owner, "0123456789") : 0] = '\0';
         close(f);
         if (code == EWOULDBLOCK)
-            return mr_fail(err, MR_EINVAL, "%s: is in use by process %s; wait for it, or end it", path,
+            return mr_fail(err, MR_EAGAIN, "%s: is in use by process %s; wait for it, or end it", path,
                            owner[0] ? owner : "?");
         errno = code;
         mr_fail_errno(err, "%s: lock", path);

@@ -38,7 +38,8 @@ mr_status mr_remove_tree(const char *path, mr_err *err);
 /* fsync files and folder, rename, fsync parent */
 mr_status mr_dir_commit(const char *tmp, const char *final, mr_err *err);
 
-/* An advisory lock that dies with the process: names its owner's pid in the message when it is held. */
+/* An advisory lock that dies with the process: names its owner's pid in the message when it is held,
+ * which is MR_EAGAIN. */
 mr_status mr_lock_take(int *fd, const char *path, mr_err *err);
 void mr_lock_release(int fd);
 

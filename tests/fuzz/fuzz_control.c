@@ -14,7 +14,10 @@ static mr_status call(void *self, const mr_control_request *r, cJSON **result, b
     (void)self;
     n_called++;
     PROMISE(r->method && cJSON_IsObject(r->args), "a request without a method or arguments was handed on");
-    if (!strcmp(r->method, "later")) *later = !r->boundary;
+    if (!strcmp(r->method, "later") && !r->boundary) {
+        *later = true;
+        return MR_OK;
+    }
     if (!strcmp(r->method, "bad")) return mr_fail(err, MR_EINVAL, "bad: not this one");
     *result = cJSON_CreateString(r->method);
     return MR_OK;

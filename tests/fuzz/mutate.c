@@ -1,6 +1,6 @@
 /* mutate.c - a fuzz target without a fuzzer: the damages of a list, the same in every run, done to the seeds of each of its formats.
  *
- *     mutate_TARGET [LOADS]            so many loads a format (fast: MUTATE_FAST of CMakeLists.txt), all counted
+ *     mutate_TARGET [LOADS]            so many loads a format (in the suite: CMakeLists.txt says; all: cmake -DMEDRL_MUTATE_LOADS=100000)
  *     mutate_TARGET --write DIR N      writes N of the damaged files into DIR, FORMAT-i, in place of loading them: for the program
  *                                      itself (test_hostile.sh); `fixed` bytes are left out
  *
@@ -30,7 +30,7 @@ static void keep_input(void) {
     snprintf(path, sizeof path, "mutate-found-%s", now ? now->format : "x");
     FILE *f = fopen(path, "wb");
     if (!f) return;
-    if (fwrite(input.data, 1, input.len, f) == input.len) fprintf(stderr, "load %ld: the input is in %s\n", n_loads, path);
+    if (input.len && fwrite(input.data, 1, input.len, f) == input.len) fprintf(stderr, "load %ld: the input is in %s\n", n_loads, path);
     fclose(f);
 }
 
@@ -257,6 +257,7 @@ int main(int argc, char **argv) {
     setenv("MEDRL_HOME", MR_FUZZ_ROOT, 1);
     const struct itimerval tick = { { 1, 0 }, { 1, 0 } };
     bool ok = true;
+    set("", 0);
     fuzz_seeds *all = fuzz_all_seeds(MR_FUZZ_TARGET);
     if (!write) setitimer(ITIMER_REAL, &tick, NULL);
     for (fuzz_seeds *f = all; f->format; f++) {

@@ -2,7 +2,7 @@
 #include "base/fsafe.h"
 #include "fuzz.h"
 
-static fuzz_seeds formats[4];
+static fuzz_seeds formats[32]; /* the last one stays empty */
 static int n_formats;
 
 static fuzz_seeds *format(const char *name, bool text, size_t fixed) {
@@ -185,6 +185,8 @@ static void checkpoint_seeds(void) {
         mr_str_printf(m, "%s  %s\n", i == 1 ? s : o, i == 1 ? "trainer_state.json" : "optimizer.safetensors");
         mr_str_printf(m, "%s  %s\n", i == 1 ? o : s, i == 1 ? "optimizer.safetensors" : "trainer_state.json");
     }
+    mr_str_add(&f->seed[2], "", 1); /* found by fuzzing: a name that ends at a NUL was taken for the name before it */
+    mr_str_printf(&f->seed[2], "%s  optimizer.safetensors", o), mr_str_add(&f->seed[2], "\0x\n", 3);
     f = format("trainer_state", true, 1);
     text_seed(f, "\1", 1, "{\n  \"global_step\": 3,\n  \"log_history\": [{\"loss\": 0.5, \"step\": 1}],\n  \"medrl\": {\"position\": {\"step\": 3, \"seed\": 7}}\n}\n");
     text_seed(f, "\1", 1, json_a);
