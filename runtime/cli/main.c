@@ -14,12 +14,7 @@
 #include "rl/settings.h"
 #include "script/script.h"
 
-#ifndef MEDRL_VERSION
-#define MEDRL_VERSION "0"
-#endif
-
 static mr_status help(int argc, char **argv, mr_err *err);
-static mr_status version(int argc, char **argv, mr_err *err);
 
 static const struct {
     const char *name, *args, *about;
@@ -43,13 +38,9 @@ static const struct {
     { "bench", "", "how fast this machine samples and trains", mr_cmd_bench },
     { "doctor", "", "what medrl finds on this machine, and what to fix", mr_cmd_doctor },
     { "help", "[TOPIC]", "this list, a command, or `help recipe`: every field of a recipe", help },
-    { "version", "", "the version", version },
+    { "version", "", "the version, and what it was built from", mr_cmd_version },
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
-
-const char *mr_version(void) {
-    return MEDRL_VERSION;
-}
 
 void mr_print_json(const cJSON *item) {
     mr_str s = { 0 };
@@ -137,28 +128,6 @@ static mr_status help(int argc, char **argv, mr_err *err) {
     return st;
 }
 
-static mr_status version(int argc, char **argv, mr_err *err) {
-    static const mr_usage usage = { "version", "medrl version --json", "", 0, 0, "Prints the version." };
-    bool json = false;
-    const mr_opt opts[] = { { "json", 0, MR_OPT_FLAG, NULL, "as a JSON object", &json, 0, 0 } };
-    mr_args a;
-    mr_status st = mr_args_parse(&a, &usage, opts, 1, argc, argv, err);
-    if (st == MR_OK && !a.help) {
-        if (json) {
-            cJSON *o = cJSON_CreateObject();
-            cJSON_AddStringToObject(o, "version", MEDRL_VERSION);
-            cJSON_AddStringToObject(o, "compiler", __VERSION__);
-            cJSON_AddStringToObject(o, "home", mr_home_dir());
-            mr_print_json(o);
-            cJSON_Delete(o);
-        } else {
-            printf("medrl " MEDRL_VERSION "\n");
-        }
-    }
-    mr_args_clear(&a);
-    return st;
-}
-
 static mr_status dispatch(int argc, char **argv, mr_err *err) {
     static char help_word[] = "help", version_word[] = "version";
     if (argc < 2) {
@@ -180,9 +149,22 @@ static void open_standard_files(void) {
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) _exit(70);
 }
 
+/* The line is written; buffers and finalizers might want memory. */
+static void leave_without_memory(void) {
+    _exit(mr_exit_code(MR_ENOMEM));
+}
+
+/* For cJSON, whose trees are built without looking at each result: a small thing as all others. */
+static void *json_alloc(size_t bytes) {
+    void *p = malloc(bytes ? bytes : 1);
+    return p ? p : mr_alloc(bytes); /* which says so and leaves */
+}
+
 int main(int argc, char **argv) {
     open_standard_files();
     if (argc == 2 && strcmp(argv[1], "--worker") == 0) return mr_worker_main();
+    mr_on_out_of_memory(leave_without_memory);
+    cJSON_InitHooks(&(cJSON_Hooks){ json_alloc, free });
     signal(SIGPIPE, SIG_IGN); /* a worker that died is an error to handle, not the end */
     signal(SIGXFSZ, SIG_IGN); /* a file that grows beyond its limit: the write says so */
     mr_signals_leave();       /* a command that has something to finish says so with mr_signals_catch */

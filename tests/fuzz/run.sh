@@ -55,21 +55,21 @@ once() { # TARGET EXECUTIONS MAX_LEN: all of them, however long it takes (up to 
     fi
 }
 lane1() {
-    once safetensors 200000 4000
-    once rows 40000 4000
-    once tokenizer 8000 8000
-    once encode 60000 2000
-    once recipe 10000 3000
-    once control 10000 4000
+    once safetensors 120000 4000
+    once rows 20000 4000
+    once tokenizer 4000 8000
+    once encode 40000 2000
+    once recipe 6000 3000
+    once control 6000 4000
 }
 lane2() {
-    once gguf 300000 4000
-    once json 300000 4000
-    once adapter 100000 2000
-    once checkpoint 100000 4000
-    once template 60000 4000
-    once wire 200000 4000
-    once replies 30000 4000
+    once gguf 200000 4000
+    once json 200000 4000
+    once adapter 60000 2000
+    once checkpoint 60000 4000
+    once template 40000 4000
+    once wire 120000 4000
+    once replies 20000 4000
 }
 lane1 >build-fuzz/lane1 &
 lane2
