@@ -1,6 +1,7 @@
 /* main.c - the table of commands, the exit codes, and the one line that every failure prints. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -160,6 +161,12 @@ static void *json_alloc(size_t bytes) {
     return p ? p : mr_alloc(bytes); /* which says so and leaves */
 }
 
+/* `| head` has read what it wanted. */
+static bool reader_left(void) {
+    struct pollfd out = { .fd = STDOUT_FILENO, .events = POLLOUT };
+    return errno == EPIPE || (poll(&out, 1, 0) == 1 && (out.revents & (POLLERR | POLLHUP)));
+}
+
 int main(int argc, char **argv) {
     open_standard_files();
     if (argc == 2 && strcmp(argv[1], "--worker") == 0) return mr_worker_main();
@@ -171,8 +178,10 @@ int main(int argc, char **argv) {
     mr_err err = { "" };
     mr_status st = dispatch(argc, argv, &err);
     errno = 0;
-    if (fflush(stdout) != 0 && st == MR_OK && errno != EPIPE) /* EPIPE: `| head` has read what it wanted */
+    if ((fflush(stdout) != 0 || ferror(stdout)) && st == MR_OK && !reader_left()) {
+        if (!errno) errno = EIO; /* an earlier write, whose reason is gone */
         st = mr_fail_errno(&err, "standard output could not be written");
+    }
     mr_log_status(NULL);
     if (st == MR_OK) return 0;
     mr_log_set_level(MR_LOG_ERROR);
