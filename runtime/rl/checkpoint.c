@@ -161,11 +161,15 @@ static void throw_away(const char *run_dir, int64_t step) {
 mr_status mr_checkpoint_commit(const char *tmp, const char *run_dir, int64_t step, mr_err *err) {
     MR_TRY(write_manifest(tmp, err));
     char *final = folder(run_dir, step);
-    mr_status st;
-    /* The step was saved before (a resumed run that repeats it, or a damaged folder): the new one is whole by now, so
-     * the old one may go. */
-    if (mr_path_exists(final)) throw_away(run_dir, step);
-    st = mr_dir_commit(tmp, final, err);
+    const bool again = mr_path_exists(final); /* a resumed run that repeats the step, or a damaged folder */
+    mr_status st = mr_dir_commit(tmp, final, err);
+    if (again && st == MR_OK) {
+        mr_err why; /* the old one has the temporary name now; the next mr_checkpoint_begin tries again */
+        if (mr_remove_tree(tmp, &why) != MR_OK) mr_warn("%s: an old checkpoint could not be removed: %s", tmp, why.msg);
+    } else if (again && st == MR_EINVAL) { /* the file system cannot swap two names */
+        throw_away(run_dir, step);
+        st = mr_dir_commit(tmp, final, err);
+    }
     mr_free(final);
     return st;
 }

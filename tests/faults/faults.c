@@ -150,6 +150,7 @@ DECLARE(int, openat, int, const char *, int, ...)
 DECLARE(int, mkostemp, char *, int)
 DECLARE(int, mkdir, const char *, mode_t)
 DECLARE(int, rename, const char *, const char *)
+DECLARE(int, renameat2, int, const char *, int, const char *, unsigned)
 DECLARE(int, unlink, const char *)
 DECLARE(int, unlinkat, int, const char *, int)
 DECLARE(int, ftruncate, int, off_t)
@@ -187,6 +188,9 @@ int __wrap_fsync(int fd) { CALL(FSYNC, NULL, fd, __real_fsync(fd)); }
 int __wrap_mkostemp(char *path, int flags) { CALL(OPEN, path, -1, __real_mkostemp(path, flags)); }
 int __wrap_mkdir(const char *path, mode_t mode) { CALL(MKDIR, path, -1, __real_mkdir(path, mode)); }
 int __wrap_rename(const char *from, const char *to) { CALL(RENAME, to, -1, __real_rename(from, to)); }
+int __wrap_renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
+    CALL(RENAME, to, -1, __real_renameat2(a, from, b, to, flags));
+}
 int __wrap_unlink(const char *path) { CALL(UNLINK, path, -1, __real_unlink(path)); }
 int __wrap_ftruncate(int fd, off_t len) { CALL(TRUNCATE, NULL, fd, __real_ftruncate(fd, len)); }
 int __wrap_fchmod(int fd, mode_t mode) { CALL(CHMOD, NULL, fd, __real_fchmod(fd, mode)); }

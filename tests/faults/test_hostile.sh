@@ -40,7 +40,7 @@ folder() { # a model's folder but for one file
 
 printf '{"text": "ab"}\n' >in
 make safetensors
-for file in bad/safetensors-*; do folder; cp "$file" dir/model.safetensors; hostile "0 65" model.safetensors logprobs dir; done
+for file in bad/safetensors-*; do folder; cp "$file" dir/model.safetensors; hostile "0 65" 'model.safetensors|dir' logprobs dir; done
 make gguf
 for file in bad/gguf-*; do cp "$file" x.gguf; hostile "0 65" x.gguf logprobs x.gguf; done
 make tokenizer
@@ -69,7 +69,7 @@ done
 make template
 for file in bad/template-*; do
     cp "$file" x.jinja
-    hostile "0 65" x.jinja data recipes/short.lua --set model.chat_template=x.jinja
+    hostile "0 2 65" x.jinja data recipes/short.lua --set model.chat_template=x.jinja
 done
 make recipe
 for file in bad/recipe-*; do
