@@ -41,6 +41,7 @@ static cJSON *parts(void) {
     add_library(list, "utf8proc", MEDRL_BUILT_UTF8PROC, NULL);
     add_library(list, "libmd", MEDRL_BUILT_LIBMD, NULL);
     add_library(list, "libedit", MEDRL_BUILT_LIBEDIT, NULL);
+    add_library(list, "libcurl", MEDRL_BUILT_CURL, NULL); /* opened when something is fetched */
     cJSON_AddArrayToObject(o, "vendored"); /* no source of others is in the repository */
     cJSON_AddStringToObject(o, "home", mr_home_dir());
     return o;

@@ -26,7 +26,7 @@ checks=$((checks + 8))
 
 # --- the list
 run 0 version --json
-for name in glibc luajit cjson pcre2 utf8proc libmd libedit; do
+for name in glibc luajit cjson pcre2 utf8proc libmd libedit libcurl; do
     grep -qE "\"name\": ?\"$name\", ?\"version\": ?\"[0-9]+\.[0-9]" "$temp/out" || fail "version --json: no version of $name"
 done
 prints '"compiler"'
