@@ -1,7 +1,6 @@
 #!/bin/sh
 # test_memory.sh - the Nth request for memory of a run of one step fails, for every N of a list: the run ends with exit code 71 and one line,
 # or goes on to the bits of the run that had it all; it never crashes. Once (a large request that may be tried smaller), and from then on.
-# And `medrl plan` against what a run really takes.
 #
 #     test_memory.sh MEDRL_FAULTY [all]     all: every N (minutes); else the first 120, then every 1.1th
 # Source: reliability.md P12; the loop is SQLite's ("How SQLite Is Tested").
