@@ -614,7 +614,7 @@ static mr_status replace(mr_pool *p, mr_peer *peer, bool late, mr_err *err) {
     if (job && late)
         judge_late(p, job, blamed(p, peer, job), at_work, how);
     else if (job)
-        judge_dead(p, job, status, how);
+        judge_dead(p, job, peer->lied ? 0 : status, how); /* a liar was killed by us, not from outside */
     bool more = job && settle(p, job);
     if (more)
         push_front(p, job);
@@ -658,6 +658,7 @@ static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
                     break;
                 }
             }
+            peer->lied = got < 0;
             down = down || got < 0 || !peer->alive;
         }
         if (down)

@@ -1,6 +1,6 @@
 /* fuzz_replies.c - all that a worker says, from its first frame on, to the pool that started it: no process is started, the socket's other
  * end holds the bytes and its stream ends behind them (the linker leads mr_proc_spawn here). Whatever they are: the pool opens or says
- * why not in one line, and a batch comes back with a score or a fault for each completion, all finite. */
+ * why not in one line, and a batch comes back with a finite score or a fault for each completion. */
 #include <math.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -61,7 +61,8 @@ static void score(mr_pool *p) {
         int scored = 0;
         for (int i = 0; i < 2 * n; i++) {
             PROMISE(scores[i].kind <= MR_FAULT, "a score of kind %d", (int)scores[i].kind);
-            PROMISE(scores[i].kind == MR_ABSTAINED || isfinite(scores[i].value), "a score of %g", scores[i].value);
+            PROMISE(scores[i].kind != MR_SCORED || isfinite(scores[i].value), "a score of %g", scores[i].value);
+            PROMISE(!isinf(scores[i].value), "a fault of %g", scores[i].value); /* NaN: no script's */
             scored += scores[i].kind == MR_SCORED;
         }
         if (scored)

@@ -243,7 +243,7 @@ static void worker(mr_str *s, int rewards, const char *json, bool asks) {
     bytes_of(&b, json), u32(&b, (uint32_t)rewards);
     for (int i = 0; i < rewards; i++) {
         bytes_of(&b, i ? "second" : "fake"), bytes_of(&b, "rewards/fake.lua");
-        mr_str_add(&b, &(double){ -1 }, 8), mr_str_add(&b, "", 1);
+        mr_str_add(&b, &(double){ -1 }, 8), mr_str_add(&b, "\0\0", 2); /* alone, and what a fault does */
     }
     bytes_of(&b, "");
     frame(s, REPLY, &b), b.len = 0;
