@@ -41,8 +41,8 @@ static mr_status spawn(mr_proc *p, int fd, char **argv, char **envp, mr_err *err
     posix_spawnattr_destroy(&attr);
     if (rc) {
         errno = rc;
-        mr_fail_errno(err, "worker: could not be started");
-        return MR_EINTERNAL;
+        mr_status st = mr_fail_errno(err, "worker: could not be started");
+        return st == MR_ENOMEM ? st : MR_EINTERNAL;
     }
     p->pid = pid;
     return MR_OK;

@@ -450,6 +450,7 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     cJSON_AddNullToObject(o, "trial_name");
     cJSON_AddNullToObject(o, "trial_params");
     medrl = cJSON_AddObjectToObject(o, "medrl");
+    cJSON_AddNumberToObject(medrl, "format", MR_CHECKPOINT_FORMAT);
     position = cJSON_AddObjectToObject(medrl, "position");
     cJSON_AddNumberToObject(position, "step", (double)t->step);
     cJSON_AddNumberToObject(position, "updates", (double)t->updates);
@@ -651,6 +652,10 @@ mr_status mr_trainer_load(mr_trainer *t, const char *checkpoint, int64_t *metric
     cJSON *state;
     int64_t bytes[3] = { 0 };
     MR_TRY(mr_checkpoint_verify(checkpoint, err));
+    MR_TRY(mr_checkpoint_read_state(&state, checkpoint, err));
+    mr_status known = mr_checkpoint_check_format(state, checkpoint, err);
+    cJSON_Delete(state);
+    MR_TRY(known);
     if (mr_model_options(t->parts.model)->full)
         MR_TRY(with_file(t, load_params, checkpoint, "params.safetensors", err));
     else {

@@ -98,7 +98,9 @@ static void send_text(mr_version *v, mr_peer *peer, const mr_frame *f) {
     const mr_text *x;
     mr_err err;
     mr_str s = { 0 };
-    bool found = mr_texts_get(&v->texts, module, &x, &err) == MR_OK;
+    mr_status st = mr_texts_get(&v->texts, module, &x, &err);
+    const bool found = st == MR_OK;
+    peer->no_memory = peer->no_memory || st == MR_ENOMEM;
     mr_put_u8(&s, found);
     const char *name = found ? x->pub.name : err.msg;
     mr_put_bytes(&s, name, strlen(name));
@@ -257,7 +259,8 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
             char text[1024];
             mr_take_string(&t, text, sizeof text);
             if (st >= 0 || st < MR_ENOTFOUND) st = MR_EINTERNAL;
-            return mr_fail(err, st, "%s", text);
+            if (peer->no_memory) st = MR_ENOMEM; /* which the worker could not know */
+            return mr_fail(err, st, "%s", text[0] ? text : "the worker failed and did not say why");
         }
         struct pollfd pf = { .fd = peer->wire.fd, .events = POLLIN };
         /* wait: limit_s without an answer */
@@ -611,7 +614,7 @@ static mr_status replace(mr_pool *p, mr_peer *peer, bool late, mr_err *err) {
     if (job && late)
         judge_late(p, job, blamed(p, peer, job), at_work, how);
     else if (job)
-        judge_dead(p, job, status, how);
+        judge_dead(p, job, peer->lied ? 0 : status, how); /* a liar was killed by us, not from outside */
     bool more = job && settle(p, job);
     if (more)
         push_front(p, job);
@@ -655,6 +658,7 @@ static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
                     break;
                 }
             }
+            peer->lied = got < 0;
             down = down || got < 0 || !peer->alive;
         }
         if (down)

@@ -95,7 +95,7 @@ static bool data_is_the_same(const mr_pool *p, const change *c) {
                 *now = cJSON_GetObjectItemCaseSensitive(c->v->recipe, "data");
     const mr_text *main_text = mr_texts_find(&p->v->texts, "@main");
     if (main_text && !differs(c, main_text)) return true;
-    return (!was && !now) || (cJSON_Compare(was, now, true) && is_plain_data(now));
+    return (!was && !now) || (mr_json_equal(was, now) && is_plain_data(now));
 }
 
 static mr_status open_data(mr_pool *p, change *c, int per_step, mr_err *err) {
