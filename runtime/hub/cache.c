@@ -164,9 +164,12 @@ static void temp_name(char out[64]) {
 static int make_link(const hub_cache *c, int dir, const char *name, const char *target, const char *hash) {
     char temp[64];
     const char *off = getenv("HF_HUB_DISABLE_SYMLINKS");
+    bool plain = off && *off && strcmp(off, "0") != 0;
     temp_name(temp);
-    bool plain = (off && *off && strcmp(off, "0") != 0) ||
-                 (symlinkat(target, dir, temp) != 0 && (errno == EPERM || errno == EOPNOTSUPP || errno == ENOSYS));
+    if (!plain && symlinkat(target, dir, temp) != 0) {
+        if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS) return -1;
+        plain = true;
+    }
     if (plain && linkat(c->blobs, hash, dir, temp, 0) != 0) return -1;
     if (renameat(dir, temp, dir, name) == 0) return 0;
     int code = errno;

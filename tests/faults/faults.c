@@ -6,7 +6,7 @@
  *     MEDRL_FAULT_BELOW=TEXT                  only calls on paths (or on open files) whose path contains TEXT are counted
  *     MEDRL_FAULT_LOG=FILE                    a line for each fault that was played: so that a loop over N knows when to end
  *
- * OP:   write fsync open mkdir rename unlink rmdir truncate chmod (every form of each); clock, uptime: a reading of the wall clock, of the
+ * OP:   write fsync open mkdir rename unlink rmdir truncate chmod link (every form of each); clock, uptime: a reading of the wall clock, of the
  *       monotonic one.
  * WHAT: ENOSPC, EIO, EINTR, EROFS, EMFILE: the call fails with it. short: write takes half of its bytes. kill, killed: SIGKILL to this
  *       process before the call, after it. SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXCPU: that signal before the call. A number, for clock and
@@ -38,8 +38,8 @@ typedef struct fault {
 static fault faults[MAX_FAULTS];
 static int n_faults;
 static const char *below, *log_path;
-static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "clock", "uptime" };
-enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, CLOCK, UPTIME, N_OPS };
+static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "link", "clock", "uptime" };
+enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, LINK, CLOCK, UPTIME, N_OPS };
 static atomic_long counts[N_OPS];
 
 /* A fault that cannot be read must not look like a run without faults. */
@@ -147,7 +147,11 @@ DECLARE(int, open, const char *, int, ...)
 DECLARE(int, openat, int, const char *, int, ...)
 DECLARE(int, mkostemp, char *, int)
 DECLARE(int, mkdir, const char *, mode_t)
+DECLARE(int, mkdirat, int, const char *, mode_t)
 DECLARE(int, rename, const char *, const char *)
+DECLARE(int, renameat, int, const char *, int, const char *)
+DECLARE(int, symlinkat, const char *, int, const char *)
+DECLARE(int, fallocate, int, int, off_t, off_t)
 DECLARE(int, unlink, const char *)
 DECLARE(int, unlinkat, int, const char *, int)
 DECLARE(int, ftruncate, int, off_t)
@@ -189,7 +193,13 @@ int __wrap_unlink(const char *path) { CALL(UNLINK, path, -1, __real_unlink(path)
 int __wrap_ftruncate(int fd, off_t len) { CALL(TRUNCATE, NULL, fd, __real_ftruncate(fd, len)); }
 int __wrap_fchmod(int fd, mode_t mode) { CALL(CHMOD, NULL, fd, __real_fchmod(fd, mode)); }
 
+int __wrap_fallocate(int fd, int mode, off_t at, off_t len) { CALL(TRUNCATE, NULL, fd, __real_fallocate(fd, mode, at, len)); }
 /* Relative names are counted by the folder that they are in. */
+int __wrap_mkdirat(int dir, const char *path, mode_t mode) { CALL(MKDIR, NULL, dir, __real_mkdirat(dir, path, mode)); }
+int __wrap_renameat(int from_dir, const char *from, int dir, const char *to) {
+    CALL(RENAME, NULL, dir, __real_renameat(from_dir, from, dir, to));
+}
+int __wrap_symlinkat(const char *target, int dir, const char *name) { CALL(LINK, NULL, dir, __real_symlinkat(target, dir, name)); }
 int __wrap_unlinkat(int dir, const char *name, int flags) {
     bool named = dir == AT_FDCWD || name[0] == '/';
     CALL(flags & AT_REMOVEDIR ? RMDIR : UNLINK, named ? name : NULL, dir, __real_unlinkat(dir, name, flags));
