@@ -10,7 +10,7 @@ top=$(cd "$(dirname "$0")/../.." && pwd)
 factor=${1:-1}
 cd "$top"
 cmake --preset fuzz "-DCMAKE_C_COMPILER_LAUNCHER=${CMAKE_C_COMPILER_LAUNCHER-}" >/dev/null
-targets="safetensors gguf json rows tokenizer encode checkpoint template wire"
+targets="safetensors gguf json rows tokenizer encode checkpoint template wire hub"
 # shellcheck disable=SC2046
 cmake --build --preset fuzz --target $(printf 'fuzz_%s ' $targets) >build-fuzz/log || { tail -n 30 build-fuzz/log; exit 1; }
 work=build-fuzz/corpus
@@ -63,6 +63,19 @@ printf '{%% for m in messages %%}{{ m.role | upper }}{%% endfor %%}' >"$work/tem
 { printf '\001'; printf '{"global_step": 3, "medrl": {"position": {"step": 3, "seed": 7}}}'; } >"$work/checkpoint/state"
 { printf '\005\000\000\000\013'; printf 'hello'; } >"$work/wire/frame"
 
+n=0
+hub() { n=$((n + 1)); printf "$@" >"$work/hub/$n"; } # a first byte, then what a server may say
+for t in x.json ../x.json /abs.json a//b.json a/../../b.json 'a/b/c.txt' C:x.json '..\\\\x' .hidden a/. '\303\251.txt' '\300\256/x'; do hub "\\000$t"; done
+for t in org/name org/name@main hf:org/name/x.jsonl hf://datasets/a/b@refs/pr/1/c.csv a/b@ a--b/c ../b a/b@refs/convert/parquet; do hub "\\001$t"; done
+for t in /x '?y' //cdn.example/x https://cdn.example:8443/x?sig=1 http://huggingface.co/ file:///etc/passwd https://127.0.0.1/ 'https://[fe80::1]/' \
+    https://169.254.169.254/ https://2130706433/ https://u:p@h/ 'https://[::ffff:127.0.0.1]/' https://0xa9fea9fe/ https://huggingface.co:443/x; do
+    hub "\\002$t"
+    hub "\\003$t"
+done
+hub '\004HTTP/1.1 302 Found\r\nLocation: https://x/y\r\nX-Linked-Etag: "abc"\r\nX-Linked-Size: 17\r\n'
+hub '\004HTTP/2 206\r\ncontent-length:5\r\ncontent-range: bytes 10-14/100\r\ncontent-encoding: gzip\r\netag: W/"a"\r\n'
+hub '\004HTTP/1.1 429 x\r\nRetry-After: Sun, 06 Nov 1994 08:49:47 GMT\r\nLink: <https://a/1>; rel="first", <https://a/2>; rel="next"\r\n'
+
 # --- runs
 once() { # TARGET EXECUTIONS MAX_LEN: all of them, however long it takes (up to 5 minutes for each unit of FACTOR)
     want=$(($2 * factor)) log=build-fuzz/$1.log
@@ -81,6 +94,7 @@ once() { # TARGET EXECUTIONS MAX_LEN: all of them, however long it takes (up to 
 lane1() {
     once safetensors 60000 20000
     once rows 40000 4000
+    once hub 300000 2000
     once tokenizer 6000 8000
     once encode 20000 2000
     once wire 200000 4000
