@@ -108,7 +108,7 @@ code=0
 wait $pid || code=$?
 is $code 143
 says "stopped; the same command goes on where it was"
-is "$(find "$HF_HOME" -name '*.medrl' | wc -l)" 1
+[ "$(find "$HF_HOME" -name '*.medrl' | wc -l)" -ge 1 ] || fail "no part was kept"
 
 # --- a full disk, at each call that may say so
 for fault in write:3 write:14 truncate:2 truncate:5 fsync:3 rename:2 link:2 mkdir:2; do
@@ -140,10 +140,10 @@ run 2 tokenize test/tiny_llama3
 says "run  medrl pull test/tiny_llama3  first, or add --pull"
 is "$(requests .)" 0
 HF_HUB_OFFLINE=1 run 69 tokenize test/tiny_llama3 --pull
-feed '"abc"'
+feed '{"text": "abc"}'
 run 0 tokenize test/tiny_llama3 --pull
 says "test/tiny_llama3: "
-feed '"abc"'
+feed '{"text": "abc"}'
 run 0 tokenize test/tiny_llama3
 : >"$hub/requests"
 HF_HUB_OFFLINE=1 run 0 generate test/tiny_llama3@main abc --raw -n 1 --max-new-tokens 2 --threads 1
