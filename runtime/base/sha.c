@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/fsafe.h"
+#include "base/watch.h"
 
 struct mr_sha {
     bool fast;
@@ -149,6 +150,7 @@ mr_status mr_sha256_file(char hex[65], const char *path, mr_err *err) {
             break;
         }
         mr_sha_add(s, buf, (size_t)n);
+        mr_watch_beat();
     }
     char digest[65];
     mr_sha_end(s, digest);

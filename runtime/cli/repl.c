@@ -231,6 +231,7 @@ static mr_status m_reload(local *l, const cJSON *args, cJSON **out, mr_err *err)
     bool taken = false;
     mr_status st = MR_OK;
     for (int i = 0; i < LOOKS && st == MR_OK && !note.len && s->pool; i++) {
+        /* wait: 50 ms, LOOKS times */
         if (i) usleep(50000);
         if (s->trainer) {
             st = mr_trainer_reload(s->trainer, &note, &taken, err);
