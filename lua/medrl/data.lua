@@ -343,7 +343,11 @@ function open.get(set, ctx)
         :format(host.recipe_fault, ctx.place, name, name, name), 0)
     end
     local opened, rows = pcall(files.open, path)
-    if not opened then error(("data set \"%s\": %s; set data.files.%s"):format(name, tostring(rows), name), 0) end
+    if not opened then
+      -- a name that has to be downloaded first is for the user to say, not a damaged file
+      local fault = tostring(rows):find("medrl pull", 1, true) and host.recipe_fault or ""
+      error(("%sdata set \"%s\": %s; set data.files.%s"):format(fault, name, tostring(rows), name), 0)
+    end
     raw_rows = {
       n = rows:count(),
       get = function(i) return rows:get(i) end,

@@ -1,7 +1,9 @@
 /* cache.c - the folders of the cache: entered one by one without following a link, read and written by descriptor. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -160,13 +162,32 @@ static void temp_name(char out[64]) {
     snprintf(out, 64, ".medrl-%ld-%u", (long)getpid(), atomic_fetch_add(&counter, 1));
 }
 
+/* Temporary names of processes that were killed between two calls. */
+static void sweep(int at) {
+    int fd = openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        long pid;
+        if (sscanf(e->d_name, ".medrl-%ld-", &pid) == 1 && pid > 0 && kill((pid_t)pid, 0) != 0 && errno == ESRCH)
+            unlinkat(at, e->d_name, 0);
+    }
+    if (d)
+        closedir(d);
+    else if (fd >= 0)
+        close(fd);
+}
+
 /* A relative link to the blob; where the file system has no links, a second name of it. */
 static int make_link(const hub_cache *c, int dir, const char *name, const char *target, const char *hash) {
     char temp[64];
     const char *off = getenv("HF_HUB_DISABLE_SYMLINKS");
+    bool plain = off && *off && strcmp(off, "0") != 0;
+    if (!plain && symlinkat(target, dir, name) == 0) return 0; /* no such name yet: nothing to replace */
     temp_name(temp);
-    bool plain = (off && *off && strcmp(off, "0") != 0) ||
-                 (symlinkat(target, dir, temp) != 0 && (errno == EPERM || errno == EOPNOTSUPP || errno == ENOSYS));
+    if (!plain && symlinkat(target, dir, temp) != 0) {
+        if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS) return -1;
+        plain = true;
+    }
     if (plain && linkat(c->blobs, hash, dir, temp, 0) != 0) return -1;
     if (renameat(dir, temp, dir, name) == 0) return 0;
     int code = errno;
@@ -203,6 +224,8 @@ mr_status hub_cache_ref(const hub_cache *c, const char *revision, const char *co
     const char *name;
     int dir = walk(c->repo, path, true, &name), fd = -1;
     temp_name(temp);
+    sweep(c->snapshot);
+    if (dir >= 0) sweep(dir);
     bool ok = dir >= 0 && fsync(c->snapshot) == 0 &&
               (fd = openat(dir, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644)) >= 0 &&
               write(fd, commit, 40) == 40 && fsync(fd) == 0 && renameat(dir, temp, dir, name) == 0 && fsync(dir) == 0;

@@ -356,7 +356,7 @@ static mr_status ended(slot *s, CURLcode code) {
     }
     if (status >= 301 && status <= 308 && s->reply->location[0]) return redirected(s);
     mr_status st = hub_status_fail(t->h, s->reply, s->url, t->err);
-    if (f->direct && status >= 400 && status < 500 && status != 429) { /* signed links expire */
+    if (s->hops > 0 && status >= 400 && status < 500 && status != 429) { /* signed links expire */
         mr_free(f->direct);
         f->direct = NULL;
         return try_again(s, st);
@@ -410,13 +410,12 @@ static void tell(transfer *t) {
 static mr_status turn(transfer *t) {
     const hub_curl *c = t->h->curl;
     double now = mr_now_s(), wait = 0.1;
+    bool more = true; /* work for a free slot */
     MR_TRY(end_files(t));
     for (int i = 0; i < t->n_slots; i++) {
         slot *s = &t->slots[i];
         if (!s->file) {
-            bool fed;
-            MR_TRY(feed(t, s, &fed));
-            if (!fed) break;
+            if (more) MR_TRY(feed(t, s, &more));
         } else if (!s->running && now >= s->not_before) {
             start_at_beginning(s);
         } else if (!s->running && s->not_before - now < wait) {

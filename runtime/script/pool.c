@@ -148,14 +148,14 @@ static void send_file(mr_peer *peer, const mr_frame *f) {
     path[n] = 0;
     mr_err err;
     int fd = mr_hub_file(&at, path, &err) == MR_OK ? open_data_file(at, &err) : -1; /* "hf:org/name/train.jsonl" */
-    mr_free(at);
     mr_str s = { 0 };
     mr_put_u8(&s, fd >= 0);
-    const char *name = fd >= 0 ? path : err.msg;
+    const char *name = fd >= 0 ? at : err.msg; /* its end says what kind it is */
     mr_put_bytes(&s, name, strlen(name));
     if (!mr_wire_send(&peer->wire, MR_WIRE_FILE, s.data, s.len, fd)) peer->alive = false;
     if (fd >= 0) close(fd);
     mr_str_clear(&s);
+    mr_free(at);
 }
 
 bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {

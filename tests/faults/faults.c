@@ -9,7 +9,7 @@
  *     MEDRL_FAULT_WORKER=PROGRAM              workers are this program: under valgrind /proc/self/exe is valgrind
  *     MEDRL_FAULT_WORKERS=N                   so many workers, which is no setting
  *
- * OP:   write fsync open mkdir rename unlink rmdir truncate chmod (every form of each); malloc (all that gives memory, of
+ * OP:   write fsync open mkdir rename unlink rmdir truncate chmod link (every form of each); malloc (all that gives memory, of
  *       libraries too where no sanitizer has it), mmap; clock, uptime: a reading of the wall clock, of the
  *       monotonic one. stall: a stage of the trainer begins (base/watch.h). number: a step of training.
  * WHAT: ENOSPC, EIO, EINTR, EROFS, EMFILE, ENOMEM: the call fails with it. short: write takes half of its bytes. kill, killed: SIGKILL to this
@@ -49,8 +49,8 @@ typedef struct fault {
 static fault faults[MAX_FAULTS];
 static int n_faults;
 static const char *below, *log_path;
-static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "malloc", "mmap", "clock", "uptime", "stall", "number" };
-enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, MALLOC, MMAP, CLOCK, UPTIME, STALL, NUMBER, N_OPS };
+static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "link", "malloc", "mmap", "clock", "uptime", "stall", "number" };
+enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, LINK, MALLOC, MMAP, CLOCK, UPTIME, STALL, NUMBER, N_OPS };
 static atomic_long counts[N_OPS];
 
 /* A fault that cannot be read must not look like a run without faults. */
@@ -193,8 +193,12 @@ DECLARE(int, open, const char *, int, ...)
 DECLARE(int, openat, int, const char *, int, ...)
 DECLARE(int, mkostemp, char *, int)
 DECLARE(int, mkdir, const char *, mode_t)
+DECLARE(int, mkdirat, int, const char *, mode_t)
 DECLARE(int, rename, const char *, const char *)
 DECLARE(int, renameat2, int, const char *, int, const char *, unsigned)
+DECLARE(int, renameat, int, const char *, int, const char *)
+DECLARE(int, symlinkat, const char *, int, const char *)
+DECLARE(int, fallocate, int, int, off_t, off_t)
 DECLARE(int, unlink, const char *)
 DECLARE(int, unlinkat, int, const char *, int)
 DECLARE(int, ftruncate, int, off_t)
@@ -254,7 +258,13 @@ int __wrap_ftruncate(int fd, off_t len) {
 }
 int __wrap_fchmod(int fd, mode_t mode) { CALL(CHMOD, NULL, fd, __real_fchmod(fd, mode)); }
 
+int __wrap_fallocate(int fd, int mode, off_t at, off_t len) { CALL(TRUNCATE, NULL, fd, __real_fallocate(fd, mode, at, len)); }
 /* Relative names are counted by the folder that they are in. */
+int __wrap_mkdirat(int dir, const char *path, mode_t mode) { CALL(MKDIR, NULL, dir, __real_mkdirat(dir, path, mode)); }
+int __wrap_renameat(int from_dir, const char *from, int dir, const char *to) {
+    CALL(RENAME, NULL, dir, __real_renameat(from_dir, from, dir, to));
+}
+int __wrap_symlinkat(const char *target, int dir, const char *name) { CALL(LINK, NULL, dir, __real_symlinkat(target, dir, name)); }
 int __wrap_unlinkat(int dir, const char *name, int flags) {
     bool named = dir == AT_FDCWD || name[0] == '/';
     char at[4096];

@@ -10,7 +10,7 @@ top=$(cd "$(dirname "$0")/../.." && pwd)
 factor=${1:-1}
 cd "$top"
 cmake --preset fuzz "-DCMAKE_C_COMPILER_LAUNCHER=${CMAKE_C_COMPILER_LAUNCHER-}" >/dev/null
-targets="safetensors gguf json rows tokenizer encode adapter checkpoint recipe template wire replies control"
+targets="safetensors gguf json rows tokenizer encode adapter checkpoint recipe template wire replies control hub"
 # shellcheck disable=SC2046
 cmake --build --preset fuzz --target fuzz_seeds $(printf 'fuzz_%s ' $targets) >build-fuzz/log || { tail -n 30 build-fuzz/log; exit 1; }
 work=build-fuzz/corpus
@@ -23,7 +23,8 @@ done
 
 # --- seeds: those of seeds.c, and files of the tests, whole and their beginnings
 # shellcheck disable=SC2086
-build-fuzz/tests/fuzz/fuzz_seeds $work $targets
+build-fuzz/tests/fuzz/fuzz_seeds $work ${targets% hub}
+mkdir -p $work/hub
 golden=tests/golden
 part() { head -c "$3" "$2" >"$work/$1/$(basename "$2")-$3"; } # TARGET FILE BYTES
 for f in "$golden"/tiny/*/*.safetensors; do
@@ -38,6 +39,19 @@ for f in "$golden"/tokenizer_tiny96 examples/nano; do cp "$f/tokenizer.json" "$w
 part tokenizer "$golden/tokenizer_qwen2_5/tokenizer.json" 60000
 for f in README.md docs/*.md "$golden"/templates/*.jinja; do part encode "$f" 3000; done
 cp "$golden"/templates/*.jinja "$work/template/"
+
+n=0
+hub() { n=$((n + 1)); printf "$@" >"$work/hub/$n"; } # a first byte, then what a server may say
+for t in x.json ../x.json /abs.json a//b.json a/../../b.json 'a/b/c.txt' C:x.json '..\\\\x' .hidden a/. '\303\251.txt' '\300\256/x'; do hub "\\000$t"; done
+for t in org/name org/name@main hf:org/name/x.jsonl hf://datasets/a/b@refs/pr/1/c.csv a/b@ a--b/c ../b a/b@refs/convert/parquet; do hub "\\001$t"; done
+for t in /x '?y' //cdn.example/x https://cdn.example:8443/x?sig=1 http://huggingface.co/ file:///etc/passwd https://127.0.0.1/ 'https://[fe80::1]/' \
+    https://169.254.169.254/ https://2130706433/ https://u:p@h/ 'https://[::ffff:127.0.0.1]/' https://0xa9fea9fe/ https://huggingface.co:443/x; do
+    hub "\\002$t"
+    hub "\\003$t"
+done
+hub '\004HTTP/1.1 302 Found\r\nLocation: https://x/y\r\nX-Linked-Etag: "abc"\r\nX-Linked-Size: 17\r\n'
+hub '\004HTTP/2 206\r\ncontent-length:5\r\ncontent-range: bytes 10-14/100\r\ncontent-encoding: gzip\r\netag: W/"a"\r\n'
+hub '\004HTTP/1.1 429 x\r\nRetry-After: Sun, 06 Nov 1994 08:49:47 GMT\r\nLink: <https://a/1>; rel="first", <https://a/2>; rel="next"\r\n'
 
 # --- runs
 once() { # TARGET EXECUTIONS MAX_LEN: all of them, however long it takes (up to 5 minutes for each unit of FACTOR)
@@ -61,6 +75,7 @@ lane1() {
     once encode 40000 2000
     once recipe 6000 3000
     once control 6000 4000
+    once hub 150000 2000
 }
 lane2() {
     once gguf 200000 4000
