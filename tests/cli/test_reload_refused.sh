@@ -7,7 +7,7 @@
 tiny_model tiny_smollm2
 cd "$temp" || exit 1
 mkdir -p recipes rewards
-steps=2000
+steps=1500
 body='local M = { name = "own", range = { 0, 6 } }
 function M.score(c) return #c % 3 end
 return M'
@@ -60,15 +60,17 @@ mv rewards/own.lua.new rewards/own.lua
 refuse 'rewards/own.lua: byte 0: this is bytecode'
 put 'return { score = function() return 1 end, cases = { { "x", {}, 2 } } }'
 refuse 'got 1, want 2'
-# written in two halves, 50 ms apart: waited for, and what it is then is what is in use
+# written in two halves, 50 ms apart: waited for, and what it is then is what is in use (a busy machine may take longer: then it is told)
 n=$(wc -l <whole/events.jsonl)
+began=$(date +%s%N)
 {
     printf 'local M = { name = "own", range = { 0, 6 } }\n'
     sleep 0.05
     printf 'function M.score(c) return #c %% 3 end\nreturn M\n'
 } >rewards/own.lua
+took=$((($(date +%s%N) - began) / 1000000))
 sleep 0.4
-is "$(sed "1,${n}d" whole/events.jsonl | grep -c 'stays' || true)" 0
+[ $took -gt 90 ] || is "$(sed "1,${n}d" whole/events.jsonl | grep -c 'stays' || true)" 0
 alive
 # a file that is removed before another takes its place may be seen while it is gone: a line more
 said=$(grep -c 'the version in use stays (changed: rewards/own.lua)' whole/events.jsonl)
@@ -77,12 +79,12 @@ finish 0
 is "$(wc -l <whole/metrics.jsonl | tr -d ' ')" $steps
 is "$(wc -l <whole/samples.jsonl | tr -d ' ')" $((steps * 8))
 is "$(grep -c '"rewards/faults": 0' whole/metrics.jsonl)" $steps
-is "$(grep -c '"kind": "reload"' whole/events.jsonl || true)" 0
+is "$(grep -c 'taken over' whole/events.jsonl || true)" 0
 same_bits clean whole
 
 # a hundred saves a second for five seconds, every other one broken; the last one is good, other and taken over; and again from a checkpoint
 good
-start often --set grpo.max_steps=2000
+start often --set grpo.max_steps=1500
 wait_step 3
 i=0
 end=$(($(date +%s) + 5))

