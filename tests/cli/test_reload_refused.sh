@@ -96,7 +96,8 @@ done
 put 'return { name = "own", range = { 0, 6 }, score = function(c) return #c % 5 + 0.5 end }'
 wait_event 'rewards/own.lua: taken over'
 at=$(wc -l <often/metrics.jsonl)
-wait_step $((at + 120))
+run 0 attach often -e "run:set{ max_steps = $((at + 200)) }"
+wait_step $((at + 60))
 kill -KILL $pid
 wait $pid 2>/dev/null
 [ "$i" -ge 200 ] || fail "only $i saves in 5 s"
@@ -105,13 +106,13 @@ is "$(grep -c '"rewards/faults": 0' often/metrics.jsonl)" "$(wc -l <often/metric
 for sha in $(grep '"kind": "reload"' often/events.jsonl | grep -oE '[0-9a-f]{64}' | sort -u); do
     [ -s "often/scripts/$sha.lua" ] || [ -s "often/scripts/$sha.jinja" ] || fail "scripts/$sha.* is not there"
 done
-# resumed from its last checkpoint and from its first, before the reload: the same run
-stop=$(($(wc -l <often/metrics.jsonl) + 20))
+# resumed from its last checkpoint, and from one before the first of these saves: the same run, both to its end
 cp -r often again
-first=$(ls -d again/checkpoint-* | sed 's/.*-//' | sort -n | head -1)
-for c in again/checkpoint-*; do [ "${c##*-}" = "$first" ] || rm -rf "$c"; done
-run 0 resume often -q --set grpo.max_steps=$stop
-run 0 resume again -q --set grpo.max_steps=$stop
+rm -rf again/checkpoint-*
+cp -r kept again/checkpoint-50
+run 0 resume often -q
+run 0 resume again -q
+is "$(wc -l <often/metrics.jsonl | tr -d ' ')" $((at + 200))
 same_bits often again
 
 # a file that its user may not read: as another user, since root may read all
