@@ -119,6 +119,9 @@ template <int T> __global__ static void nf4_unpack_tiles(u16 *dst, int64_t ld, w
     if (at >= n) return; /* whole warps */
     int64_t tile = at / 32, tiles = w.n_in / NF4_BLOCK, row = tile / tiles * 16, block = tile % tiles;
     uint4 codes = *(const uint4 *)(w.codes + at * 16);
+    nf4_scales<2> made; /* of row lane / 4 and of the eighth behind it */
+    made.load(w, (int)((row + lane / 4) * tiles + block), (int)(8 * tiles));
+    float scales[2] = { made.of(w, 0), made.of(w, 1) };
     uint32_t words[4] = { codes.x, codes.y, codes.z, codes.w }, mine[4] = { 0, 0, 0, 0 };
     for (int d = 0; d < 4; d++) { /* the lane d away gets byte number q of its own from each word */
         int other = q ^ d;
@@ -129,7 +132,7 @@ template <int T> __global__ static void nf4_unpack_tiles(u16 *dst, int64_t ld, w
     }
     for (int half = 0; half < 2; half++) {
         int64_t r = row + lane / 4 + 8 * half;
-        float scale = nf4_scale(w, r * tiles + block);
+        float scale = scales[half];
         for (int i = 0; i < 2; i++) {
             uint32_t bytes = mine[2 * half + i], out[4];
             for (int k = 0; k < 4; k++)

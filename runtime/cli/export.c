@@ -112,7 +112,7 @@ static char *name_of_base(const job *j) {
         mr_free(peft);
         if (own) return own;
         if (name && strcmp(name, "smollm2-135m-instruct") == 0) return mr_strdup("HuggingFaceTB/SmolLM2-135M-Instruct");
-        if (name && !mr_path_exists(name)) return mr_strdup(name);
+        if (name && !mr_ends_with(j->base, name)) return mr_strdup(name); /* not a folder that goes by it: the Hub's */
     }
     char *real = realpath(j->base, NULL), *copy = mr_strdup(real ? real : j->base);
     free(real);
@@ -149,6 +149,7 @@ static mr_status choose_out(job *j, mr_err *err) {
 static mr_status choose_base(job *j, mr_err *err) {
     const options *o = j->o;
     j->four_bit = (o->parts.store && strcmp(o->parts.store, "nf4") == 0) ||
+                  (!o->parts.store && mr_parts_is_four_bit(j->path)) ||
                   (!o->parts.store && j->adapter &&
                    cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(j->run, "model"),
                                                                  "load_in_4bit")));
@@ -160,12 +161,13 @@ static mr_status choose_base(job *j, mr_err *err) {
     if (j->base) MR_TRY(check_same_shape(j->path, j->base, err));
     if (!j->base) j->base = mr_strdup(j->path);
     if (j->to == TO_ADAPTER) return MR_OK;
-    bool quantized;
+    bool quantized, was_quantized;
+    MR_TRY(mr_export_is_quantized(&was_quantized, j->path, err));
     MR_TRY(mr_export_is_quantized(&quantized, j->base, err));
     if (quantized)
         mr_warn("%s is quantized, and the export keeps what that has lost; --base FOLDER takes the 16-bit original",
                 j->base);
-    j->approximate = j->four_bit || strcmp(j->base, j->path) != 0;
+    j->approximate = j->four_bit || was_quantized != quantized;
     return MR_OK;
 }
 
@@ -203,7 +205,19 @@ static mr_status open_live(mr_parts *p, const job *j, mr_err *err) {
     return st;
 }
 
+/* Without a check nothing of the model is needed but its tokenizer and the run's frame. */
+static mr_status describe_only(job *j, mr_err *err) {
+    if (j->to != TO_GGUF) return MR_OK;
+    mr_parts p = { 0 };
+    mr_status st = mr_tokenizer_open(&p.tokenizer, j->path, err);
+    if (st == MR_OK && j->run) mr_parts_frame(&p, j->run);
+    if (st == MR_OK) st = mr_modelfile_write(j->tmp, j->file, &p, err);
+    mr_parts_close(&p);
+    return st;
+}
+
 static mr_status ask_live(job *j, mr_err *err) {
+    if (j->o->no_check && j->to != TO_ADAPTER) return describe_only(j, err);
     const char *const *texts = questions;
     int n = sizeof questions / sizeof questions[0];
     if (j->o->prompts) {
@@ -249,9 +263,8 @@ static double tolerance(const job *j) {
     return j->approximate ? gap + 0.5 : gap; /* trained over NF4, written from 16 bits: the base itself differs */
 }
 
-static char *token_text(const job *j, const mr_tokenizer *t, const mr_ids *ids, int at) {
+static char *token_text(const mr_tokenizer *t, const mr_ids *ids, int at) {
     mr_str s = { 0 };
-    (void)j;
     if (at < ids->n) mr_tokenizer_decode(t, &s, &ids->data[at], 1, false);
     return mr_str_steal(&s);
 }
@@ -265,7 +278,7 @@ static void say_check(const job *j, double allowed) {
     const struct mr_compared *x = &c->items[c->differs];
     mr_tokenizer *t = NULL;
     if (mr_tokenizer_open(&t, j->path, NULL) != MR_OK) return;
-    char *live = token_text(j, t, &x->answer, x->agree), *other = token_text(j, t, &x->other, x->agree);
+    char *live = token_text(t, &x->answer, x->agree), *other = token_text(t, &x->other, x->agree);
     mr_info("check: first difference at token %d of \"%.60s\": \"%s\" live, \"%s\" exported", x->agree + 1, x->text, live,
             other);
     mr_free(live);

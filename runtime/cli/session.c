@@ -500,6 +500,21 @@ static mr_status open_rows(mr_session *s, mr_err *err) {
     return MR_OK;
 }
 
+/* The rows of data.eval as the recipe has them now, and the judge of `medrl eval`, in workers of its own: the run's
+ * rewards are not asked. */
+static mr_status get_evaluation(void *self, mr_row_source *rows, mr_scorer *judge, mr_err *err) {
+    static const char *const rewards[] = { MR_EVAL_JUDGE, NULL };
+    mr_session *s = self;
+    MR_TRY(mr_pool_rows(s->pool, "eval", rows, err));
+    if (rows->n_rows == 0)
+        return mr_fail(err, MR_EINVAL, "%s: eval_steps is set and data.eval has no rows, want some; eval_steps = 0 turns it off",
+                       mr_pool_recipe_path(s->pool));
+    const mr_pool_opts po = { .n_workers = 1, .rewards = rewards, .require_sandbox = s->opts.require_sandbox };
+    if (!s->judge) MR_TRY(mr_pool_open(&s->judge, NULL, &po, err));
+    *judge = mr_pool_scorer(s->judge);
+    return MR_OK;
+}
+
 static mr_status open_trainer(mr_session *s, mr_err *err) {
     const mr_session_opts *o = &s->opts;
     char hex[65] = "";
@@ -511,6 +526,8 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
         .progress = o->progress,
         .logging_steps = s->settings.train.logging_steps,
         .sample_steps = s->settings.train.sample_steps,
+        .tensorboard = s->settings.train.tensorboard,
+        .usd_per_hour = s->settings.budget.usd_per_hour,
     };
     MR_TRY(mr_run_open(&s->run, o->resume ? o->resume : o->output ? o->output : s->settings.output_dir, &ro, err));
     if (!o->resume) MR_TRY(record_config(s, hex, s->on_cpu, err));
@@ -532,6 +549,8 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
         .base_model_name = s->settings.model.name,
         .build = build_name(),
         .plan = &s->plan,
+        .evaluator = { s, get_evaluation },
+        .spent_s = mr_now_s() - s->start_s,
     };
     tp.scorer = mr_session_scorer(s);
     if (o->control) tp.control = mr_live_listen(s->live);
@@ -651,6 +670,7 @@ void mr_session_close(mr_session *s) {
     close_run(s);
     mr_live_close(s->live);
     if (s->parts.model) drop_start(s);
+    mr_pool_close(s->judge);
     mr_pool_close(s->pool);
     mr_settings_clear(&s->settings);
     mr_parts_close(&s->parts);
@@ -726,6 +746,9 @@ mr_status mr_session_train(mr_session *s, mr_err *err) {
         snprintf(why, sizeof why, "%s", err ? err->msg : "");
         return mr_fail(err, st, "%s: %.700s; continue with: medrl resume %s", dir, why, dir);
     }
+    if (mr_trainer_why_ended(s->trainer) && mr_trainer_step_index(s->trainer) < mr_trainer_max_steps(s->trainer))
+        mr_info("ended after step %lld of %lld: %s", (long long)mr_trainer_step_index(s->trainer),
+                (long long)mr_trainer_max_steps(s->trainer), mr_trainer_why_ended(s->trainer));
     return save_result(s, err);
 }
 
@@ -734,6 +757,8 @@ cJSON *mr_session_report(const mr_session *s) {
     cJSON_AddStringToObject(o, "run", mr_run_dir(s->run));
     if (s->result) cJSON_AddStringToObject(o, mr_model_options(s->parts.model)->full ? "model" : "adapter", s->result);
     cJSON_AddNumberToObject(o, "steps", (double)mr_trainer_step_index(s->trainer));
+    const char *why = mr_trainer_why_ended(s->trainer);
+    if (why) cJSON_AddStringToObject(o, "ended_early", why);
     cJSON_AddNumberToObject(o, "reward_first", s->first_reward);
     cJSON_AddNumberToObject(o, "reward_last", s->last_reward);
     cJSON_AddNumberToObject(o, "seconds", mr_now_s() - s->start_s);

@@ -54,6 +54,7 @@ typedef struct mr_session {
     mr_live *live;  /* who is told and who may ask */
     float **start;  /* the trained parameters as they were before the first step, on the host; NULL: not kept */
     mr_pool *pool;
+    mr_pool *judge; /* of evaluations; NULL: none was made yet */
     mr_scorer scorer; /* the pool's, within mr_session_scorer's */
     mr_settings settings;
     mr_parts parts; /* backend, model, tokenizer, chat */

@@ -46,6 +46,7 @@ static void *work(void *self) {
     while (!h->quit) {
         hub_file *f = next_file(h);
         if (!f) {
+            /* wait: for more of a file, or for the end: hub_hasher_stop, which every download comes to */
             pthread_cond_wait(&h->work, &h->lock);
             continue;
         }
@@ -79,6 +80,7 @@ void hub_hasher_stop(hub_hasher *h) {
     h->quit = true;
     pthread_cond_signal(&h->work);
     pthread_mutex_unlock(&h->lock);
+    /* wait: for a piece that is hashed */
     pthread_join(h->thread, NULL);
     pthread_mutex_destroy(&h->lock);
     pthread_cond_destroy(&h->work);

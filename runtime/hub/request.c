@@ -41,6 +41,7 @@ static bool sleep_for(const hub *h, double s) {
     for (double end = mr_now_s() + s; mr_now_s() < end;) {
         if (h->opts.stop && h->opts.stop(h->opts.self)) return false;
         double left = end - mr_now_s(), piece = left < 0.05 ? left : 0.05;
+        /* wait: 50 ms, until `end` */
         if (piece > 0) nanosleep(&(struct timespec){ .tv_nsec = (long)(piece * 1e9) }, NULL);
     }
     return true;

@@ -128,6 +128,13 @@ typedef struct mr_metric {
     double value; /* NaN is written as null */
 } mr_metric;
 
+/* What a run evaluates on (rl/evaluate.h), asked for anew each time: a reload may have changed the rows. NULL get: it has
+ * nothing. */
+typedef struct mr_evaluator {
+    void *self;
+    mr_status (*get)(void *self, mr_row_source *rows, mr_scorer *judge, mr_err *err);
+} mr_evaluator;
+
 /* Who talks to a run while it trains: attach's socket (record/control.h). NULL functions: nobody. */
 typedef struct mr_trainer mr_trainer;
 typedef struct mr_control {
@@ -145,7 +152,7 @@ typedef struct mr_observer {
     /* One call after each step, metrics in the order of rl/metrics.h. */
     mr_status (*step)(void *self, int64_t step, int64_t max_steps, const mr_metric *m, int n, mr_err *err);
     mr_status (*sample)(void *self, const mr_sample *s, int n_rewards, const char *const *names, mr_err *err);
-    /* kind: "start", "reload", "set", "pause", "go on", "fault", "checkpoint", "warning", "stop"; detail: a JSON
+    /* kind: "start", "reload", "set", "pause", "go on", "fault", "checkpoint", "eval", "warning", "stop"; detail: a JSON
      * object, borrowed, may be NULL. */
     mr_status (*event)(void *self, int64_t step, const char *kind, const char *text, const cJSON *detail, mr_err *err);
     /* Where the trainer is within a step: "rollout", "score", "train"; done of total. For the progress line. */

@@ -618,8 +618,7 @@ static mr_status run(work *w, mr_err *err) {
     t->step++;
     all_metrics(w);
     MR_TRY(record_samples(w, err));
-    MR_TRY(mr_trainer_record(t, err));
-    return mr_trainer_guard(t, err);
+    return mr_trainer_finish(t, err);
 }
 
 mr_status mr_step_grpo(mr_trainer *t, mr_err *err) {

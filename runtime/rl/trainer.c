@@ -173,6 +173,14 @@ mr_status mr_trainer_stopped(const mr_trainer *t, mr_err *err) {
     return mr_fail(err, MR_ESIGNAL, "stopped after step %lld", (long long)t->step);
 }
 
+double mr_trainer_elapsed_s(const mr_trainer *t) {
+    return t->before_s + mr_now_s() - t->opened_s;
+}
+
+const char *mr_trainer_why_ended(const mr_trainer *t) {
+    return !t->ended ? NULL : t->why_ended[0] ? t->why_ended : "somebody ended it";
+}
+
 /* The log is a curve for people and the memory of the guards; metrics.jsonl has every step. So that memory and checkpoints do not grow
  * with a run, of what is older than LOG_LAST steps every 2nd, 4th ... step stays, about LOG_MIDDLE in all, and the first ones. A function
  * of the step alone: a resumed run has the same log. */
@@ -192,6 +200,11 @@ static void thin_log(mr_trainer *t) {
 
 mr_status mr_trainer_record(mr_trainer *t, mr_err *err) {
     const mr_observer *o = &t->parts.observer;
+    const double elapsed = mr_trainer_elapsed_s(t);
+    t->step_s = fmax(mr_now_s() - t->t_step, 0.9 * t->step_s);
+    mr_trainer_metric(t, MR_M_TIME_RUN, elapsed);
+    if (t->set->budget.usd_per_hour > 0)
+        mr_trainer_metric(t, MR_M_COST, elapsed / 3600 * t->set->budget.usd_per_hour);
     cJSON *entry = cJSON_CreateObject();
     for (int i = 0; i < t->n_metrics; i++) cJSON_AddNumberToObject(entry, t->metrics[i].name, t->metrics[i].value);
     cJSON_AddNumberToObject(entry, "step", (double)t->step);
@@ -364,7 +377,9 @@ mr_status mr_trainer_open(mr_trainer **out, const mr_trainer_parts *parts, mr_er
     t->set = &t->own;
     t->version = 1;
     t->b = mr_model_backend(parts->model);
-    t->saved_step = -1;
+    t->saved_step = t->best_step = -1;
+    t->opened_s = mr_now_s();
+    t->before_s = parts->spent_s;
     t->values_finite = true;
     mr_status st = open_all(t, err);
     if (st == MR_OK)
@@ -414,11 +429,15 @@ void mr_trainer_unstop(mr_trainer *t) {
 static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, int64_t events) {
     const mr_settings *s = t->set;
     cJSON *o = cJSON_CreateObject(), *control, *medrl, *position;
-    cJSON_AddNullToObject(o, "best_global_step");
-    cJSON_AddNullToObject(o, "best_metric");
-    cJSON_AddNullToObject(o, "best_model_checkpoint");
+    const bool best = t->best_step >= 0;
+    char *folder = best ? mr_asprintf("%s/checkpoint-%lld", t->parts.run_dir ? t->parts.run_dir : ".", (long long)t->best_step)
+                        : NULL;
+    cJSON_AddItemToObject(o, "best_global_step", best ? cJSON_CreateNumber((double)t->best_step) : cJSON_CreateNull());
+    cJSON_AddItemToObject(o, "best_metric", best ? cJSON_CreateNumber(t->best) : cJSON_CreateNull());
+    cJSON_AddItemToObject(o, "best_model_checkpoint", best ? cJSON_CreateString(folder) : cJSON_CreateNull());
+    mr_free(folder);
     cJSON_AddNumberToObject(o, "epoch", mr_trainer_epoch(t, t->step));
-    cJSON_AddNumberToObject(o, "eval_steps", 500);
+    cJSON_AddNumberToObject(o, "eval_steps", s->train.eval_steps ? s->train.eval_steps : 500);
     cJSON_AddNumberToObject(o, "global_step", (double)t->step);
     cJSON_AddFalseToObject(o, "is_hyper_param_search");
     cJSON_AddTrueToObject(o, "is_local_process_zero");
@@ -463,11 +482,13 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     cJSON_AddNumberToObject(position, "n_rows", (double)t->order.n_rows);
     cJSON_AddNumberToObject(position, "prompts_per_step", t->prompts);
     cJSON_AddStringToObject(medrl, "settings", t->settings_hash);
+    cJSON_AddNumberToObject(medrl, "elapsed_s", mr_trainer_elapsed_s(t));
     if (t->b->arithmetic) cJSON_AddStringToObject(medrl, "device", t->b->arithmetic);
     if (t->parts.build) cJSON_AddStringToObject(medrl, "build", t->parts.build);
     cJSON_AddNumberToObject(medrl, "metrics_bytes", (double)metrics);
     cJSON_AddNumberToObject(medrl, "samples_bytes", (double)samples);
     cJSON_AddNumberToObject(medrl, "events_bytes", (double)events);
+    mr_trainer_save_open(t, medrl);
     mr_trainer_save_live(t, medrl);
     return o;
 }
@@ -604,6 +625,8 @@ static mr_status read_position(mr_trainer *t, cJSON *state, const char *dir, int
     MR_TRY(mr_json_get_int(&bytes[0], medrl, "metrics_bytes", 0, max, dir, err));
     MR_TRY(mr_json_get_int(&bytes[1], medrl, "samples_bytes", 0, max, dir, err));
     MR_TRY(mr_json_get_int(&bytes[2], medrl, "events_bytes", 0, max, dir, err));
+    double elapsed = 0;
+    MR_TRY(mr_json_opt_number(&elapsed, medrl, "elapsed_s", 0, dir, err));
     if (n_rows != t->order.n_rows || prompts != t->prompts)
         return mr_fail(err, MR_EDATA,
                        "%s: was made with %lld rows and %lld prompts a step, now there are %lld and %d; the order of "
@@ -614,7 +637,14 @@ static mr_status read_position(mr_trainer *t, cJSON *state, const char *dir, int
     if (!cJSON_IsString(hash) || strcmp(hash->valuestring, t->settings_hash) != 0)
         mr_warn("%s: was made with other settings; the run goes on with the present ones", dir);
     MR_TRY(mr_trainer_load_live(t, medrl, dir, err));
+    MR_TRY(mr_trainer_load_open(t, medrl, dir, err));
     t->step = t->saved_step = step;
+    t->before_s = t->parts.spent_s + (elapsed > 0 ? elapsed : 0);
+    const cJSON *best = cJSON_GetObjectItemCaseSensitive(state, "best_metric"),
+                *best_step = cJSON_GetObjectItemCaseSensitive(state, "best_global_step");
+    const bool has_best = cJSON_IsNumber(best) && cJSON_IsNumber(best_step);
+    t->best = has_best ? best->valuedouble : 0;
+    t->best_step = has_best ? (int64_t)best_step->valuedouble : -1;
     t->order.epoch = -1;
     t->updates = updates;
     t->skipped_in_row = (int)skipped;
@@ -680,15 +710,38 @@ static mr_status save_or_warn(mr_trainer *t, mr_err *err) {
     return mr_trainer_event(t, "warning", text, err);
 }
 
+/* Whether the next step, taking as long as the last one did, would go beyond the budget. */
+static bool is_spent(mr_trainer *t) {
+    const double hours = (mr_trainer_elapsed_s(t) + t->step_s) / 3600, price = t->set->budget.usd_per_hour,
+                 usd = t->set->budget.usd, most = t->set->budget.hours;
+    if (usd > 0 && hours * price > usd)
+        snprintf(t->why_ended, sizeof t->why_ended,
+                 "the budget of %.2f dollars is spent: %.2f until here, at %g an hour, and the next step would take %.2f more", usd,
+                 mr_trainer_elapsed_s(t) / 3600 * price, price, t->step_s / 3600 * price);
+    else if (most > 0 && hours > most)
+        snprintf(t->why_ended, sizeof t->why_ended,
+                 "the budget of %g hours is spent: %.3g until here, and the next step would take %.3g more", most,
+                 mr_trainer_elapsed_s(t) / 3600, t->step_s / 3600);
+    else
+        return false;
+    return t->ended = true;
+}
+
 static mr_status steps(mr_trainer *t, int64_t until, mr_err *err) {
     for (;;) {
         MR_TRY(mr_trainer_stopped(t, err));
-        if (t->step >= until) return MR_OK;
-        MR_TRY(mr_trainer_between(t, err)); /* after the last step too: max_steps may have been raised */
-        if (t->ended || t->step >= t->max_steps) return MR_OK;
-        MR_TRY(mr_trainer_step(t, err));
+        if (t->eval_open) {
+            t->t_step = mr_now_s();
+            MR_TRY(mr_trainer_finish(t, err));
+        } else {
+            if (t->step >= until) return MR_OK;
+            MR_TRY(mr_trainer_between(t, err)); /* after the last step too: max_steps may have been raised */
+            if (t->ended || t->step >= t->max_steps || is_spent(t)) return MR_OK;
+            MR_TRY(mr_trainer_step(t, err));
+        }
         const int save = t->set->train.save_steps;
-        if (save > 0 && t->step % save == 0) MR_TRY(save_or_warn(t, err));
+        const bool best = t->best_step == t->step; /* what was measured to be the best must be there afterwards */
+        if (t->saved_step != t->step && (best || (save > 0 && t->step % save == 0))) MR_TRY(save_or_warn(t, err));
         MR_TRY(mr_trainer_watch_faults(t, err));
     }
 }
@@ -715,10 +768,10 @@ mr_status mr_trainer_run(mr_trainer *t, mr_err *err) {
     MR_TRY(mr_trainer_event(t, "start", text, err));
     mr_watch_step(t->step + 1, -1);
     mr_status st = steps(t, INT64_MAX, err);
+    const bool early = t->ended && t->step < t->max_steps;
     if (st == MR_OK)
-        snprintf(text, sizeof text, t->ended && t->step < t->max_steps ? "ended early, after step %lld"
-                                                                       : "done after step %lld",
-                 (long long)t->step);
+        snprintf(text, sizeof text, "%s step %lld%s%s", early ? "ended early, after" : "done after", (long long)t->step,
+                 early && t->why_ended[0] ? ": " : "", early ? t->why_ended : "");
     else
         snprintf(text, sizeof text, "%s", err ? err->msg : "failed");
     /* Whatever ended the run, the last whole step is kept; a failure to do so never hides the first one. */

@@ -88,6 +88,12 @@ struct mr_trainer {
     int version;           /* of the scripts: 1, and one more with each reload */
     char *paused;          /* why; NULL: it runs */
     bool paused_by_faults, ended;
+    char why_ended[200];   /* "": nobody said */
+    bool eval_open;      /* the step is whole but for its evaluation, which was stopped, and its record, which waits for it */
+    double best;         /* eval/accuracy of the best evaluation, at best_step; -1: there was none */
+    int64_t best_step;
+    double opened_s, before_s; /* when it was opened; what was spent until then */
+    double step_s;         /* what a step takes, with its evaluation: the longest of late */
     double served_s;       /* when control was served last within a step */
     cJSON *journal;        /* what is still to be repeated, oldest first; NULL: nothing */
     int64_t replay_last;   /* the last step that was recorded before */
@@ -122,6 +128,12 @@ void mr_trainer_scale_metrics(mr_trainer *t, double loss_scale);
 /* After the step was counted: its metrics to the log and to the observer. */
 mr_status mr_trainer_record(mr_trainer *t, mr_err *err);
 double mr_trainer_epoch(const mr_trainer *t, int64_t step);
+/* trainer_eval.c: what ends a GRPO step whose samples are recorded: its evaluation, when one is due, its record, its
+ * guard. Stopped in the evaluation: MR_ESIGNAL, the step is whole and eval_open; called again it is finished. */
+mr_status mr_trainer_finish(mr_trainer *t, mr_err *err);
+/* The metrics that wait, into a checkpoint's state and back. */
+void mr_trainer_save_open(const mr_trainer *t, cJSON *medrl);
+mr_status mr_trainer_load_open(mr_trainer *t, const cJSON *medrl, const char *place, mr_err *err);
 /* guards.c */
 /* After the record of a GRPO step. MR_EINVAL, as one paragraph for people, when the run has learned nothing for many steps. */
 mr_status mr_trainer_guard(mr_trainer *t, mr_err *err);

@@ -5,6 +5,7 @@
  *     MEDRL_FAULT=OP:N:WHAT[,OP:N:WHAT ...]   the Nth call of OP, from 1; N+ means that one and all later ones
  *     MEDRL_FAULT_BELOW=TEXT                  only calls on paths (or on open files) whose path contains TEXT are counted
  *     MEDRL_FAULT_LOG=FILE                    a line for each fault that was played: so that a loop over N knows when to end
+ *     MEDRL_FAULT_TRACE=FILE                  what was done below MEDRL_FAULT_BELOW, with its data, for power.pl
  *     MEDRL_FAULT_WORKER=PROGRAM              workers are this program: under valgrind /proc/self/exe is valgrind
  *     MEDRL_FAULT_WORKERS=N                   so many workers, which is no setting
  *
@@ -114,6 +115,41 @@ static const char *due(int op, const char *path, int fd) {
     return NULL;
 }
 
+/* "op<tab>path<tab>other<newline>", and behind a write's line its bytes and a newline. Paths as they are when the call is made. */
+static const char *path_of(int fd, const char *name, char at[4096]) {
+    char link[64];
+    if (name && name[0] == '/') return name;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, at, 2048);
+    at[n > 0 ? n : 0] = '\0';
+    if (name) snprintf(at + strlen(at), 2048, "/%s", name);
+    return at;
+}
+
+static void trace(const char *op, const char *path, const char *other, const void *data, size_t len) {
+    static const char *file;
+    static int fd = -1;
+    if (!file) file = getenv("MEDRL_FAULT_TRACE") ? getenv("MEDRL_FAULT_TRACE") : "";
+    if (!*file || !below || !strstr(path, below)) return;
+    if (fd < 0) fd = (int)syscall(SYS_openat, AT_FDCWD, file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    char line[8300];
+    int n = snprintf(line, sizeof line, "%s\t%s\t%s\n", op, path, other);
+    if (fd < 0 || syscall(SYS_write, fd, line, (size_t)n) != n) _exit(99);
+    if (data && (syscall(SYS_write, fd, data, len) != (long)len || syscall(SYS_write, fd, "\n", 1ul) != 1)) _exit(99);
+}
+
+static void trace_write(int fd, off_t at, const void *data, size_t len) {
+    char path[4096], place[64];
+    if (!getenv("MEDRL_FAULT_TRACE")) return;
+    snprintf(place, sizeof place, "%lld\t%zu", (long long)at, len);
+    trace("write", path_of(fd, NULL, path), place, data, len);
+}
+
+static void trace_fd(const char *op, int fd, const char *other) {
+    char path[4096];
+    if (getenv("MEDRL_FAULT_TRACE")) trace(op, path_of(fd, NULL, path), other, NULL, 0);
+}
+
 static void die(void) {
     kill(getpid(), SIGKILL);
     for (;;) pause();
@@ -170,6 +206,7 @@ ssize_t __wrap_write(int fd, const void *data, size_t len) {
     if (fails(what)) return -1;
     if (what && !strcmp(what, "short") && len > 1) len /= 2;
     ssize_t n = __real_write(fd, data, len);
+    if (n > 0 && below) trace_write(fd, lseek(fd, 0, SEEK_CUR) - n, data, (size_t)n);
     after(what);
     return n;
 }
@@ -179,31 +216,39 @@ ssize_t __wrap_pwrite(int fd, const void *data, size_t len, off_t at) {
     if (fails(what)) return -1;
     if (what && !strcmp(what, "short") && len > 1) len /= 2;
     ssize_t n = __real_pwrite(fd, data, len, at);
+    if (n > 0 && below) trace_write(fd, at, data, (size_t)n);
     after(what);
     return n;
 }
 
-#define CALL(op, path, fd, call)               \
+#define CALL(op, path, fd, call, ...)          \
     do {                                       \
         const char *what = due(op, path, fd);  \
         if (fails(what)) return -1;            \
         int result = (call);                   \
+        if (result >= 0) { __VA_ARGS__; }      \
         after(what);                           \
         return result;                         \
     } while (0)
 
-int __wrap_fsync(int fd) { CALL(FSYNC, NULL, fd, __real_fsync(fd)); }
-int __wrap_mkostemp(char *path, int flags) { CALL(OPEN, path, -1, __real_mkostemp(path, flags)); }
-int __wrap_mkdir(const char *path, mode_t mode) { CALL(MKDIR, path, -1, __real_mkdir(path, mode)); }
-int __wrap_rename(const char *from, const char *to) { CALL(RENAME, to, -1, __real_rename(from, to)); }
-int __wrap_unlink(const char *path) { CALL(UNLINK, path, -1, __real_unlink(path)); }
-int __wrap_ftruncate(int fd, off_t len) { CALL(TRUNCATE, NULL, fd, __real_ftruncate(fd, len)); }
+int __wrap_fsync(int fd) { CALL(FSYNC, NULL, fd, __real_fsync(fd), trace_fd("fsync", fd, "")); }
+int __wrap_mkostemp(char *path, int flags) { CALL(OPEN, path, -1, __real_mkostemp(path, flags), trace("create", path, "", NULL, 0)); }
+int __wrap_mkdir(const char *path, mode_t mode) { CALL(MKDIR, path, -1, __real_mkdir(path, mode), trace("mkdir", path, "", NULL, 0)); }
+int __wrap_rename(const char *from, const char *to) { CALL(RENAME, to, -1, __real_rename(from, to), trace("rename", from, to, NULL, 0)); }
+int __wrap_unlink(const char *path) { CALL(UNLINK, path, -1, __real_unlink(path), trace("unlink", path, "", NULL, 0)); }
+int __wrap_ftruncate(int fd, off_t len) {
+    char to[32];
+    snprintf(to, sizeof to, "%lld", (long long)len);
+    CALL(TRUNCATE, NULL, fd, __real_ftruncate(fd, len), trace_fd("truncate", fd, to));
+}
 int __wrap_fchmod(int fd, mode_t mode) { CALL(CHMOD, NULL, fd, __real_fchmod(fd, mode)); }
 
 /* Relative names are counted by the folder that they are in. */
 int __wrap_unlinkat(int dir, const char *name, int flags) {
     bool named = dir == AT_FDCWD || name[0] == '/';
-    CALL(flags & AT_REMOVEDIR ? RMDIR : UNLINK, named ? name : NULL, dir, __real_unlinkat(dir, name, flags));
+    char at[4096];
+    CALL(flags & AT_REMOVEDIR ? RMDIR : UNLINK, named ? name : NULL, dir, __real_unlinkat(dir, name, flags),
+         trace(flags & AT_REMOVEDIR ? "rmdir" : "unlink", path_of(dir, name, at), "", NULL, 0));
 }
 
 static mode_t mode_of(int flags, va_list args) { return flags & (O_CREAT | O_TMPFILE) ? (mode_t)va_arg(args, int) : 0; }
@@ -213,7 +258,8 @@ int __wrap_open(const char *path, int flags, ...) {
     va_start(args, flags);
     mode_t mode = mode_of(flags, args);
     va_end(args);
-    CALL(OPEN, path, -1, __real_open(path, flags, mode));
+    const bool new = flags & O_CREAT && access(path, F_OK) != 0;
+    CALL(OPEN, path, -1, __real_open(path, flags, mode), if (new) trace("create", path, "", NULL, 0));
 }
 
 int __wrap_openat(int dir, const char *path, int flags, ...) {

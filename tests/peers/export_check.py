@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """export_check.py MEDRL MODEL|RUN [-- more options of `medrl export`]: what other programs make of an export.
+export_check.py MEDRL --tiny: the tiny models of tests/golden as f32 GGUFs, each architecture once, through llama.cpp.
 
 An optional extra, no part of the test suite: each part says when its packages are absent and goes on.
 
@@ -14,6 +15,7 @@ quantized weight, so only f16 and f32 files are held to the same text. Exit code
 """
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,7 +59,10 @@ def prompt_ids(model, q):
 
 def export(to, *more):
     out = os.path.join(TEMP, "-".join((to, *more)).replace("-type", "").replace("--", "-"))
-    report = json.loads(medrl("export", WHAT, "--to", to, "--out", out, "--json", "--dtype", "f32", "--device", "cpu", *MORE, *more))
+    if to == "gguf" and "llama.cpp knows by name" in subprocess.run(
+            [MEDRL, "export", WHAT, "--to", to, "--out", out, "--no-check", "--force"], capture_output=True, text=True).stderr:
+        return absent("gguf", "llama.cpp has no name for this tokenizer's way of splitting text")
+    report = json.loads(medrl("export", WHAT, "--to", to, "--out", out, "--force", "--json", "--dtype", "f32", "--device", "cpu", *MORE, *more))
     print(f"     export {to} {' '.join(more)}: {report['check']}")
     return out
 
@@ -142,7 +147,10 @@ def check_transformers(folder):
     for q, (want, _) in zip(QUESTIONS, answers(folder)):
         ids = prompt_ids(folder, q)
         theirs = tokenizer.apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, return_dict=True)
-        ids_same += list(theirs["input_ids"]) == ids
+        theirs = list(theirs["input_ids"])
+        ids_same += theirs == ids
+        if theirs != ids:
+            print(f"     transformers {theirs}\n     medrl        {ids}")
         out = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
                              max_new_tokens=TOKENS, do_sample=False, repetition_penalty=1.0)[0, len(ids):].tolist()
         same += out == want
@@ -177,10 +185,54 @@ def check_peft(folder):
         f"{len(bare)} of the lora_B are zero")
 
 
+def tiny():
+    """Greedy tokens and log-probabilities of llama.cpp from prompts in ids; xllamacpp only."""
+    try:
+        import xllamacpp
+    except ImportError as e:
+        return absent("llama.cpp", e)
+    golden = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden")
+    for name in ("tiny_qwen2", "tiny_llama3", "tiny_smollm2", "tiny_qwen3"):
+        base = os.path.join(TEMP, name)
+        shutil.copytree(os.path.join(golden, "tokenizer_tiny96"), base)
+        shutil.copytree(os.path.join(golden, "tiny", name), base, dirs_exist_ok=True)
+        adapter = os.path.join(golden, "tiny", name + "_lora")
+        more = ["--adapter", adapter] if os.path.isdir(adapter) else []
+        out = os.path.join(TEMP, name + "-gguf")
+        medrl("export", base, *more, "--to", "gguf", "--type", "f32", "--out", out, "--dtype", "f32", "--device", "cpu")
+        p = xllamacpp.CommonParams()
+        p.model.path, p.n_ctx, p.warmup, p.n_parallel = os.path.join(out, "model-f32.gguf"), 256, False, 1
+        server = xllamacpp.Server(p)
+        same, gap = 0, 0.0
+        for q in QUESTIONS:
+            ids = json.loads(medrl("tokenize", base, input=json.dumps({"text": q})))["ids"]
+            want = json.loads(medrl("generate", base, *more, "--raw", q, "--temperature", "0", "--max-new-tokens", str(TOKENS),
+                                    "--dtype", "f32", "--device", "cpu", "--json"))["completions"][0]
+            got = server.handle_completions({"prompt": ids, "max_tokens": TOKENS, "temperature": 0, "top_k": 1,
+                                             "logprobs": 1})["choices"][0]
+            theirs, ours = got["logprobs"]["content"], want["logprobs"]
+            at = 0  # a token is a character here, but for those that end an answer
+            while at < min(len(got["text"]), len(want["text"])) and got["text"][at] == want["text"][at]:
+                at += 1
+            gap = max([gap] + [abs(a["logprob"] - b) for a, b in zip(theirs[:at], ours)])
+            ended = at == len(want["text"])  # medrl stops at every id of the list, llama.cpp at the one that a GGUF has
+            tie = at < min(len(theirs), len(ours)) and abs(theirs[at]["logprob"] - ours[at]) < 0.01
+            same += ended or tie
+            if not ended:
+                print(f"     {'a near tie' if tie else 'differs'} at token {at + 1}: {got['text']!r}, medrl {want['text']!r}")
+        say("llama.cpp", same == len(QUESTIONS) and gap < 0.02,
+            f"{name}: {same} of {len(QUESTIONS)} greedy answers are the same, log-probabilities differ by {gap:.4f} at most")
+
+
 def main():
+    if WHAT == "--tiny":
+        tiny()
+        sys.exit(1 if failed else 0)
     merged = export("merged")
     for kind in ("f32", "f16", "q8_0", "q4_k_m", "q4_0"):
         folder = export("gguf", "--type", kind)
+        if not folder:
+            break
         try:
             import torch  # noqa: F401 - bf16 of the merged folder needs it
             check_gguf(folder, merged, kind) if kind != "f32" else None

@@ -360,7 +360,8 @@ static void metrics_are_complete(void) {
                                         MR_M_TIME_ROLLOUT,
                                         MR_M_TIME_SCORE,
                                         MR_M_TIME_TRAIN,
-                                        MR_M_TOKENS_PER_S };
+                                        MR_M_TOKENS_PER_S,
+                                        MR_M_TIME_RUN };
     static world w;
     mr_err err;
     world_init(&w, MR_METHOD_GRPO);
@@ -519,7 +520,7 @@ static void supervised(void) {
     static const char *const want[] = { MR_M_LOSS,       MR_M_GRAD_NORM,  MR_M_LEARNING_RATE,
                                         MR_M_NUM_TOKENS, MR_M_ENTROPY,    MR_M_STEP_TIME,
                                         MR_M_EPOCH,      MR_M_VERSION,    MR_M_TIME_TRAIN,
-                                        MR_M_TOKENS_PER_S };
+                                        MR_M_TOKENS_PER_S, MR_M_TIME_RUN };
     static world w;
     mr_err err;
     world_init(&w, MR_METHOD_SFT);
