@@ -84,8 +84,9 @@ same_bits clean whole
 
 # a hundred saves a second for five seconds, every other one broken; the last one is good, other and taken over; and again from a checkpoint
 good
-start often --set grpo.max_steps=1500
-wait_step 3
+start often --set grpo.max_steps=20000 --set grpo.save_steps=50
+wait_step 52
+cp -r often/checkpoint-50 kept
 i=0
 end=$(($(date +%s) + 5))
 while [ "$(date +%s)" -lt $end ]; do
