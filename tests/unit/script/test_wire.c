@@ -126,6 +126,7 @@ static void play_load(void) {
     mr_put_bytes(&s, "rewards/fake.lua", 16);
     mr_put_f64(&s, is("low is nan") ? (double)NAN : -1.0);
     mr_put_u8(&s, is("batch 7") ? 7 : of_group()); /* score, or score_batch */
+    mr_put_u8(&s, is("on_error 3") ? 3 : MR_FAULT_IS_MIN);
     mr_put_bytes(&s, "", 0);
     if (is("more than asked")) mr_put_u32(&s, 7);
     if (is("cut")) s.len -= 3;
@@ -254,6 +255,7 @@ static void lies_at_load_are_refused(void) {
         { "more than asked", "was cut" },           { "cut", "was cut" },
         { "asks and does not read", "the worker" }, { "asks for ever", "the worker" },
         { "logs for ever", "the worker" },          { "batch 7", "makes no sense" },
+        { "on_error 3", "makes no sense" },
     };
     for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
         set_plan(plans[i][0]);
