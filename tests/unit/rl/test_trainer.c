@@ -660,7 +660,8 @@ static void check_autopsy(world *w, const char *dir, int step) {
     int n, bad = 0, n_parts = 0;
     const mr_param *p = mr_model_params(w->r.m, &n);
     int64_t n_grads;
-    const float *at = mr_model_grads(w->r.m, &n_grads) + n_grads / 2;
+    const float *at = mr_model_grads(w->r.m, &n_grads);
+    at += n_grads / 2;
     const char *poisoned = "";
     for (int i = 0; i < n; i++)
         if (at >= p[i].grad && at < p[i].grad + p[i].rows * p[i].cols) poisoned = p[i].name;
