@@ -68,7 +68,7 @@ static mr_status submit(void *self, const mr_score_job *job, mr_err *err) {
     w->values[0][job->id] = (double)hits / job->n_tokens; /* the share of small letters */
     w->values[1][job->id] = job->truncated ? 0 : 1;
     for (int f = 0; f < 2; f++) w->kinds[f][job->id] = MR_SCORED;
-    if (job->id == w->fault_id || w->all_fault) w->values[0][job->id] = 0, w->kinds[0][job->id] = MR_FAULT;
+    if (job->id == w->fault_id || w->all_fault) w->values[0][job->id] = -0.5, w->kinds[0][job->id] = MR_FAULT;
     if (job->id == w->abstain_id) w->values[0][job->id] = 0, w->kinds[0][job->id] = MR_ABSTAINED;
     if (job->id == w->nan_id)
         w->values[0][job->id] = w->huge ? 1e300 : (double)NAN, w->kinds[1][job->id] = MR_ABSTAINED;
