@@ -39,6 +39,14 @@ typedef struct mr_weight_source {
     mr_status (*rows)(void *self, float *dst, int64_t row, int64_t n, mr_err *err);
 } mr_weight_source;
 
+/* Rows of a matrix that are NF4 already, as bitsandbytes stores them (spec/quantization.md, 5.4); host memory. */
+typedef struct mr_nf4_part {
+    int64_t n;             /* elements */
+    const uint8_t *codes, *absmax; /* [ceil(n/2)], [ceil(n/64)] */
+    const void *nested;    /* f32 [ceil(n/64/256)], of any alignment */
+    float offset;
+} mr_nf4_part;
+
 enum {
     MR_USE_FWD = 1,  /* multiplied as y = x @ w^T */
     MR_USE_BWD = 2,  /* multiplied as dx = dy @ w */
@@ -130,17 +138,26 @@ struct mr_backend {
     mr_device_kind kind;
     const char *name;      /* "cpu" or "cuda:0" */
     const char *device;    /* for people: "AMD EPYC, avx512_bf16, 2 threads" */
+    /* What the bits of results depend on, beside the build: "cpu avx512_bf16"; "NVIDIA H100 80GB HBM3, sm_90, 132 SMs, CUDA 13.0". */
+    const char *arithmetic;
     bool has_bf16;         /* products in bf16 are native; otherwise ask for MR_F16 of a GPU, for MR_F32 of a CPU */
     /* True after open. False, set before weights are made: products need not keep the row rule, so that CUDA takes whatever is fastest
      * for each number of rows. One row alone and the same row among others may differ then as two summation orders do; a program that
      * repeats its calls still repeats its bits only where the choices, which are made by the clock, come out the same. The CPU, whose
      * products keep the rule at no cost, and all operations but linear and linear_bwd do not look at it. */
     bool exact;
+    /* False after open. True: attention multiplies in f32, for models that compute in f32 (mr_model_plan and mr_model_open set it).
+     * False: it may multiply sums of two bf16, which keep 16 bits of each factor, on tensor cores. Stores of keys and values are of the
+     * kind that was set when kv_bytes was asked. The CPU always multiplies in f32. */
+    bool attention_f32;
     int n_threads;
     /* Device memory that alloc, weights and scratch hold now and have held at most, kept by the backend; and what there
      * was to take at open, which plans do not exceed: 0 when nobody knows or it is the host's memory. */
     size_t bytes, bytes_peak, bytes_total;
     void *state;           /* the backend's own */
+    /* The operation that was begun last, and how many were: for a thread that watches (base/watch.h). Relaxed atomics. */
+    const char *op;
+    unsigned long n_ops;
     void (*close)(mr_backend *b); /* for mr_backend_close */
 
     /* Device memory, zeroed; NULL when it does not fit. Freed with free. */
@@ -167,6 +184,10 @@ struct mr_backend {
      * (spec/quantization.md, 5.1 to 5.3); bytes equal to bitsandbytes. MR_ENOMEM when it does not fit; the source's own failure otherwise. */
     mr_status (*weight_create)(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
                                mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
+    /* The same for parts[n] that are stacked and stored NF4 already: their bytes stay. Elements of all parts but the last are a
+     * multiple of 64 * 256, so that each block of block maxima belongs to one part. NULL: not on this device. */
+    mr_status (*weight_adopt)(mr_backend *b, mr_weight **out, const mr_nf4_part *parts, int n, int64_t n_out, int64_t n_in,
+                              mr_dtype compute, unsigned uses, mr_err *err);
     void (*weight_free)(mr_backend *b, mr_weight *w);
     mr_weight_info (*weight_info)(const mr_weight *w);
     /* For plans and for the time before step 0. What weight_create would take for w (all but bytes is set) goes to
@@ -181,7 +202,7 @@ struct mr_backend {
     /* on: no weight changes until off, so what products unpack of one may stay for those that follow. */
     void (*weight_hold)(mr_backend *b, bool on);
     /* The NF4 parts in host memory, borrowed until the weight is freed: codes [ceil(O*I/2)], absmax codes [n_blocks], nested absmax
-     * [ceil(n_blocks/256)], nested offset. False when w is not NF4. */
+     * [ceil(n_blocks/256)], nested offset (of the first part, when it was adopted). False when w is not NF4. */
     bool (*weight_nf4)(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);
 
     /* --- forward --- */

@@ -29,16 +29,19 @@ out=$(
     rule kernels/cpu base kernels
     rule kernels/cuda base kernels
     rule runtime/files base
+    rule runtime/hub base
     rule runtime/text base files
-    rule runtime/model base files text kernels
+    rule runtime/model base files hub text kernels
     rule runtime/rl base files text kernels model
     rule runtime/record base files text model rl
-    rule runtime/script base files text rl
-    rule runtime/cli base files text kernels model rl record script
+    rule runtime/script base files hub text rl
+    rule runtime/cli base files hub text kernels model rl record script
     grep -rnE '#[[:space:]]*include[[:space:]]*<(lua|luajit|lauxlib|lualib)[^>]*>' runtime kernels | grep -v '^runtime/script/' |
         sed 's/$/   <- Lua is used behind runtime\/script only/'
     grep -rnE '#[[:space:]]*include[[:space:]]*<(cuda|cublas|curand|nccl)[^>]*>' runtime kernels | grep -v '^kernels/cuda/' |
         sed 's/$/   <- CUDA is used below kernels\/cuda only/'
+    grep -rnE '#[[:space:]]*include[[:space:]]*<curl/' runtime kernels | grep -v '^runtime/hub/' |
+        sed 's/$/   <- the network is used behind runtime\/hub only/'
     true
 )
 if [ -n "$out" ]; then

@@ -232,6 +232,7 @@ static const mr_backend table = {
     .moved = cpu_moved,
     .sync = cpu_sync,
     .weight_create = cpu_weight_create,
+    .weight_adopt = cpu_weight_adopt,
     .weight_free = cpu_weight_free,
     .weight_info = cpu_weight_info,
     .weight_room = cpu_weight_room,
@@ -298,6 +299,8 @@ mr_status cpu_open(mr_backend **out, int index, int n_threads, mr_err *err) {
     snprintf(s->device, sizeof s->device, "%s, %s, %d thread%s", brand, isa_names[isa], n_threads,
              n_threads == 1 ? "" : "s");
     s->b.device = s->device;
+    snprintf(s->arithmetic, sizeof s->arithmetic, "cpu %s", isa_names[isa]);
+    s->b.arithmetic = s->arithmetic;
     *out = &s->b;
     return MR_OK;
 }

@@ -27,7 +27,7 @@ typedef struct cpu_state {
     cpu_isa isa;
     int n_threads;
     mr_threads *pool;
-    char device[128];
+    char device[128], arithmetic[32];
     struct { void *p; size_t bytes; } scratch[CPU_N_SLOTS];
     pthread_mutex_t fail_lock;
     bool failed;      /* set once, by cpu_fail */
@@ -37,7 +37,13 @@ typedef struct cpu_state {
 } cpu_state;
 
 static inline cpu_state *cpu_of(const mr_backend *b) { return b->state; }
-static inline bool cpu_failed(const mr_backend *b) { return cpu_of(b)->failed; }
+/* An operation of that name begins. */
+static inline bool cpu_begin(const mr_backend *b, const char *op) {
+    __atomic_store_n(&cpu_of(b)->b.op, op, __ATOMIC_RELAXED);
+    __atomic_store_n(&cpu_of(b)->b.n_ops, b->n_ops + 1, __ATOMIC_RELAXED);
+    return cpu_of(b)->failed;
+}
+#define cpu_failed(b) cpu_begin(b, __func__)
 
 /* Opens the CPU, for mr_backend_open. */
 mr_status cpu_open(mr_backend **out, int index, int n_threads, mr_err *err);
@@ -115,6 +121,8 @@ void cpu_dynamic_map(float map[256], bool is_signed);
 /* --- weights (weights.c, nf4.c) --- */
 mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
                             mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
+mr_status cpu_weight_adopt(mr_backend *b, mr_weight **out, const mr_nf4_part *parts, int n, int64_t n_out, int64_t n_in,
+                           mr_dtype compute, unsigned uses, mr_err *err);
 void cpu_weight_free(mr_backend *b, mr_weight *w);
 mr_weight_info cpu_weight_info(const mr_weight *w);
 size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);

@@ -76,7 +76,8 @@ void nf4_quantize_absmax(nf4_data *q, float *absmax) {
 /* --- back --- */
 
 static float block_absmax(const nf4_data *q, const float *map, int64_t block) {
-    return map[q->absmax[block]] * q->nested[block / NF4_NESTED] + q->offset;
+    const int64_t group = block / NF4_NESTED;
+    return map[q->absmax[block]] * q->nested[group] + (q->offsets ? q->offsets[group] : q->offset);
 }
 
 void nf4_dequantize(float *dst, const nf4_data *q, int64_t at, int64_t n) {

@@ -86,6 +86,19 @@ static mr_status no_memory(const mr_weight *w, mr_err *err) {
                    (long long)w->n_out, (long long)w->n_in, mr_dtype_name(w->store));
 }
 
+static int64_t nested_groups(int64_t n_blocks) {
+    return (n_blocks + NF4_NESTED - 1) / NF4_NESTED;
+}
+
+static bool take_nf4(mr_backend *b, mr_weight *w) {
+    nf4_data *q = &w->nf4;
+    q->n = w->n_out * w->n_in;
+    q->n_blocks = (q->n + NF4_BLOCK - 1) / NF4_BLOCK;
+    bool ok = (q->codes = take(b, w, (size_t)(q->n + 1) / 2, 1));
+    ok = (q->absmax = take(b, w, (size_t)q->n_blocks, 1)) && ok;
+    return (q->nested = take(b, w, (size_t)nested_groups(q->n_blocks), sizeof(float))) && ok;
+}
+
 static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_err *err) {
     int64_t rows = source_rows(w->n_out, w->n_in);
     size_t block_values = (size_t)rows * (size_t)w->n_in + NF4_BLOCK;
@@ -93,11 +106,7 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
     float *absmax = NULL;
     if (nf4) {
         nf4_data *q = &w->nf4;
-        q->n = w->n_out * w->n_in;
-        q->n_blocks = (q->n + NF4_BLOCK - 1) / NF4_BLOCK;
-        ok = (q->codes = take(b, w, (size_t)(q->n + 1) / 2, 1)) && ok;
-        ok = (q->absmax = take(b, w, (size_t)q->n_blocks, 1)) && ok;
-        ok = (q->nested = take(b, w, (size_t)(q->n_blocks + NF4_NESTED - 1) / NF4_NESTED, sizeof(float))) && ok;
+        ok = take_nf4(b, w);
         absmax = mr_try_alloc((size_t)q->n_blocks * sizeof *absmax);
         ok = absmax && ok;
     } else {
@@ -163,6 +172,39 @@ mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src
     return MR_OK;
 }
 
+mr_status cpu_weight_adopt(mr_backend *b, mr_weight **out, const mr_nf4_part *parts, int n, int64_t n_out, int64_t n_in,
+                           mr_dtype compute, unsigned uses, mr_err *err) {
+    assert(n_out > 0 && n_in > 0 && uses && compute != MR_NF4 && n > 0);
+    *out = NULL;
+    mr_weight *w = mr_alloc(sizeof *w);
+    w->store = MR_NF4, w->compute = compute, w->n_out = n_out, w->n_in = n_in, w->uses = uses;
+    nf4_data *q = &w->nf4;
+    bool ok = take_nf4(b, w);
+    if (n > 1) ok = (q->offsets = take(b, w, (size_t)nested_groups(q->n_blocks), sizeof(float))) && ok;
+    if (!ok) {
+        mr_status st = no_memory(w, err);
+        cpu_weight_free(b, w);
+        return st;
+    }
+    int64_t at = 0, block = 0, group = 0;
+    q->offset = parts[0].offset;
+    for (int i = 0; i < n; i++) {
+        const mr_nf4_part *p = &parts[i];
+        int64_t blocks = (p->n + NF4_BLOCK - 1) / NF4_BLOCK, groups = nested_groups(blocks);
+        assert(at + p->n <= q->n && (i == n - 1 || p->n % (NF4_BLOCK * NF4_NESTED) == 0));
+        memcpy(q->codes + at / 2, p->codes, (size_t)(p->n + 1) / 2);
+        memcpy(q->absmax + block, p->absmax, (size_t)blocks);
+        memcpy(q->nested + group, p->nested, (size_t)groups * sizeof(float));
+        for (int64_t g = 0; q->offsets && g < groups; g++) q->offsets[group + g] = p->offset;
+        at += p->n, block += blocks, group += groups;
+    }
+    assert(at == q->n);
+    cpu_count(b, (int64_t)w->bytes);
+    w->counted = true;
+    *out = w;
+    return MR_OK;
+}
+
 void cpu_weight_free(mr_backend *b, mr_weight *w) {
     if (!w) return;
     if (w->counted) cpu_count(b, -(int64_t)w->bytes);
@@ -172,6 +214,7 @@ void cpu_weight_free(mr_backend *b, mr_weight *w) {
     cpu_slab_free(b, w->nf4.codes);
     cpu_slab_free(b, w->nf4.absmax);
     cpu_slab_free(b, w->nf4.nested);
+    cpu_slab_free(b, w->nf4.offsets);
     mr_free(w);
 }
 

@@ -11,6 +11,7 @@ typedef struct nf4_data {
     uint8_t *absmax; /* [n_blocks], indices into the signed dynamic map */
     float *nested;   /* [ceil(n_blocks/256)] */
     float offset;
+    float *offsets;  /* one for each of nested, of a stack whose parts have their own; NULL: offset for all */
     int64_t n, n_blocks;
 } nf4_data;
 

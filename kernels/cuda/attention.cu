@@ -281,6 +281,7 @@ __global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const 
 /* One block a (span, pair) and key head. first_item[span]: its first chunk's item; NULL: n_chunks a span. */
 __global__ static void merge_kernel(attending a, const int *first_item, const float *parts) {
     int which = blockIdx.x / 16, pair = blockIdx.x % 16, kh = blockIdx.y, D = a.D;
+    follow();
     mr_span s = a.spans[which];
     int first = first_item ? first_item[which] : which * a.n_chunks;
     if (pair >= s.n_rows * a.G) return;
@@ -366,7 +367,7 @@ static void launch_few(mr_backend *b, const attending &a, const chunk_item *item
         split_few(b, &a, items, n_items, parts);
     else
         LAUNCH(b, "attention", few_kernel, grid, THREADS, (int)sizeof(tile_room), a, items, parts);
-    LAUNCH(b, "attention", merge_kernel, merges, a.D <= 64 ? 64 : 128, 0, a, first_item, (const float *)parts);
+    LAUNCH_EARLY(b, "attention", merge_kernel, merges, a.D <= 64 ? 64 : 128, 0, a, first_item, (const float *)parts);
 }
 
 /* Spans [0, S) with at most 16 pairs each, n_items chunks in all. */

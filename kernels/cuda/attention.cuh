@@ -91,7 +91,7 @@ typedef struct share_item {
 
 /* Whether it takes this shape: bf16 tensor cores, and head sizes whose tiles fit. One answer for all calls of a backend with this D, since
  * the store has another layout then. */
-static inline bool split_takes(const mr_backend *b, int D) { return cu_of(b)->sm >= 80 && D <= 128; }
+static inline bool split_takes(const mr_backend *b, int D) { return cu_of(b)->sm >= 80 && D <= 128 && !b->attention_f32; }
 
 int split_many_tile(const mr_backend *b, int D); /* pairs of a tile_item of split_many */
 

@@ -39,6 +39,7 @@ __device__ inline void put_split(u16 *hi, u16 *lo, float x) {
 
 /* One block a row, one warp a head. */
 __global__ static void split_put_kernel(u16 *kv, const float *k, const float *v, int ld, const int32_t *slots, int K, int D) {
+    follow();
     int64_t slot = slots[blockIdx.x], from = (int64_t)blockIdx.x * ld;
     int lane = threadIdx.x % 32, P = width_of(D), key = (int)(slot % CHUNK);
     for (int kh = threadIdx.x / 32; kh < K; kh += blockDim.x / 32) {
@@ -57,7 +58,7 @@ __global__ static void split_put_kernel(u16 *kv, const float *k, const float *v,
 }
 
 void split_kv_put(mr_backend *b, void *kv, const float *k, const float *v, int ld, const int32_t *slots, int N, int K, int D) {
-    LAUNCH(b, "kv_put", split_put_kernel, N, 32 * (K < 8 ? K : 8), 0, (u16 *)kv, k, v, ld, slots, K, D);
+    LAUNCH_EARLY(b, "kv_put", split_put_kernel, N, 32 * (K < 8 ? K : 8), 0, (u16 *)kv, k, v, ld, slots, K, D);
 }
 
 /* --- pieces --- */
@@ -407,6 +408,7 @@ __global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending
     SHARED_BYTES(bytes);
     few_room<W> &room = *(few_room<W> *)bytes;
     enum { LD = W + 8 };
+    follow();
     chunk_item item = item_of(a, items);
     mr_span s = a.spans[item.span];
     if (!has_chunk(s, item)) return;
@@ -463,9 +465,9 @@ void split_few(mr_backend *b, const attending *a, const chunk_item *items, int n
     attending w = *a;
     dim3 grid(n, a->K);
     if (a->D <= 64)
-        LAUNCH(b, "attention", split_few_kernel<64>, grid, FEW_THREADS, (int)sizeof(few_room<64>), w, items, parts);
+        LAUNCH_EARLY(b, "attention", split_few_kernel<64>, grid, FEW_THREADS, (int)sizeof(few_room<64>), w, items, parts);
     else
-        LAUNCH(b, "attention", split_few_kernel<128>, grid, FEW_THREADS, (int)sizeof(few_room<128>), w, items, parts);
+        LAUNCH_EARLY(b, "attention", split_few_kernel<128>, grid, FEW_THREADS, (int)sizeof(few_room<128>), w, items, parts);
 }
 
 /* --- backward --- */

@@ -36,6 +36,8 @@ bool cu_check(mr_backend *b, const char *op, cudaError_t e) {
 
 void cu_launched(mr_backend *b, const char *op) {
     cu_state *s = cu_of(b);
+    __atomic_store_n(&b->op, op, __ATOMIC_RELAXED);
+    __atomic_store_n(&b->n_ops, b->n_ops + 1, __ATOMIC_RELAXED);
     if (cu_check(b, op, cudaGetLastError()) && s->sync_each) cu_check(b, op, cudaStreamSynchronize(s->stream));
 }
 
@@ -289,6 +291,7 @@ static void moved(mr_backend *b, int lane) {
     cu_check(b, "moved", cudaStreamWaitEvent(s->stream, s->moved[lane], 0));
 }
 
+/* wait: of this and of all other cudaStreamSynchronize: a kernel that does not end; the watchdog sees it and names it */
 static mr_status sync(mr_backend *b, mr_err *err) {
     cu_state *s = cu_of(b);
     assert(!s->recording);
@@ -339,6 +342,7 @@ static const mr_backend table = {
     .moved = moved,
     .sync = sync,
     .weight_create = cu_weight_create,
+    .weight_adopt = cu_weight_adopt,
     .weight_free = cu_weight_free,
     .weight_info = cu_weight_info,
     .weight_room = cu_weight_room,
@@ -479,6 +483,11 @@ static mr_status open_device(mr_backend **out, int index, mr_err *err) {
              s->sm, s->n_sm, (double)prop.totalGlobalMem / 1e9);
     s->b.name = s->name;
     s->b.device = s->device;
+    int runtime = 0;
+    cudaRuntimeGetVersion(&runtime);
+    snprintf(s->arithmetic, sizeof s->arithmetic, "%.100s%s, sm_%d, %d SMs, CUDA %d.%d", prop.name, CU_FORCED_SM ? " as a Turing" : "", s->sm,
+             s->n_sm, runtime / 1000, runtime % 1000 / 10);
+    s->b.arithmetic = s->arithmetic;
     mr_backend *b = &s->b;
     if (cu_check(b, "open", cudaSetDevice(index)) &&
         cu_check(b, "open", cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking))) {

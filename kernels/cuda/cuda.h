@@ -51,7 +51,7 @@ typedef struct cu_state {
     int index, sm, n_sm; /* sm: 75, 80, 86, 89, 90 ... */
     int max_shared;      /* bytes of shared memory that a block may ask for */
     cudaStream_t stream;
-    char name[16], device[192];
+    char name[16], device[192], arithmetic[192];
     bool sync_each;      /* MEDRL_CUDA_SYNC */
     bool failed;
     mr_status status;
@@ -143,6 +143,7 @@ typedef struct cu_nf4 {
     uint8_t *absmax; /* [n_blocks] */
     float *nested;   /* [ceil(n_blocks/256)] */
     float offset;
+    float *offsets;  /* one for each of nested, of a stack whose parts have their own; NULL: offset for all */
     int64_t n, n_blocks;
     bool tiled;
     uint8_t *host_codes, *host_absmax; /* copies for weight_nf4, made when asked for */
@@ -161,6 +162,8 @@ struct mr_weight {
 
 mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
                            mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
+mr_status cu_weight_adopt(mr_backend *b, mr_weight **out, const mr_nf4_part *parts, int n, int64_t n_out, int64_t n_in,
+                          mr_dtype compute, unsigned uses, mr_err *err);
 void cu_weight_free(mr_backend *b, mr_weight *w);
 size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);
 /* What weight_create holds from one weight to the next: pinned memory and where it is uploaded to. */

@@ -24,6 +24,27 @@
         kernel<<<grid, threads, bytes, cu_of(b)->stream>>>(__VA_ARGS__);                                               \
         cu_launched(b, op);                                                                                            \
     } while (0)
+/* The same for a kernel that calls follow(): in work that repeats it may begin while the kernel before it ends, from sm_90 on. All of a processor's
+ * memory that can be is shared memory then, for small kernels too: between kernels that divide it otherwise it has to run empty. */
+#define LAUNCH_EARLY(b, op, kernel, grid, threads, bytes, ...)                                                         \
+    do {                                                                                                               \
+        if (cu_of(b)->sm < 90 || !cu_of(b)->recording) {                                                                \
+            LAUNCH(b, op, kernel, grid, threads, bytes, __VA_ARGS__);                                                  \
+            break;                                                                                                     \
+        }                                                                                                              \
+        if ((bytes) > 48 * 1024)                                                                                       \
+            cu_check(b, op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes)));  \
+        cudaLaunchAttribute early[2] = {};                                                                             \
+        early[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;                                              \
+        early[0].val.programmaticStreamSerializationAllowed = 1;                                                       \
+        early[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;                                                \
+        early[1].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;                                               \
+        cudaLaunchConfig_t config = {};                                                                                \
+        config.gridDim = grid, config.blockDim = threads, config.dynamicSmemBytes = (size_t)(bytes);                   \
+        config.stream = cu_of(b)->stream, config.attrs = early, config.numAttrs = 2;                                   \
+        cu_check(b, op, cudaLaunchKernelEx(&config, kernel, __VA_ARGS__));                                             \
+        cu_launched(b, op);                                                                                            \
+    } while (0)
 #endif
 
 #include "cuda/cuda.h"
@@ -126,6 +147,51 @@ __device__ inline void copy16(void *shared, const void *global, bool ok) {
 __device__ inline void copy_commit() {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+/* In every thread of a kernel that LAUNCH_EARLY starts, before it touches anything but weights, which work that repeats does not write: all kernels
+ * before it are done. The next one may begin from here on. */
+__device__ inline void follow() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+/* Weights pass by once a step, and are more than the second cache holds: they are the first that it gives up, so that what lies between, and the
+ * kernels' code, can stay. */
+#if __CUDA_ARCH__ >= 800
+__device__ inline uint64_t passing() {
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+#endif
+__device__ inline uint4 load_passing(const uint4 *p) {
+#if __CUDA_ARCH__ >= 800
+    uint4 v;
+    asm("ld.global.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(p), "l"(passing()));
+    return v;
+#else
+    return *p;
+#endif
+}
+__device__ inline uint2 load_passing(const uint2 *p) {
+#if __CUDA_ARCH__ >= 800
+    uint2 v;
+    asm("ld.global.L2::cache_hint.v2.u32 {%0, %1}, [%2], %3;" : "=r"(v.x), "=r"(v.y) : "l"(p), "l"(passing()));
+    return v;
+#else
+    return *p;
+#endif
+}
+/* `bytes` (a multiple of 16) of weights from a place at 16 bytes are wanted soon: into the second cache, where the GPU can. */
+__device__ inline void fetch_ahead(const void *global, int bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global.L2::cache_hint [%0], %1, %2;" ::"l"(global), "r"(bytes), "l"(passing()) : "memory");
+#else
+    (void)global, (void)bytes;
 #endif
 }
 /* All but the last n groups of copies are there. */

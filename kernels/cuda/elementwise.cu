@@ -53,6 +53,7 @@ __global__ static void __launch_bounds__(THREADS) rmsnorm_kernel(float *y, int l
                                                                  float eps) {
     __shared__ float room[32];
     float kept[ROW ? ROW : 1], weight[ROW ? ROW : 1];
+    follow();
     x += (int64_t)blockIdx.x * ldx, y += (int64_t)blockIdx.x * ldy;
     if (ROW) for_row<ROW>(C, [&](int i, int c) { weight[i] = w[c]; }); /* on their way while the sum waits: few rows are all waiting */
     float inv = inverse_rms<ROW>(kept, x, C, eps, room);
@@ -96,11 +97,11 @@ void cu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, const
     assert(C > 0 && ldy >= C && ldx >= C);
     int threads = row_threads(C);
     if (C <= threads * LONG / 2)
-        LAUNCH(b, "rmsnorm", rmsnorm_kernel<LONG / 2>, N, threads, 0, y, ldy, x, ldx, w, C, eps);
+        LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<LONG / 2>, N, threads, 0, y, ldy, x, ldx, w, C, eps);
     else if (C <= threads * LONG)
-        LAUNCH(b, "rmsnorm", rmsnorm_kernel<LONG>, N, threads, 0, y, ldy, x, ldx, w, C, eps);
+        LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<LONG>, N, threads, 0, y, ldy, x, ldx, w, C, eps);
     else
-        LAUNCH(b, "rmsnorm", rmsnorm_kernel<0>, N, threads, 0, y, ldy, x, ldx, w, C, eps);
+        LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<0>, N, threads, 0, y, ldy, x, ldx, w, C, eps);
 }
 
 void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,
@@ -174,6 +175,7 @@ static inline bool by_four(const void *p, int64_t ld) { return (uintptr_t)p % 16
 template <int V>
 __global__ static void rope_kernel(float *x, int ldx, const int32_t *pos, const float *inv_freq, int H, int D, bool inverse) {
     int half = D / 2, in_head = half / V, tid = threadIdx.x, i = tid % in_head * V, step = (int)blockDim.x / in_head;
+    follow();
     if (tid >= step * in_head) return;
     float *row = x + (int64_t)blockIdx.x * ldx + i, p = (float)pos[blockIdx.x], s[V], c[V];
 #pragma unroll
@@ -199,9 +201,9 @@ void cu_rope(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *
     if (cu_failed(b) || N <= 0) return;
     assert(D % 2 == 0 && D <= CU_MAX_D && ldx >= H * D);
     if (by_four(x, ldx) && D % 8 == 0)
-        LAUNCH(b, "rope", rope_kernel<4>, N, ROPE_THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse);
+        LAUNCH_EARLY(b, "rope", rope_kernel<4>, N, ROPE_THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse);
     else
-        LAUNCH(b, "rope", rope_kernel<1>, N, THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse);
+        LAUNCH_EARLY(b, "rope", rope_kernel<1>, N, THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse);
 }
 
 /* --- silu, add --- */
@@ -211,6 +213,7 @@ enum { GATE_THREADS = 128, GATES = 2 };
 
 template <int V>
 __global__ static void __launch_bounds__(GATE_THREADS) silu_mul_kernel(float *y, const float *gu, int F, int N) {
+    follow();
     int first = (blockIdx.x * GATES * GATE_THREADS + threadIdx.x) * V;
     for (int64_t row = blockIdx.y; row < N; row += gridDim.y) {
         const float *from = gu + 2 * row * F;
@@ -277,9 +280,9 @@ template <int V> __global__ static void add_kernel(float *y, const float *x, int
 void cu_silu_mul(mr_backend *b, float *y, const float *gu, int N, int F) {
     if (cu_failed(b) || N <= 0) return;
     if (by_four(y, F) && by_four(gu, F))
-        LAUNCH(b, "silu_mul", silu_mul_kernel<4>, rows_grid(N, F, 4 * GATES * GATE_THREADS), GATE_THREADS, 0, y, gu, F, N);
+        LAUNCH_EARLY(b, "silu_mul", silu_mul_kernel<4>, rows_grid(N, F, 4 * GATES * GATE_THREADS), GATE_THREADS, 0, y, gu, F, N);
     else
-        LAUNCH(b, "silu_mul", silu_mul_kernel<1>, rows_grid(N, F, GATES * GATE_THREADS), GATE_THREADS, 0, y, gu, F, N);
+        LAUNCH_EARLY(b, "silu_mul", silu_mul_kernel<1>, rows_grid(N, F, GATES * GATE_THREADS), GATE_THREADS, 0, y, gu, F, N);
 }
 
 void cu_silu_mul_bwd(mr_backend *b, float *dgu, const float *dy, const float *gu, int N, int F) {

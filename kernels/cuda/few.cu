@@ -164,11 +164,15 @@ __device__ static void few_block(const few_product &p, const few_plan &q, int64_
     if (NF4 && have) { /* read behind the first barrier */
         int n = (int)((k1 - k0) / BLOCK);
         int64_t first = row0 * blocks + k0 / BLOCK;
-        for (int c = lane + in_tile * 32; c < n * 2; c += 32 * q.warps) { /* half of the rows: 8 loads on their way at once */
+        for (int c = lane + in_tile * 32; c < n * 2; c += 32 * q.warps) { /* half of the rows */
             int column = c >> 1, side = c & 1;
+            nf4_scales<OUTPUTS / 2> made;
+            made.load(p.w, (int)(first + side * 8 * blocks + column), (int)blocks);
+            float scale[OUTPUTS / 2];
 #pragma unroll
-            for (int r = 0; r < OUTPUTS / 2; r++)
-                scales[(side * 8 + r) * SCALES + column] = nf4_scale(p.w, first + (side * 8 + r) * blocks + column);
+            for (int r = 0; r < OUTPUTS / 2; r++) scale[r] = made.of(p.w, r);
+#pragma unroll
+            for (int r = 0; r < OUTPUTS / 2; r++) scales[(side * 8 + r) * SCALES + column] = scale[r];
         }
     }
 
@@ -274,6 +278,7 @@ template <int T, bool NF4, int N8, int C>
 __global__ static void __launch_bounds__(MOST_WARPS * 32) few_kernel(few_product p, few_product a, few_plan q) {
     SHARED_BYTES(bytes);
     __shared__ float values[16];
+    follow();
     if (threadIdx.x < 16) values[threadIdx.x] = p.w.tables[CU_NF4 + threadIdx.x]; /* seen after the first barrier */
     int block = blockIdx.x;
     if (block < q.a_blocks) {
@@ -343,7 +348,7 @@ bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora,
 template <int T, bool NF4, int N8, int C>
 static void launch(mr_backend *b, const char *op, const few_product *p, const few_product *a, const few_plan *q) {
     auto kernel = few_kernel<T, NF4, N8, C>;
-    LAUNCH(b, op, kernel, q->blocks, q->n_segments * q->tiles * q->warps * 32, q->bytes, *p, a ? *a : *p, *q);
+    LAUNCH_EARLY(b, op, kernel, q->blocks, q->n_segments * q->tiles * q->warps * 32, q->bytes, *p, a ? *a : *p, *q);
 }
 
 template <int T, bool NF4>
@@ -361,6 +366,7 @@ void cu_few(mr_backend *b, const char *op, const few_product *p, const few_produ
     if (p->n_rows <= 0 || cu_failed(b)) return;
     bool nf4 = p->w.store == MR_NF4;
     few_plan q;
+    if (nf4 && cu_few_nf4(b, op, p, a)) return;
     if (!plan(b, &q, p->n_out, p->w.n_in, p->n_rows, nf4, a != NULL)) return; /* cu_few_fits has said that it does */
     int64_t tiles = (p->n_out + OUTPUTS - 1) / OUTPUTS, a_tiles = a ? (a->n_out + OUTPUTS - 1) / OUTPUTS : 0;
     q.aligned = (uintptr_t)p->x % 16 == 0 && p->ldx % 4 == 0;

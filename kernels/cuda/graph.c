@@ -105,6 +105,8 @@ void cu_repeat(mr_backend *b, const void *key, size_t bytes, void (*work)(void *
     bool first = true;
     if (cu_failed(b)) return;
     assert(bytes <= KEY_BYTES && !s->recording);
+    __atomic_store_n(&b->op, "repeat", __ATOMIC_RELAXED);
+    __atomic_store_n(&b->n_ops, b->n_ops + 1, __ATOMIC_RELAXED);
     recording *r = s->graphs ? place_of(s, key, bytes, &first) : NULL;
     if (r) r->used = ++s->graphs->clock;
     if (first) {

@@ -13,11 +13,12 @@ typedef struct weight_view {
     const float *nested, *tables;
     float offset;
     bool tiled;
+    const float *offsets;
 } weight_view;
 
 static inline weight_view view_of(const mr_weight *w) {
     weight_view v = { w->store, w->compute, w->n_in, w->ld, w->data, w->nf4.codes, w->nf4.absmax, w->nf4.nested,
-                      cu_of(w->b)->tables, w->nf4.offset, w->nf4.tiled };
+                      cu_of(w->b)->tables, w->nf4.offset, w->nf4.tiled, w->nf4.offsets };
     return v;
 }
 
@@ -30,8 +31,23 @@ static __host__ __device__ inline int64_t nf4_tiled_at(int64_t row, int64_t col,
 
 /* The maximum of a block of 64, from its two levels. */
 __device__ inline float nf4_scale(const weight_view &w, int64_t block) {
-    return w.tables[CU_MAP + w.absmax[block]] * w.nested[block / 256] + w.offset;
+    return w.tables[CU_MAP + w.absmax[block]] * w.nested[block / 256] + (w.offsets ? w.offsets[block / 256] : w.offset);
 }
+
+/* Those of N blocks, `step` apart: all loads are on their way together. Where each is stored before the next is loaded they wait for each other,
+ * since a byte may be anything: 16 of them cost 20 us. */
+template <int N> struct nf4_scales {
+    uint8_t code[N];
+    float nested[N];
+
+    __device__ void load(const weight_view &w, int block, int step) {
+#pragma unroll
+        for (int i = 0; i < N; i++) code[i] = w.absmax[block + i * step];
+#pragma unroll
+        for (int i = 0; i < N; i++) nested[i] = w.nested[(block + i * step) / 256];
+    }
+    __device__ float of(const weight_view &w, int i) const { return w.tables[CU_MAP + code[i]] * nested[i] + w.offset; }
+};
 
 /* One element as products see it. */
 __device__ inline float weight_value(const weight_view &w, int64_t row, int64_t col) {

@@ -119,6 +119,9 @@ template <int T> __global__ static void nf4_unpack_tiles(u16 *dst, int64_t ld, w
     if (at >= n) return; /* whole warps */
     int64_t tile = at / 32, tiles = w.n_in / NF4_BLOCK, row = tile / tiles * 16, block = tile % tiles;
     uint4 codes = *(const uint4 *)(w.codes + at * 16);
+    nf4_scales<2> made; /* of row lane / 4 and of the eighth behind it */
+    made.load(w, (int)((row + lane / 4) * tiles + block), (int)(8 * tiles));
+    float scales[2] = { made.of(w, 0), made.of(w, 1) };
     uint32_t words[4] = { codes.x, codes.y, codes.z, codes.w }, mine[4] = { 0, 0, 0, 0 };
     for (int d = 0; d < 4; d++) { /* the lane d away gets byte number q of its own from each word */
         int other = q ^ d;
@@ -129,7 +132,7 @@ template <int T> __global__ static void nf4_unpack_tiles(u16 *dst, int64_t ld, w
     }
     for (int half = 0; half < 2; half++) {
         int64_t r = row + lane / 4 + 8 * half;
-        float scale = nf4_scale(w, r * tiles + block);
+        float scale = scales[half];
         for (int i = 0; i < 2; i++) {
             uint32_t bytes = mine[2 * half + i], out[4];
             for (int k = 0; k < 4; k++)
@@ -335,17 +338,22 @@ static int64_t source_rows(int64_t n_out, int64_t n_in) {
     return rows < n_out ? rows : n_out;
 }
 
+static bool take_nf4(mr_weight *w) {
+    cu_nf4 *q = &w->nf4;
+    q->n = w->n_out * w->n_in;
+    q->n_blocks = blocks_of(q->n);
+    q->tiled = w->n_out % 16 == 0 && w->n_in % NF4_BLOCK == 0;
+    return take(w, (void **)&q->codes, codes_bytes(q->n)) && take(w, (void **)&q->absmax, (size_t)q->n_blocks) &&
+           take(w, (void **)&q->nested, nested_bytes(q->n_blocks));
+}
+
 static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_err *err) {
     int64_t rows = source_rows(w->n_out, w->n_in);
     uint8_t *making = NULL;
     bool ok = true;
     if (w->store == MR_NF4) {
         cu_nf4 *q = &w->nf4;
-        q->n = w->n_out * w->n_in;
-        q->n_blocks = blocks_of(q->n);
-        q->tiled = w->n_out % 16 == 0 && w->n_in % NF4_BLOCK == 0;
-        ok = take(w, (void **)&q->codes, codes_bytes(q->n)) && take(w, (void **)&q->absmax, (size_t)q->n_blocks) &&
-             take(w, (void **)&q->nested, nested_bytes(q->n_blocks));
+        ok = take_nf4(w);
         if (ok && !cu_reserve(b, "weight_create", CU_SLOT_W, nf4_making_bytes(q->n))) return own_failure(b, err);
         making = (uint8_t *)cu_of(b)->scratch[CU_SLOT_W].p;
         cu_of(b)->unpacked[0] = NULL;
@@ -382,6 +390,58 @@ mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src,
     return MR_OK;
 }
 
+/* Bytes that are NF4 already, part behind part. */
+static mr_status adopt(mr_backend *b, mr_weight *w, const mr_nf4_part *parts, int n, mr_err *err) {
+    cu_nf4 *q = &w->nf4;
+    bool ok = take_nf4(w) && (n == 1 || take(w, (void **)&q->offsets, nested_bytes(q->n_blocks)));
+    if (!ok) return no_memory(w, err);
+    if (q->tiled && !cu_reserve(b, "weight_adopt", CU_SLOT_W, nf4_making_bytes(q->n))) return own_failure(b, err);
+    if (q->tiled) cu_of(b)->unpacked[0] = NULL;
+    uint8_t *codes = q->tiled ? (uint8_t *)cu_of(b)->scratch[CU_SLOT_W].p : q->codes;
+    int64_t at = 0, block = 0, group = 0;
+    q->offset = parts[0].offset;
+    for (int i = 0; i < n; i++) {
+        const mr_nf4_part *p = &parts[i];
+        int64_t blocks = blocks_of(p->n), groups = (blocks + NF4_NESTED - 1) / NF4_NESTED;
+        float *host = (float *)malloc(2 * (size_t)groups * sizeof *host);
+        if (!host) return mr_fail(err, MR_ENOMEM, "weight: the host has no memory left");
+        memcpy(host, p->nested, (size_t)groups * sizeof *host);
+        for (int64_t g = 0; g < groups; g++) host[groups + g] = p->offset;
+        b->upload(b, codes + at / 2, p->codes, codes_bytes(p->n));
+        b->upload(b, q->absmax + block, p->absmax, (size_t)blocks);
+        b->upload(b, q->nested + group, host, (size_t)groups * sizeof *host);
+        if (q->offsets) b->upload(b, q->offsets + group, host + groups, (size_t)groups * sizeof *host);
+        cu_check(b, "weight_adopt", cudaStreamSynchronize(cu_of(b)->stream));
+        free(host);
+        at += p->n, block += blocks, group += groups;
+    }
+    assert(at == q->n);
+    int64_t tiles = q->n / 32;
+    if (q->tiled)
+        LAUNCH(b, "weight_adopt", nf4_tile_kernel, grid_for(tiles), THREADS, 0, q->codes, (const uint8_t *)codes, w->n_in, tiles);
+    return own_failure(b, err);
+}
+
+mr_status cu_weight_adopt(mr_backend *b, mr_weight **out, const mr_nf4_part *parts, int n, int64_t n_out, int64_t n_in,
+                          mr_dtype compute, unsigned uses, mr_err *err) {
+    assert(n_out > 0 && n_in > 0 && uses && compute != MR_NF4 && n > 0);
+    *out = NULL;
+    if (compute == MR_BF16 && !b->has_bf16)
+        return mr_fail(err, MR_EINVAL, "%s: this GPU has no bf16 products; use --dtype f32", b->name);
+    MR_TRY(own_failure(b, err));
+    mr_weight *w = (mr_weight *)calloc(1, sizeof *w);
+    if (!w) return mr_fail(err, MR_ENOMEM, "weight: the host has no memory left");
+    w->b = b, w->store = MR_NF4, w->compute = compute, w->n_out = n_out, w->n_in = n_in, w->uses = uses;
+    w->ld = stride_of(w->store, n_in);
+    mr_status st = adopt(b, w, parts, n, err);
+    if (st != MR_OK) {
+        cu_weight_free(b, w);
+        return st;
+    }
+    *out = w;
+    return MR_OK;
+}
+
 void cu_weight_free(mr_backend *b, mr_weight *w) {
     if (!w) return;
     for (int i = 0; i < 2; i++)
@@ -391,6 +451,7 @@ void cu_weight_free(mr_backend *b, mr_weight *w) {
     cu_give_part(b, w->nf4.codes);
     cu_give_part(b, w->nf4.absmax);
     cu_give_part(b, w->nf4.nested);
+    cu_give_part(b, w->nf4.offsets);
     free(w->nf4.host_codes);
     free(w->nf4.host_absmax);
     free(w->nf4.host_nested);

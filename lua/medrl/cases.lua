@@ -15,7 +15,8 @@ function M.options_of(module, given, where)
   local declared, options = module.options or {}, {}
   for key, value in pairs(declared) do options[key] = value end
   for key, value in pairs(given) do
-    if key ~= 1 and key ~= "name" and (key ~= "weight" or declared.weight ~= nil) then
+    local of_entry = key == 1 or key == "name" or ((key == "weight" or key == "on_error") and declared[key] == nil)
+    if not of_entry then
       if declared[key] == nil then fail("%s: unknown option \"%s\"", where, tostring(key)) end
       if type(value) ~= type(declared[key]) then
         fail("%s: option \"%s\" is a %s, want a %s", where, key, type(value), type(declared[key]))
@@ -24,6 +25,17 @@ function M.options_of(module, given, where)
     end
   end
   return options
+end
+
+local policies = { min = 0, mask = 1, stop = 2 }
+
+--- What a fault of the reward does, as the program knows it: the recipe's word, else the file's.
+function M.on_error(module, entry, file, where)
+  local declared = module.options or {}
+  local own = type(entry) == "table" and declared.on_error == nil and entry.on_error or nil
+  local word = own or module.on_error or "min"
+  return policies[word] or fail("%s: on_error is %s, want \"min\", \"mask\" or \"stop\"", own and where or file,
+    type(word) == "string" and ("\"%s\""):format(word) or "a " .. type(word))
 end
 
 --- Whether `module` is a reward; gives its name.
@@ -49,6 +61,7 @@ function M.check_reward(module, file)
   if range ~= nil and not (type(low) == "number" and type(high) == "number" and low <= high) then
     fail("%s: range is not { lowest, highest }", file)
   end
+  M.on_error(module, nil, file)
   return name
 end
 

@@ -160,6 +160,7 @@ local function open_rewards(entries, with_cases, with_allowed)
     rewards[i] = {
       name = name, place = file, score = module.score or module.score_batch, batch = module.score_batch ~= nil,
       options = cases.options_of(module, given, ("%s: rewards[%d] (%s)"):format(place, i, name)),
+      on_error = cases.on_error(module, entry, file, ("%s: rewards[%d]"):format(place, i)),
       low = module.range and module.range[1], high = module.range and module.range[2],
     }
   end

@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/watch.h"
+
 /* ---- reading ---- */
 
 mr_status mr_file_read(char **data, size_t *len, const char *path, size_t max_bytes, mr_err *err) {
@@ -104,6 +106,7 @@ mr_status mr_write_all(int fd, const void *data, size_t len, const char *path, m
         }
         p += n;
         len -= (size_t)n;
+        mr_watch_beat();
     }
     return MR_OK;
 }

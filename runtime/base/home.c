@@ -1,9 +1,6 @@
-/* home.c - where medrl's own files and its cache are, and SHA-256. */
-#include <errno.h>
-#include <fcntl.h>
+/* home.c - where medrl's own files and its cache are. */
 #include <limits.h>
 #include <pthread.h>
-#include <sha2.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -67,59 +64,4 @@ const char *mr_home_dir(void) {
 const char *mr_cache_dir(void) {
     pthread_once(&once, find_both);
     return cache_path;
-}
-
-struct mr_sha {
-    SHA2_CTX state;
-};
-
-mr_sha *mr_sha_new(void) {
-    mr_sha *s = mr_alloc(sizeof *s);
-    SHA256Init(&s->state);
-    return s;
-}
-
-void mr_sha_add(mr_sha *s, const void *data, size_t len) {
-    SHA256Update(&s->state, data, len);
-}
-
-void mr_sha_end(mr_sha *s, char hex[65]) {
-    uint8_t digest[SHA256_DIGEST_LENGTH];
-    SHA256Final(digest, &s->state);
-    for (int i = 0; i < SHA256_DIGEST_LENGTH; i++) {
-        hex[2 * i] = "0123456789abcdef"[digest[i] >> 4];
-        hex[2 * i + 1] = "0123456789abcdef"[digest[i] & 15];
-    }
-    hex[64] = '\0';
-    mr_free(s);
-}
-
-void mr_sha256(char hex[65], const void *data, size_t len) {
-    mr_sha *s = mr_sha_new();
-    mr_sha_add(s, data, len);
-    mr_sha_end(s, hex);
-}
-
-mr_status mr_sha256_file(char hex[65], const char *path, mr_err *err) {
-    hex[0] = '\0';
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return mr_fail_errno(err, "%s", path);
-    enum { CHUNK = 1 << 16 };
-    char *buf = mr_alloc(CHUNK);
-    mr_sha *s = mr_sha_new();
-    mr_status st = MR_OK;
-    for (ssize_t n; (n = read(fd, buf, CHUNK)) != 0;) {
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) {
-            st = mr_fail_errno(err, "%s", path);
-            break;
-        }
-        mr_sha_add(s, buf, (size_t)n);
-    }
-    char digest[65];
-    mr_sha_end(s, digest);
-    if (st == MR_OK) memcpy(hex, digest, sizeof digest);
-    mr_free(buf);
-    close(fd);
-    return st;
 }

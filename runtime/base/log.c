@@ -13,6 +13,7 @@
 static mr_log_level max_level = MR_LOG_INFO;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char *live;        /* the status line that is on the screen now */
+static int live_lines;    /* of it, 0 when there is none */
 static int terminal = -1; /* -1: not looked at yet */
 
 /* Progress must not stop a run: a closed or full stderr is ignored, as nobody is there to read. */
@@ -52,12 +53,26 @@ int mr_log_columns(void) {
     return 80;
 }
 
+int mr_log_rows(void) {
+    struct winsize w;
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_row > 0) return w.ws_row;
+    return 24;
+}
+
+/* Takes the status away: the cursor stands in its last line. */
+static void erase(mr_str *s) {
+    if (!live) return;
+    mr_str_puts(s, "\r");
+    for (int i = 1; i < live_lines; i++) mr_str_puts(s, "\x1b[A");
+    mr_str_puts(s, live_lines > 1 ? "\x1b[J" : "\x1b[K");
+}
+
 static void line(mr_log_level level, const char *fmt, va_list args) {
     if (level > max_level) return;
     mr_str s = { 0 };
     bool loud = level <= MR_LOG_WARN, color = loud && mr_log_has_color();
     pthread_mutex_lock(&lock);
-    if (live) mr_str_puts(&s, "\r\x1b[K");
+    erase(&s);
     if (color) mr_str_puts(&s, level == MR_LOG_ERROR ? "\x1b[31m" : "\x1b[33m");
     if (loud) mr_str_puts(&s, level == MR_LOG_ERROR ? "medrl: " : "warning: ");
     if (color) mr_str_puts(&s, "\x1b[0m");
@@ -109,11 +124,19 @@ void mr_log_status(const char *text) {
     if (!mr_log_is_terminal() || max_level < MR_LOG_INFO) return;
     pthread_mutex_lock(&lock);
     mr_str s = { 0 };
-    if (live) mr_str_puts(&s, "\r\x1b[K");
+    erase(&s);
     mr_free(live);
     live = NULL;
+    live_lines = 0;
     if (text && *text) {
-        live = mr_strndup(text, fit(text, mr_log_columns() - 1));
+        mr_str lines = { 0 };
+        const int columns = mr_log_columns() - 1;
+        for (const char *at = text; at; at = strchr(at, '\n') ? strchr(at, '\n') + 1 : NULL) {
+            const size_t len = strcspn(at, "\n"), room = fit(at, columns);
+            if (live_lines++) mr_str_puts(&lines, "\n");
+            mr_str_add(&lines, at, room < len ? room : len);
+        }
+        live = mr_str_steal(&lines);
         mr_str_puts(&s, live);
     }
     if (s.len) put(s.data, s.len);

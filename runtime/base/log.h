@@ -21,12 +21,14 @@ void mr_warn(const char *fmt, ...) MR_PRINTF(1, 2);
 void mr_info(const char *fmt, ...) MR_PRINTF(1, 2);
 void mr_debug(const char *fmt, ...) MR_PRINTF(1, 2);
 
-/* Replaces the live line; NULL or "" removes it. Does nothing when stderr is no terminal. */
+/* Replaces the live line, or lines where text has "\n" in it (fewer than the terminal has rows); each is cut at the
+ * terminal's width. NULL or "" removes them. Does nothing when stderr is no terminal. */
 void mr_log_status(const char *text);
 
 /* Whether stderr is a terminal that can redraw, whether colors may be used, its width in columns (80 when unknown). */
 bool mr_log_is_terminal(void);
 bool mr_log_has_color(void);
 int mr_log_columns(void);
+int mr_log_rows(void); /* its height, 24 when unknown */
 
 #endif

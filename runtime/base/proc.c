@@ -82,6 +82,7 @@ mr_status mr_proc_spawn(mr_proc *p, const char *const *argv, const char *const *
 
 static int reap(mr_proc *p) {
     int status = 0;
+    /* wait: for the kernel to take a process down that was sent SIGKILL; the watchdog sees one that hangs in a driver */
     while (waitpid(p->pid, &status, 0) < 0)
         if (errno != EINTR) {
             status = 0;
@@ -112,12 +113,14 @@ int mr_proc_close(mr_proc *p, double timeout_s) {
     double until = mr_now_s() + timeout_s;
     for (long pause_us = 200;; pause_us = pause_us < 10000 ? 2 * pause_us : pause_us) {
         int status;
+        /* wait: none */
         pid_t got = waitpid(p->pid, &status, WNOHANG);
         if (got == p->pid) {
             p->pid = 0;
             return status;
         }
         if ((got < 0 && errno != EINTR) || mr_now_s() >= until) return mr_proc_kill(p);
+        /* wait: 10 ms, until timeout_s */
         nanosleep(&(struct timespec){ 0, pause_us * 1000 }, NULL);
     }
 }
@@ -136,6 +139,7 @@ void mr_proc_child_setup(void) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     /* The parent may have died before the line above; its end of the socket is closed then. */
     struct pollfd fd = { .fd = CHILD_FD };
+    /* wait: none */
     if (poll(&fd, 1, 0) > 0 && fd.revents & (POLLHUP | POLLERR)) _exit(0);
 }
 

@@ -55,6 +55,7 @@ struct mr_threads {
 };
 
 static void futex_wait(atomic_uint *at, unsigned seen) {
+    /* wait: for the end of a share of an operation, or for the next one; the watchdog sees an operation that does not end */
     syscall(SYS_futex, at, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
 }
 
@@ -173,6 +174,7 @@ void mr_threads_close(mr_threads *p) {
     atomic_store(&p->closing, true);
     atomic_fetch_add(&p->ticket.value, 2);
     futex_wake(&p->ticket.value);
+    /* wait: for threads that were just told to leave and hold no work */
     for (int i = 1; i <= p->n_started; i++) pthread_join(p->helpers[i].thread, NULL);
     mr_free(p);
 }

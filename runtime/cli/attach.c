@@ -1,6 +1,7 @@
 /* attach.c - `medrl attach`: the session of `medrl repl` over the socket of a run that is going on. */
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,10 +81,12 @@ static mr_status next_line(client *c, size_t *used, const char **line, size_t *l
         looked = c->in.len;
         struct pollfd pf = { .fd = c->fd, .events = POLLIN };
         double left = until - mr_now_s();
+        /* wait: until the caller's time; Ctrl-C ends it */
         int ready = poll(&pf, 1, left > 0 ? (int)(left * 1000) + 1 : 0);
         if (mr_console_stopped()) return MR_ESIGNAL;
         if (ready == 0) return MR_EAGAIN;
         char buf[65536];
+        /* wait: none, there is something */
         ssize_t n = ready > 0 ? recv(c->fd, buf, sizeof buf, 0) : -1;
         if (n > 0)
             mr_str_add(&c->in, buf, (size_t)n);
@@ -160,23 +163,27 @@ static mr_status call(void *self, const char *method, const cJSON *args, cJSON *
 
 /* ---- the command ---- */
 
+/* Whether a process is a medrl, so that a signal means to it what it means here. */
+static bool is_medrl(long pid) {
+    char *comm = mr_asprintf("/proc/%ld/comm", pid), name[32] = "";
+    FILE *f = fopen(comm, "re");
+    mr_free(comm);
+    const bool yes = f && fgets(name, sizeof name, f) && strncmp(name, "medrl", 5) == 0;
+    if (f) fclose(f);
+    return yes;
+}
+
 /* The process that holds the run's lock, 0: nobody any more. The lock itself is not tried: a run that begins at this
  * moment would find it taken. */
 static long owner(const char *dir) {
-    char *lock = mr_path_join(dir, "lock"), *text = NULL, name[32] = "";
+    char *lock = mr_path_join(dir, "lock"), *text = NULL;
     size_t len;
     long pid = 0;
     if (mr_file_read(&text, &len, lock, 64, NULL) == MR_OK) pid = strtol(text, NULL, 10);
     mr_free(text);
     mr_free(lock);
     if (pid <= 0) return 0;
-    char *comm = mr_asprintf("/proc/%ld/comm", pid); /* its number may be another program's by now */
-    FILE *f = fopen(comm, "re");
-    mr_free(comm);
-    if (!f) return 0;
-    const bool alive = fgets(name, sizeof name, f) && strcmp(name, "medrl\n") == 0;
-    fclose(f);
-    return alive ? pid : 0;
+    return is_medrl(pid) ? pid : 0; /* its number may be another program's by now */
 }
 
 /* Why nobody listens: the run is over, this is no run, or it has not made its socket. */
@@ -210,6 +217,7 @@ static void look(void *self) {
     client *c = self;
     char buf;
     mr_err err;
+    /* wait: none */
     if (c->fd >= 0 && recv(c->fd, &buf, 1, MSG_PEEK | MSG_DONTWAIT) == 0) end_of_run(c, &err);
     if (c->fd >= 0 || c->told_end) return;
     end_of_run(c, &err);
@@ -217,7 +225,23 @@ static void look(void *self) {
     c->told_end = true;
 }
 
-static mr_status attach(client *c, mr_console *how, mr_err *err) {
+/* --break: what a Ctrl-C in each of the other sessions would do; a session computes in its own process, so the run has no part in it. */
+static mr_status break_others(client *c, mr_err *err) {
+    cJSON *list = NULL, *none = cJSON_CreateObject();
+    mr_status st = call(c, "clients", none, &list, err);
+    cJSON_Delete(none);
+    MR_TRY(st);
+    int n = 0;
+    for (const cJSON *v = list ? list->child : NULL; v; v = v->next) {
+        const long pid = cJSON_IsNumber(v) ? (long)v->valuedouble : 0;
+        if (pid > 1 && pid != (long)getpid() && is_medrl(pid) && kill((pid_t)pid, SIGINT) == 0) n++;
+    }
+    cJSON_Delete(list);
+    printf("%d session%s interrupted\n", n, n == 1 ? "" : "s");
+    return MR_OK;
+}
+
+static mr_status attach(client *c, mr_console *how, bool breaks, mr_err *err) {
     cJSON *hello = NULL;
     mr_signals_catch(NULL, NULL);
     mr_status st = mr_control_connect(&c->fd, c->dir, err);
@@ -229,6 +253,7 @@ static mr_status attach(client *c, mr_console *how, mr_err *err) {
              c->dir, cJSON_IsNumber(pid) ? pid->valuedouble : 0);
     cJSON_Delete(hello);
     how->greeting = line;
+    if (st == MR_OK && breaks) return break_others(c, err);
     return st == MR_OK ? mr_console_run(how, err) : st;
 }
 
@@ -237,7 +262,8 @@ mr_status mr_cmd_attach(int argc, char **argv, mr_err *err) {
         "attach",
         "medrl attach outputs\n"
         "medrl attach outputs -e 'run.step'\n"
-        "medrl attach outputs -e 'run:set{ learning_rate = 2e-6 }' -e 'run:sample(\"Is aspirin an antibiotic?\")'",
+        "medrl attach outputs -e 'run:set{ learning_rate = 2e-6 }' -e 'run:sample(\"Is aspirin an antibiotic?\")'\n"
+        "medrl attach outputs --break",
         "RUN",
         1,
         1,
@@ -247,17 +273,19 @@ mr_status mr_cmd_attach(int argc, char **argv, mr_err *err) {
         "programs do it.",
     };
     client c = { .fd = -1 };
+    bool breaks = false;
     mr_console how = { .name = "attach", .attached = true, .between = look, .self = &c, .host = { &c, call } };
     const mr_opt opts[] = {
         { "eval", 'e', MR_OPT_LIST, "LUA", "run it and end; may be given many times", &how.expressions, 0, 0 },
         { "json", 0, MR_OPT_FLAG, NULL, "print the last value as JSON, and nothing else", &how.json, 0, 0 },
+        { "break", 0, MR_OPT_FLAG, NULL, "interrupt what the other sessions of the run compute, as Ctrl-C in them does, and end", &breaks, 0, 0 },
         { "trust", 0, MR_OPT_FLAG, NULL, "all of Lua's libraries: io, os, debug, ffi", &how.trust, 0, 0 },
     };
     mr_args a;
     mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);
     if (st == MR_OK && !a.help) {
         c.dir = a.items[0];
-        st = attach(&c, &how, err);
+        st = attach(&c, &how, breaks, err);
     }
     hang_up(&c);
     mr_str_clear(&c.in);

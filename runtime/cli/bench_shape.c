@@ -551,7 +551,7 @@ static cJSON *report(const shaping *x) {
     cJSON_AddNumberToObject(memory, "taken_bytes", (double)x->allocated);
     cJSON_AddNumberToObject(memory, "process_bytes", (double)mr_rss_peak_bytes());
     if (x->plan.cap) cJSON_AddNumberToObject(memory, "cap_bytes", (double)x->plan.cap);
-    mr_put_t4(o, &x->plan.t4);
+    mr_put_estimate(o, "t4", &x->plan.t4, &mr_t4);
     return o;
 }
 

@@ -168,6 +168,7 @@ mr_status mr_cmd_chat(int argc, char **argv, mr_err *err) {
         { "dtype", 0, MR_OPT_TEXT, "TYPE", "auto, f32, bf16 or f16", &po.dtype, 0, 0 },
         { "store", 0, MR_OPT_TEXT, "TYPE", "weights in memory: auto, f32, bf16, f16 or nf4", &po.store, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda:N", &po.device, 0, 0 },
+        MR_OPT_PULL,
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
     };
     mr_args a;

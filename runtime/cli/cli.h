@@ -13,9 +13,18 @@
 
 typedef mr_status (*mr_command_fn)(int argc, char **argv, mr_err *err);
 
+/* The table of commands, in the order of the help; help, completions and the manual page are made from it. */
+typedef struct mr_command {
+    const char *name, *args, *about;
+    mr_command_fn run;
+} mr_command;
+const mr_command *mr_commands(int *n);
+
 mr_status mr_cmd_run(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_resume(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_plan(int argc, char **argv, mr_err *err);
+mr_status mr_cmd_eval(int argc, char **argv, mr_err *err);
+mr_status mr_cmd_report(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_hash(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_demo(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_generate(int argc, char **argv, mr_err *err);
@@ -23,6 +32,7 @@ mr_status mr_cmd_chat(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_repl(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_attach(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_test(int argc, char **argv, mr_err *err);
+mr_status mr_cmd_export(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_score(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_new(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_data(int argc, char **argv, mr_err *err);
@@ -30,6 +40,8 @@ mr_status mr_cmd_tokenize(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_logprobs(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_bench(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_doctor(int argc, char **argv, mr_err *err);
+mr_status mr_cmd_pull(int argc, char **argv, mr_err *err);
+mr_status mr_cmd_completion(int argc, char **argv, mr_err *err);
 
 /* ---- options (options.c) ---- */
 
@@ -72,6 +84,21 @@ typedef struct mr_args {
 mr_status mr_args_parse(mr_args *a, const mr_usage *usage, const mr_opt *opts, int n_opts, int argc, char **argv,
                         mr_err *err);
 void mr_args_clear(mr_args *a);
+/* What a command would understand, without doing anything: told(self, usage, opts, n) is called once; opts end with those
+ * that every command knows. */
+typedef void (*mr_told_fn)(void *self, const mr_usage *usage, const mr_opt *opts, int n);
+void mr_args_describe(const mr_command *command, mr_told_fn told, void *self);
+/* `medrl help --man`: the manual page (completion.c). */
+void mr_print_man(void);
+
+/* ---- names on the hub (pull.c) ---- */
+
+/* Once, before a command runs: names of the hub that are not on this machine are downloaded when --pull was given or
+ * somebody at the terminal says yes; else the error has the command that does. */
+void mr_pull_arm(void);
+bool *mr_pull_flag(void);
+#define MR_OPT_PULL                                                                                                    \
+    { "pull", 0, MR_OPT_FLAG, NULL, "download a model or data set that is not on this machine", mr_pull_flag(), 0, 0 }
 
 /* ---- signals (signals.c) ---- */
 
@@ -87,6 +114,8 @@ void mr_signals_patience(int n);
 const char *mr_signals_name(int number); /* "SIGINT" */
 int mr_signals_exit_code(int number);    /* 128 + number; 75 (try again) for SIGUSR1 and SIGXCPU */
 
+/* An option as one more --set: KEY=VALUE; value NULL changes nothing. */
+const char *const *mr_with_override(mr_args *a, const char *const *overrides, const char *key, const char *value);
 /* "--vram SIZE" as one more --set: vram=SIZE; size NULL changes nothing. */
 const char *const *mr_with_vram(mr_args *a, const char *const *overrides, const char *size);
 

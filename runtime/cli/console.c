@@ -177,6 +177,7 @@ static ssize_t read_byte(uint8_t *byte) {
         has_held = false;
         return 1;
     }
+    /* wait: for a person; a signal ends it */
     ssize_t n = read(STDIN_FILENO, byte, 1);
     if (n != 1 || !mr_signals_seen()) return n;
     held = *byte;

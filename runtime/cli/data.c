@@ -228,6 +228,7 @@ mr_status mr_cmd_data(int argc, char **argv, mr_err *err) {
         { "n", 'n', MR_OPT_INT, "N", "how many rows to print, from the first on (3)", &l.n, 0, 1 << 30 },
         { "rows", 0, MR_OPT_TEXT, "LIST", "print these instead: 3,17 or 20-25, counted from 1", &l.rows_text, 0, 0 },
         { "split", 0, MR_OPT_TEXT, "NAME", "train or eval", &l.split, 0, 0 },
+        MR_OPT_PULL,
         { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe", &l.overrides, 0, 0 },
         { "gpu", 0, MR_OPT_FLAG, NULL, "without the recipe's on_cpu part", &l.gpu, 0, 0 },
         { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &l.sandbox, 0,

@@ -135,6 +135,7 @@ mr_status mr_cmd_tokenize(int argc, char **argv, mr_err *err) {
     tokenizing z = { 0 };
     const mr_opt opts[] = {
         { "plain", 0, MR_OPT_FLAG, NULL, "special tokens stay text, as medrl treats data", &z.plain, 0, 0 },
+        MR_OPT_PULL,
         { "template", 0, MR_OPT_TEXT, "FILE", "a chat template instead of the model's own: .jinja or .lua", &z.template,
           0, 0 },
         { "show-template", 0, MR_OPT_FLAG, NULL, "prints the chat template as it is compiled to Lua, and reads nothing",
@@ -282,6 +283,7 @@ mr_status mr_cmd_logprobs(int argc, char **argv, mr_err *err) {
         { "store", 0, MR_OPT_TEXT, "TYPE", "weights in memory: auto, f32, bf16, f16 or nf4", &po.store, 0, 0 },
         { "temperature", 0, MR_OPT_REAL, "T", "divide the logits by it (1)", &temperature, 0.001, 1000 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda:N", &po.device, 0, 0 },
+        MR_OPT_PULL,
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "json", 0, MR_OPT_FLAG, NULL, "the output is always JSON lines", &(bool){ false }, 0, 0 },
     };

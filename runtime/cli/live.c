@@ -255,7 +255,7 @@ mr_status mr_live_score(mr_session *s, cJSON **objects, const char *const *texts
 /* ---- the record ---- */
 
 mr_status mr_tail(cJSON **list, const char *path, int n, mr_err *err) {
-    enum { PIECE = 1 << 20 };
+    enum { PIECE = 64 << 10 }; /* a run that is asked often keeps what one answer took */
     *list = cJSON_CreateArray();
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return MR_OK;
@@ -359,6 +359,15 @@ static mr_status m_last(mr_live *l, const mr_control_request *r, cJSON **out, mr
     (void)r, (void)err;
     const cJSON *last = l->s->trainer ? mr_trainer_last(l->s->trainer) : NULL;
     *out = last ? cJSON_Duplicate(last, true) : NULL;
+    return MR_OK;
+}
+
+static mr_status m_clients(mr_live *l, const mr_control_request *r, cJSON **out, mr_err *err) {
+    (void)r, (void)err;
+    pid_t pids[MR_CONTROL_CLIENTS];
+    const int n = mr_control_pids(l->socket, pids);
+    *out = cJSON_CreateArray();
+    for (int i = 0; i < n; i++) cJSON_AddItemToArray(*out, cJSON_CreateNumber(pids[i]));
     return MR_OK;
 }
 
@@ -637,6 +646,7 @@ static const struct {
 } methods[] = {
     { "hello", m_hello, MR_STAGE_NOTHING, true, false },
     { "status", m_status, MR_STAGE_NOTHING, true, false },
+    { "clients", m_clients, MR_STAGE_NOTHING, true, false },
     { "metrics", m_metrics, MR_STAGE_NOTHING, true, false },
     { "last", m_last, MR_STAGE_NOTHING, true, false },
     { "settings", m_settings, MR_STAGE_SCRIPTS, true, false },

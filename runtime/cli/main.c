@@ -1,4 +1,5 @@
 /* main.c - the table of commands, the exit codes, and the one line that every failure prints. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -21,18 +22,19 @@
 static mr_status help(int argc, char **argv, mr_err *err);
 static mr_status version(int argc, char **argv, mr_err *err);
 
-static const struct {
-    const char *name, *args, *about;
-    mr_command_fn run;
-} commands[] = {
+static const mr_command commands[] = {
     { "demo", "", "the whole loop in ten seconds, on a model that is in the repository", mr_cmd_demo },
     { "run", "RECIPE", "train a model as a recipe says", mr_cmd_run },
     { "resume", "RUN", "continue a run from its newest checkpoint", mr_cmd_resume },
-    { "plan", "RECIPE", "the memory of a run by part, before it is started", mr_cmd_plan },
+    { "plan", "RECIPE", "memory, time and money of a run, before it is started", mr_cmd_plan },
+    { "eval", "RUN|MODEL", "greedy accuracy with its interval, tuned beside base", mr_cmd_eval },
+    { "report", "RUN", "a run as one HTML file, or served while it goes on", mr_cmd_report },
     { "chat", "MODEL|RUN", "talk to a model, or to what a run has made", mr_cmd_chat },
     { "generate", "MODEL|RUN [PROMPT]", "complete one prompt", mr_cmd_generate },
+    { "export", "RUN|MODEL", "the result as a PEFT adapter, merged safetensors or a GGUF, with a check", mr_cmd_export },
     { "repl", "[RECIPE]", "a Lua session: sample, score, look at rows, train step by step", mr_cmd_repl },
     { "attach", "RUN", "the same session over a run that is going on", mr_cmd_attach },
+    { "pull", "ORG/NAME", "download a model or a data set from the hub", mr_cmd_pull },
     { "data", "RECIPE", "rows, rendered prompts and token counts of a recipe", mr_cmd_data },
     { "test", "[PATH...]", "run the cases inside Lua files", mr_cmd_test },
     { "score", "[RUN]", "what a reward gives to a text, or to all that a run has recorded", mr_cmd_score },
@@ -42,10 +44,35 @@ static const struct {
     { "hash", "RUN", "one SHA-256 over adapter, optimizer and position", mr_cmd_hash },
     { "bench", "", "how fast this machine samples and trains", mr_cmd_bench },
     { "doctor", "", "what medrl finds on this machine, and what to fix", mr_cmd_doctor },
-    { "help", "[TOPIC]", "this list, a command, or `help recipe`: every field of a recipe", help },
+    { "completion", "SHELL", "completions for bash, zsh or fish", mr_cmd_completion },
+    { "help", "[TOPIC]", "this list, a command, `recipe`: every field, or a page", help },
     { "version", "", "the version", version },
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+const mr_command *mr_commands(int *n) {
+    *n = N_COMMANDS;
+    return commands;
+}
+
+/* The pages of docs/, which an installation has too: their names, in order. */
+enum { MAX_PAGES = 32, PAGE_NAME = 32 };
+static int find_pages(char names[MAX_PAGES][PAGE_NAME]) {
+    char *dir = mr_path_join(mr_home_dir(), "docs");
+    struct dirent **list = NULL;
+    const int n = scandir(dir, &list, NULL, alphasort);
+    int found = 0;
+    for (int i = 0; i < n; i++) {
+        const size_t len = strlen(list[i]->d_name);
+        if (mr_ends_with(list[i]->d_name, ".md") && len - 3 < PAGE_NAME && found < MAX_PAGES &&
+            strcmp(list[i]->d_name, "recipes.md") != 0) /* `help recipe` prints it */
+            snprintf(names[found++], PAGE_NAME, "%.*s", (int)len - 3, list[i]->d_name);
+        free(list[i]);
+    }
+    free(list);
+    mr_free(dir);
+    return found;
+}
 
 const char *mr_version(void) {
     return MEDRL_VERSION;
@@ -84,9 +111,11 @@ static int find(const char *name) {
 }
 
 static mr_status unknown(const char *what, const char *word, bool topics, mr_err *err) {
-    const char *names[N_COMMANDS + 1];
-    int n = 0;
+    const char *names[N_COMMANDS + MAX_PAGES + 1];
+    char pages[MAX_PAGES][PAGE_NAME];
+    int n = 0, n_pages = topics ? find_pages(pages) : 0;
     for (; n < N_COMMANDS; n++) names[n] = commands[n].name;
+    for (int i = 0; i < n_pages; i++) names[n++] = pages[i];
     if (topics) names[n++] = "recipe";
     const char *near = mr_nearest_name(word, names, n);
     if (near) return mr_fail(err, MR_EINVAL, "unknown %s \"%s\"; did you mean \"%s\"?", what, word, near);
@@ -102,22 +131,55 @@ static void print_commands(void) {
         snprintf(head, sizeof head, "  %s %s", commands[i].name, commands[i].args);
         printf("%-30s %s\n", head, commands[i].about);
     }
-    printf("\n`medrl COMMAND --help` begins with an example. Results go to stdout, progress to stderr.\n"
+    printf("\n`medrl help TOPIC` prints a page: recipe");
+    char pages[MAX_PAGES][PAGE_NAME];
+    const int n_pages = find_pages(pages);
+    for (int i = 0; i < n_pages; i++) printf(", %s", pages[i]);
+    printf(".\n`medrl COMMAND --help` begins with an example. Results go to stdout, progress to stderr.\n"
            "exit codes: 0 done, 2 usage or recipe, 65 bad data, 69 network, 70 internal, 71 out of memory, 74 disk, 75 "
            "try again,\n"
            "77 refused by a safety rule, 130 and 143 stopped by a signal\n");
 }
 
+static bool is_page(const char *topic) {
+    char pages[MAX_PAGES][PAGE_NAME];
+    const int n_pages = find_pages(pages);
+    for (int i = 0; i < n_pages; i++)
+        if (strcmp(pages[i], topic) == 0) return true;
+    return false;
+}
+
+static mr_status print_page(const char *topic, mr_err *err) {
+    char *file = mr_asprintf("docs/%s.md", topic), *path = mr_path_join(mr_home_dir(), file), *text = NULL;
+    size_t len = 0;
+    mr_status st = mr_file_read(&text, &len, path, 1 << 22, err);
+    if (st == MR_OK) fwrite(text, 1, len, stdout);
+    mr_free(text);
+    mr_free(path);
+    mr_free(file);
+    return st;
+}
+
 static mr_status help(int argc, char **argv, mr_err *err) {
-    static const mr_usage usage = { "help",    "medrl help recipe",
-                                    "[TOPIC]", 0,
-                                    1,         "Prints the commands, or one topic: a command's name, or recipe." };
+    static const mr_usage usage = { "help", "medrl help recipe\nmedrl help rewards\nmedrl help plan --page", "[TOPIC]", 0, 1,
+                                    "Prints the commands, or one topic: a command's name, recipe (every field), or a page "
+                                    "of the documentation. Nothing is fetched. A name that is both is the command; --page "
+                                    "prints the page." };
     mr_args a;
-    mr_status st = mr_args_parse(&a, &usage, NULL, 0, argc, argv, err);
+    bool man = false, page = false;
+    const mr_opt opts[] = {
+        { "page", 0, MR_OPT_FLAG, NULL, "the page, where a command has the same name", &page, 0, 0 },
+        { "man", 0, MR_OPT_FLAG, NULL, "the manual page, for man -l -", &man, 0, 0 },
+    };
+    mr_status st = mr_args_parse(&a, &usage, opts, 2, argc, argv, err);
     if (st == MR_OK && !a.help) {
         const char *topic = a.n ? a.items[0] : NULL;
         int at = topic ? find(topic) : -1;
-        if (!topic) {
+        if (man) {
+            mr_print_man();
+        } else if (topic && is_page(topic) && (at < 0 || page)) {
+            st = print_page(topic, err);
+        } else if (!topic) {
             print_commands();
         } else if (strcmp(topic, "recipe") == 0) {
             mr_str s = { 0 };
@@ -186,6 +248,7 @@ int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN); /* a worker that died is an error to handle, not the end */
     signal(SIGXFSZ, SIG_IGN); /* a file that grows beyond its limit: the write says so */
     mr_signals_leave();       /* a command that has something to finish says so with mr_signals_catch */
+    mr_pull_arm();
     mr_err err = { "" };
     mr_status st = dispatch(argc, argv, &err);
     errno = 0;

@@ -16,6 +16,11 @@ static const mr_opt common[] = {
 };
 enum { N_COMMON = sizeof common / sizeof common[0] };
 
+static struct {
+    mr_told_fn told; /* NULL: nobody asks, parsing parses */
+    void *self;
+} asked;
+
 static void print_option(const mr_opt *o) {
     char head[64];
     int n = o->letter ? snprintf(head, sizeof head, "  -%c, --%s", o->letter, o->name)
@@ -127,6 +132,15 @@ mr_status mr_args_parse(mr_args *a, const mr_usage *u, const mr_opt *opts, int n
     const char **items = mr_arena_alloc(&a->arena, (size_t)(argc + 1) * sizeof *items);
     a->items = items;
     bool plain = false;
+    if (asked.told) { /* mr_args_describe: the command has nothing more to do */
+        mr_opt all[MAX_OPTS + N_COMMON];
+        const int n = n_opts < MAX_OPTS ? n_opts : MAX_OPTS;
+        if (n) memcpy(all, opts, (size_t)n * sizeof *all);
+        memcpy(all + n, common, sizeof common);
+        asked.told(asked.self, u, all, n + N_COMMON);
+        a->help = true;
+        return MR_OK;
+    }
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i], *value = NULL;
         const mr_opt *o, *c = NULL;
@@ -179,17 +193,32 @@ mr_status mr_args_parse(mr_args *a, const mr_usage *u, const mr_opt *opts, int n
     return MR_OK;
 }
 
-const char *const *mr_with_vram(mr_args *a, const char *const *overrides, const char *size) {
-    if (!size) return overrides;
+void mr_args_describe(const mr_command *command, mr_told_fn told, void *self) {
+    char name[32];
+    char *argv[] = { name, NULL };
+    mr_err none;
+    snprintf(name, sizeof name, "%s", command->name);
+    asked.told = told;
+    asked.self = self;
+    command->run(1, argv, &none);
+    asked.told = NULL;
+}
+
+const char *const *mr_with_override(mr_args *a, const char *const *overrides, const char *key, const char *value) {
+    if (!value) return overrides;
     int n = 0;
     while (overrides && overrides[n]) n++;
     const char **all = mr_arena_alloc(&a->arena, (size_t)(n + 2) * sizeof *all);
     if (n) memcpy(all, overrides, (size_t)n * sizeof *all);
     mr_str text = { 0 };
-    mr_str_printf(&text, "vram=%s", size);
+    mr_str_printf(&text, "%s=%s", key, value);
     all[n] = mr_arena_strdup(&a->arena, text.data, text.len);
     mr_str_clear(&text);
     return all;
+}
+
+const char *const *mr_with_vram(mr_args *a, const char *const *overrides, const char *size) {
+    return mr_with_override(a, overrides, "vram", size);
 }
 
 void mr_args_clear(mr_args *a) {

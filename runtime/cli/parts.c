@@ -211,11 +211,21 @@ mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, m
     return MR_OK;
 }
 
+bool mr_parts_is_four_bit(const char *path) {
+    char *file = mr_path_join(path, "config.json");
+    cJSON *config = NULL;
+    const bool is = mr_path_is_dir(path) && mr_json_load(&config, file, CONFIG_MAX, NULL) == MR_OK &&
+                    cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(config, "quantization_config"));
+    cJSON_Delete(config);
+    mr_free(file);
+    return is; /* of another kind: mr_model_open refuses it by name */
+}
+
 static mr_status store_of(mr_dtype *out, const char *name, const mr_parts *p, mr_dtype compute, mr_err *err) {
     const cJSON *four =
         cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(p->run, "model"), "load_in_4bit");
     if (!name || strcmp(name, "auto") == 0)
-        *out = p->adapter && cJSON_IsTrue(four) ? MR_NF4 : compute;
+        *out = (p->adapter && cJSON_IsTrue(four)) || mr_parts_is_four_bit(p->path) ? MR_NF4 : compute;
     else if (strcmp(name, "f32") == 0)
         *out = MR_F32;
     else if (strcmp(name, "bf16") == 0)
@@ -329,18 +339,19 @@ mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_model_opts *mo, const mr_
     return mr_plan_make(plan, p->backend, &c, mo, s, &census, err);
 }
 
-void mr_put_t4(cJSON *report, const mr_estimate *e) {
-    cJSON *o = cJSON_AddObjectToObject(report, "t4");
+void mr_put_estimate(cJSON *report, const char *key, const mr_estimate *e, const mr_estimate_device *d) {
+    cJSON *o = cJSON_AddObjectToObject(report, key);
+    cJSON_AddStringToObject(o, "device", d->name);
     cJSON_AddNumberToObject(o, "step_s", e->step_s);
     cJSON_AddNumberToObject(o, "rollout_s", e->rollout_s);
     cJSON_AddNumberToObject(o, "train_s", e->train_s);
     cJSON_AddNumberToObject(o, "steps", (double)e->steps);
     cJSON_AddNumberToObject(o, "hours", e->hours);
     cJSON_AddNumberToObject(o, "usd", e->usd);
-    cJSON_AddNumberToObject(o, "bytes_s", mr_t4.bytes_s);
-    cJSON_AddNumberToObject(o, "flop_s", mr_t4.flop_s);
-    cJSON_AddNumberToObject(o, "share", mr_t4.share);
-    cJSON_AddNumberToObject(o, "usd_hour", mr_t4.usd_hour);
+    cJSON_AddNumberToObject(o, "bytes_s", d->bytes_s);
+    cJSON_AddNumberToObject(o, "flop_s", d->flop_s);
+    cJSON_AddNumberToObject(o, "share", d->share);
+    cJSON_AddNumberToObject(o, "usd_hour", d->usd_hour);
 }
 
 /* Tables key by key, all else in place of what was there. */
@@ -356,8 +367,39 @@ static void merge(cJSON *into, const cJSON *from) {
     }
 }
 
-mr_status mr_parts_settings(mr_settings *s, const cJSON *recipe, const char *place, mr_err *err) {
+/* A run that starts from an adapter has its shape: taken over where the recipe leaves it open, else it must be the
+ * same. */
+static mr_status start_from(mr_settings *s, bool has_lora, const char *place, mr_err *err) {
+    if (!*s->model.adapter) return MR_OK;
+    char *of_run = child_if(s->model.adapter, "adapter", "adapter_config.json");
+    if (of_run) s->model.adapter = mr_arena_strdup(&s->arena, of_run, strlen(of_run));
+    mr_free(of_run);
+    mr_lora_opts o;
+    mr_status st = mr_adapter_peek(&o, s->model.adapter, err);
+    if (st != MR_OK) return mr_wrap(err, st, "%s: model.adapter", place);
+    bool same = s->lora.r == o.r && s->lora.lora_alpha == o.lora_alpha && s->lora.use_rslora == o.use_rslora &&
+                memcmp(s->lora.targets, o.targets, sizeof o.targets) == 0;
+    if (has_lora && !same)
+        return mr_fail(err, MR_EINVAL,
+                       "%s: section lora differs from the adapter that the run starts from, %s (r = %d, lora_alpha = %g); "
+                       "leave the section out to take the adapter's",
+                       place, s->model.adapter, o.r, (double)o.lora_alpha);
+    s->lora.r = o.r;
+    s->lora.lora_alpha = o.lora_alpha;
+    s->lora.use_rslora = o.use_rslora;
+    memcpy(s->lora.targets, o.targets, sizeof o.targets);
+    return MR_OK;
+}
+
+static mr_status parse_settings(mr_settings *s, const cJSON *recipe, const char *place, mr_err *err) {
     MR_TRY(mr_settings_parse(s, recipe, place, err));
+    mr_status st = start_from(s, cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(recipe, "lora")), place, err);
+    if (st != MR_OK) mr_settings_clear(s);
+    return st;
+}
+
+mr_status mr_parts_settings(mr_settings *s, const cJSON *recipe, const char *place, mr_err *err) {
+    MR_TRY(parse_settings(s, recipe, place, err));
     const cJSON *on_cpu = cJSON_GetObjectItemCaseSensitive(recipe, "on_cpu");
     if (!cJSON_IsObject(on_cpu)) return MR_OK;
     cJSON *both = cJSON_Duplicate(recipe, true);
@@ -366,7 +408,7 @@ mr_status mr_parts_settings(mr_settings *s, const cJSON *recipe, const char *pla
     merge(both, on_cpu);
     char where[512];
     snprintf(where, sizeof where, "%.480s (with its on_cpu)", place);
-    mr_status st = mr_settings_parse(&other, both, where, err);
+    mr_status st = parse_settings(&other, both, where, err);
     cJSON_Delete(both);
     mr_settings_clear(st == MR_OK ? &other : s);
     return st;

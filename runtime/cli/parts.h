@@ -53,6 +53,8 @@ mr_status mr_parts_locate(char **path, char **adapter, cJSON **run, const char *
 /* device: auto (or NULL), cpu, cuda or cuda:N. A GPU that is asked for is opened or refused; auto takes the first one
  * that opens, else the CPU, and says why where the machine has a GPU. */
 mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, mr_err *err);
+/* A checkpoint that is 4-bit on the disk, which stays so in memory unless another store is asked for. */
+bool mr_parts_is_four_bit(const char *path);
 /* Whether the system shows an NVIDIA GPU, be it of use or not. */
 bool mr_parts_gpu_visible(void);
 /* Which chat template, as a recipe's section model says it (rl/settings.h); NULL or "": the model's own, and today. */
@@ -74,13 +76,15 @@ mr_status mr_parts_dtype(mr_dtype *out, const char *name, const mr_backend *b, m
 mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_model_opts *mo, const mr_settings *s, mr_row_source rows,
                         mr_err *err);
 
-/* "t4" of a report: the plan's estimate for that GPU. */
-void mr_put_t4(cJSON *report, const mr_estimate *e);
+/* An object of a report: an estimate with what it assumes. */
+void mr_put_estimate(cJSON *report, const char *key, const mr_estimate *e, const mr_estimate_device *d);
 
 /* mr_settings_parse, and the same for the recipe with its on_cpu table where that is not in use: a mistake in it shows
  * on every machine. */
 mr_status mr_parts_settings(mr_settings *s, const cJSON *recipe, const char *place, mr_err *err);
 /* Every --set has a name and a value; NULL is fine. */
+/* The judge of evaluations (rl/evaluate.h), as mr_pool_opts.rewards takes it. */
+#define MR_EVAL_JUDGE "eval_answer"
 mr_status mr_check_overrides(const char *const *overrides, mr_err *err);
 /* config.json of a run folder; NULL when the folder holds none of ours. */
 mr_status mr_run_config_load(cJSON **out, const char *dir, mr_err *err);

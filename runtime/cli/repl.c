@@ -231,6 +231,7 @@ static mr_status m_reload(local *l, const cJSON *args, cJSON **out, mr_err *err)
     bool taken = false;
     mr_status st = MR_OK;
     for (int i = 0; i < LOOKS && st == MR_OK && !note.len && s->pool; i++) {
+        /* wait: 50 ms, LOOKS times */
         if (i) usleep(50000);
         if (s->trainer) {
             st = mr_trainer_reload(s->trainer, &note, &taken, err);
@@ -350,6 +351,7 @@ mr_status mr_cmd_repl(int argc, char **argv, mr_err *err) {
         { "output", 'o', MR_OPT_TEXT, "DIR", "folder of the run that step() begins", &so.output, 0, 0 },
         { "adapter", 0, MR_OPT_TEXT, "DIR", "with --model: PEFT adapter folder, or a run's", &l.parts.adapter, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda:N", &so.device, 0, 0 },
+        MR_OPT_PULL,
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "trust", 0, MR_OPT_FLAG, NULL, "all of Lua's libraries: io, os, debug, ffi", &how.trust, 0, 0 },
     };

@@ -61,16 +61,18 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
         "`medrl help recipe` lists every field.",
     };
     mr_session_opts so = { 0 };
-    const char *vram = NULL;
+    const char *vram = NULL, *adapter = NULL;
     int64_t threads = 0, sandbox = 0;
     bool json = false;
     const mr_opt opts[] = {
+        { "adapter", 0, MR_OPT_TEXT, "DIR", "PEFT adapter folder, or a run's folder, to start from", &adapter, 0, 0 },
         { "set", 0, MR_OPT_LIST, "KEY=VALUE", "override a field of the recipe; may be given many times", &so.overrides,
           0, 0 },
         { "output", 'o', MR_OPT_TEXT, "DIR", "run folder, in place of the recipe's output_dir", &so.output, 0, 0 },
         { "on-error", 0, MR_OPT_TEXT, "WHAT", "when rewards keep failing: pause (wait for a mended file) or stop",
           &so.on_error, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda:N", &so.device, 0, 0 },
+        MR_OPT_PULL,
         { "vram", 0, MR_OPT_TEXT, "SIZE", "most device memory to take, as in 14G", &vram, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0,
@@ -82,7 +84,7 @@ mr_status mr_cmd_run(int argc, char **argv, mr_err *err) {
     if (st == MR_OK && !a.help) st = check_on_error(so.on_error, err);
     if (st == MR_OK && !a.help) {
         so.recipe = a.items[0];
-        so.overrides = mr_with_vram(&a, so.overrides, vram);
+        so.overrides = mr_with_override(&a, mr_with_vram(&a, so.overrides, vram), "model.adapter", adapter);
         so.n_threads = (int)threads;
         so.require_sandbox = (int)sandbox;
         so.progress = mr_log_get_level() >= MR_LOG_INFO;
@@ -134,9 +136,12 @@ mr_status mr_cmd_resume(int argc, char **argv, mr_err *err) {
         { "on-error", 0, MR_OPT_TEXT, "WHAT", "when rewards keep failing: pause (wait for a mended file) or stop",
           &so.on_error, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda:N", &so.device, 0, 0 },
+        MR_OPT_PULL,
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &threads, 0, 1024 },
         { "require-sandbox", 0, MR_OPT_INT, "LEVEL", "refuse to run scripts below this level (1 to 3)", &sandbox, 0,
           3 },
+        { "allow-different-device", 0, MR_OPT_FLAG, NULL, "go on although the device computes other last bits than the checkpoint's",
+          &so.allow_different_device, 0, 0 },
         { "json", 0, MR_OPT_FLAG, NULL, "the outcome as one JSON object", &json, 0, 0 },
     };
     mr_args a;

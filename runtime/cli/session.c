@@ -126,6 +126,13 @@ static mr_status on_flush(void *self, int64_t *metrics_bytes, int64_t *samples_b
     return MR_OK;
 }
 
+/* "medrl 0.1.0, gcc 12.2.0": another compiler may round elsewhere. */
+static const char *build_name(void) {
+    static char name[128];
+    if (!name[0]) snprintf(name, sizeof name, "medrl %s, %s", mr_version(), __VERSION__);
+    return name;
+}
+
 /* ---- what the run was made from ---- */
 
 /* Names, sizes, the first MiB and 64 pieces of 64 KiB of each weights file: seconds would go into reading a whole
@@ -268,6 +275,8 @@ static mr_status read_past(mr_session *s, mr_err *err) {
     MR_TRY(mr_checkpoint_find(&s->checkpoint, s->opts.resume, err));
     MR_TRY(mr_checkpoint_read_state(&state, s->checkpoint, err));
     cJSON *medrl = cJSON_GetObjectItemCaseSensitive(state, "medrl");
+    s->made_on = cJSON_DetachItemFromObjectCaseSensitive(medrl, "device");
+    s->made_by = cJSON_DetachItemFromObjectCaseSensitive(medrl, "build");
     s->pinned = cJSON_DetachItemFromObjectCaseSensitive(medrl, "scripts");
     int64_t bytes = 0;
     mr_status st = mr_json_opt_int(&bytes, medrl, "events_bytes", 0, 0, (int64_t)1 << 53, s->checkpoint, err);
@@ -424,6 +433,24 @@ static mr_status load_checkpoint(mr_session *s, mr_err *err) {
     return MR_OK;
 }
 
+/* Other bits are not what somebody asked for who continues a run: by name, or not at all. */
+static mr_status compare_device(mr_session *s, const cJSON *run, mr_err *err) {
+    const mr_backend *b = s->parts.backend;
+    const char *was = cJSON_GetStringValue(s->made_on), *by = cJSON_GetStringValue(s->made_by);
+    const bool cpu = b->kind == MR_CPU;
+    if (!was && s->on_cpu != cpu) was = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(run, "device")); /* of an older version */
+    if (by && strcmp(by, build_name()) != 0)
+        mr_warn("%s: was made by %s, this is %s: the last bits of what follows may be others", s->checkpoint, by, build_name());
+    if (!was || !b->arithmetic || strcmp(was, b->arithmetic) == 0) return MR_OK;
+    if (!s->opts.allow_different_device)
+        return mr_fail(err, MR_EREFUSED,
+                       "%s: was made on %s, this is %s, which computes other last bits: the run would not be the one that was not "
+                       "stopped; choose the device with --device, or let it differ with --allow-different-device",
+                       s->checkpoint, was, b->arithmetic);
+    mr_warn("%s: was made on %s and goes on with %s: the settings are the same, the last bits are not", s->checkpoint, was, b->arithmetic);
+    return MR_OK;
+}
+
 static mr_status open_scripts(mr_session *s, mr_err *err) {
     const mr_session_opts *o = &s->opts;
     MR_TRY(mr_check_overrides(o->overrides, err));
@@ -436,11 +463,7 @@ static mr_status open_scripts(mr_session *s, mr_err *err) {
     const cJSON *was = cJSON_GetObjectItemCaseSensitive(run, "on_cpu");
     const bool cpu = s->parts.backend->kind == MR_CPU;
     s->on_cpu = was ? cJSON_IsTrue(was) : cpu;
-    if (was && s->on_cpu != cpu)
-        mr_warn(
-            "%s: was started on %s and goes on with %s: the settings are the same, the last bits are not (--device %s)",
-            o->resume, cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(run, "device")), s->parts.backend->device,
-            cpu ? "cuda:0" : "cpu");
+    if (o->resume) MR_TRY(compare_device(s, run, err));
     mr_pool_opts po = { .on_cpu = s->on_cpu,
                         .overrides = o->overrides,
                         .require_sandbox = o->require_sandbox,
@@ -477,6 +500,21 @@ static mr_status open_rows(mr_session *s, mr_err *err) {
     return MR_OK;
 }
 
+/* The rows of data.eval as the recipe has them now, and the judge of `medrl eval`, in workers of its own: the run's
+ * rewards are not asked. */
+static mr_status get_evaluation(void *self, mr_row_source *rows, mr_scorer *judge, mr_err *err) {
+    static const char *const rewards[] = { MR_EVAL_JUDGE, NULL };
+    mr_session *s = self;
+    MR_TRY(mr_pool_rows(s->pool, "eval", rows, err));
+    if (rows->n_rows == 0)
+        return mr_fail(err, MR_EINVAL, "%s: eval_steps is set and data.eval has no rows, want some; eval_steps = 0 turns it off",
+                       mr_pool_recipe_path(s->pool));
+    const mr_pool_opts po = { .n_workers = 1, .rewards = rewards, .require_sandbox = s->opts.require_sandbox };
+    if (!s->judge) MR_TRY(mr_pool_open(&s->judge, NULL, &po, err));
+    *judge = mr_pool_scorer(s->judge);
+    return MR_OK;
+}
+
 static mr_status open_trainer(mr_session *s, mr_err *err) {
     const mr_session_opts *o = &s->opts;
     char hex[65] = "";
@@ -488,6 +526,8 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
         .progress = o->progress,
         .logging_steps = s->settings.train.logging_steps,
         .sample_steps = s->settings.train.sample_steps,
+        .tensorboard = s->settings.train.tensorboard,
+        .usd_per_hour = s->settings.budget.usd_per_hour,
     };
     MR_TRY(mr_run_open(&s->run, o->resume ? o->resume : o->output ? o->output : s->settings.output_dir, &ro, err));
     if (!o->resume) MR_TRY(record_config(s, hex, s->on_cpu, err));
@@ -507,7 +547,10 @@ static mr_status open_trainer(mr_session *s, mr_err *err) {
         .observer = { s, on_step, on_sample, on_event, on_progress, on_flush },
         .run_dir = mr_run_dir(s->run),
         .base_model_name = s->settings.model.name,
+        .build = build_name(),
         .plan = &s->plan,
+        .evaluator = { s, get_evaluation },
+        .spent_s = mr_now_s() - s->start_s,
     };
     tp.scorer = mr_session_scorer(s);
     if (o->control) tp.control = mr_live_listen(s->live);
@@ -627,10 +670,13 @@ void mr_session_close(mr_session *s) {
     close_run(s);
     mr_live_close(s->live);
     if (s->parts.model) drop_start(s);
+    mr_pool_close(s->judge);
     mr_pool_close(s->pool);
     mr_settings_clear(&s->settings);
     mr_parts_close(&s->parts);
     cJSON_Delete(s->config);
+    cJSON_Delete(s->made_on);
+    cJSON_Delete(s->made_by);
     cJSON_Delete(s->base);
     cJSON_Delete(s->pinned);
     cJSON_Delete(s->journal);
@@ -681,7 +727,9 @@ static mr_status save_result(mr_session *s, mr_err *err) {
 
 mr_status mr_session_train(mr_session *s, mr_err *err) {
     mr_signals_catch(ask_to_stop, s->trainer);
+    mr_session_watch(s, true);
     mr_status st = mr_trainer_run(s->trainer, err);
+    mr_session_watch(s, false);
     mr_signals_catch(NULL, NULL); /* the trainer is not asked any more; what is left takes moments */
     mr_log_status(NULL);
     const char *dir = mr_run_dir(s->run);
@@ -698,6 +746,9 @@ mr_status mr_session_train(mr_session *s, mr_err *err) {
         snprintf(why, sizeof why, "%s", err ? err->msg : "");
         return mr_fail(err, st, "%s: %.700s; continue with: medrl resume %s", dir, why, dir);
     }
+    if (mr_trainer_why_ended(s->trainer) && mr_trainer_step_index(s->trainer) < mr_trainer_max_steps(s->trainer))
+        mr_info("ended after step %lld of %lld: %s", (long long)mr_trainer_step_index(s->trainer),
+                (long long)mr_trainer_max_steps(s->trainer), mr_trainer_why_ended(s->trainer));
     return save_result(s, err);
 }
 
@@ -706,6 +757,8 @@ cJSON *mr_session_report(const mr_session *s) {
     cJSON_AddStringToObject(o, "run", mr_run_dir(s->run));
     if (s->result) cJSON_AddStringToObject(o, mr_model_options(s->parts.model)->full ? "model" : "adapter", s->result);
     cJSON_AddNumberToObject(o, "steps", (double)mr_trainer_step_index(s->trainer));
+    const char *why = mr_trainer_why_ended(s->trainer);
+    if (why) cJSON_AddStringToObject(o, "ended_early", why);
     cJSON_AddNumberToObject(o, "reward_first", s->first_reward);
     cJSON_AddNumberToObject(o, "reward_last", s->last_reward);
     cJSON_AddNumberToObject(o, "seconds", mr_now_s() - s->start_s);

@@ -28,6 +28,7 @@ typedef struct mr_session_opts {
     const char *resume; /* run folder to continue, NULL: a new run */
     const char *output; /* run folder in place of the recipe's output_dir, NULL: the recipe's */
     const char *on_error; /* "pause" or "stop" in place of the recipe's, NULL: the recipe's */
+    bool allow_different_device; /* with resume: the bits may be others from here on */
     bool progress;
     int require_sandbox; /* lowest level that the workers must reach, 0: any */
     bool control; /* listen on RUN/control.sock: medrl attach */
@@ -53,6 +54,7 @@ typedef struct mr_session {
     mr_live *live;  /* who is told and who may ask */
     float **start;  /* the trained parameters as they were before the first step, on the host; NULL: not kept */
     mr_pool *pool;
+    mr_pool *judge; /* of evaluations; NULL: none was made yet */
     mr_scorer scorer; /* the pool's, within mr_session_scorer's */
     mr_settings settings;
     mr_parts parts; /* backend, model, tokenizer, chat */
@@ -69,6 +71,7 @@ typedef struct mr_session {
     int64_t n_steps; /* done by this process */
     double start_s;
     char *checkpoint; /* that the run goes on from, NULL for a new one */
+    cJSON *made_on, *made_by; /* the device and the build of that checkpoint; NULL: it does not say */
     cJSON *base;      /* the recipe that it was planned with, from config; NULL for a new one */
     cJSON *pinned;    /* the texts that were in use at the checkpoint; NULL: it does not say */
     cJSON *journal;   /* what is to be repeated; NULL: nothing */
@@ -93,6 +96,8 @@ mr_status mr_session_reset(mr_session *s, mr_err *err);
 /* The adapter (PEFT) or, trained in full, the model, to a folder that appears whole in place of an older one. */
 mr_status mr_session_save(mr_session *s, const char *dir, mr_err *err);
 mr_status mr_session_train(mr_session *s, mr_err *err);
+/* Begins or ends the watch over a run that trains (base/watch.h): a warning, and at last exit code 75 with a crash-PID.txt. watch.c. */
+void mr_session_watch(mr_session *s, bool on);
 void mr_session_close(mr_session *s);
 /* The session's outcome as an object; owned by the caller. */
 cJSON *mr_session_report(const mr_session *s);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "files/tensors_impl.h"
+#include "files/writer.h"
 
 enum {
     max_values = 65536,
@@ -194,6 +195,21 @@ static void hf_name(char *out, size_t out_len, const char *name) {
             snprintf(out, out_len, "model.layers.%.*s.%s%s", (int)digits, name + 4, layer_names[i].hf, dot);
 }
 
+bool mr_gguf_name(char *out, size_t out_len, const char *hf) {
+    for (size_t i = 0; i < sizeof whole_names / sizeof whole_names[0]; i++)
+        if (!strcmp(hf, whole_names[i].hf)) return snprintf(out, out_len, "%s", whole_names[i].gguf) < (int)out_len;
+    static const char prefix[] = "model.layers.";
+    if (strncmp(hf, prefix, sizeof prefix - 1)) return false;
+    const char *number = hf + sizeof prefix - 1, *dot = strrchr(hf, '.');
+    const size_t digits = strspn(number, "0123456789");
+    const char *part = number + digits + 1;
+    if (digits == 0 || digits > 6 || number[digits] != '.' || dot < part) return false;
+    for (size_t i = 0; i < sizeof layer_names / sizeof layer_names[0]; i++)
+        if (strlen(layer_names[i].hf) == (size_t)(dot - part) && !memcmp(part, layer_names[i].hf, (size_t)(dot - part)))
+            return snprintf(out, out_len, "blk.%.*s.%s%s", (int)digits, number, layer_names[i].gguf, dot) < (int)out_len;
+    return false;
+}
+
 /* The converter of arch llama permutes the rows of q and k within each head (models.md 1.3); marks them. */
 static mr_status mark_permuted(mr_tensors *t, mr_err *err) {
     const char *arch;
@@ -265,7 +281,7 @@ static mr_status read_tensor(mr_tensors *t, cursor *c, size_t alignment, uint64_
         return mr_fail(err, MR_EDATA,
                        "%s: byte %zu (%s): its type %" PRIu32
                        " (%s) is not supported, want F32, F16, BF16, Q4_0, Q4_1, Q5_0, "
-                       "Q5_1, Q8_0, Q4_K, Q5_K or Q6_K; fetch another quantization, Q4_K_M or Q8_0",
+                       "Q5_1, Q8_0 or Q2_K to Q6_K; fetch another quantization, Q4_K_M or Q8_0",
                        c->path, at, field, type, e->type ? e->type->name : "unknown");
     const int64_t row = n_dims ? e->info.dims[n_dims - 1] : 1;
     if (row % e->type->block)

@@ -151,6 +151,38 @@ static void decode_q6_k(float *dst, const uint8_t *src, size_t n) {
     }
 }
 
+static void decode_q2_k(float *dst, const uint8_t *src, size_t n) {
+    for (size_t i = 0; i < n / 256; i++, src += 84) {
+        const float d = half_at(src + 80), d_min = half_at(src + 82);
+        for (int b = 0; b < 16; b++, dst += 16) { /* 16 values each: scale in the low half of a byte, minimum above */
+            const uint8_t *q = src + 16 + 32 * (b / 8) + 16 * (b & 1);
+            const int shift = b % 8 / 2 * 2;
+            const float ds = d * (float)(src[b] & 15), dm = d_min * (float)(src[b] >> 4);
+            for (int j = 0; j < 16; j++) dst[j] = ds * (float)((q[j] >> shift) & 3) - dm;
+        }
+    }
+}
+
+/* Scale of sub-block b of a Q3_K block, six bits minus 32: four low bits in the first 8 of 12 bytes, two high ones in
+ * the last 4. */
+static inline int q3_scale(const uint8_t *s, int b) {
+    const int low = (s[b % 8] >> (b < 8 ? 0 : 4)) & 15, high = (s[8 + b % 4] >> (b / 4 * 2)) & 3;
+    return (low | high << 4) - 32;
+}
+
+static void decode_q3_k(float *dst, const uint8_t *src, size_t n) {
+    for (size_t i = 0; i < n / 256; i++, src += 110) {
+        const float d = half_at(src + 108);
+        for (int b = 0; b < 16; b++, dst += 16) {
+            const uint8_t *q = src + 32 + 32 * (b / 8) + 16 * (b & 1), *high = src + 16 * (b & 1);
+            const int shift = b % 8 / 2 * 2, bit = b / 2;
+            const float ds = d * (float)q3_scale(src + 96, b);
+            for (int j = 0; j < 16; j++) /* the third bit says that 4 are not to be taken off */
+                dst[j] = ds * (float)(((q[j] >> shift) & 3) - ((high[j] >> bit) & 1 ? 0 : 4));
+        }
+    }
+}
+
 /* Sizes of the types that are only refused by name: gguf_quants.json, "sizes". */
 static const mr_value_type types[] = {
     { "F32", 0, true, 1, 4, decode_f32 },         { "F16", 1, true, 1, 2, mr_f16_decode },
@@ -168,8 +200,8 @@ static const mr_value_type types[] = {
     { "Q5_0", 6, false, 32, 22, decode_q5_0 },    { "Q5_1", 7, false, 32, 24, decode_q5_1 },
     { "Q8_0", 8, false, 32, 34, decode_q8_0 },    { "Q4_K", 12, false, 256, 144, decode_q4_k },
     { "Q5_K", 13, false, 256, 176, decode_q5_k }, { "Q6_K", 14, false, 256, 210, decode_q6_k },
-    { "Q8_1", 9, false, 32, 40, NULL },           { "Q2_K", 10, false, 256, 84, NULL },
-    { "Q3_K", 11, false, 256, 110, NULL },        { "Q8_K", 15, false, 256, 292, NULL },
+    { "Q8_1", 9, false, 32, 40, NULL },           { "Q2_K", 10, false, 256, 84, decode_q2_k },
+    { "Q3_K", 11, false, 256, 110, decode_q3_k },        { "Q8_K", 15, false, 256, 292, NULL },
     { "IQ2_XXS", 16, false, 256, 66, NULL },      { "IQ2_XS", 17, false, 256, 74, NULL },
     { "IQ3_XXS", 18, false, 256, 98, NULL },      { "IQ1_S", 19, false, 256, 50, NULL },
     { "IQ4_NL", 20, false, 32, 18, NULL },        { "IQ3_S", 21, false, 256, 110, NULL },

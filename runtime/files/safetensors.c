@@ -238,6 +238,19 @@ static mr_status put_header(mr_str *s, const planned *p, int n, const cJSON *met
     return MR_OK;
 }
 
+mr_status mr_safetensors_header(mr_str *json, size_t *bytes, const mr_tensor_out *tensors, int n, const char *path,
+                                mr_err *err) {
+    planned *p = mr_alloc(((size_t)n + 1) * sizeof *p);
+    mr_status st = MR_OK;
+    for (int i = 0; i < n && st == MR_OK; i++) {
+        st = plan_tensor(&p[i], &tensors[i], path, err);
+        bytes[i] = p[i].bytes;
+    }
+    if (st == MR_OK) st = put_header(json, p, n, NULL, path, err);
+    mr_free(p);
+    return st;
+}
+
 mr_status mr_safetensors_write(const char *path, const mr_tensor_out *tensors, int n, const cJSON *metadata,
                                mr_err *err) {
     planned *p = mr_alloc(((size_t)n + 1) * sizeof *p);

@@ -88,7 +88,8 @@ static mr_status open_one(mr_tensors *t, const char *path, mr_err *err) {
     MR_TRY(open_maps(t, paths, 1, err));
     t->is_gguf = (t->maps[0].len >= 4 && !memcmp(t->maps[0].data, "GGUF", 4)) || mr_ends_with(path, ".gguf");
     MR_TRY(t->is_gguf ? mr_gguf_read_header(t, err) : mr_safetensors_read_header(t, 0, err));
-    return mr_tensors_index(t, err);
+    MR_TRY(mr_tensors_index(t, err));
+    return t->is_gguf ? MR_OK : mr_nf4_fold(t, err);
 }
 
 static bool is_plain_file_name(const char *s) {
@@ -142,7 +143,7 @@ static mr_status open_shards(mr_tensors *t, const char *folder, const cJSON *map
             return mr_fail(err, MR_EDATA, "%s: weight_map: tensor \"%.128s\" is not in %.128s; fetch the model again",
                            index_path, e->string, e->valuestring);
     }
-    return MR_OK;
+    return mr_nf4_fold(t, err);
 }
 
 static mr_status open_folder(mr_tensors *t, const char *folder, mr_err *err) {
@@ -242,6 +243,10 @@ mr_status mr_tensors_read(const mr_tensors *t, const mr_tensor_info *info, float
                        "%s: tensor \"%s\" is %s, which is not read, want F32, F16 or BF16; convert the model",
                        t->map_paths[e->map], info->name, info->type);
     if (n == 0 || len == 0) return MR_OK;
+    if (e->nf4) {
+        mr_nf4_read(dst, e->nf4, row * (int64_t)len, n * (int64_t)len);
+        return MR_OK;
+    }
     const uint8_t *data = info->data;
     const size_t row_bytes = len / (size_t)e->type->block * (size_t)e->type->bytes;
     if (!e->head_rows) {
@@ -257,6 +262,10 @@ mr_status mr_tensors_read(const mr_tensors *t, const mr_tensor_info *info, float
         mr_free(stored);
     }
     return MR_OK;
+}
+
+const mr_tensor_nf4 *mr_tensors_nf4(const mr_tensor_info *info) {
+    return ((const mr_tensor_entry *)info)->nf4;
 }
 
 void mr_tensors_drop(const mr_tensors *t, const mr_tensor_info *info) {

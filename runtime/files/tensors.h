@@ -5,7 +5,7 @@
  * format. Names are those of Hugging Face ("model.layers.0.self_attn.q_proj.weight"); for a GGUF of arch llama the rows
  * of q and k come back in Hugging Face's order.
  * Source: spec/formats.md 7.1 (safetensors: all rules of the library, duplicates refused) and 7.2 (GGUF v2/v3: F32
- *         F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K), spec/models.md 1.3 and 1.5.
+ *         F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K), spec/models.md 1.3 and 1.5.
  * Errors: MR_EDATA `FILE: byte N (FIELD): what is wrong; what to do`; MR_ENOTFOUND.
  * Ownership: the handle owns mappings and names; everything returned is borrowed until close.
  * Threads: reads may run in parallel. */
@@ -36,6 +36,16 @@ const mr_tensor_info *mr_tensors_find(const mr_tensors *t, const char *name); /*
 /* Rows [row, row+n) of a tensor seen as [dims[0], rest] (a vector: one row), as f32. */
 mr_status mr_tensors_read(const mr_tensors *t, const mr_tensor_info *info, float *dst, int64_t row, int64_t n,
                           mr_err *err);
+/* What a bitsandbytes checkpoint stores of a 4-bit linear (type "NF4" with the shape that it had before; mr_tensors_read
+ * gives its values): spec/quantization.md 5.4. Blocks of 64 along the row-major matrix. Borrowed until close. */
+typedef struct mr_tensor_nf4 {
+    const uint8_t *codes;                 /* [ceil(n/2)], high nibble first */
+    const uint8_t *absmax;                /* [n_blocks] codes of nested_map; without double quantization f32 values */
+    const uint8_t *nested;                /* f32 [ceil(n_blocks/256)], of any alignment; NULL: absmax holds f32 */
+    float offset, book[16], nested_map[256];
+    int64_t n, n_blocks;
+} mr_tensor_nf4;
+const mr_tensor_nf4 *mr_tensors_nf4(const mr_tensor_info *info); /* NULL for other tensors */
 /* Tells the kernel that the tensor's pages may leave memory. */
 void mr_tensors_drop(const mr_tensors *t, const mr_tensor_info *info);
 /* SHA-256 over the file(s), for the run's record. */

@@ -26,6 +26,7 @@ typedef struct mr_tensor_entry {
     const mr_value_type *type;
     int map;       /* which mapping holds the data */
     int head_rows; /* > 0: rows lie in the interleaved order of llama GGUFs, heads of this many rows */
+    const mr_tensor_nf4 *nf4; /* in the arena; NULL: not of this kind */
 } mr_tensor_entry;
 
 typedef struct mr_gguf_value {
@@ -70,6 +71,15 @@ mr_status mr_tensors_index(mr_tensors *t, mr_err *err);
 /* One file each, already mapped as t->maps[map]. */
 mr_status mr_safetensors_read_header(mr_tensors *t, int map, mr_err *err);
 mr_status mr_gguf_read_header(mr_tensors *t, mr_err *err);
+
+/* nf4.c: the parts of each 4-bit linear become one tensor; after mr_tensors_index. */
+mr_status mr_nf4_fold(mr_tensors *t, mr_err *err);
+/* dst[count] = elements from `at` on. */
+void mr_nf4_read(float *dst, const mr_tensor_nf4 *q, int64_t at, int64_t count);
+
+/* The header of a file with these tensors in their order, and the bytes of each (writer.c). */
+mr_status mr_safetensors_header(mr_str *json, size_t *bytes, const mr_tensor_out *tensors, int n, const char *path,
+                                mr_err *err);
 
 /* Bulk forms of the half conversions. */
 void mr_f16_decode(float *dst, const uint8_t *src, size_t n);

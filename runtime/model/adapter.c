@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "model/layout.h"
+#include "text/tokenizer.h"
 
 static const char prefix[] = "base_model.model.";
 
@@ -375,24 +376,26 @@ static cJSON *config_tree(const mr_config *c) {
     return root;
 }
 
-static mr_status save_config(mr_model *m, const char *dir, mr_err *err) {
+/* base: the model's folder or GGUF. dtype: what the file holds now, in transformers' words. */
+static mr_status save_config(const char *base, const mr_config *c, const char *dir, const char *dtype, mr_err *err) {
     cJSON *root = NULL;
-    char *from = mr_path_join(m->path, "config.json");
-    if (mr_path_is_dir(m->path)) {
+    char *from = mr_path_join(base, "config.json");
+    if (mr_path_is_dir(base)) {
         mr_status st = mr_json_load(&root, from, 4 << 20, err);
         if (st != MR_OK) {
             mr_free(from);
             return st;
         }
         const char *key = cJSON_GetObjectItemCaseSensitive(root, "torch_dtype") ? "torch_dtype" : "dtype";
-        cJSON *type = cJSON_CreateString("bfloat16"); /* what the file holds now */
+        cJSON *type = cJSON_CreateString(dtype);
         if (cJSON_GetObjectItemCaseSensitive(root, key))
             cJSON_ReplaceItemInObjectCaseSensitive(root, key, type);
         else
             cJSON_AddItemToObject(root, key, type);
+        cJSON_DeleteItemFromObjectCaseSensitive(root, "quantization_config"); /* of a 4-bit base */
     } else {
-        root = config_tree(&m->config);
-        cJSON_AddStringToObject(root, "dtype", "bfloat16");
+        root = config_tree(c);
+        cJSON_AddStringToObject(root, "dtype", dtype);
     }
     mr_free(from);
     char *text = cJSON_Print(root);
@@ -419,28 +422,42 @@ static mr_status copy_file(const char *from_dir, const char *to_dir, const char 
     return st;
 }
 
-mr_status mr_model_save(mr_model *m, const char *dir, mr_err *err) {
+/* A GGUF keeps scaled rope frequencies as numbers; config.json would want to know what they come from. */
+static bool has_scaled_rope(const mr_config *c) {
+    mr_config plain = *c;
+    plain.rope_llama3 = false;
+    mr_config_rope(&plain);
+    return memcmp(plain.inv_freq, c->inv_freq, (size_t)(c->head_dim / 2) * sizeof c->inv_freq[0]) != 0;
+}
+
+mr_status mr_model_save_neighbors(const char *base, const mr_config *c, const char *dir, const char *type, mr_err *err) {
     static const char *const files[] = {
         "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
         "merges.txt",     "chat_template.jinja",   "generation_config.json"
     };
+    const bool folder = mr_path_is_dir(base);
+    if (!folder && has_scaled_rope(c))
+        return mr_fail(err, MR_EINVAL,
+                       "%s: a GGUF with scaled rope frequencies cannot be written as config.json; use the original "
+                       "folder (--base)",
+                       base);
+    MR_TRY(mr_mkdirs(dir, err));
+    for (size_t i = 0; folder && i < sizeof files / sizeof files[0]; i++) MR_TRY(copy_file(base, dir, files[i], err));
+    if (!folder) {
+        mr_tokenizer *t = NULL;
+        MR_TRY(mr_tokenizer_open(&t, base, err));
+        mr_status st = mr_tokenizer_save(t, dir, err);
+        mr_tokenizer_close(t);
+        MR_TRY(st);
+    }
+    const char *dtype = strcmp(type, "f16") == 0 ? "float16" : strcmp(type, "f32") == 0 ? "float32" : "bfloat16";
+    return save_config(base, c, dir, dtype, err);
+}
+
+mr_status mr_model_save(mr_model *m, const char *dir, mr_err *err) {
     if (!m->opts.full)
         return mr_fail(err, MR_EINVAL, "%s: only a model that was trained in full can be saved whole; save the adapter",
                        dir);
-    bool folder = mr_path_is_dir(m->path);
-    if (!folder && m->config.inv_freq[m->config.head_dim / 2 - 1] !=
-                       1.0f / (float)pow((double)m->config.rope_theta,
-                                         (double)((float)(m->config.head_dim - 2) / (float)m->config.head_dim)))
-        return mr_fail(
-            err, MR_EINVAL,
-            "%s: a GGUF with scaled rope frequencies cannot be written as config.json; train from the original "
-            "folder",
-            m->path);
-    MR_TRY(mr_mkdirs(dir, err));
-    for (size_t i = 0; folder && i < sizeof files / sizeof files[0]; i++)
-        MR_TRY(copy_file(m->path, dir, files[i], err));
-    MR_TRY(save_config(m, dir, err));
-    MR_TRY(save_tensors(m, dir, "model.safetensors", "", "", true, err));
-    if (!folder) mr_warn("%s: the tokenizer stays in %s", dir, m->path);
-    return MR_OK;
+    MR_TRY(mr_model_save_neighbors(m->path, &m->config, dir, "bf16", err));
+    return save_tensors(m, dir, "model.safetensors", "", "", true, err);
 }

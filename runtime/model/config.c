@@ -127,16 +127,31 @@ static mr_status read_rope(mr_config *c, const cJSON *root, const char *place, m
     return MR_OK;
 }
 
+/* A checkpoint of bitsandbytes with 4-bit NormalFloat is read as it is; which linears are stored so, the tensors say. */
+static mr_status check_quantization(const cJSON *quant, const char *place, mr_err *err) {
+    const char *method = "unknown", *type = "fp4"; /* transformers' default */
+    bool four = false;
+    if (!cJSON_IsObject(quant))
+        return mr_fail(err, MR_EDATA, "%s: field \"quantization_config\" is %s, want an object", place,
+                       mr_json_type_name(quant));
+    if (field(quant, "quant_method")) MR_TRY(mr_json_get_string(&method, quant, "quant_method", place, err));
+    if (strcmp(method, "bitsandbytes") != 0)
+        return mr_fail(err, MR_EDATA,
+                       "%s: the checkpoint is quantized by \"%s\", of which only bitsandbytes' 4-bit nf4 is read; use the "
+                       "16-bit model with load_in_4bit = true",
+                       place, method);
+    if (field(quant, "bnb_4bit_quant_type")) MR_TRY(mr_json_get_string(&type, quant, "bnb_4bit_quant_type", place, err));
+    MR_TRY(opt_bool(&four, quant, "load_in_4bit", false, place, err));
+    if (four && strcmp(type, "nf4") == 0) return MR_OK;
+    return mr_fail(err, MR_EDATA,
+                   "%s: the checkpoint is quantized by bitsandbytes to %s, only 4-bit nf4 is read; use the 16-bit model "
+                   "with load_in_4bit = true",
+                   place, four ? type : "8 bits");
+}
+
 static mr_status refuse_unsupported(const cJSON *root, const char *place, mr_err *err) {
     const cJSON *quant = field(root, "quantization_config");
-    if (quant) {
-        const cJSON *method = cJSON_GetObjectItemCaseSensitive(quant, "quant_method");
-        return mr_fail(
-            err, MR_EDATA,
-            "%s: the checkpoint is quantized already (quant_method \"%s\"), which medrl cannot open; use the "
-            "16-bit model with load_in_4bit = true",
-            place, cJSON_IsString(method) ? method->valuestring : "unknown");
-    }
+    if (quant) MR_TRY(check_quantization(quant, place, err));
     const char *act = "silu";
     if (field(root, "hidden_act")) MR_TRY(mr_json_get_string(&act, root, "hidden_act", place, err));
     if (strcmp(act, "silu") != 0)

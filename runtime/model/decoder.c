@@ -2,6 +2,8 @@
 #include "model/decoder.h"
 
 #include <assert.h>
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "model/layout.h"
@@ -475,18 +477,50 @@ static int32_t *lay_input(mr_decoder *d, const mr_pack *p, int n) {
     return d->host_input + (size_t)INPUTS * (size_t)n;
 }
 
+/* --- a look at what each part gives --- */
+
+int mr_decoder_n_peaks(const mr_decoder *d) {
+    return 2 * d->m->config.num_hidden_layers + 2;
+}
+
+static void look_at(mr_decoder *d, int peak, const float *x, int64_t n) {
+    mr_peak *k = &d->peaks[peak];
+    const int last = mr_decoder_n_peaks(d) - 1;
+    if (!k->name[0]) k->finite = true;
+    if (peak == 0 || peak == last)
+        snprintf(k->name, sizeof k->name, "%s", peak ? "lm_head" : "model.embed_tokens");
+    else
+        snprintf(k->name, sizeof k->name, "model.layers.%d.%s", (peak - 1) / 2, peak % 2 ? "self_attn" : "mlp");
+    float *host = mr_alloc((size_t)n * sizeof *host);
+    d->b->download(d->b, host, x, (size_t)n * sizeof *host);
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(host[i]))
+            k->finite = false;
+        else
+            k->max = fmax(k->max, fabs((double)host[i]));
+    }
+    mr_free(host);
+}
+
+static void look_at_rows(mr_decoder *d, int peak, const float *x, int n_rows) {
+    if (d->peaks) look_at(d, peak, x, (int64_t)n_rows * d->m->config.hidden_size);
+}
+
 static void layers(mr_decoder *d, const mr_pack *p) {
     mr_backend *b = d->b;
     int n = p->n_rows, last = d->m->config.num_hidden_layers - 1;
     if (d->phase == MR_PHASE_TRAIN) b->weight_hold(b, true);
     make_way(d, 0);
     b->embed(b, d->kept[0].x, d->m->embed, d->ids, n);
+    look_at_rows(d, 0, d->kept[0].x, n);
     for (int i = 0; i <= last; i++) {
         set_aside(d, i, n);
         mr_decoder_attend(d, i, p);
         mr_decoder_mid(d, i, n);
+        look_at_rows(d, 2 * i + 1, d->kept[i].mid, n);
         if (i < last) make_way(d, i + 1);
         feed_forward(d, i, n, i < last ? d->kept[i + 1].x : d->out);
+        look_at_rows(d, 2 * i + 2, i < last ? d->kept[i + 1].x : d->out, n);
     }
     if (d->phase == MR_PHASE_TRAIN) b->weight_hold(b, false);
     d->n_rows = n;
@@ -541,6 +575,17 @@ void mr_decoder_logprobs(mr_decoder *d, float *logp, float *entropy, const int32
         b->download(b, logp + at, d->logp, bytes);
         if (entropy) b->download(b, entropy + at, d->entropy, bytes);
     }
+}
+
+void mr_decoder_examine(mr_decoder *d, const mr_pack *p, const int32_t *rows, int n, mr_peak *peaks) {
+    d->peaks = peaks;
+    mr_decoder_forward(d, p);
+    for (int at = 0; at < n; at += d->opts.head_rows) {
+        int part = n - at < d->opts.head_rows ? n - at : d->opts.head_rows;
+        mr_decoder_head(d, rows + at, part);
+        look_at(d, mr_decoder_n_peaks(d) - 1, d->logits, (int64_t)part * d->m->config.vocab_size);
+    }
+    d->peaks = NULL;
 }
 
 void mr_decoder_logits(mr_decoder *d, float *logits, const int32_t *rows, int n) {

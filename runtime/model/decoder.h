@@ -94,4 +94,16 @@ void mr_decoder_step(mr_decoder *d, int32_t *ids, float *logp, const mr_pack *p,
 void mr_decoder_backward(mr_decoder *d, const mr_pack *p, const int32_t *rows, const int32_t *targets,
                          const float *dlogp, int n, float inv_t);
 
+/* What a part of the model gave, for finding out where a number went wrong. */
+typedef struct mr_peak {
+    char name[64]; /* "model.embed_tokens", "model.layers.3.self_attn", "model.layers.3.mlp", "lm_head" */
+    double max;    /* of |x|, over what is finite */
+    bool finite;   /* all of it is */
+} mr_peak;
+int mr_decoder_n_peaks(const mr_decoder *d); /* two a layer, and two */
+/* mr_decoder_forward and the logits of rows[n], with a look at the residual stream behind each part, in the order of the forward pass.
+ * peaks[mr_decoder_n_peaks]: zeroed before the first pack; what was found in earlier packs stays in it. Slow, since all of it is
+ * downloaded. */
+void mr_decoder_examine(mr_decoder *d, const mr_pack *p, const int32_t *rows, int n, mr_peak *peaks);
+
 #endif

@@ -76,6 +76,10 @@ static inline mr_dtype mr_copy_store(const mr_model_opts *o) {
 /* b->weight_room, or what it stands for where the backend has none. */
 size_t mr_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);
 
+/* adapter.c: what lies beside the weights of a whole model, from base's own folder or made from its GGUF: config.json for
+ * weights of `type` ("bf16", "f16", "f32"), tokenizer, template, generation settings. */
+mr_status mr_model_save_neighbors(const char *base, const mr_config *c, const char *dir, const char *type, mr_err *err);
+
 /* weights.c: fills the base weights, norms and biases of a model that is laid out; t is NULL with from_config. */
 mr_status mr_weights_load(mr_model *m, const mr_tensors *t, mr_err *err);
 /* has_bias as the configuration says it, for a model without a file. */
@@ -136,6 +140,8 @@ struct mr_decoder {
 
     char *aside;    /* on the host: inputs of the first aside_layers layers; NULL: none */
     int in_ring[2]; /* whose input the two device buffers of these layers hold; -1: nobody's */
+
+    mr_peak *peaks; /* where a look at each part goes; NULL but while the decoder is examined */
 
     const mr_span *step_spans; /* device; NULL but while a step's work runs */
     int step_chunks;           /* the most chunks of a span there */

@@ -247,6 +247,7 @@ static void plan_layer(mr_model_room *room, mr_backend *b, const mr_config *c, c
 
 void mr_model_plan(mr_model_room *room, mr_backend *b, const mr_config *c, const mr_model_opts *opts) {
     *room = (mr_model_room){ 0 };
+    b->attention_f32 = opts->compute == MR_F32;
     mr_model m = { .b = b, .config = *c, .opts = *opts };
     m.layers = mr_alloc((size_t)c->num_hidden_layers * sizeof *m.layers);
     mr_weights_biases(&m);
@@ -446,6 +447,7 @@ mr_status mr_model_open(mr_model **out, mr_backend *b, const char *path, const m
     if (!opts->from_config) MR_TRY(mr_tensors_open(&t, path, err));
     mr_model *m = mr_alloc(sizeof *m);
     m->b = b;
+    b->attention_f32 = opts->compute == MR_F32;
     m->opts = *opts;
     m->path = mr_strdup(path);
     m->adapter_on = true;
@@ -504,6 +506,11 @@ const char *mr_model_path(const mr_model *m) {
 mr_param *mr_model_params(mr_model *m, int *n) {
     *n = m->n_params;
     return m->params;
+}
+
+const float *mr_model_values(const mr_model *m, int64_t *n) {
+    *n = m->n_values;
+    return m->values;
 }
 
 float *mr_model_grads(mr_model *m, int64_t *n) {

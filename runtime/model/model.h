@@ -56,6 +56,7 @@ typedef struct mr_param {
 } mr_param;
 mr_param *mr_model_params(mr_model *m, int *n); /* in a fixed order: layer, projection, A before B */
 float *mr_model_grads(mr_model *m, int64_t *n); /* the block of all gradients; n elements */
+const float *mr_model_values(const mr_model *m, int64_t *n); /* the block of all values of params */
 void mr_model_zero_grads(mr_model *m);
 void mr_model_refresh(mr_model *m); /* after the values changed: renews the compute copies */
 /* off: the base model (the reference policy of beta > 0, repl's reset) */

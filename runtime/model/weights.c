@@ -9,6 +9,7 @@
 #include "base/proc.h"
 #include "base/rng.h"
 #include "base/threads.h"
+#include "maps.h"
 #include "model/layout.h"
 
 enum { NAME_MAX_LEN = 112, COPY_ROWS = 64, READ_ALONE = 1 << 16 /* values that are not worth waking others for */ };
@@ -140,12 +141,32 @@ static mr_status fill_master(mr_model *m, float *dst, stack *s, int64_t rows, mr
     return st;
 }
 
+/* The stored bytes of a stack, when all of it is NF4 already and may stay so: this book and map, and maxima whose blocks
+ * of 256 end with the part. Otherwise 0, and the values are quantized again. */
+static int stored_nf4(mr_nf4_part parts[3], const stack *s) {
+    static const float book[16] = MR_NF4_VALUES;
+    float map[256];
+    mr_dynamic_map(map, true);
+    for (int p = 0; p < s->n; p++) {
+        const mr_tensor_nf4 *q = s->info[p] ? mr_tensors_nf4(s->info[p]) : NULL;
+        if (!q || !q->nested || memcmp(q->book, book, sizeof book) != 0) return 0;
+        if (p < s->n - 1 && q->n % (64 * 256) != 0) return 0;
+        for (int i = 0; i < 256; i++) /* torch's linspace differs by an ulp from build to build (5.2) */
+            if (fabsf(q->nested_map[i] - map[i]) > 2e-7f * fabsf(map[i])) return 0;
+        parts[p] = (mr_nf4_part){ q->n, q->codes, q->absmax, q->nested, q->offset };
+    }
+    return s->n;
+}
+
 static mr_status create(mr_model *m, mr_weight **out, float *master, stack *s, mr_dtype store, unsigned uses,
                         mr_err *err) {
     int64_t rows = 0;
     for (int p = 0; p < s->n; p++) rows += s->rows[p];
     mr_weight_source source = { s, stack_rows };
-    mr_status st = m->b->weight_create(m->b, out, source, rows, s->cols, store, m->opts.compute, uses, err);
+    mr_nf4_part parts[3];
+    const int n_stored = store == MR_NF4 && m->b->weight_adopt ? stored_nf4(parts, s) : 0;
+    mr_status st = n_stored ? m->b->weight_adopt(m->b, out, parts, n_stored, rows, s->cols, m->opts.compute, uses, err)
+                            : m->b->weight_create(m->b, out, source, rows, s->cols, store, m->opts.compute, uses, err);
     if (st == MR_ENOMEM)
         return mr_fail(err, st,
                        "%s: the tensor \"%s\" does not fit in %s's memory; use load_in_4bit or a smaller "
@@ -293,11 +314,6 @@ static mr_status check_layer_tensor(const mr_model *m, const mr_tensors *t, cons
         size_t len = strlen(path);
         if (strncmp(name, path, len) != 0) continue;
         if (strcmp(name + len, ".weight") == 0 || strcmp(name + len, ".bias") == 0) return MR_OK;
-        if (strstr(name + len, ".weight.quant_state") || strcmp(name + len, ".weight.absmax") == 0)
-            return mr_fail(err, MR_EDATA,
-                           "%s: \"%s\" is part of a checkpoint that is quantized already, which medrl cannot open; "
-                           "use the 16-bit model with load_in_4bit = true",
-                           mr_tensors_path(t), name);
     }
     return mr_fail(err, MR_EDATA,
                    "%s: the tensor \"%s\" is not one that a %s model has; medrl would ignore it and be wrong",

@@ -85,12 +85,19 @@ mr_status mr_control_connect(int *fd, const char *run_dir, mr_err *err) {
     int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct sockaddr_un a = address(dir);
     mr_status st = MR_OK;
+    /* A run that is busy accepts between two operations; one that hangs never does. */
+    const struct timeval most = { .tv_sec = 10 };
+    if (s >= 0) setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most);
+    /* wait: for a place in the queue of those who connect, 10 s */
     if (s < 0 || connect(s, (struct sockaddr *)&a, sizeof a) != 0) {
         if (errno == ECONNREFUSED) errno = ENOENT; /* the file of a process that is dead */
+        if (errno == EAGAIN) errno = ETIMEDOUT;
         st = errno == EACCES ? mr_fail(err, MR_EINVAL, "%s: the run belongs to another user", run_dir)
                              : mr_fail_errno(err, "%s/%s: nobody listens there", run_dir, socket_name);
     }
     close(dir);
+    const struct timeval none = { 0 };
+    if (st == MR_OK) setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof none);
     if (st == MR_OK)
         *fd = s;
     else if (s >= 0)
@@ -99,6 +106,15 @@ mr_status mr_control_connect(int *fd, const char *run_dir, mr_err *err) {
 }
 
 /* ---- open ---- */
+
+static bool somebody_listens(int dir) {
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    struct sockaddr_un a = address(dir);
+    /* wait: none; a queue that is full has an owner too */
+    const bool yes = fd >= 0 && (connect(fd, (struct sockaddr *)&a, sizeof a) == 0 || errno == EAGAIN);
+    if (fd >= 0) close(fd);
+    return yes;
+}
 
 static mr_status make_room(const mr_control_socket *s, const char *run_dir, mr_err *err) {
     struct stat info;
@@ -109,7 +125,9 @@ static mr_status make_room(const mr_control_socket *s, const char *run_dir, mr_e
     if (!S_ISSOCK(info.st_mode))
         return mr_fail(err, MR_EINVAL, "%s/%s: is no socket; move it away, so that the run can be attached to", run_dir,
                        socket_name);
-    /* The lock is ours, so whoever made it is dead. */
+    /* The lock is ours, so whoever made it is dead; but a lock file can be removed, and then its owner may live. */
+    if (somebody_listens(s->dir))
+        return mr_fail(err, MR_EINVAL, "%s/%s: a process listens there, which is not this run; end it first", run_dir, socket_name);
     if (unlinkat(s->dir, socket_name, 0) != 0 && errno != ENOENT)
         return mr_fail_errno(err, "%s/%s: an old one could not be removed", run_dir, socket_name);
     return MR_OK;
@@ -294,6 +312,7 @@ static void fill(client *c) {
     char buf[8192];
     /* One full line and a little at most; the rest waits in the kernel. */
     while (!c->ended && !c->closing && c->in.len <= MR_CONTROL_LINE) {
+        /* wait: none */
         ssize_t n = recv(c->fd, buf, sizeof buf, MSG_DONTWAIT);
         if (n > 0) {
             mr_str_add(&c->in, buf, (size_t)n);
@@ -329,13 +348,26 @@ static void greet(client *c, int fd) {
         c->pid = who.pid;
 }
 
+/* Those who left without a request make room for those who come. */
+static client *free_place(mr_control_socket *s) {
+    for (int k = 0; k < MR_CONTROL_CLIENTS; k++)
+        if (s->clients[k].fd < 0) return &s->clients[k];
+    for (int k = 0; k < MR_CONTROL_CLIENTS; k++) {
+        client *c = &s->clients[k];
+        fill(c);
+        if (!c->ended || has_line(c) || c->out.len) continue;
+        drop(c);
+        return c;
+    }
+    return NULL;
+}
+
 static void accept_clients(mr_control_socket *s) {
     for (int i = 0; i < ACCEPTS; i++) {
+        /* wait: none, the socket does not block */
         int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) return; /* nobody, or no descriptor is left: they wait */
-        client *place = NULL, one_more = { .fd = -1 };
-        for (int k = 0; k < MR_CONTROL_CLIENTS && !place; k++)
-            if (s->clients[k].fd < 0) place = &s->clients[k];
+        client *place = free_place(s), one_more = { .fd = -1 };
         greet(place ? place : &one_more, fd);
         if (place && !place->closing) continue;
         client *c = place ? place : &one_more;
@@ -354,6 +386,7 @@ static void wait_for_any(mr_control_socket *s, double wait_s) {
         if (!c->ended && !c->closing) pf[1 + i].events |= POLLIN;
         if (c->sent < c->out.len) pf[1 + i].events |= POLLOUT;
     }
+    /* wait: wait_s */
     poll(pf, 1 + MR_CONTROL_CLIENTS, (int)(wait_s * 1000) + 1); /* a signal ends it: the trainer looks what it was */
 }
 
@@ -368,6 +401,13 @@ static void serve(void *self, mr_trainer *t, bool boundary, double wait_s) {
 
 mr_control mr_control_of(mr_control_socket *s) {
     return (mr_control){ .self = s, .serve = serve };
+}
+
+int mr_control_pids(const mr_control_socket *s, pid_t pids[MR_CONTROL_CLIENTS]) {
+    int n = 0;
+    for (int i = 0; s && i < MR_CONTROL_CLIENTS; i++)
+        if (s->clients[i].fd >= 0 && !s->clients[i].closing) pids[n++] = s->clients[i].pid;
+    return n;
 }
 
 int mr_control_clients(const mr_control_socket *s) {

@@ -48,6 +48,7 @@ mr_control mr_control_of(mr_control_socket *s);
 /* A line to every client that watches; nothing is written when nobody does. event is borrowed. */
 void mr_control_tell(mr_control_socket *s, const cJSON *event);
 int mr_control_clients(const mr_control_socket *s);
+int mr_control_pids(const mr_control_socket *s, pid_t pids[MR_CONTROL_CLIENTS]); /* whose they are; returns how many */
 
 /* The client's end: a connected socket, close-on-exec. MR_ENOTFOUND: there is no socket, or nobody listens;
  * MR_EINVAL: it is another user's. */

@@ -245,6 +245,19 @@ void mr_progress_step(mr_run *r, int64_t step, int64_t max_steps, const mr_metri
     const double time = metric(m, n, MR_M_STEP_TIME), speed = metric(m, n, MR_M_TOKENS_PER_S);
     mr_progress_reward(r, metric(m, n, MR_M_REWARD));
     r->exact = r->n_judged ? (double)r->n_exact / r->n_judged : (double)NAN;
+    r->cut = metric(m, n, MR_M_CLIPPED);
+    r->same = metric(m, n, MR_M_ZERO_STD);
+    r->length = metric(m, n, MR_M_LEN_MEAN);
+    r->usd = metric(m, n, MR_M_COST);
+    r->faults = metric(m, n, MR_M_FAULTS);
+    r->by_name.len = 0;
+    for (int i = 0; i < n; i++) {
+        size_t len;
+        const char *name = reward_name(m[i].name, &len);
+        if (!name) continue;
+        mr_str_printf(&r->by_name, "%.*s ", (int)len, name);
+        mr_str_printf(&r->by_name, isfinite(m[i].value) ? "%.2f\n" : "-\n", m[i].value);
+    }
     if (isfinite(speed)) r->tokens_per_s = speed;
     if (isfinite(time)) r->step_s = isfinite(r->step_s) ? 0.7 * r->step_s + 0.3 * time : time;
     if (!r->opts.progress) return;
@@ -288,10 +301,87 @@ static int cells(const char *text) {
     return n;
 }
 
-/* Adds "  part" when it still fits. */
-static void add_part(mr_str *s, mr_str *part, int columns) {
-    if (part->len && cells(s->data) + 2 + cells(part->data) < columns) mr_str_printf(s, "  %s", part->data);
+/* The screen: parts that flow into lines of the terminal's width. */
+typedef struct flow {
+    mr_str text;
+    int columns, most_lines; /* what does not fit into so many is left out */
+    int lines, used;         /* cells of the last line */
+} flow;
+
+/* Adds a part with two blanks between, on a new line where it must; block: on a new line, indented. */
+static void add_part(flow *f, mr_str *part, bool block) {
+    const int n = cells(part->data ? part->data : "");
+    if (n && n < f->columns - 2) {
+        const bool fits = f->used && !block && f->used + 2 + n < f->columns;
+        if (fits || !f->lines) {
+            mr_str_printf(&f->text, "%s%s", f->used ? "  " : "", part->data);
+            f->used += n + (f->used ? 2 : 0);
+            if (!f->lines) f->lines = 1;
+        } else if (f->lines < f->most_lines) {
+            mr_str_printf(&f->text, "\n  %s", part->data);
+            f->used = n + 2;
+            f->lines++;
+        }
+    }
     part->len = 0;
+}
+
+/* How the run goes: where it is, the reward and its curve, speed, what is left, what it costs. */
+static void put_state(flow *f, const mr_run *r, int64_t left) {
+    mr_str part = { 0 };
+    if (r->n_rewards > 0) {
+        const int most = f->columns > 24 ? f->columns - 20 : 4, n = r->n_rewards < most ? r->n_rewards : most;
+        mr_str_printf(&part, "reward %.2f ", r->rewards[r->n_rewards - 1]);
+        put_curve(&part, r->rewards + r->n_rewards - n, n);
+        add_part(f, &part, false);
+    }
+    if (isfinite(r->exact)) {
+        mr_str_printf(&part, "exact %.0f%%", 100 * r->exact);
+        add_part(f, &part, false);
+    }
+    if (isfinite(r->tokens_per_s)) {
+        mr_str_printf(&part, "%.0f tok/s", r->tokens_per_s);
+        add_part(f, &part, false);
+    }
+    if (isfinite(r->step_s)) {
+        mr_str_puts(&part, "ETA ");
+        put_time(&part, r->step_s * (double)left);
+        add_part(f, &part, false);
+    }
+    if (isfinite(r->usd)) {
+        mr_str_printf(&part, "$%.2f", r->usd);
+        if (isfinite(r->step_s) && r->opts.usd_per_hour > 0)
+            mr_str_printf(&part, " of $%.2f", r->usd + r->step_s * (double)left / 3600 * r->opts.usd_per_hour);
+        add_part(f, &part, false);
+    }
+    mr_str_clear(&part);
+}
+
+/* The last step's means by name, then its shares. */
+static void put_details(flow *f, const mr_run *r) {
+    mr_str part = { 0 };
+    bool first = true;
+    for (const char *p = r->by_name.len ? r->by_name.data : ""; *p; first = false) {
+        const size_t len = strcspn(p, "\n");
+        mr_str_add(&part, p, len);
+        add_part(f, &part, first);
+        p += len + (p[len] == '\n');
+    }
+    const struct {
+        const char *fmt;
+        double value;
+    } rest[] = { { "cut %.0f%%", 100 * r->cut },
+                 { "no difference %.0f%%", 100 * r->same },
+                 { "length %.0f", r->length },
+                 { "faults %.0f", r->faults > 0 ? r->faults : (double)NAN } };
+    first = true;
+    for (size_t i = 0; i < sizeof rest / sizeof rest[0]; i++) {
+        if (!isfinite(rest[i].value)) continue;
+        mr_str_printf(&part, rest[i].fmt, rest[i].value);
+        add_part(f, &part, first);
+        first = false;
+    }
+    mr_str_clear(&part);
 }
 
 void mr_progress_phase(mr_run *r, int64_t step, int64_t max_steps, const char *phase, int done, int total) {
@@ -299,31 +389,17 @@ void mr_progress_phase(mr_run *r, int64_t step, int64_t max_steps, const char *p
     const double now = mr_now_s();
     if (now - r->drawn_s < 0.1 && done < total) return;
     r->drawn_s = now;
-    const int columns = mr_log_columns();
-    mr_str s = { 0 }, part = { 0 };
-    mr_str_printf(&s, "step %lld/%lld", (long long)step, (long long)max_steps);
+    const int rows = mr_log_rows();
+    flow f = { .columns = mr_log_columns(), .most_lines = rows < 12 ? 1 : rows / 3 };
+    mr_str part = { 0 };
+    mr_str_printf(&part, "step %lld/%lld", (long long)step, (long long)max_steps);
+    add_part(&f, &part, false);
     mr_str_printf(&part, total > 1 ? "%s %d/%d" : "%s", phase, done, total);
-    add_part(&s, &part, columns);
-    if (r->n_rewards > 0) {
-        mr_str_printf(&part, "reward %.2f ", r->rewards[r->n_rewards - 1]);
-        put_curve(&part, r->rewards, r->n_rewards);
-        add_part(&s, &part, columns);
-    }
-    if (isfinite(r->exact)) {
-        mr_str_printf(&part, "exact %.0f%%", 100 * r->exact);
-        add_part(&s, &part, columns);
-    }
-    if (isfinite(r->tokens_per_s)) {
-        mr_str_printf(&part, "%.0f tok/s", r->tokens_per_s);
-        add_part(&s, &part, columns);
-    }
-    if (isfinite(r->step_s)) {
-        mr_str_puts(&part, "ETA ");
-        put_time(&part, r->step_s * (double)(max_steps - step + 1));
-        add_part(&s, &part, columns);
-    }
-    mr_log_status(s.data);
-    mr_str_clear(&s);
+    add_part(&f, &part, false);
+    put_state(&f, r, max_steps - step + 1);
+    put_details(&f, r);
+    mr_log_status(f.text.data);
+    mr_str_clear(&f.text);
     mr_str_clear(&part);
 }
 
@@ -338,6 +414,8 @@ void mr_progress_event(mr_run *r, int64_t step, const char *kind, const char *te
                 (long)getpid(), r->dir);
     } else if (!strcmp(kind, "go on")) {
         mr_info("step %lld: goes on: %s", (long long)step, text);
+    } else if (!strcmp(kind, "eval") && r->opts.progress) {
+        mr_info("step %lld: eval: %s", (long long)step, text);
     } else if (!strcmp(kind, "attach")) {
         mr_info("step %lld: attach, %s", (long long)step, text);
     } else if (!strcmp(kind, "checkpoint") && r->opts.progress) {
@@ -347,5 +425,6 @@ void mr_progress_event(mr_run *r, int64_t step, const char *kind, const char *te
 
 void mr_progress_clear(mr_run *r) {
     if (r->opts.progress) mr_log_status(NULL);
+    mr_str_clear(&r->by_name);
     clear_shown(&r->shown);
 }

@@ -179,9 +179,10 @@ static mr_status on_step(void *self, int64_t step, int64_t max_steps, const mr_m
     }
     r->step = step;
     MR_TRY(put_line(&r->metrics, &s, err));
+    MR_TRY(mr_events_add(&r->tensorboard, step, m, n, err));
     mr_progress_step(r, step, max_steps, m, n);
     r->n_samples = r->n_judged = r->n_exact = r->n_faults_shown = 0;
-    return MR_OK;
+    return mr_worst_step(r, step, err);
 }
 
 /* Column "answer" of the row, which scores are about; it makes the record readable without the data. */
@@ -243,6 +244,7 @@ static mr_status on_sample(void *self, const mr_sample *sample, int n_rewards, c
     r->n_samples++;
     r->n_judged += judged;
     r->n_exact += exact;
+    mr_worst_note(r, sample->reward, s.data, s.len);
     return put_line(&r->samples, &s, err);
 }
 
@@ -284,6 +286,7 @@ static mr_status on_flush(void *self, int64_t *metrics_bytes, int64_t *samples_b
     MR_TRY(sync_file(&r->metrics, err));
     MR_TRY(sync_file(&r->samples, err));
     MR_TRY(sync_file(&r->events, err));
+    if (r->tensorboard.fd >= 0) MR_TRY(sync_file(&r->tensorboard, err));
     *metrics_bytes = r->metrics.bytes;
     *samples_bytes = r->samples.bytes;
     *events_bytes = r->events.bytes;
@@ -306,6 +309,7 @@ static mr_status open_run(mr_run *r, const char *dir, mr_err *err) {
     if (st == MR_OK) st = open_file(&r->metrics, r->dir, "metrics.jsonl", err);
     if (st == MR_OK) st = open_file(&r->samples, r->dir, "samples.jsonl", err);
     if (st == MR_OK) st = open_file(&r->events, r->dir, "events.jsonl", err);
+    if (st == MR_OK && r->opts.tensorboard) st = mr_events_open(&r->tensorboard, r->dir, err);
     return st;
 }
 
@@ -314,8 +318,8 @@ mr_status mr_run_open(mr_run **out, const char *dir, const mr_run_opts *opts, mr
     mr_run *r = mr_alloc(sizeof *r);
     r->opts = *opts;
     r->uncut = opts->mode == MR_RUN_RESUME;
-    r->lock = r->metrics.fd = r->samples.fd = r->events.fd = -1;
-    r->exact = r->tokens_per_s = r->step_s = (double)NAN;
+    r->lock = r->metrics.fd = r->samples.fd = r->events.fd = r->tensorboard.fd = -1;
+    r->exact = r->tokens_per_s = r->step_s = r->cut = r->same = r->length = r->usd = r->faults = (double)NAN;
     mr_status st = open_run(r, dir, err);
     if (st != MR_OK) {
         mr_run_close(r);
@@ -333,10 +337,12 @@ static void close_file(mr_record_file *f) {
 void mr_run_close(mr_run *r) {
     if (!r) return;
     mr_progress_clear(r);
+    mr_worst_clear(r);
     mr_str_clear(&r->held_events);
     close_file(&r->metrics);
     close_file(&r->samples);
     close_file(&r->events);
+    close_file(&r->tensorboard);
     mr_lock_release(r->lock);
     mr_free(r->dir);
     mr_free(r);
@@ -414,5 +420,7 @@ mr_status mr_run_cut(mr_run *r, int64_t metrics_bytes, int64_t samples_bytes, in
     MR_TRY(cut_file(&r->events, events_bytes, err));
     r->uncut = false;
     recall(r);
+    MR_TRY(mr_worst_recall(r, err));
+    MR_TRY(mr_events_cut(&r->tensorboard, r->step, err));
     return r->held_events.len ? put_line(&r->events, &r->held_events, err) : MR_OK;
 }

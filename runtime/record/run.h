@@ -18,6 +18,8 @@ typedef struct mr_run_opts {
     bool progress;          /* draw the status line and step lines to stderr */
     int logging_steps;      /* a step line every so many steps when stderr is no terminal or always */
     int sample_steps;       /* print a sample every so many steps; 0 never */
+    double usd_per_hour;    /* for the screen: dollars of the whole run; 0: no price */
+    bool tensorboard;       /* event files in RUN/tensorboard too; a run that has some goes on with them */
 } mr_run_opts;
 
 /* dir: made when absent. A new run in a folder that holds one takes the next free name, DIR-2, DIR-3 ...: nothing is overwritten; mr_run_dir says
@@ -44,6 +46,10 @@ mr_status mr_run_cut(mr_run *r, int64_t metrics_bytes, int64_t samples_bytes, in
 mr_observer mr_run_observer(mr_run *r);
 /* What the last lines say to the user: rewards first and last, format and exactness apart, the answers' histogram. To out, as text. */
 void mr_run_summary(mr_run *r, mr_str *out);
+
+/* The text inside the last <answer>...</answer>, trimmed; NULL when there is none. Borrowed from text; *len is its
+ * length. */
+const char *mr_answer_in(const char *text, size_t *len);
 
 /* Appends a line that is broken at blanks to fit; what follows its first line is indented. columns 0: as it is. */
 void mr_progress_wrap(mr_str *out, const char *line, int indent, int columns);

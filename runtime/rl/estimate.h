@@ -16,11 +16,17 @@ typedef struct mr_estimate_device {
     const char *name;
     double bytes_s, flop_s; /* of the data sheet */
     double share;           /* of either that is reached: an assumption */
-    double usd_hour;        /* what an hour of it costs, another one */
+    double usd_hour;        /* what an hour of it costs, another one; 0: no price is known here */
+    double bytes;           /* of memory that a program can have */
+    bool bf16;              /* it multiplies them; else f16 */
+    const char *key;        /* "t4", for --device-assume */
+    const char *price;      /* whose, and when: docs/plan.md has the sources */
 } mr_estimate_device;
 
 /* NVIDIA T4 (Turing): 320 GB/s, 65 TFLOP/s in f16 (its data sheet), of which half; 0.35 dollars an hour. */
 extern const mr_estimate_device mr_t4;
+/* The device that goes by a key: "t4", "l4", "a10g", "rtx4090", "a100", "h100". MR_EINVAL lists them. */
+mr_status mr_estimate_find(const mr_estimate_device **out, const char *key, mr_err *err);
 
 typedef struct mr_estimate {
     double rollout_s, train_s, step_s;

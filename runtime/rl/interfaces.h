@@ -49,9 +49,15 @@ typedef struct mr_score_job {
 /* What became of one reward for one completion. */
 typedef enum mr_score_kind { MR_SCORED, MR_ABSTAINED, MR_FAULT } mr_score_kind;
 typedef struct mr_score {
-    double value; /* finite when MR_SCORED; the declared minimum (or 0) for MR_FAULT caused by the script */
+    /* finite when MR_SCORED; the declared minimum (or 0) for MR_FAULT caused by the script; NaN for a MR_FAULT that no script is guilty
+     * of, as when workers are ended from outside: such a one is left out, whatever mr_on_fault says */
+    double value;
     mr_score_kind kind;
 } mr_score;
+
+/* What a fault of a reward does (docs/rewards.md): it counts as the declared minimum, so that making a grader fail
+ * never pays; the reward is left out for that completion, as if it had abstained; or the run stops before the step is trained. */
+typedef enum mr_on_fault { MR_FAULT_IS_MIN, MR_FAULT_IS_MASKED, MR_FAULT_STOPS } mr_on_fault;
 
 typedef struct mr_fault {
     int64_t id;
@@ -77,6 +83,7 @@ typedef struct mr_scorer {
     int n_rewards;
     const char *const *names; /* in the recipe's order */
     const float *weights;     /* reward_weights */
+    const mr_on_fault *on_fault; /* [n_rewards]; NULL: all are the minimum */
     /* Starts scoring; returns at once. A reward that fails costs its sample and never fails the call. */
     mr_status (*submit)(void *self, const mr_score_job *job, mr_err *err);
     /* Waits for every job submitted since the last collect and writes scores[id * n_rewards + reward]; n_jobs = how
@@ -121,6 +128,13 @@ typedef struct mr_metric {
     double value; /* NaN is written as null */
 } mr_metric;
 
+/* What a run evaluates on (rl/evaluate.h), asked for anew each time: a reload may have changed the rows. NULL get: it has
+ * nothing. */
+typedef struct mr_evaluator {
+    void *self;
+    mr_status (*get)(void *self, mr_row_source *rows, mr_scorer *judge, mr_err *err);
+} mr_evaluator;
+
 /* Who talks to a run while it trains: attach's socket (record/control.h). NULL functions: nobody. */
 typedef struct mr_trainer mr_trainer;
 typedef struct mr_control {
@@ -138,7 +152,7 @@ typedef struct mr_observer {
     /* One call after each step, metrics in the order of rl/metrics.h. */
     mr_status (*step)(void *self, int64_t step, int64_t max_steps, const mr_metric *m, int n, mr_err *err);
     mr_status (*sample)(void *self, const mr_sample *s, int n_rewards, const char *const *names, mr_err *err);
-    /* kind: "start", "reload", "set", "pause", "go on", "fault", "checkpoint", "warning", "stop"; detail: a JSON
+    /* kind: "start", "reload", "set", "pause", "go on", "fault", "checkpoint", "eval", "warning", "stop"; detail: a JSON
      * object, borrowed, may be NULL. */
     mr_status (*event)(void *self, int64_t step, const char *kind, const char *text, const cJSON *detail, mr_err *err);
     /* Where the trainer is within a step: "rollout", "score", "train"; done of total. For the progress line. */

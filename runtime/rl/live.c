@@ -12,6 +12,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "base/watch.h"
 #include "rl/rollout.h"
 #include "rl/trainer_impl.h"
 
@@ -313,10 +314,11 @@ static mr_status hold(mr_trainer *t, mr_err *err) {
     MR_TRY(mr_trainer_event(t, "pause", t->paused, err));
     if (t->saved_step != t->step) MR_TRY(mr_trainer_checkpoint(t, err));
     while (t->paused && !t->ended) {
+        mr_watch_at("pause");
         if (c->serve)
             c->serve(c->self, t, true, 0.1);
         else
-            poll(NULL, 0, 100); /* a signal ends it */
+            poll(NULL, 0, 100); /* wait: 0.1 s; a signal ends it */
         MR_TRY(mr_trainer_stopped(t, err));
         bool taken;
         MR_TRY(mr_trainer_reload(t, NULL, &taken, err));
@@ -327,9 +329,21 @@ static mr_status hold(mr_trainer *t, mr_err *err) {
     return t->ended ? MR_OK : mr_trainer_event(t, "go on", how, err);
 }
 
+/* The record has it too when something stood still and went on. */
+static mr_status tell_silence(mr_trainer *t, mr_err *err) {
+    const char *stage;
+    const double s = mr_watch_was_late(&stage);
+    if (!(s > 0)) return MR_OK;
+    char text[120];
+    snprintf(text, sizeof text, "nothing moved for %.0f s in stage %s; it went on", s, stage);
+    return mr_trainer_event(t, "warning", text, err);
+}
+
 mr_status mr_trainer_between(mr_trainer *t, mr_err *err) {
     const mr_control *c = &t->parts.control;
     bool taken;
+    mr_watch_at("commands");
+    MR_TRY(tell_silence(t, err));
     MR_TRY(repeat_due(t, err));
     if (c->serve) c->serve(c->self, t, true, 0);
     if (!t->ended && t->step >= t->replay_last) MR_TRY(mr_trainer_reload(t, NULL, &taken, err));
@@ -381,7 +395,9 @@ mr_status mr_trainer_watch_faults(mr_trainer *t, mr_err *err) {
     put_worst(t, &text);
     t->n_fault_steps = 0; /* begins anew, whatever comes */
     mr_status st = MR_OK;
-    if (t->step < t->replay_last) {
+    if (t->step >= t->replay_last && t->failed)
+        st = mr_trainer_tell(t, "warning", "rewards failed on these inputs, among others", t->failed, err);
+    if (st != MR_OK || t->step < t->replay_last) {
         /* The run that is repeated went on here. */
     } else if (t->set->on_error == MR_ON_ERROR_STOP) {
         st = mr_fail(err, MR_EINVAL, "stopped after step %lld: %.900s; mend that file first", (long long)t->step,
@@ -480,7 +496,7 @@ cJSON *mr_trainer_completion(const mr_trainer *t, const char *text, const mr_com
     cJSON *rewards = cJSON_AddObjectToObject(o, "rewards");
     for (int i = 0; i < t->parts.scorer.n_rewards; i++)
         cJSON_AddItemToObject(rewards, t->parts.scorer.names[i],
-                              scores[i].kind == MR_ABSTAINED ? cJSON_CreateNull()
+                              scores[i].kind == MR_ABSTAINED || isnan(scores[i].value) ? cJSON_CreateNull()
                                                              : cJSON_CreateNumber(scores[i].value));
     cJSON_AddItemToObject(o, "reward", isfinite(reward) ? cJSON_CreateNumber(reward) : cJSON_CreateNull());
     if (advantage) cJSON_AddNumberToObject(o, "advantage", (double)*advantage);
@@ -497,7 +513,7 @@ static double weighted(const mr_trainer *t, const mr_score *scores) {
     double sum = 0;
     bool any = false;
     for (int i = 0; i < t->parts.scorer.n_rewards; i++) {
-        if (scores[i].kind == MR_ABSTAINED) continue;
+        if (scores[i].kind == MR_ABSTAINED || isnan(scores[i].value)) continue;
         sum += (double)t->weights[i] * scores[i].value;
         any = true;
     }

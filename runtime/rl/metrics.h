@@ -39,14 +39,28 @@
 #define MR_M_FAULTS "rewards/faults"                    /* calls that failed in this step */
 #define MR_M_VERSION "scripts/version"                  /* 1, and one more with each reload that was taken over */
 #define MR_M_LOSS_SCALE "loss_scale"                    /* with float16 only: of this step's backward pass */
-#define MR_M_SKIPPED "skipped_updates"                  /* with float16 only: that did not fit into it, so far */
+#define MR_M_SKIPPED "skipped_updates"                  /* that were not finite, so far; without float16 from the first on */
 #define MR_M_SOURCE_FMT "data/%s/reward"                /* mean reward of the step's rows of one data set */
 #define MR_M_TIME_ROLLOUT "time/rollout_s"
 #define MR_M_TIME_SCORE "time/score_s" /* waited for scores after the last token */
 #define MR_M_TIME_TRAIN "time/train_s"
 #define MR_M_TOKENS_PER_S "time/tokens_per_s" /* generated tokens over rollout time */
 
+#define MR_M_TIME_RUN "time/run_s"     /* since the start of the run, what was spent before a resume included */
+#define MR_M_COST "cost/usd"           /* of that time, where budget.usd_per_hour gives a price */
+
+/* Only in the steps that end with an evaluation (eval_steps): greedy answers to rows of data.eval, rl/evaluate.h. */
+#define MR_M_EVAL_ACCURACY "eval/accuracy" /* right answers over the rows that have a gold answer; the best checkpoint's */
+#define MR_M_EVAL_LOW "eval/accuracy_low"  /* ends of its 95 % interval */
+#define MR_M_EVAL_HIGH "eval/accuracy_high"
+#define MR_M_EVAL_INVALID "eval/invalid_ratio" /* without an answer of the kind that the row asks for */
+#define MR_M_EVAL_CLIPPED "eval/completions/clipped_ratio"
+#define MR_M_EVAL_LENGTH "eval/completions/mean_length"
+#define MR_M_EVAL_ROWS "eval/rows"              /* with a gold answer */
+#define MR_M_EVAL_SOURCE_FMT "eval/%s/accuracy" /* of the rows of one data set */
+#define MR_M_TIME_EVAL "time/eval_s"
+
 /* Metrics that depend on the clock; everything else of metrics.jsonl is a function of the run's inputs. */
-#define MR_M_IS_CLOCK(name) (!strncmp(name, "time/", 5) || !strcmp(name, MR_M_STEP_TIME))
+#define MR_M_IS_CLOCK(name) (!strncmp(name, "time/", 5) || !strncmp(name, "cost/", 5) || !strcmp(name, MR_M_STEP_TIME))
 
 #endif

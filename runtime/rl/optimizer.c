@@ -159,6 +159,26 @@ void mr_optimizer_step(mr_optimizer *o, float lr, float grad_scale) {
     }
 }
 
+/* A checkpoint is what a run falls back to: it holds no state that would end the next one. host: as the states were downloaded. */
+static mr_status check_finite(const mr_optimizer *o, const uint8_t *host, const char *path, mr_err *err) {
+    for (int i = 0; i < o->n; i++) {
+        part p[MAX_PARTS];
+        int k = parts_of(p, &o->states[i]);
+        for (int j = 0; j < k; host += p[j++].bytes) {
+            for (size_t at = 0; !strcmp(p[j].type, "F32") && at < p[j].bytes; at += sizeof(float)) {
+                float x;
+                memcpy(&x, host + at, sizeof x);
+                if (isfinite(x)) continue;
+                return mr_fail(err, MR_EINTERNAL,
+                               "%s: the optimizer's \"%s.%s\" is not finite and is not saved; go on from the last checkpoint with a "
+                               "lower learning_rate, or set max_grad_norm",
+                               path, o->params[i].name, p[j].suffix);
+            }
+        }
+    }
+    return MR_OK;
+}
+
 mr_status mr_optimizer_save(mr_optimizer *o, const char *path, mr_err *err) {
     mr_arena arena = { 0 };
     mr_tensor_out *t = mr_arena_alloc(&arena, ((size_t)o->n * MAX_PARTS + 1) * sizeof *t);
@@ -185,6 +205,7 @@ mr_status mr_optimizer_save(mr_optimizer *o, const char *path, mr_err *err) {
         }
     }
     mr_status st = o->b->sync(o->b, err);
+    if (st == MR_OK) st = check_finite(o, host, path, err);
     if (st == MR_OK) st = mr_safetensors_write(path, t, n, NULL, err);
     mr_free(host);
     mr_arena_clear(&arena);

@@ -34,7 +34,7 @@ float mr_clip_coefficient(double norm, float max_norm);
 void mr_optimizer_step(mr_optimizer *o, float lr, float grad_scale);
 
 /* safetensors: "NAME.m", "NAME.v" (F32) or "NAME.c1", "NAME.c2" (U8), "NAME.absmax1", "NAME.absmax2" (F32), and
- * "step" (I64). Loading checks every name, type and size: MR_EDATA names file and tensor. */
+ * "step" (I64). Saving refuses states that are not finite: MR_EINTERNAL, nothing is written. Loading checks every name, type and size: MR_EDATA names file and tensor. */
 mr_status mr_optimizer_save(mr_optimizer *o, const char *path, mr_err *err);
 mr_status mr_optimizer_load(mr_optimizer *o, const char *path, mr_err *err);
 

@@ -366,6 +366,7 @@ mr_status mr_plan_make(mr_plan *out, mr_backend *b, const mr_config *c, const mr
     wish(out, &in);
     mr_status st = !out->cap || squeeze(out, &in) ? MR_OK : refuse(out, &in, err);
     const double kv = (double)b->kv_bytes(b, MR_KV_CHUNK, c->num_key_value_heads, c->head_dim) / MR_KV_CHUNK;
+    out->kv_token_bytes = kv;
     out->t4 = mr_estimate_make(out, c, mo, kv, s->train.max_steps, &mr_t4);
     return st;
 }
@@ -447,7 +448,6 @@ void mr_plan_describe(const mr_plan *p, const char *device, bool all, mr_str *ou
         line(out, "optimizer states", p->states, p->optim == MR_ADAMW_8BIT ? "8 bit" : "32 bit");
     }
     describe_cap(p, device, out);
-    if (all) mr_estimate_describe(&p->t4, &mr_t4, out);
 }
 
 /* --- in a trainer --- */

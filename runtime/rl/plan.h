@@ -49,6 +49,7 @@ typedef struct mr_plan {
         size_t total;
     } wish;
     mr_estimate t4; /* of this job as planned: for whoever thinks of renting one */
+    double kv_token_bytes; /* of one layer, for another estimate */
 } mr_plan;
 
 /* settings.vram is the cap, else what the device has. MR_ENOMEM when even the least does not fit: one line with what is
@@ -61,7 +62,7 @@ mr_model_opts mr_plan_model_opts(const mr_settings *s, mr_dtype compute);
 /* Whether a group of the longest completions has more rows than a pack. */
 bool mr_plan_cuts_groups(const mr_plan *p);
 
-/* Lines for people: short (for a run's banner) or all parts. */
+/* Lines for people: short (for a run's banner) or all parts. Time is not in them: mr_estimate_describe. */
 void mr_plan_describe(const mr_plan *p, const char *device, bool all, mr_str *out);
 
 #endif

@@ -17,13 +17,15 @@ typedef struct mr_scaler {
     bool on;
     double scale;
     int interval, good; /* updates until it grows; those since it last changed */
-    int64_t skipped;    /* updates that were left out, of the whole run */
+    int64_t skipped;    /* updates that were left out, of the whole run; without f16 too */
 } mr_scaler;
 
 /* At the start of a run: 65536 and 2000 when products are f16. */
 mr_scaler mr_scaler_start(mr_dtype compute);
 /* After a backward pass: made says whether its gradients were finite, so that the update was made. */
 void mr_scaler_next(mr_scaler *s, bool made);
+/* Begins anew with a scale that is no power of two: halving never brings such a one back. Whether that was needed. */
+bool mr_scaler_mend(mr_scaler *s);
 /* What the optimizer multiplies such gradients by, for a clipping coefficient. */
 float mr_scaler_factor(const mr_scaler *s, float clip);
 /* x[i] *= scale: what enters the backward pass. */

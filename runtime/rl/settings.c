@@ -15,7 +15,7 @@
 
 /* Keys beside the table, for suggestions. */
 static const char *const other_keys[] = {
-    "data", "rewards", "reward_weights", "model", "lora", "grpo", "sft", "on_cpu"
+    "data", "rewards", "reward_weights", "model", "lora", "grpo", "sft", "budget", "on_cpu"
 };
 enum {
     n_other_keys = sizeof other_keys / sizeof other_keys[0],
@@ -197,6 +197,21 @@ static mr_status take_size(const site *at, const cJSON *v, size_t *bytes) {
     return MR_OK;
 }
 
+/* One name or a list of them; what other trainers also report to is refused with a way. */
+static mr_status take_report(const site *at, const cJSON *v, bool *tensorboard) {
+    const bool list = cJSON_IsArray(v) || (cJSON_IsObject(v) && !v->child); /* an empty Lua table */
+    bool on = false;
+    for (const cJSON *item = list ? v->child : v; item; item = list ? item->next : NULL) {
+        const bool is_on = cJSON_IsString(item) && !strcmp(item->valuestring, "tensorboard");
+        if (!is_on && !(cJSON_IsString(item) && !strcmp(item->valuestring, "none")))
+            return bad_value(at, item, "want \"tensorboard\" or \"none\"; other programs read the event files: `wandb sync "
+                                       "RUN/tensorboard`");
+        on = on || is_on;
+    }
+    *tensorboard = on;
+    return MR_OK;
+}
+
 static char *keep(mr_settings *s, const char *text) {
     return mr_arena_strdup(&s->arena, text, strlen(text));
 }
@@ -279,6 +294,7 @@ static mr_status take_value(const site *at, const mr_field *f, const cJSON *v) {
         return MR_OK;
     }
     case K_TARGETS: return take_targets(at, v, (bool *)dst);
+    case K_REPORT: return take_report(at, v, (bool *)dst);
     case K_BATCH: /* read by batch_of, checked here */ return take_number(at, f, v, true, &x);
     }
     return MR_OK;
@@ -521,6 +537,11 @@ static mr_status check_together(mr_settings *s, bool has_lora, const char *place
         return mr_fail(err, MR_EINVAL, "%s: %s.max_steps is 0, need at least 1, or -1 for num_train_epochs", place, m);
     if (s->train.max_steps < 0 && !(s->train.num_train_epochs > 0))
         return mr_fail(err, MR_EINVAL, "%s: %s.num_train_epochs is 0, need more, or max_steps", place, m);
+    if (s->budget.usd > 0 && !(s->budget.usd_per_hour > 0))
+        return mr_fail(err, MR_EINVAL,
+                       "%s: budget.usd is %g and budget.usd_per_hour is not set: set it to what an hour of this machine "
+                       "costs, or budget.hours alone",
+                       place, s->budget.usd);
     MR_TRY(mr_settings_check_positive(s, place, err));
     if (s->train.logp_temperature < 0) s->train.logp_temperature = s->train.temperature;
     s->train.loss.max_completion_length = s->train.max_completion_length;
@@ -565,6 +586,8 @@ static mr_status parse(mr_settings *s, const cJSON *recipe, const char *place, m
             sections[IN_MODEL] = v;
         } else if (!strcmp(v->string, "lora")) {
             sections[IN_LORA] = v;
+        } else if (!strcmp(v->string, "budget")) {
+            sections[IN_BUDGET] = v;
         } else if (!strcmp(v->string, mr_method_names[s->method])) {
             sections[IN_TRAIN] = v;
         } else if (!strcmp(v->string, "grpo") || !strcmp(v->string, "sft")) {

@@ -58,6 +58,7 @@ typedef struct mr_settings {
         double num_train_epochs;
         /* sample_steps: a sample is printed every so many steps; 0 never */
         int save_steps, save_total_limit, logging_steps, sample_steps;
+        int eval_steps, max_eval_samples; /* grpo; 0: never; all rows */
         uint64_t seed;
         bool shuffle_dataset, gradient_checkpointing;
         float temperature, top_p, min_p, repetition_penalty;
@@ -68,8 +69,13 @@ typedef struct mr_settings {
         int num_iterations;
         double max_fault_share; /* of the calls over three steps; 0: never pause */
         bool guards;            /* a dead signal stops the run */
+        bool tensorboard;       /* report_to: event files beside metrics.jsonl */
     } train;
+    struct { /* 0: none */
+        double usd, hours, usd_per_hour;
+    } budget;
     mr_on_error on_error;
+    double watchdog_s; /* base/watch.h; 0: nobody watches */
     float *reward_weights; /* [n_rewards] */
     char **rewards;        /* names, in order */
     int n_rewards;

@@ -21,10 +21,11 @@ typedef enum mr_field_kind {
     K_TABLE,    /* a table of names, stored as JSON text; NULL when it is not given */
     K_WARMUP,   /* warmup_steps: below 1 it is a ratio (transformers 5) */
     K_FLAG,     /* a bool or one of .names (NULL: none); stored when it has an offset, else only checked */
+    K_REPORT,   /* report_to: "none", "tensorboard" or a list of them; stored as a bool */
     K_BATCH     /* per_device_train_batch_size, gradient_accumulation_steps: together they give prompts_per_step */
 } mr_field_kind;
 
-enum { IN_TOP, IN_MODEL, IN_LORA, IN_TRAIN, MR_N_SECTIONS }; /* IN_TRAIN: the section named as the method */
+enum { IN_TOP, IN_MODEL, IN_LORA, IN_BUDGET, IN_TRAIN, MR_N_SECTIONS }; /* IN_TRAIN: the section named as the method */
 enum { GRPO = 1 << MR_METHOD_GRPO, SFT = 1 << MR_METHOD_SFT, BOTH = GRPO | SFT };
 enum { LIVE = 1 << 8 }; /* with the methods of a field: it may change while a run goes on */
 

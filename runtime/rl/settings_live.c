@@ -57,6 +57,7 @@ static cJSON *field_json(const mr_settings *s, const mr_field *f) {
             cJSON_AddItemToArray(list, cJSON_CreateBool(((const bool *)at)[i]));
         return list;
     }
+    case K_REPORT: return cJSON_CreateString(f->names[*(const bool *)at]);
     case K_BATCH: return NULL;
     }
     return NULL;
@@ -93,6 +94,7 @@ static const char *reason(const mr_field *f) {
         { "seed", "the order of the data and all samples hang on it" },
         { "shuffle_dataset", "the order of the data hangs on it" },
         { "entropy_coef", "only 0 is supported" },
+        { "report_to", "the record was opened with it" },
     };
     for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
         if (!strcmp(f->key, list[i].key)) return list[i].why;

@@ -7,7 +7,7 @@
 #include "rl/settings_impl.h"
 
 const char *const mr_method_names[] = { "grpo", "sft", NULL };
-const char *const mr_section_names[MR_N_SECTIONS] = { "", "model", "lora", "" };
+const char *const mr_section_names[MR_N_SECTIONS] = { "", "model", "lora", "budget", "" };
 static const char *const dtype_names[] = { "auto", "bfloat16", "float16", "float32", NULL };
 static const char *const scheduler_names[] = { "linear", "cosine", "constant", "constant_with_warmup", NULL };
 static const char *const optim_names[] = { "adamw_8bit", "adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit", NULL };
@@ -17,6 +17,7 @@ static const char *const scale_names[] = { "group", "batch", "none", NULL };
 static const char *const aggregation_names[] = { "sum_then_normalize", "normalize_then_sum", NULL };
 static const char *const on_error_names[] = { "pause", "stop", NULL };
 static const char *const checkpointing_names[] = { "unsloth", NULL };
+static const char *const report_names[] = { "none", "tensorboard", NULL };
 
 #define AT(member) offsetof(mr_settings, member)
 
@@ -36,6 +37,10 @@ const mr_field mr_fields[] = {
       "the run folder; when it holds a run already, the next free name is taken (outputs-2)" },
     { IN_TOP, GRPO | LIVE, "on_error", K_ENUM, AT(on_error), "\"pause\"", 0, 0, false, 0, on_error_names,
       "when rewards fail more often than max_fault_share allows: pause until the file is mended, or stop" },
+    { IN_TOP, BOTH, "watchdog_s", K_DOUBLE, AT(watchdog_s), "60", 0, 1e6, false, 0, NULL,
+      "seconds without any progress, or ten times the median step when that is more, after which a warning says where the run "
+      "stands still; after three times that it ends with exit code 75 and a crash-PID.txt, and its last checkpoint stands; "
+      "0: nobody watches" },
 
     { IN_MODEL, BOTH, "name", K_STRING, AT(model.name), NULL, 0, 0, false, 0, NULL,
       "a Hugging Face name, a folder or a .gguf file" },
@@ -49,7 +54,7 @@ const mr_field mr_fields[] = {
     { IN_MODEL, BOTH, "from_config", K_BOOL, AT(model.from_config), "false", 0, 0, false, 0, NULL,
       "random weights from config.json: train from scratch" },
     { IN_MODEL, BOTH, "adapter", K_STRING, AT(model.adapter), "\"\"", 0, 0, false, 0, NULL,
-      "PEFT adapter folder to start from" },
+      "PEFT adapter folder, or a run, to start from; without a section lora its r, lora_alpha and target_modules hold" },
     { IN_MODEL, BOTH, "chat_template", K_STRING, AT(model.chat_template), "\"\"", 0, 0, false, 0, NULL,
       "how messages become a prompt: a .jinja file or a Lua file (\"templates/chatml\"), see below; empty: "
       "the model's own" },
@@ -71,6 +76,14 @@ const mr_field mr_fields[] = {
       "names out of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; or \"all-linear\"" },
     { IN_LORA, BOTH, "use_gradient_checkpointing", K_FLAG, 0, "true", 0, 0, false, 0, checkpointing_names,
       "accepted; checkpointing is set by gradient_checkpointing" },
+
+    { IN_BUDGET, BOTH | LIVE, "usd", K_DOUBLE, AT(budget.usd), "0", 0, 1e9, false, 0, NULL,
+      "dollars that the run may cost, by usd_per_hour: before a step that would go beyond, it ends with a checkpoint, its "
+      "adapter and exit code 0; 0: no limit" },
+    { IN_BUDGET, BOTH | LIVE, "hours", K_DOUBLE, AT(budget.hours), "0", 0, 1e6, false, 0, NULL,
+      "hours that it may take, what was spent before a resume included; 0: no limit" },
+    { IN_BUDGET, BOTH | LIVE, "usd_per_hour", K_DOUBLE, AT(budget.usd_per_hour), "0", 0, 1e6, false, 0, NULL,
+      "what an hour of this machine costs; above 0 the metrics have cost/usd" },
 
     { IN_TRAIN, BOTH | LIVE, "learning_rate", K_FLOAT, AT(train.learning_rate), "1e-6 (sft: 2e-5)", 0, 1, false, 0,
       NULL,
@@ -120,6 +133,10 @@ const mr_field mr_fields[] = {
       "a line every so many steps; metrics.jsonl has every step" },
     { IN_TRAIN, BOTH | LIVE, "sample_steps", K_INT, AT(train.sample_steps), "10", 0, INT32_MAX, false, 0, NULL,
       "one completion is shown every so many steps; 0: never" },
+    { IN_TRAIN, GRPO | LIVE, "eval_steps", K_INT, AT(train.eval_steps), "0", 0, INT32_MAX, false, 0, NULL,
+      "greedy answers to rows of data.eval every so many steps and after the last one, as eval/accuracy; 0: never" },
+    { IN_TRAIN, GRPO | LIVE, "max_eval_samples", K_INT, AT(train.max_eval_samples), "100", 0, INT32_MAX, false, 0, NULL,
+      "rows of data.eval that are asked each time, evenly spaced; 0: all" },
     { IN_TRAIN, BOTH, "seed", K_U64, AT(train.seed), "42", 0, 0x1p53, false, 0, NULL,
       "of everything random: order, sampling, adapter" },
     { IN_TRAIN, BOTH, "shuffle_dataset", K_BOOL, AT(train.shuffle_dataset), "true", 0, 0, false, 0, NULL,
@@ -185,6 +202,8 @@ const mr_field mr_fields[] = {
     { IN_TRAIN, GRPO | LIVE, "guards", K_BOOL, AT(train.guards), "true", 0, 0, false, 0, NULL,
       "stop, with a checkpoint, when in 20 steps every completion was cut, every reward was zero or no group had two "
       "different rewards; false: a warning" },
+    { IN_TRAIN, BOTH, "report_to", K_REPORT, AT(train.tensorboard), "\"none\"", 0, 0, false, 0, report_names,
+      "tensorboard (a name or a list): event files in RUN/tensorboard beside metrics.jsonl, which is written always" },
     { IN_TRAIN, BOTH, "bf16", K_FLAG, 0, "null", 0, 0, false, 0, NULL,
       "accepted; model.dtype decides" },
     { IN_TRAIN, BOTH, "fp16", K_FLAG, 0, "null", 0, 0, false, 0, NULL,
@@ -202,8 +221,6 @@ const mr_foreign mr_foreigns[] = {
       "sampled and trained log-probabilities are equal here, so there is nothing to correct" },
     { IN_TRAIN, "use_liger_kernel", "false", "the logits are never stored whole here" },
     { IN_TRAIN, "use_transformers_paged", "false", "medrl samples by itself" },
-    { IN_TRAIN, "report_to", "\"none\"|[\"none\"]|[]|{}",
-      "everything is in the run folder: metrics.jsonl, samples.jsonl" },
     { IN_TRAIN, "output_dir", NULL, "it stands at the top of the recipe: output_dir" },
     { IN_TRAIN, "generation_batch_size", NULL, "a step generates what it trains on; set prompts_per_step" },
     { IN_TRAIN, "steps_per_generation", "1", "a step generates what it trains on; set num_iterations" },
@@ -214,9 +231,9 @@ const mr_foreign mr_foreigns[] = {
     { IN_TRAIN, "logging_strategy", "\"steps\"", "set logging_steps" },
     { IN_TRAIN, "logging_first_step", "false|true", "metrics.jsonl has every step" },
     { IN_TRAIN, "save_strategy", "\"steps\"", "set save_steps" },
-    { IN_TRAIN, "eval_strategy", "\"no\"", "a run does not evaluate in this version" },
-    { IN_TRAIN, "eval_steps", NULL, "a run does not evaluate in this version" },
-    { IN_TRAIN, "per_device_eval_batch_size", NULL, "a run does not evaluate in this version" },
+    { IN_TRAIN, "eval_strategy", "\"no\"|\"steps\"", "set eval_steps" },
+    { IN_TRAIN, "per_device_eval_batch_size", NULL, "as many rows as memory is planned for are asked together" },
+    { IN_TRAIN, "metric_for_best_model", "\"eval/accuracy\"|\"eval_accuracy\"", "the best checkpoint is that of eval/accuracy" },
     { IN_TRAIN, "data_seed", NULL, "one seed rules everything: seed" },
     { IN_TRAIN, "dataloader_num_workers", "0", "rows come from the workers of the recipe" },
     { IN_TRAIN, "dataloader_drop_last", "false|true", "a step always has whole groups" },
@@ -262,6 +279,7 @@ static void describe_range(mr_str *out, const mr_field *f) {
     case K_TARGETS: mr_str_puts(out, "list of names"); return;
     case K_SIZE: mr_str_puts(out, "size: 14G, 900M, 7.5GiB"); return;
     case K_TABLE: mr_str_puts(out, "table of names"); return;
+    case K_REPORT: mr_str_puts(out, "none, tensorboard, list of them"); return;
     case K_STRING:
         if (!f->names) {
             mr_str_puts(out, "string");
@@ -288,7 +306,7 @@ static const char data_page[] =
     "\n## data\n\n"
     "| key | default | values | meaning |\n|---|---|---|---|\n"
     "| `train` | required | data set | the rows to train on |\n"
-    "| `eval` | none | data set | rows that are kept apart |\n"
+    "| `eval` | none | data set | rows that are kept apart, for eval_steps and `medrl eval` |\n"
     "| `files` | {} | table | data set's name to its file: .jsonl, .ndjson, .json, .csv, .tsv; \"none\" leaves the set "
     "out; a table of files by split for `data.get(name, { split = ... })` |\n"
     "| `system` | the published prompt | string | system prompt of rows that bring none; \"\": none |\n"
@@ -339,7 +357,7 @@ static const char templates_page[] =
     "tokenize MODEL --template FILE` shows what comes of one.\n";
 
 void mr_settings_describe(mr_str *out) {
-    static const char *const titles[MR_N_SECTIONS] = { "Top of the recipe", "model", "lora", "grpo and sft" };
+    static const char *const titles[MR_N_SECTIONS] = { "Top of the recipe", "model", "lora", "budget", "grpo and sft" };
     mr_str_puts(out, "# Settings of a recipe\n\nA recipe is a Lua file that returns a table. Names are those of TRL, "
                      "PEFT and transformers; unknown "
                      "names are errors. `--set grpo.max_steps=20` overrides a field; the table `on_cpu` is merged over "

@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/proc.h"
+#include "base/watch.h"
 #include "rl/rollout.h"
 #include "rl/trainer_impl.h"
 
@@ -125,19 +126,55 @@ static mr_status sample(work *w, mr_err *err) {
     o.stop_ids = mr_tokenizer_stops(t->parts.tokenizer, &n_stops);
     o.n_stop_ids = n_stops;
     double t0 = mr_now_s();
+    mr_watch_at("rollout");
     MR_TRY(mr_rollout_run(&w->roll, t->decoder, prompts, t->prompts, &o, err));
     w->rollout_s = mr_now_s() - t0;
     if (w->submit_status != MR_OK) return mr_fail(err, w->submit_status, "%s", w->submit_err.msg);
     return w->roll.stopped ? mr_trainer_stopped(t, err) : MR_OK;
 }
 
-/* A fault has the reward's declared minimum; an abstention and anything that is not finite count as "not applicable".
- * (spec/grpo.md 3.3, reliability.md P5) */
+/* Up to three of the completions that a reward failed on, for people. */
+static void keep_failed(work *w, const mr_fault *faults, int n) {
+    enum { MOST = 3, TEXT_BYTES = 4000 };
+    mr_trainer *t = w->t;
+    cJSON_Delete(t->failed);
+    t->failed = cJSON_CreateObject();
+    cJSON *list = cJSON_AddArrayToObject(t->failed, "inputs");
+    for (int i = 0; i < n && cJSON_GetArraySize(list) < MOST; i++) {
+        const int64_t id = faults[i].id;
+        if (id < 0 || id >= w->n_rows || !faults[i].text[0]) continue;
+        cJSON *o = cJSON_CreateObject();
+        size_t len = strlen(w->texts[id]);
+        if (len > TEXT_BYTES)
+            for (len = TEXT_BYTES; len > 0 && ((unsigned char)w->texts[id][len] & 0xC0) == 0x80;) len--;
+        char *text = mr_strndup(w->texts[id], len);
+        cJSON_AddStringToObject(o, "reward", t->parts.scorer.names[faults[i].reward]);
+        cJSON_AddStringToObject(o, "fault", faults[i].text);
+        cJSON_AddStringToObject(o, "completion", text);
+        cJSON_AddNumberToObject(o, "row", (double)t->batch[id / t->group].index);
+        cJSON_AddItemToArray(list, o);
+        mr_free(text);
+    }
+}
+
+/* A reward whose faults stop the run, before anything of the step is trained or recorded: when the file is mended, the same step is
+ * made again. */
+static mr_status stop_at_fault(const work *w, int reward, const mr_fault *faults, int n, mr_err *err) {
+    const char *text = "a value that is not finite";
+    for (int i = n; i-- > 0;)
+        if (faults[i].reward == reward && faults[i].text[0]) text = faults[i].text;
+    return mr_fail(err, MR_EINVAL, "step %lld: %.600s; the reward %s has on_error = \"stop\": mend it, the step is made again",
+                   (long long)w->t->step + 1, text, w->t->parts.scorer.names[reward]);
+}
+
+/* A fault counts as the reward's declared minimum, or as its on_error says; an abstention and anything that is not finite count as "not
+ * applicable". (spec/grpo.md 3.3) */
 static mr_status score(work *w, mr_err *err) {
     mr_trainer *t = w->t;
     mr_fault *faults = take(w, MAX_FAULTS, sizeof *faults);
     double t0 = mr_now_s();
     mr_trainer_progress(t, "score", 0, w->n_rows);
+    mr_watch_at("reward");
     w->n_submitted = 0;
     MR_TRY(t->parts.scorer.collect(t->parts.scorer.self, w->scores, w->n_rows, faults, MAX_FAULTS, &w->n_faults, err));
     w->score_s = mr_now_s() - t0;
@@ -147,6 +184,13 @@ static mr_status score(work *w, mr_err *err) {
             MR_TRY(t->parts.observer.event(t->parts.observer.self, t->step + 1, "fault", faults[i].text, NULL, err));
     for (int i = 0; i < w->n_rows * w->n_rewards; i++) {
         mr_score *s = &w->scores[i];
+        if (s->kind == MR_FAULT) {
+            const mr_on_fault on = t->parts.scorer.on_fault ? t->parts.scorer.on_fault[i % w->n_rewards] : MR_FAULT_IS_MIN;
+            if (on == MR_FAULT_STOPS && !isnan(s->value)) return stop_at_fault(w, i % w->n_rewards, faults, described, err);
+            if (on == MR_FAULT_IS_MASKED) s->value = (double)NAN;
+            w->rewards[i] = (float)s->value;
+            continue;
+        }
         if (s->kind != MR_ABSTAINED && !isfinite((float)s->value)) { /* 1e300 is not finite as f32 either */
             s->kind = MR_ABSTAINED;
             w->n_faults++;
@@ -154,6 +198,7 @@ static mr_status score(work *w, mr_err *err) {
         w->rewards[i] = s->kind == MR_ABSTAINED ? NAN : (float)s->value;
     }
     mr_trainer_note_faults(t, w->scores, w->n_rows, faults, described, w->n_faults);
+    if (w->n_faults) keep_failed(w, faults, described);
     mr_grpo_opts o = t->loss;
     o.num_generations = t->group;
     return mr_grpo_advantages(w->adv, w->reward, w->std, w->rewards, t->weights, w->n_rows, w->n_rewards,
@@ -343,6 +388,38 @@ static double entropy_mean(const work *w) {
     return mean_of(sum, n);
 }
 
+/* The step's groups as an object: mr_trainer_last. */
+static void keep_last(work *w) {
+    mr_trainer *t = w->t;
+    cJSON_Delete(t->last);
+    t->last = cJSON_CreateArray();
+    for (int p = 0; p < t->prompts; p++) {
+        const mr_row *row = &t->batch[p].row;
+        cJSON *group = cJSON_CreateObject(), *list;
+        cJSON_AddStringToObject(group, "prompt", w->prompt_texts[p]);
+        cJSON_AddStringToObject(group, "source", row->source ? row->source : "");
+        cJSON_AddNumberToObject(group, "row", (double)t->batch[p].index);
+        list = cJSON_AddArrayToObject(group, "completions");
+        for (int b = p * t->group; b < (p + 1) * t->group; b++)
+            cJSON_AddItemToArray(list, mr_trainer_completion(t, w->texts[b], &w->roll.items[b],
+                                                             w->scores + (size_t)b * (size_t)w->n_rewards,
+                                                             (double)w->reward[b], &w->adv[b]));
+        cJSON_AddItemToArray(t->last, group);
+    }
+}
+
+/* The run ends here: all groups of the step run again while each part is looked at. */
+static void examine(work *w, double norm) {
+    mr_trainer *t = w->t;
+    mr_peak *peaks = take(w, (size_t)mr_decoder_n_peaks(t->decoder), sizeof *peaks);
+    const mr_packer *k = &t->packer;
+    memset(w->skip, 0, (size_t)t->prompts * sizeof *w->skip);
+    for (place next = { 0, 0 }; next_pack(w, &next);)
+        mr_decoder_examine(t->decoder, &k->pack, k->rows, k->n_targets, peaks);
+    keep_last(w);
+    mr_autopsy_write(t, peaks, t->last, w->stats.loss, norm, w->lr);
+}
+
 static mr_status train(work *w, mr_err *err) {
     mr_trainer *t = w->t;
     int updates = t->set->train.num_iterations > 1 ? t->set->train.num_iterations : 1, n[N_MEANS] = { 0 };
@@ -357,6 +434,7 @@ static mr_status train(work *w, mr_err *err) {
     w->pack_entropy = take(w, targets, sizeof(float));
     w->pack_weight = take(w, targets, sizeof(float));
     w->loss_scale = t->scaler.scale;
+    mr_watch_at("train");
     mr_decoder_phase(t->decoder, MR_PHASE_TRAIN);
     for (int k = 0; k < updates; k++) {
         double norm;
@@ -364,8 +442,13 @@ static mr_status train(work *w, mr_err *err) {
         mr_model_zero_grads(t->parts.model);
         MR_TRY(gradients(w, k == 0, err));
         if (k == 0 && !w->same_temperature) memcpy(w->old, w->logp, (size_t)w->n_tok * sizeof(float));
+        mr_watch_at("update");
         t->half_done = true; /* from here to the step's count the parameters are between two steps */
         MR_TRY(mr_trainer_update(t, w->stats.loss, &norm, &w->lr, &done, err));
+        if (mr_trainer_is_sick(t)) {
+            examine(w, norm);
+            if (!t->values_finite) return mr_trainer_sickness(t, err);
+        }
         moved = moved || done;
         const mr_grpo_stats *s = &w->stats;
         const double x[N_MEANS] = {
@@ -479,26 +562,6 @@ static void all_metrics(work *w) {
                       w->rollout_s > 0 ? (double)w->roll.n_new_tokens / w->rollout_s : (double)NAN);
 }
 
-/* The step's groups as an object: mr_trainer_last. */
-static void keep_last(work *w) {
-    mr_trainer *t = w->t;
-    cJSON_Delete(t->last);
-    t->last = cJSON_CreateArray();
-    for (int p = 0; p < t->prompts; p++) {
-        const mr_row *row = &t->batch[p].row;
-        cJSON *group = cJSON_CreateObject(), *list;
-        cJSON_AddStringToObject(group, "prompt", w->prompt_texts[p]);
-        cJSON_AddStringToObject(group, "source", row->source ? row->source : "");
-        cJSON_AddNumberToObject(group, "row", (double)t->batch[p].index);
-        list = cJSON_AddArrayToObject(group, "completions");
-        for (int b = p * t->group; b < (p + 1) * t->group; b++)
-            cJSON_AddItemToArray(list, mr_trainer_completion(t, w->texts[b], &w->roll.items[b],
-                                                             w->scores + (size_t)b * (size_t)w->n_rewards,
-                                                             (double)w->reward[b], &w->adv[b]));
-        cJSON_AddItemToArray(t->last, group);
-    }
-}
-
 static mr_status record_samples(work *w, mr_err *err) {
     mr_trainer *t = w->t;
     const mr_observer *o = &t->parts.observer;
@@ -552,8 +615,7 @@ static mr_status run(work *w, mr_err *err) {
     t->step++;
     all_metrics(w);
     MR_TRY(record_samples(w, err));
-    MR_TRY(mr_trainer_record(t, err));
-    return mr_trainer_guard(t, err);
+    return mr_trainer_finish(t, err);
 }
 
 mr_status mr_step_grpo(mr_trainer *t, mr_err *err) {

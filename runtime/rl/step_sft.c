@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "base/proc.h"
+#include "base/watch.h"
 #include "rl/trainer_impl.h"
 
 typedef struct work {
@@ -58,6 +59,31 @@ static mr_status gradients(work *w, mr_err *err) {
     return MR_OK;
 }
 
+static void add_ids(cJSON *row, const char *name, const mr_ids *ids) {
+    cJSON *list = cJSON_AddArrayToObject(row, name);
+    for (int i = 0; i < ids->n; i++) cJSON_AddItemToArray(list, cJSON_CreateNumber(ids->data[i]));
+}
+
+/* The run ends here: the step's rows run again while each part is looked at. */
+static void examine(work *w, double norm, double lr) {
+    mr_trainer *t = w->t;
+    mr_peak *peaks = mr_arena_alloc(&t->scratch, (size_t)mr_decoder_n_peaks(t->decoder) * sizeof *peaks);
+    const mr_packer *k = &t->packer;
+    cJSON *batch = cJSON_CreateArray();
+    for (int next = 0; next_pack(w, &next);)
+        mr_decoder_examine(t->decoder, &k->pack, k->rows, k->n_targets, peaks);
+    for (int p = 0; p < t->prompts; p++) {
+        cJSON *row = cJSON_CreateObject();
+        cJSON_AddNumberToObject(row, "row", (double)t->batch[p].index);
+        cJSON_AddStringToObject(row, "source", t->batch[p].row.source ? t->batch[p].row.source : "");
+        add_ids(row, "prompt_ids", &t->batch[p].ids);
+        add_ids(row, "target_ids", &t->batch[p].target);
+        cJSON_AddItemToArray(batch, row);
+    }
+    mr_autopsy_write(t, peaks, batch, -w->logp_sum / w->n_tok, norm, lr);
+    cJSON_Delete(batch);
+}
+
 mr_status mr_step_sft(mr_trainer *t, mr_err *err) {
     work w = { .t = t };
     size_t targets = (size_t)t->packer.max_targets;
@@ -73,11 +99,17 @@ mr_status mr_step_sft(mr_trainer *t, mr_err *err) {
         w.n_tok += t->batch[p].target.n;
         rows += t->batch[p].ids.n + t->batch[p].target.n;
     }
+    mr_watch_at("train");
     mr_decoder_phase(t->decoder, MR_PHASE_TRAIN);
     mr_model_zero_grads(t->parts.model);
     MR_TRY(gradients(&w, err));
+    mr_watch_at("update");
     t->half_done = true;
     MR_TRY(mr_trainer_update(t, -w.logp_sum / w.n_tok, &norm, &lr, &done, err));
+    if (mr_trainer_is_sick(t)) {
+        examine(&w, norm, lr);
+        if (!t->values_finite) return mr_trainer_sickness(t, err);
+    }
     if (done) t->updates++;
     t->num_tokens += (double)rows;
     t->step++;

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/proc.h"
+#include "base/watch.h"
 #include "rl/checkpoint.h"
 #include "rl/schedule.h"
 #include "rl/trainer_impl.h"
@@ -159,6 +160,7 @@ mr_status mr_trainer_event(mr_trainer *t, const char *kind, const char *text, mr
 
 void mr_trainer_progress(mr_trainer *t, const char *phase, int done, int total) {
     const mr_observer *o = &t->parts.observer;
+    mr_watch_beat();
     if (o->progress) o->progress(o->self, t->step + 1, t->max_steps, phase, done, total);
     const mr_control *c = &t->parts.control;
     if (!c->serve || mr_now_s() - t->served_s < 0.05) return; /* twenty times a second at most */
@@ -171,12 +173,43 @@ mr_status mr_trainer_stopped(const mr_trainer *t, mr_err *err) {
     return mr_fail(err, MR_ESIGNAL, "stopped after step %lld", (long long)t->step);
 }
 
+double mr_trainer_elapsed_s(const mr_trainer *t) {
+    return t->before_s + mr_now_s() - t->opened_s;
+}
+
+const char *mr_trainer_why_ended(const mr_trainer *t) {
+    return !t->ended ? NULL : t->why_ended[0] ? t->why_ended : "somebody ended it";
+}
+
+/* The log is a curve for people and the memory of the guards; metrics.jsonl has every step. So that memory and checkpoints do not grow
+ * with a run, of what is older than LOG_LAST steps every 2nd, 4th ... step stays, about LOG_MIDDLE in all, and the first ones. A function
+ * of the step alone: a resumed run has the same log. */
+static void thin_log(mr_trainer *t) {
+    enum { LOG_FIRST = 16, LOG_LAST = 64, LOG_MIDDLE = 128 };
+    int64_t stride = 1;
+    if (t->step % LOG_LAST != 0) return;
+    while (t->step / stride > LOG_MIDDLE) stride *= 2;
+    for (cJSON *e = t->log_history->child, *next; e && stride > 1; e = next) {
+        next = e->next;
+        const cJSON *of = cJSON_GetObjectItemCaseSensitive(e, "step");
+        const int64_t step = cJSON_IsNumber(of) ? (int64_t)of->valuedouble : 0;
+        if (step <= LOG_FIRST || step > t->step - LOG_LAST || step % stride == 0) continue;
+        cJSON_Delete(cJSON_DetachItemViaPointer(t->log_history, e));
+    }
+}
+
 mr_status mr_trainer_record(mr_trainer *t, mr_err *err) {
     const mr_observer *o = &t->parts.observer;
+    const double elapsed = mr_trainer_elapsed_s(t);
+    t->step_s = fmax(mr_now_s() - t->t_step, 0.9 * t->step_s);
+    mr_trainer_metric(t, MR_M_TIME_RUN, elapsed);
+    if (t->set->budget.usd_per_hour > 0)
+        mr_trainer_metric(t, MR_M_COST, elapsed / 3600 * t->set->budget.usd_per_hour);
     cJSON *entry = cJSON_CreateObject();
     for (int i = 0; i < t->n_metrics; i++) cJSON_AddNumberToObject(entry, t->metrics[i].name, t->metrics[i].value);
     cJSON_AddNumberToObject(entry, "step", (double)t->step);
     cJSON_AddItemToArray(t->log_history, entry);
+    thin_log(t);
     if (o->step) MR_TRY(o->step(o->self, t->step, t->max_steps, t->metrics, t->n_metrics, err));
     t->half_done = false; /* now the step is whole: a checkpoint of it finds its line in the record */
     return MR_OK;
@@ -184,16 +217,29 @@ mr_status mr_trainer_record(mr_trainer *t, mr_err *err) {
 
 /* --- the update --- */
 
+static mr_status look_at_values(mr_trainer *t, mr_err *err) {
+    int64_t n;
+    const float *values = mr_model_values(t->parts.model, &n);
+    t->b->sum_squares(t->b, values, n, &t->values_finite);
+    return t->b->sync(t->b, err);
+}
+
 /* One line for each update that is left out, and one that says what to do when it happens again and again. */
 static mr_status skip_update(mr_trainer *t, mr_err *err) {
     char text[320];
     long long step = (long long)t->step + 1;
     int in_row = ++t->skipped_in_row;
     const double scale = t->scaler.scale;
+    MR_TRY(look_at_values(t, err));
     mr_scaler_next(&t->scaler, false);
     if (!t->scaler.on)
-        snprintf(text, sizeof text, "step %lld: a gradient is not finite; the update is skipped (%d in a row)", step,
-                 in_row);
+        snprintf(text, sizeof text, "step %lld: %s is not finite; the update is skipped (%d in a row)", step,
+                 t->loss_finite ? "a gradient" : "the loss", in_row);
+    else if (mr_scaler_mend(&t->scaler))
+        snprintf(text, sizeof text,
+                 "step %lld: loss_scale is %g, which is no power of two; the update is skipped (%d in a row), and the scale begins "
+                 "anew at %g",
+                 step, scale, in_row, t->scaler.scale);
     else if (!t->loss_finite)
         snprintf(text, sizeof text,
                  "step %lld: the loss is not finite, since activations do not fit into float16; the update is skipped (%d in "
@@ -225,21 +271,20 @@ mr_status mr_trainer_update(mr_trainer *t, double loss, double *norm, double *lr
     *lr = (double)t->set->train.learning_rate *
           mr_schedule_lambda(t->set->train.lr_scheduler_type, t->updates, t->warmup, t->max_steps);
     MR_TRY(t->b->sync(t->b, err));
-    /* logits that overflow in f16 may give texts that no reward can tell apart: no gradient, but a loss that tells */
-    if (!finite || !isfinite(*norm) || (t->scaler.on && !t->loss_finite)) return skip_update(t, err);
+    /* Logits that are not finite may give texts that no reward can tell apart: no gradient, but a loss that tells. */
+    if (!finite || !isfinite(*norm) || !t->loss_finite) return skip_update(t, err);
     mr_optimizer_step(t->optimizer, (float)*lr,
                       mr_scaler_factor(&t->scaler, mr_clip_coefficient(*norm, t->set->train.max_grad_norm)));
     mr_model_refresh(t->parts.model);
     mr_scaler_next(&t->scaler, true);
     t->skipped_in_row = 0;
     *done = true;
-    return t->b->sync(t->b, err);
+    return look_at_values(t, err);
 }
 
 void mr_trainer_scale_metrics(mr_trainer *t, double loss_scale) {
-    if (!t->scaler.on) return;
-    mr_trainer_metric(t, MR_M_LOSS_SCALE, loss_scale);
-    mr_trainer_metric(t, MR_M_SKIPPED, (double)t->scaler.skipped);
+    if (t->scaler.on) mr_trainer_metric(t, MR_M_LOSS_SCALE, loss_scale);
+    if (t->scaler.on || t->scaler.skipped) mr_trainer_metric(t, MR_M_SKIPPED, (double)t->scaler.skipped);
 }
 
 /* --- open and close --- */
@@ -321,7 +366,10 @@ mr_status mr_trainer_open(mr_trainer **out, const mr_trainer_parts *parts, mr_er
     t->set = &t->own;
     t->version = 1;
     t->b = mr_model_backend(parts->model);
-    t->saved_step = -1;
+    t->saved_step = t->best_step = -1;
+    t->opened_s = mr_now_s();
+    t->before_s = parts->spent_s;
+    t->values_finite = true;
     mr_status st = open_all(t, err);
     if (st == MR_OK)
         *out = t;
@@ -342,6 +390,7 @@ void mr_trainer_close(mr_trainer *t) {
     cJSON_Delete(t->log_history);
     cJSON_Delete(t->journal);
     cJSON_Delete(t->last);
+    cJSON_Delete(t->failed);
     mr_free(t->weights);
     mr_free(t->recipe_weights);
     mr_free(t->paused);
@@ -369,11 +418,15 @@ void mr_trainer_unstop(mr_trainer *t) {
 static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, int64_t events) {
     const mr_settings *s = t->set;
     cJSON *o = cJSON_CreateObject(), *control, *medrl, *position;
-    cJSON_AddNullToObject(o, "best_global_step");
-    cJSON_AddNullToObject(o, "best_metric");
-    cJSON_AddNullToObject(o, "best_model_checkpoint");
+    const bool best = t->best_step >= 0;
+    char *folder = best ? mr_asprintf("%s/checkpoint-%lld", t->parts.run_dir ? t->parts.run_dir : ".", (long long)t->best_step)
+                        : NULL;
+    cJSON_AddItemToObject(o, "best_global_step", best ? cJSON_CreateNumber((double)t->best_step) : cJSON_CreateNull());
+    cJSON_AddItemToObject(o, "best_metric", best ? cJSON_CreateNumber(t->best) : cJSON_CreateNull());
+    cJSON_AddItemToObject(o, "best_model_checkpoint", best ? cJSON_CreateString(folder) : cJSON_CreateNull());
+    mr_free(folder);
     cJSON_AddNumberToObject(o, "epoch", mr_trainer_epoch(t, t->step));
-    cJSON_AddNumberToObject(o, "eval_steps", 500);
+    cJSON_AddNumberToObject(o, "eval_steps", s->train.eval_steps ? s->train.eval_steps : 500);
     cJSON_AddNumberToObject(o, "global_step", (double)t->step);
     cJSON_AddFalseToObject(o, "is_hyper_param_search");
     cJSON_AddTrueToObject(o, "is_local_process_zero");
@@ -404,8 +457,9 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     if (t->scaler.on) {
         cJSON_AddNumberToObject(position, "loss_scale", t->scaler.scale);
         cJSON_AddNumberToObject(position, "loss_scale_good", t->scaler.good);
-        cJSON_AddNumberToObject(position, "skipped_updates", (double)t->scaler.skipped);
     }
+    if (t->scaler.on || t->scaler.skipped)
+        cJSON_AddNumberToObject(position, "skipped_updates", (double)t->scaler.skipped);
     cJSON_AddNumberToObject(position, "num_tokens", t->num_tokens);
     cJSON_AddNumberToObject(position, "epoch",
                             (double)((t->step - t->order.base) / t->order.chunks));
@@ -417,9 +471,13 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     cJSON_AddNumberToObject(position, "n_rows", (double)t->order.n_rows);
     cJSON_AddNumberToObject(position, "prompts_per_step", t->prompts);
     cJSON_AddStringToObject(medrl, "settings", t->settings_hash);
+    cJSON_AddNumberToObject(medrl, "elapsed_s", mr_trainer_elapsed_s(t));
+    if (t->b->arithmetic) cJSON_AddStringToObject(medrl, "device", t->b->arithmetic);
+    if (t->parts.build) cJSON_AddStringToObject(medrl, "build", t->parts.build);
     cJSON_AddNumberToObject(medrl, "metrics_bytes", (double)metrics);
     cJSON_AddNumberToObject(medrl, "samples_bytes", (double)samples);
     cJSON_AddNumberToObject(medrl, "events_bytes", (double)events);
+    mr_trainer_save_open(t, medrl);
     mr_trainer_save_live(t, medrl);
     return o;
 }
@@ -501,6 +559,7 @@ static mr_status fill_checkpoint(mr_trainer *t, const char *dir, mr_err *err) {
 mr_status mr_trainer_checkpoint(mr_trainer *t, mr_err *err) {
     if (!t->parts.run_dir) return MR_OK;
     char *tmp, text[80];
+    mr_watch_at("checkpoint");
     snprintf(text, sizeof text, "checkpoint-%lld", (long long)t->step);
     /* The event is part of what the checkpoint covers, so a resumed record holds it once. */
     MR_TRY(mr_trainer_event(t, "checkpoint", text, err));
@@ -519,10 +578,10 @@ mr_status mr_trainer_checkpoint(mr_trainer *t, mr_err *err) {
 static mr_status read_scale(mr_scaler *s, const cJSON *position, const char *dir, mr_err *err) {
     int64_t good = 0;
     double scale = s->scale;
+    MR_TRY(mr_json_opt_int(&s->skipped, position, "skipped_updates", 0, 0, (int64_t)1 << 53, dir, err));
     if (!s->on) return MR_OK;
     MR_TRY(mr_json_opt_number(&scale, position, "loss_scale", scale, dir, err));
     MR_TRY(mr_json_opt_int(&good, position, "loss_scale_good", 0, 0, s->interval - 1, dir, err));
-    MR_TRY(mr_json_opt_int(&s->skipped, position, "skipped_updates", 0, 0, (int64_t)1 << 53, dir, err));
     int exponent;
     if (!(scale > 0) || !isfinite(scale) || frexp(scale, &exponent) != 0.5)
         return mr_fail(err, MR_EDATA,
@@ -555,6 +614,8 @@ static mr_status read_position(mr_trainer *t, cJSON *state, const char *dir, int
     MR_TRY(mr_json_get_int(&bytes[0], medrl, "metrics_bytes", 0, max, dir, err));
     MR_TRY(mr_json_get_int(&bytes[1], medrl, "samples_bytes", 0, max, dir, err));
     MR_TRY(mr_json_get_int(&bytes[2], medrl, "events_bytes", 0, max, dir, err));
+    double elapsed = 0;
+    MR_TRY(mr_json_opt_number(&elapsed, medrl, "elapsed_s", 0, dir, err));
     if (n_rows != t->order.n_rows || prompts != t->prompts)
         return mr_fail(err, MR_EDATA,
                        "%s: was made with %lld rows and %lld prompts a step, now there are %lld and %d; the order of "
@@ -565,7 +626,14 @@ static mr_status read_position(mr_trainer *t, cJSON *state, const char *dir, int
     if (!cJSON_IsString(hash) || strcmp(hash->valuestring, t->settings_hash) != 0)
         mr_warn("%s: was made with other settings; the run goes on with the present ones", dir);
     MR_TRY(mr_trainer_load_live(t, medrl, dir, err));
+    MR_TRY(mr_trainer_load_open(t, medrl, dir, err));
     t->step = t->saved_step = step;
+    t->before_s = t->parts.spent_s + (elapsed > 0 ? elapsed : 0);
+    const cJSON *best = cJSON_GetObjectItemCaseSensitive(state, "best_metric"),
+                *best_step = cJSON_GetObjectItemCaseSensitive(state, "best_global_step");
+    const bool has_best = cJSON_IsNumber(best) && cJSON_IsNumber(best_step);
+    t->best = has_best ? best->valuedouble : 0;
+    t->best_step = has_best ? (int64_t)best_step->valuedouble : -1;
     t->order.epoch = -1;
     t->updates = updates;
     t->skipped_in_row = (int)skipped;
@@ -606,23 +674,13 @@ mr_status mr_trainer_step(mr_trainer *t, mr_err *err) {
     t->n_metrics = 0;
     t->t_step = mr_now_s();
     mr_status st = mr_trainer_stopped(t, err);
+    mr_watch_at("data");
     if (st == MR_OK) st = mr_trainer_draw(t, err);
     if (st == MR_OK) st = t->set->method == MR_METHOD_SFT ? mr_step_sft(t, err) : mr_step_grpo(t, err);
     batch_clear(t);
     MR_TRY(st);
-    if (t->skipped_in_row < MR_MAX_SKIPPED) return MR_OK;
-    if (t->scaler.on) { /* a large scale needs more to come down */
-        if (t->scaler.scale >= 1 && t->loss_finite) return MR_OK;
-        return mr_fail(err, MR_EINTERNAL,
-                       "step %lld: %d updates in a row were skipped, and %s does not fit into float16; use dtype = "
-                       "\"bfloat16\" (GPUs from compute capability 8.0 on) or \"float32\"",
-                       (long long)t->step, t->skipped_in_row,
-                       t->loss_finite ? "even an unscaled gradient" : "an activation");
-    }
-    return mr_fail(err, MR_EINTERNAL,
-                       "step %lld: %d updates in a row had gradients that are not finite; lower learning_rate or use "
-                       "dtype = \"float32\"",
-                       (long long)t->step, t->skipped_in_row);
+    mr_watch_step(t->step + 1, mr_now_s() - t->t_step);
+    return mr_trainer_is_sick(t) ? mr_trainer_sickness(t, err) : MR_OK;
 }
 
 /* A disk that is full now may have room at the next interval: the run goes on from the checkpoints that it has. That the reason is
@@ -641,15 +699,38 @@ static mr_status save_or_warn(mr_trainer *t, mr_err *err) {
     return mr_trainer_event(t, "warning", text, err);
 }
 
+/* Whether the next step, taking as long as the last one did, would go beyond the budget. */
+static bool is_spent(mr_trainer *t) {
+    const double hours = (mr_trainer_elapsed_s(t) + t->step_s) / 3600, price = t->set->budget.usd_per_hour,
+                 usd = t->set->budget.usd, most = t->set->budget.hours;
+    if (usd > 0 && hours * price > usd)
+        snprintf(t->why_ended, sizeof t->why_ended,
+                 "the budget of %.2f dollars is spent: %.2f until here, at %g an hour, and the next step would take %.2f more", usd,
+                 mr_trainer_elapsed_s(t) / 3600 * price, price, t->step_s / 3600 * price);
+    else if (most > 0 && hours > most)
+        snprintf(t->why_ended, sizeof t->why_ended,
+                 "the budget of %g hours is spent: %.3g until here, and the next step would take %.3g more", most,
+                 mr_trainer_elapsed_s(t) / 3600, t->step_s / 3600);
+    else
+        return false;
+    return t->ended = true;
+}
+
 static mr_status steps(mr_trainer *t, int64_t until, mr_err *err) {
     for (;;) {
         MR_TRY(mr_trainer_stopped(t, err));
-        if (t->step >= until) return MR_OK;
-        MR_TRY(mr_trainer_between(t, err)); /* after the last step too: max_steps may have been raised */
-        if (t->ended || t->step >= t->max_steps) return MR_OK;
-        MR_TRY(mr_trainer_step(t, err));
+        if (t->eval_open) {
+            t->t_step = mr_now_s();
+            MR_TRY(mr_trainer_finish(t, err));
+        } else {
+            if (t->step >= until) return MR_OK;
+            MR_TRY(mr_trainer_between(t, err)); /* after the last step too: max_steps may have been raised */
+            if (t->ended || t->step >= t->max_steps || is_spent(t)) return MR_OK;
+            MR_TRY(mr_trainer_step(t, err));
+        }
         const int save = t->set->train.save_steps;
-        if (save > 0 && t->step % save == 0) MR_TRY(save_or_warn(t, err));
+        const bool best = t->best_step == t->step; /* what was measured to be the best must be there afterwards */
+        if (t->saved_step != t->step && (best || (save > 0 && t->step % save == 0))) MR_TRY(save_or_warn(t, err));
         MR_TRY(mr_trainer_watch_faults(t, err));
     }
 }
@@ -674,11 +755,12 @@ mr_status mr_trainer_run(mr_trainer *t, mr_err *err) {
     char text[1100];
     snprintf(text, sizeof text, "%s at step %lld", t->step ? "resumed" : "started", (long long)t->step);
     MR_TRY(mr_trainer_event(t, "start", text, err));
+    mr_watch_step(t->step + 1, -1);
     mr_status st = steps(t, INT64_MAX, err);
+    const bool early = t->ended && t->step < t->max_steps;
     if (st == MR_OK)
-        snprintf(text, sizeof text, t->ended && t->step < t->max_steps ? "ended early, after step %lld"
-                                                                       : "done after step %lld",
-                 (long long)t->step);
+        snprintf(text, sizeof text, "%s step %lld%s%s", early ? "ended early, after" : "done after", (long long)t->step,
+                 early && t->why_ended[0] ? ": " : "", early ? t->why_ended : "");
     else
         snprintf(text, sizeof text, "%s", err ? err->msg : "failed");
     /* Whatever ended the run, the last whole step is kept; a failure to do so never hides the first one. */

@@ -19,6 +19,12 @@
  * max_steps, changed live: the schedule's warmup stays as it was planned, its decay runs to the new end from the next
  * update on; a value that is reached already ends the run at this boundary. A data set of another length: the order
  * begins anew at this step (mr_order), max_steps stays.
+ * Evaluation: every eval_steps steps and after the last one, greedy answers to rows of data.eval with the updated
+ * policy, judged (rl/evaluate.h); they are metrics of the step (eval/accuracy ...), made before it is recorded, and
+ * change nothing else. A new best one makes a checkpoint (best_global_step, best_metric of trainer_state.json).
+ * Stopped in the midst of one, the run that continues makes it again and then records the step.
+ * Budget: before a step that would go beyond budget.usd or budget.hours, by the longest of late, the run ends at this
+ * boundary with a checkpoint, as a done one does; time that was spent before a resume counts.
  * Ownership: borrows everything that is handed in until close. Threads: one; mr_trainer_stop may be called from a
  * signal handler. */
 #ifndef MR_TRAINER_H
@@ -37,8 +43,11 @@ typedef struct mr_trainer_parts {
     mr_scorer scorer; /* sft: only its reloads are used */
     mr_observer observer;
     mr_control control;  /* zeroed: nobody talks to the run */
+    mr_evaluator evaluator; /* zeroed: eval_steps is not looked at */
     const char *run_dir; /* checkpoints go to RUN_DIR/checkpoint-N; NULL: none are written */
     const char *base_model_name;
+    double spent_s; /* wall seconds that this process took before mr_trainer_open; they count for the budget */
+    const char *build; /* of the program, for the checkpoints; NULL: they do not say */
     const struct mr_plan *plan; /* plan.h; NULL: made by mr_trainer_open, after its own census of the data */
 } mr_trainer_parts;
 
@@ -80,6 +89,10 @@ mr_status mr_trainer_reload(mr_trainer *t, mr_str *note, bool *taken, mr_err *er
  * at fault, or a signal. why: one line, for the event and for people. */
 mr_status mr_trainer_pause(mr_trainer *t, const char *why, mr_err *err);
 void mr_trainer_go_on(mr_trainer *t);
+/* Wall seconds of the run until now, those before a resume included. */
+double mr_trainer_elapsed_s(const mr_trainer *t);
+/* Why the run ended before max_steps, as one line; NULL: it did not. Borrowed. */
+const char *mr_trainer_why_ended(const mr_trainer *t);
 const char *mr_trainer_paused(const mr_trainer *t); /* why; NULL: it runs. Borrowed. */
 /* Ends the run at this boundary with a checkpoint, as a signal does; mr_trainer_run returns MR_OK with `ended early`
  * in its stop event. */

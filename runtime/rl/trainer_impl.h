@@ -6,6 +6,7 @@
 #include <signal.h>
 
 #include "base/rng.h"
+#include "model/decoder.h"
 #include "rl/metrics.h"
 #include "rl/optimizer.h"
 #include "rl/pack.h"
@@ -69,7 +70,9 @@ struct mr_trainer {
     int64_t step, max_steps, warmup, updates;
     int64_t saved_step; /* -1: none */
     int skipped_in_row;
-    bool loss_finite; /* of the last update */
+    bool loss_finite;    /* of the last update */
+    bool values_finite;  /* of the params, after the last update that was made */
+    char first_bad[160]; /* autopsy.c: where numbers went wrong first; "": not looked for */
     mr_scaler scaler;
     bool half_done; /* an update was made whose step is not in the record yet: nothing to save */
     double num_tokens;
@@ -85,12 +88,19 @@ struct mr_trainer {
     int version;           /* of the scripts: 1, and one more with each reload */
     char *paused;          /* why; NULL: it runs */
     bool paused_by_faults, ended;
+    char why_ended[200];   /* "": nobody said */
+    bool eval_open;      /* the step is whole but for its evaluation, which was stopped, and its record, which waits for it */
+    double best;         /* eval/accuracy of the best evaluation, at best_step; -1: there was none */
+    int64_t best_step;
+    double opened_s, before_s; /* when it was opened; what was spent until then */
+    double step_s;         /* what a step takes, with its evaluation: the longest of late */
     double served_s;       /* when control was served last within a step */
     cJSON *journal;        /* what is still to be repeated, oldest first; NULL: nothing */
     int64_t replay_last;   /* the last step that was recorded before */
     cJSON *last;           /* mr_trainer_last */
     mr_fault_step faults[MR_FAULT_STEPS]; /* a ring */
     int n_fault_steps;     /* since it was cleared */
+    cJSON *failed;         /* what rewards failed on, in the last step with faults; NULL: there was none */
 
     /* the present step */
     mr_prompt *batch; /* [P] */
@@ -115,11 +125,27 @@ void mr_trainer_scale_metrics(mr_trainer *t, double loss_scale);
 /* After the step was counted: its metrics to the log and to the observer. */
 mr_status mr_trainer_record(mr_trainer *t, mr_err *err);
 double mr_trainer_epoch(const mr_trainer *t, int64_t step);
+/* trainer_eval.c: what ends a GRPO step whose samples are recorded: its evaluation, when one is due, its record, its
+ * guard. Stopped in the evaluation: MR_ESIGNAL, the step is whole and eval_open; called again it is finished. */
+mr_status mr_trainer_finish(mr_trainer *t, mr_err *err);
+/* The metrics that wait, into a checkpoint's state and back. */
+void mr_trainer_save_open(const mr_trainer *t, cJSON *medrl);
+mr_status mr_trainer_load_open(mr_trainer *t, const cJSON *medrl, const char *place, mr_err *err);
 /* guards.c */
 /* After the record of a GRPO step. MR_EINVAL, as one paragraph for people, when the run has learned nothing for many steps. */
 mr_status mr_trainer_guard(mr_trainer *t, mr_err *err);
 /* Metrics about how rewards come about. texts[n]: the step's completions, group by group; means: of each reward. */
 void mr_trainer_monitor(mr_trainer *t, const char *const *texts, int n, const double *means);
+/* autopsy.c */
+/* Whether the run ends here: the params are not finite, or MAX_SKIPPED updates in a row were left out and nothing will help. */
+bool mr_trainer_is_sick(const mr_trainer *t);
+/* The reason as an error, once mr_autopsy_write has looked for it. */
+mr_status mr_trainer_sickness(const mr_trainer *t, mr_err *err);
+/* Looks for the first place where a number is not finite and writes RUN/nan-STEP/: batch.json, what was trained on, and layers.json,
+ * the largest numbers of each part. peaks[mr_decoder_n_peaks]: of all packs of the step (mr_decoder_examine). batch is borrowed. A folder
+ * that cannot be written costs a warning, since the run ends anyway. */
+void mr_autopsy_write(mr_trainer *t, const mr_peak *peaks, const cJSON *batch, double loss, double norm, double lr);
+
 /* MR_ESIGNAL once mr_trainer_stop was called. */
 mr_status mr_trainer_stopped(const mr_trainer *t, mr_err *err);
 mr_status mr_trainer_encode(mr_trainer *t, mr_prompt *p, mr_err *err);

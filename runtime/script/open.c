@@ -49,6 +49,7 @@ static mr_status read_loaded(mr_version *v, const mr_frame *reply, const char *p
     v->places = mr_alloc((n + 1) * sizeof *v->places);
     v->lows = mr_alloc((n + 1) * sizeof *v->lows);
     v->batch = mr_alloc((n + 1) * sizeof *v->batch);
+    v->on_fault = mr_alloc((n + 1) * sizeof *v->on_fault);
     for (uint32_t i = 0; i < n; i++) {
         char name[64], file[160];
         mr_take_string(&t, name, sizeof name);
@@ -56,11 +57,12 @@ static mr_status read_loaded(mr_version *v, const mr_frame *reply, const char *p
         v->names[i] = mr_strdup(name);
         v->places[i] = mr_strdup(file);
         v->lows[i] = mr_take_f64(&t);
-        unsigned batch = mr_take_u8(&t);
+        unsigned batch = mr_take_u8(&t), on_fault = mr_take_u8(&t);
         v->batch[i] = batch == 1;
         v->n_batch += v->batch[i];
+        v->on_fault[i] = (mr_on_fault)on_fault;
         v->n_rewards = (int)i + 1;
-        if (!isfinite(v->lows[i]) || !name[0] || batch > 1)
+        if (!isfinite(v->lows[i]) || !name[0] || batch > 1 || on_fault > MR_FAULT_STOPS)
             return mr_fail(err, MR_EINTERNAL, "%s: a worker's answer makes no sense", place);
     }
     const char *cases = mr_take_bytes(&t, &len);
@@ -116,6 +118,7 @@ void mr_version_close(mr_version *v) {
     mr_free(v->lows);
     mr_free(v->cases);
     mr_free(v->batch);
+    mr_free(v->on_fault);
     mr_free(v);
 }
 

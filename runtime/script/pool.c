@@ -28,6 +28,7 @@
 
 #include "base/fsafe.h"
 #include "base/log.h"
+#include "hub/hub.h"
 #include "script/pool_impl.h"
 
 enum { MAX_RESPAWNS = 4096, MAX_ROW_BYTES = 16 << 20 };
@@ -63,6 +64,7 @@ static mr_status start_peer(mr_pool *p, mr_peer *peer, bool no_jit, mr_err *err)
     double wait_s = p->opts.deadline_s > 0 ? 5 * p->opts.deadline_s : 10;
     peer->wire.wait_ms = wait_s < 1 ? 1000 : wait_s > 60 ? 60000 : (int)(1000 * wait_s);
     int fd = make_page(&peer->at);
+    if (peer->at) mr_watch_child(peer->proc.pid, peer->at->where);
     mr_str s = { 0 };
     mr_put_i64(&s, (int64_t)p->opts.memory_bytes);
     mr_put_u8(&s, no_jit);
@@ -78,6 +80,7 @@ mr_status mr_peer_start(mr_pool *p, mr_peer *peer, mr_err *err) {
 }
 
 void mr_peer_stop(mr_peer *peer) {
+    if (peer->at) mr_watch_gone(peer->proc.pid);
     if (peer->at) munmap(peer->at, sizeof *peer->at);
     peer->at = NULL;
     if (peer->proc.pid) mr_proc_kill(&peer->proc);
@@ -137,12 +140,13 @@ static int open_data_file(const char *path, mr_err *err) {
 }
 
 static void send_file(mr_peer *peer, const mr_frame *f) {
-    char path[1024];
+    char path[1024], *at = NULL;
     size_t n = f->len < sizeof path - 1 ? f->len : sizeof path - 1;
     memcpy(path, f->data, n);
     path[n] = 0;
     mr_err err;
-    int fd = open_data_file(path, &err);
+    int fd = mr_hub_file(&at, path, &err) == MR_OK ? open_data_file(at, &err) : -1; /* "hf:org/name/train.jsonl" */
+    mr_free(at);
     mr_str s = { 0 };
     mr_put_u8(&s, fd >= 0);
     const char *name = fd >= 0 ? path : err.msg;
@@ -162,7 +166,7 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
         if (++peer->n_asked > MR_MAX_ASKED) return false;
         send_file(peer, f);
         return true;
-    case MR_WIRE_TICK: return true;
+    case MR_WIRE_TICK: mr_watch_beat(); return true;
     case MR_WIRE_READY: {
         mr_take t = mr_take_frame(f);
         unsigned level = mr_take_u8(&t);
@@ -231,8 +235,17 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
         int got = mr_wire_next(&peer->wire, &f);
         if (got < 0) break;
         if (got > 0) {
-            if (f.type != MR_WIRE_LOG) since = mr_now_s();
-            if (mr_peer_serve(v, peer, &f)) continue;
+            if (f.type != MR_WIRE_LOG) {
+                const double before = since;
+                since = mr_now_s();
+                if (since - before - limit_s > MR_OVERSLEPT_S) until += since - before; /* the clock jumped while it answered */
+            }
+            const double before = mr_now_s();
+            const bool served = mr_peer_serve(v, peer, &f);
+            const double took = mr_now_s() - before; /* a download is our time, not the worker's */
+            since += took;
+            until += took;
+            if (served) continue;
             if (peer->sandbox.level == 0) break; /* a worker says first how well it is locked in */
             if (f.type == MR_WIRE_REPLY) {
                 *reply = f;
@@ -247,6 +260,7 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
             return mr_fail(err, st, "%s", text);
         }
         struct pollfd pf = { .fd = peer->wire.fd, .events = POLLIN };
+        /* wait: limit_s without an answer */
         int n = poll(&pf, 1, ms_until(since + limit_s, mr_now_s()));
         if (n < 0 && errno != EINTR) break;
         double now = mr_now_s(), slept = now - since - limit_s;
@@ -476,7 +490,7 @@ static void feed(mr_pool *p, mr_peer *peer) {
 /* The reward at which job stands is done, or all of them are when they ran at once. */
 static void next_reward(mr_pool *p, mr_pool_job *job) {
     job->n_deaths = 0;
-    job->no_jit = false;
+    job->no_jit = job->inside = false;
     if (job->single >= 0) {
         job->single++;
         if (settle(p, job)) {
@@ -495,6 +509,7 @@ static bool take_scored(mr_pool *p, mr_peer *peer, const mr_frame *f) {
     if (!mr_pool_take_scores(p, job, &t, add_fault)) return false;
     memmove(peer->flight, peer->flight + 1, (size_t)--peer->n_flight * sizeof peer->flight[0]);
     mark_progress(peer, true);
+    mr_watch_beat();
     next_reward(p, job);
     return true;
 }
@@ -505,6 +520,24 @@ static int blamed(const mr_pool *p, const mr_peer *peer, const mr_pool_job *job)
     if (!peer->at || peer->at->id != job->in.id) return -1;
     int32_t reward = peer->at->reward;
     return reward >= 0 && reward < p->v->n_rewards && mr_pool_is_own(p, job, reward) ? reward : -1;
+}
+
+/* Signals that a script cannot bring upon its worker, whose system calls are few: a person or a machine short of memory sent them. */
+static bool is_from_outside(int status) {
+    const int sign = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    return sign == SIGKILL || sign == SIGTERM || sign == SIGINT || sign == SIGHUP;
+}
+
+/* Nobody is guilty, and there is no score: the reward is left out. */
+static void excuse(mr_pool *p, mr_pool_job *job, int reward, const char *how) {
+    char text[256];
+    snprintf(text, sizeof text, "%s: not scored: %s, each time from outside", p->v->places[reward], how);
+    const int size = job->members ? job->n_members : 1;
+    for (int k = 0; k < size; k++) {
+        mr_pool_job *one = job->members ? job->members[k] : job;
+        one->scores[reward] = (mr_score){ (double)NAN, MR_FAULT };
+    }
+    add_fault(p, job, reward, text);
 }
 
 static void find_guilty(mr_pool *p, mr_pool_job *job, int reward, const char *how) {
@@ -538,14 +571,18 @@ static void judge_dead(mr_pool *p, mr_pool_job *job, int status, const char *how
     bool crashed = sign == SIGSEGV || sign == SIGBUS || sign == SIGILL || sign == SIGFPE;
     if (job->single < 0) {
         job->single = 0;
-    } else if (++job->n_deaths < enough) {
+        job->inside = false;
+    } else if (job->inside = job->inside || !is_from_outside(status), ++job->n_deaths < enough) {
     } else if (crashed && !job->no_jit && !p->opts.no_jit) {
         job->no_jit = true; /* the compiler's fault, perhaps: once more without */
     } else {
-        find_guilty(p, job, job->single, how);
+        if (job->inside)
+            find_guilty(p, job, job->single, how);
+        else
+            excuse(p, job, job->single, how);
         job->single++;
         job->n_deaths = 0;
-        job->no_jit = false;
+        job->no_jit = job->inside = false;
     }
 }
 
@@ -601,6 +638,7 @@ static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
         if (peer->wire.out.len > 0) pf[i].events |= POLLOUT;
         if (peer->n_flight > 0 && look_at(p, peer) < next) next = look_at(p, peer);
     }
+    /* wait: until the next deadline of a call, a minute at most */
     int ready = poll(pf, (nfds_t)n, wait ? ms_until(next, now) : 0);
     if (ready < 0 && errno != EINTR) return mr_fail_errno(err, "waiting for workers");
     for (int i = 0; i < n; i++) {
@@ -734,6 +772,7 @@ mr_scorer mr_pool_scorer(mr_pool *p) {
                         .n_rewards = p->v->n_rewards,
                         .names = (const char *const *)p->v->names,
                         .weights = p->weights,
+                        .on_fault = p->v->on_fault,
                         .submit = scorer_submit,
                         .collect = scorer_collect,
                         .between_steps = mr_pool_between_steps,

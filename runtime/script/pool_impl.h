@@ -25,6 +25,7 @@ typedef struct mr_pool_job {
     int single;       /* -1: all rewards at once; otherwise the reward that runs next, alone */
     int judged;       /* a reward that was found to hang while all of them ran; -1: none */
     int n_deaths;     /* workers that ended with this reward alone */
+    bool inside;      /* not all of these were ended from outside */
     bool no_jit;      /* the next try goes to a worker without a compiler */
     mr_score *scores; /* [n_rewards]; NULL for a group, whose members have them */
     struct mr_pool_job *group; /* of a completion: its group, which has the id of its first member; NULL: no reward has
@@ -72,6 +73,7 @@ typedef struct mr_version {
     char **places; /* their files, for messages */
     double *lows;
     bool *batch; /* the reward sees groups */
+    mr_on_fault *on_fault;
     int n_rewards, n_batch;
     char *cases; /* that passed when it was loaded: lines "FILE<tab>NUMBER" */
 } mr_version;

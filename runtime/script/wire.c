@@ -37,6 +37,7 @@ void mr_wire_put(mr_wire *w, mr_wire_type type, const void *data, size_t len) {
 static bool wait_for(const mr_wire *w, short events) {
     struct pollfd p = { .fd = w->fd, .events = events };
     for (;;) {
+        /* wait: wait_ms; a worker waits for its parent for ever, whose end it sees */
         int n = poll(&p, 1, w->wait_ms);
         if (n > 0) return true; /* an error or hang-up shows in the call that follows */
         if (n == 0 || errno != EINTR) return false;

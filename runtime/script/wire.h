@@ -12,6 +12,7 @@
 #define MR_WIRE_H
 
 #include "base/memory.h"
+#include "base/watch.h"
 
 enum { MR_WIRE_MAX_BYTES = 64 << 20, MR_WIRE_SMALL_BYTES = 64 << 10, MR_WIRE_TEXT_MAX = 1 << 20 };
 
@@ -52,6 +53,7 @@ typedef enum mr_wire_type {
 typedef struct mr_at {
     volatile int64_t id;     /* of the sample, or the first one of the group */
     volatile int32_t reward; /* -1: none */
+    volatile char where[MR_WATCH_WHERE]; /* on SIGUSR1: the line of Lua that runs, as "lua/rewards/x.lua:12" */
 } mr_at;
 
 typedef enum mr_load_mode {

@@ -124,6 +124,11 @@ mr_status mr_pretoken_add(mr_tokenizer *t, const char *pattern, const char *plac
         return mr_fail(err, MR_EDATA, "%s: the pattern \"%s\" does not compile: %s", place, pattern, why);
     }
     pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE); /* without a JIT the interpreter gives the same pieces */
+    static const char *const known[] = { mr_pattern_qwen2, mr_pattern_llama3, mr_pattern_gpt2, mr_pattern_digit,
+                                         mr_pattern_digits };
+    t->known[t->n_steps] = NULL;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (strcmp(known[i], pattern) == 0) t->known[t->n_steps] = known[i];
     t->steps[t->n_steps++] = compiled;
     return MR_OK;
 }

@@ -27,7 +27,7 @@ void mr_ids_push(mr_ids *ids, int32_t id) {
 mr_status mr_tokenizer_open(mr_tokenizer **out, const char *path, mr_err *err) {
     *out = NULL;
     mr_tokenizer *t = mr_alloc(sizeof *t);
-    t->bos = t->eos = t->unk_id = -1;
+    t->bos = t->eos = t->pad = t->unk_id = -1;
     t->cache = mr_try_alloc(CACHE_SLOTS * sizeof *t->cache);
     mr_status st =
         t->cache ? mr_vocab_load(t, path, err) : mr_fail(err, MR_ENOMEM, "%s: no memory for the tokenizer", path);
@@ -347,6 +347,10 @@ int32_t mr_tokenizer_bos(const mr_tokenizer *t) {
 
 int32_t mr_tokenizer_eos(const mr_tokenizer *t) {
     return t->eos;
+}
+
+int32_t mr_tokenizer_pad(const mr_tokenizer *t) {
+    return t->pad;
 }
 
 const int32_t *mr_tokenizer_stops(const mr_tokenizer *t, int *n) {

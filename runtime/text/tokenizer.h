@@ -9,7 +9,7 @@
 #define MR_TOKENIZER_H
 
 #include "base/memory.h"
-#include "files/tensors.h"
+#include "files/writer.h"
 
 typedef struct mr_tokenizer mr_tokenizer;
 
@@ -54,8 +54,15 @@ const char *mr_tokenizer_symbol(const mr_tokenizer *t, int32_t id);
 int32_t mr_tokenizer_bos(const mr_tokenizer *t);
 int32_t mr_tokenizer_eos(const mr_tokenizer *t);
 const int32_t *mr_tokenizer_stops(const mr_tokenizer *t, int *n);
+int32_t mr_tokenizer_pad(const mr_tokenizer *t);
 /* The model's own Jinja chat template, NULL when it has none. Borrowed. */
 const char *mr_tokenizer_template(const mr_tokenizer *t);
+
+/* To other programs (tokenizer_save.c). n_rows: of the model's embedding; ids that no token has become unused ones.
+ * MR_EDATA when the vocabulary is larger, or when llama.cpp has no name for the way in which text is split. */
+mr_status mr_tokenizer_put_gguf(const mr_tokenizer *t, mr_gguf_meta *meta, int n_rows, mr_err *err);
+/* tokenizer.json, tokenizer_config.json (with the template) and generation_config.json into the folder dir. */
+mr_status mr_tokenizer_save(const mr_tokenizer *t, const char *dir, mr_err *err);
 
 /* unicode: appends the NFC of text (utf8proc); ill-formed parts become U+FFFD unless all bytes are below 0xCC. */
 void mr_utf8_nfc(mr_str *out, const char *text, size_t len);

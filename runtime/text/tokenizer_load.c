@@ -329,6 +329,7 @@ static mr_status load_neighbors(mr_tokenizer *t, const char *dir, mr_err *err) {
     if (st == MR_OK && config) {
         t->bos = named_token(t, config, "bos_token");
         t->eos = named_token(t, config, "eos_token");
+        t->pad = named_token(t, config, "pad_token");
         st = read_template(t, config, place, err);
     }
     cJSON_Delete(config);
@@ -458,7 +459,13 @@ static mr_status read_gguf(mr_tokenizer *t, const mr_tensors *file, const char *
     if (mr_gguf_get_string(file, "tokenizer.chat_template", &s, &len)) t->chat_template = mr_strndup(s, len);
     t->bos = (int32_t)gguf_id(file, "tokenizer.ggml.bos_token_id");
     t->eos = (int32_t)gguf_id(file, "tokenizer.ggml.eos_token_id");
+    t->pad = (int32_t)gguf_id(file, "tokenizer.ggml.padding_token_id");
     add_stop(t, t->eos, false);
+    const int64_t n_stops = mr_gguf_array_count(file, mr_stop_ids_key);
+    for (int64_t i = 0; i < n_stops && i < 64; i++) {
+        double id;
+        if (mr_gguf_array_number(file, mr_stop_ids_key, i, &id)) add_stop(t, id, false);
+    }
     add_stop(t, (double)gguf_id(file, "tokenizer.ggml.eot_token_id"), false);
     add_turn_ends(t);
     return MR_OK;

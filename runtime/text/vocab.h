@@ -64,6 +64,7 @@ struct mr_tokenizer {
     bool fuse_unk, ignore_merges, nfc;
 
     pcre2_code *steps[MR_VOCAB_MAX_STEPS]; /* each splits every piece of the one before; matches and gaps are pieces */
+    const char *known[MR_VOCAB_MAX_STEPS]; /* the pattern of each when it is one of mr_pattern_*, else NULL */
     int n_steps;
     pcre2_match_data *match;
     pcre2_match_context *match_context;
@@ -73,7 +74,7 @@ struct mr_tokenizer {
     int n_added;
     bool added_first[256]; /* bytes with which an added token begins */
 
-    int32_t bos, eos;
+    int32_t bos, eos, pad;
     mr_ids stops;
     char *chat_template;
 
@@ -88,6 +89,9 @@ struct mr_tokenizer {
     mr_bpe_candidate *heap;
     int n_heap, cap_heap;
 };
+
+/* tokenizer_save.c: the key of all stop ids in a GGUF that medrl wrote */
+extern const char mr_stop_ids_key[];
 
 /* tokenizer_load.c */
 mr_status mr_vocab_load(mr_tokenizer *t, const char *path, mr_err *err);

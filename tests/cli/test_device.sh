@@ -94,8 +94,35 @@ cp "$temp/out" "$temp/want"
 run 0 hash cut
 is "$(cat "$temp/out")" "$(cat "$temp/want")"
 
-# a run of the GPU that goes on with the CPU: a line says so
-run 0 resume other --device cpu
-says "warning: other: was started on emulated GPU"
+# a run of the GPU goes on with the CPU when that is allowed, and a line says so; and the other way round
+run 77 resume other --device cpu
+says "was made on emulated GPU"
+says "this is cpu "
+says "--allow-different-device"
+run 0 resume other --device cpu --allow-different-device
+says "warning: other/checkpoint-2: was made on emulated GPU"
+# shellcheck disable=SC2086
+run 0 run $recipe --device cpu -o cpu $small --set grpo.max_steps=2 --set grpo.save_steps=1
+rm -rf cpu/checkpoint-2
+run 77 resume cpu --device cuda:0
+says "cpu/checkpoint-1: was made on cpu "
+says "this is emulated GPU"
+run 0 resume cpu --device cpu
+is "$(grep -c 'was made on' "$temp/err")" 0
+
+# another instruction set computes other bits too; another build may
+# shellcheck disable=SC2086
+MEDRL_CPU_ISA=avx2 "$medrl" run $recipe --device cpu -o old $small --set grpo.max_steps=2 --set grpo.save_steps=1 -q >"$temp/out" 2>"$temp/err" ||
+    fail "a run with AVX2"
+rm -rf old/checkpoint-2
+if grep -q '"device": "cpu avx512' cpu/checkpoint-1/trainer_state.json; then
+    run 77 resume old --device cpu
+    says "was made on cpu avx2, this is cpu avx512"
+fi
+state=old/checkpoint-1/trainer_state.json
+sed -i 's/"build": "medrl [^"]*"/"build": "medrl 0.0.1, a compiler"/' $state
+(cd old/checkpoint-1 && sha256sum adapter_config.json adapter_model.safetensors optimizer.safetensors trainer_state.json >MANIFEST)
+MEDRL_CPU_ISA=avx2 "$medrl" resume old --device cpu >"$temp/out" 2>"$temp/err" || fail "resume after another build"
+says "was made by medrl 0.0.1, a compiler, this is medrl "
 
 passed

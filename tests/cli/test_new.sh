@@ -111,4 +111,11 @@ prints 'EXPLOIT  empty '
 run 2 test --fuzz rewards/excused.lua --json
 prints '"reward": "excused"'
 prints '"exploit": "empty", "kind": "number", "score": 1, "limit": 0'
+rewards=$(find "$MEDRL_HOME/lua/rewards" -name '*.lua' | wc -l)
+# shellcheck disable=SC2046
+run 0 test --fuzz --json $(basename -s .lua "$MEDRL_HOME"/lua/rewards/*.lua)
+is "$(grep -o '"exploits": [0-9]*' out | sort -u)" '"exploits": 116'
+is "$(grep -o '"finds": 0, "faults": 0' out | wc -l)" "$rewards"
+echo "score: exploits_tried 116 80"
+echo "score: exploits_above_limit 0 0"
 passed

@@ -5,17 +5,23 @@
  *     MEDRL_FAULT=OP:N:WHAT[,OP:N:WHAT ...]   the Nth call of OP, from 1; N+ means that one and all later ones
  *     MEDRL_FAULT_BELOW=TEXT                  only calls on paths (or on open files) whose path contains TEXT are counted
  *     MEDRL_FAULT_LOG=FILE                    a line for each fault that was played: so that a loop over N knows when to end
+ *     MEDRL_FAULT_TRACE=FILE                  what was done below MEDRL_FAULT_BELOW, with its data, for power.pl
+ *     MEDRL_FAULT_WORKER=PROGRAM              workers are this program: under valgrind /proc/self/exe is valgrind
+ *     MEDRL_FAULT_WORKERS=N                   so many workers, which is no setting
  *
  * OP:   write fsync open mkdir rename unlink rmdir truncate chmod (every form of each); clock, uptime: a reading of the wall clock, of the
- *       monotonic one.
+ *       monotonic one. stall: a stage of the trainer begins (base/watch.h). number: a step of training.
  * WHAT: ENOSPC, EIO, EINTR, EROFS, EMFILE: the call fails with it. short: write takes half of its bytes. kill, killed: SIGKILL to this
  *       process before the call, after it. SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXCPU: that signal before the call. A number, for clock and
  *       uptime: seconds that readings are changed by from that one on.
+ *       Of stall, a stage: the main thread stands still when that one begins the Nth time, for ever or, as "rollout/700", for milliseconds.
+ *       Of number, a place and "nan" or "inf": a number becomes that in step N (numbers.c): "grad/nan".
  * An EINTR is played once by a loop that tries again. Workers are started with an empty environment, so they see none of it. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -26,6 +32,9 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "faults/faults.h"
+#include "script/script.h"
 
 enum { MAX_FAULTS = 16 };
 
@@ -38,8 +47,8 @@ typedef struct fault {
 static fault faults[MAX_FAULTS];
 static int n_faults;
 static const char *below, *log_path;
-static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "clock", "uptime" };
-enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, CLOCK, UPTIME, N_OPS };
+static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "clock", "uptime", "stall", "number" };
+enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, CLOCK, UPTIME, STALL, NUMBER, N_OPS };
 static atomic_long counts[N_OPS];
 
 /* A fault that cannot be read must not look like a run without faults. */
@@ -106,6 +115,41 @@ static const char *due(int op, const char *path, int fd) {
     return NULL;
 }
 
+/* "op<tab>path<tab>other<newline>", and behind a write's line its bytes and a newline. Paths as they are when the call is made. */
+static const char *path_of(int fd, const char *name, char at[4096]) {
+    char link[64];
+    if (name && name[0] == '/') return name;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, at, 2048);
+    at[n > 0 ? n : 0] = '\0';
+    if (name) snprintf(at + strlen(at), 2048, "/%s", name);
+    return at;
+}
+
+static void trace(const char *op, const char *path, const char *other, const void *data, size_t len) {
+    static const char *file;
+    static int fd = -1;
+    if (!file) file = getenv("MEDRL_FAULT_TRACE") ? getenv("MEDRL_FAULT_TRACE") : "";
+    if (!*file || !below || !strstr(path, below)) return;
+    if (fd < 0) fd = (int)syscall(SYS_openat, AT_FDCWD, file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    char line[8300];
+    int n = snprintf(line, sizeof line, "%s\t%s\t%s\n", op, path, other);
+    if (fd < 0 || syscall(SYS_write, fd, line, (size_t)n) != n) _exit(99);
+    if (data && (syscall(SYS_write, fd, data, len) != (long)len || syscall(SYS_write, fd, "\n", 1ul) != 1)) _exit(99);
+}
+
+static void trace_write(int fd, off_t at, const void *data, size_t len) {
+    char path[4096], place[64];
+    if (!getenv("MEDRL_FAULT_TRACE")) return;
+    snprintf(place, sizeof place, "%lld\t%zu", (long long)at, len);
+    trace("write", path_of(fd, NULL, path), place, data, len);
+}
+
+static void trace_fd(const char *op, int fd, const char *other) {
+    char path[4096];
+    if (getenv("MEDRL_FAULT_TRACE")) trace(op, path_of(fd, NULL, path), other, NULL, 0);
+}
+
 static void die(void) {
     kill(getpid(), SIGKILL);
     for (;;) pause();
@@ -153,12 +197,16 @@ DECLARE(int, unlinkat, int, const char *, int)
 DECLARE(int, ftruncate, int, off_t)
 DECLARE(int, fchmod, int, mode_t)
 DECLARE(int, clock_gettime, clockid_t, struct timespec *)
+DECLARE(void, mr_watch_at, const char *)
+DECLARE(mr_status, mr_pool_open, mr_pool **, const char *, const mr_pool_opts *, mr_err *)
+DECLARE(int, posix_spawn, pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, char *const *)
 
 ssize_t __wrap_write(int fd, const void *data, size_t len) {
     const char *what = due(WRITE, NULL, fd);
     if (fails(what)) return -1;
     if (what && !strcmp(what, "short") && len > 1) len /= 2;
     ssize_t n = __real_write(fd, data, len);
+    if (n > 0 && below) trace_write(fd, lseek(fd, 0, SEEK_CUR) - n, data, (size_t)n);
     after(what);
     return n;
 }
@@ -168,31 +216,39 @@ ssize_t __wrap_pwrite(int fd, const void *data, size_t len, off_t at) {
     if (fails(what)) return -1;
     if (what && !strcmp(what, "short") && len > 1) len /= 2;
     ssize_t n = __real_pwrite(fd, data, len, at);
+    if (n > 0 && below) trace_write(fd, at, data, (size_t)n);
     after(what);
     return n;
 }
 
-#define CALL(op, path, fd, call)               \
+#define CALL(op, path, fd, call, ...)          \
     do {                                       \
         const char *what = due(op, path, fd);  \
         if (fails(what)) return -1;            \
         int result = (call);                   \
+        if (result >= 0) { __VA_ARGS__; }      \
         after(what);                           \
         return result;                         \
     } while (0)
 
-int __wrap_fsync(int fd) { CALL(FSYNC, NULL, fd, __real_fsync(fd)); }
-int __wrap_mkostemp(char *path, int flags) { CALL(OPEN, path, -1, __real_mkostemp(path, flags)); }
-int __wrap_mkdir(const char *path, mode_t mode) { CALL(MKDIR, path, -1, __real_mkdir(path, mode)); }
-int __wrap_rename(const char *from, const char *to) { CALL(RENAME, to, -1, __real_rename(from, to)); }
-int __wrap_unlink(const char *path) { CALL(UNLINK, path, -1, __real_unlink(path)); }
-int __wrap_ftruncate(int fd, off_t len) { CALL(TRUNCATE, NULL, fd, __real_ftruncate(fd, len)); }
+int __wrap_fsync(int fd) { CALL(FSYNC, NULL, fd, __real_fsync(fd), trace_fd("fsync", fd, "")); }
+int __wrap_mkostemp(char *path, int flags) { CALL(OPEN, path, -1, __real_mkostemp(path, flags), trace("create", path, "", NULL, 0)); }
+int __wrap_mkdir(const char *path, mode_t mode) { CALL(MKDIR, path, -1, __real_mkdir(path, mode), trace("mkdir", path, "", NULL, 0)); }
+int __wrap_rename(const char *from, const char *to) { CALL(RENAME, to, -1, __real_rename(from, to), trace("rename", from, to, NULL, 0)); }
+int __wrap_unlink(const char *path) { CALL(UNLINK, path, -1, __real_unlink(path), trace("unlink", path, "", NULL, 0)); }
+int __wrap_ftruncate(int fd, off_t len) {
+    char to[32];
+    snprintf(to, sizeof to, "%lld", (long long)len);
+    CALL(TRUNCATE, NULL, fd, __real_ftruncate(fd, len), trace_fd("truncate", fd, to));
+}
 int __wrap_fchmod(int fd, mode_t mode) { CALL(CHMOD, NULL, fd, __real_fchmod(fd, mode)); }
 
 /* Relative names are counted by the folder that they are in. */
 int __wrap_unlinkat(int dir, const char *name, int flags) {
     bool named = dir == AT_FDCWD || name[0] == '/';
-    CALL(flags & AT_REMOVEDIR ? RMDIR : UNLINK, named ? name : NULL, dir, __real_unlinkat(dir, name, flags));
+    char at[4096];
+    CALL(flags & AT_REMOVEDIR ? RMDIR : UNLINK, named ? name : NULL, dir, __real_unlinkat(dir, name, flags),
+         trace(flags & AT_REMOVEDIR ? "rmdir" : "unlink", path_of(dir, name, at), "", NULL, 0));
 }
 
 static mode_t mode_of(int flags, va_list args) { return flags & (O_CREAT | O_TMPFILE) ? (mode_t)va_arg(args, int) : 0; }
@@ -202,7 +258,8 @@ int __wrap_open(const char *path, int flags, ...) {
     va_start(args, flags);
     mode_t mode = mode_of(flags, args);
     va_end(args);
-    CALL(OPEN, path, -1, __real_open(path, flags, mode));
+    const bool new = flags & O_CREAT && access(path, F_OK) != 0;
+    CALL(OPEN, path, -1, __real_open(path, flags, mode), if (new) trace("create", path, "", NULL, 0));
 }
 
 int __wrap_openat(int dir, const char *path, int flags, ...) {
@@ -226,4 +283,43 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *t) {
     int result = __real_clock_gettime(id, t);
     t->tv_sec += atomic_load(&shift[wall]);
     return result;
+}
+
+const char *mr_fault_number(long step, const char *where) {
+    for (int i = 0; i < n_faults; i++) {
+        const fault *f = &faults[i];
+        const size_t len = strcspn(f->what, "/");
+        if (strcmp(f->op, ops[NUMBER]) != 0 || strlen(where) != len || strncmp(f->what, where, len) != 0 || !f->what[len]) continue;
+        if (step != f->n && !(f->onward && step > f->n)) continue;
+        note(NUMBER, step, f->what);
+        return f->what + len + 1;
+    }
+    return NULL;
+}
+
+/* The stage has begun for those who watch, and then nothing moves. */
+void __wrap_mr_watch_at(const char *stage) {
+    static long seen[MAX_FAULTS];
+    __real_mr_watch_at(stage);
+    for (int i = 0; stage && i < n_faults; i++) {
+        const size_t len = strcspn(faults[i].what, "/");
+        if (strcmp(faults[i].op, "stall") != 0 || strncmp(faults[i].what, stage, len) != 0 || stage[len] || ++seen[i] != faults[i].n) continue;
+        note(STALL, seen[i], stage);
+        const long ms = faults[i].what[len] ? strtol(faults[i].what + len + 1, NULL, 10) : 0;
+        struct timespec left = { ms / 1000, ms % 1000 * 1000000 };
+        while (ms && nanosleep(&left, &left) != 0 && errno == EINTR) {}
+        while (!ms) pause();
+    }
+}
+
+int __wrap_posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attr,
+                       char *const *argv, char *const *envp) {
+    const char *other = getenv("MEDRL_FAULT_WORKER");
+    return __real_posix_spawn(pid, other ? other : path, actions, attr, argv, envp);
+}
+
+mr_status __wrap_mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_opts *opts, mr_err *err) {
+    mr_pool_opts o = *opts;
+    if (getenv("MEDRL_FAULT_WORKERS")) o.n_workers = atoi(getenv("MEDRL_FAULT_WORKERS"));
+    return __real_mr_pool_open(out, recipe, &o, err);
 }

@@ -14,7 +14,14 @@ ms=$((($(date +%s%N) - began) / 1000000))
 whole_hash=$(hash_of whole)
 whole_metrics=$(without_clock whole)
 
+# the eight lowest rewards of the first 50 steps are kept by themselves, and as they were
+rewards_of() { sed -n 's/.*, "reward": \([-0-9.e]*\), "advantage".*/\1/p' "$1"; }
+is "$(wc -l <whole/worst.jsonl)" 8
+sed -n 's/^{"step": \([0-9]*\),.*/\1 &/p' whole/samples.jsonl | awk '$1 <= 50' >first50
+is "$(rewards_of first50 | sort -g | head -n 8)" "$(rewards_of whole/worst.jsonl)"
+
 same() { # WHAT
+    cmp -s whole/worst.jsonl cut/worst.jsonl || fail "$1: worst.jsonl is another one"
     [ "$(hash_of cut)" = "$whole_hash" ] || fail "$1: the run has another hash"
     [ "$(without_clock cut)" = "$whole_metrics" ] || fail "$1: the run has other metrics"
     checks=$((checks + 1))
@@ -99,5 +106,7 @@ if mkdir small && mount -t tmpfs -o size=160k none small 2>/dev/null; then
 else
     echo "no tmpfs could be mounted: the full disk is left out"
 fi
+echo "score: kills_bit_equal $kills $kills"
+echo "score: kills_in_resume_bit_equal $points $points"
 echo "$at_work kills at work, $again again in a resume, $points at system calls of a resume"
 passed

@@ -21,6 +21,7 @@ same() { # WHAT
 # signaled FAULTS CODE: a run with these faults (a shell in the background has SIGINT ignored, which a program leaves so)
 signaled() {
     rm -rf cut log
+    points=$((${points-0} + 1))
     code=0
     MEDRL_FAULT=$1 MEDRL_FAULT_BELOW=/cut MEDRL_FAULT_LOG=$temp/log env --default-signal=INT,HUP "$medrl" run short.lua -o "$temp/cut" -q >"$temp/out" 2>"$temp/err" </dev/null || code=$?
     [ -s log ] || fail "$1: never came"
@@ -90,4 +91,31 @@ check_checkpoints cut "a limit of file size"
 rm -rf cut
 "$medrl" run short.lua -o cut -q >&- 2>/dev/null </dev/null || fail "standard output closed: exit code $?"
 same "standard output closed"
+
+# --- how long it takes: SIGTERM to a run at work, until it is gone and its checkpoint whole
+most=0
+for i in 1 2 3 4 5; do
+    rm -rf cut
+    "$medrl" run short.lua -o cut -q --set grpo.max_steps=100000 --set grpo.save_steps=0 >out 2>err </dev/null &
+    pid=$!
+    waited=0
+    until [ -s cut/metrics.jsonl ]; do
+        sleep 0.02
+        waited=$((waited + 1))
+        [ $waited -lt 1000 ] || fail "the first step does not come"
+    done
+    sleep 0.0$i
+    began=$(date +%s%N)
+    kill -TERM $pid
+    code=0
+    wait $pid || code=$?
+    ms=$((($(date +%s%N) - began) / 1000000))
+    [ $code = 143 ] || fail "SIGTERM: exit code $code"
+    [ -s "$(echo cut/checkpoint-*/MANIFEST)" ] || fail "SIGTERM: no checkpoint"
+    check_checkpoints cut SIGTERM
+    [ $ms -le $most ] || most=$ms
+done
+[ $most -le 2000 ] || fail "SIGTERM: $most ms until the checkpoint, want at most 2000"
+echo "score: signal_points $points 24"
+echo "score: sigterm_to_checkpoint_ms $most 2000"
 passed

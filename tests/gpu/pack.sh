@@ -4,7 +4,7 @@
 # libraries are found beside the programs (rpath), since workers are started without any environment.
 set -eu
 cd "$(dirname "$0")/../.."
-tests="test_tiny test_backward test_group test_adapter test_grpo_step test_rollout test_plan test_half test_exact test_parity"
+tests="test_tiny test_backward test_group test_adapter test_bnb test_grpo_step test_rollout test_plan test_half test_exact test_parity"
 cmake -S . -B build-gpu-pack -G Ninja -DCMAKE_BUILD_TYPE=Release -DMEDRL_CUDA=OFF -DMEDRL_TEST_ROOT=. \
     "-DCMAKE_BUILD_RPATH=\$ORIGIN/lib" -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags >/dev/null
 # shellcheck disable=SC2086

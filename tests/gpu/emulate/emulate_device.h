@@ -30,6 +30,7 @@ struct alignas(16) uint4 { uint32_t x, y, z, w; };
 struct alignas(8) uint2 { uint32_t x, y; };
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
+static inline float2 make_float2(float x, float y) { return float2{ x, y }; }
 static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return uint4{ x, y, z, w }; }
 
 /* --- emulate.cc --- */
@@ -59,6 +60,9 @@ template <typename... P> static inline emu_bound<P...> emu_bind(void (*kernel)(P
         emu_launch(grid, threads, (size_t)(bytes), emu_bind(kernel)(__VA_ARGS__));                                     \
         cu_launched(b, op);                                                                                            \
     } while (0)
+
+#define LAUNCH_EARLY LAUNCH
+static inline void follow() {}
 
 template <typename V> static inline V __shfl_xor_sync(unsigned, V v, int d) {
     int lane = (int)threadIdx.x % 32;
@@ -132,6 +136,10 @@ static inline void load_transposed(uint32_t r[4], const void *row) { emu_matrice
 static inline void copy16(void *shared, const void *global, bool ok) {
     if ((uintptr_t)shared % 16 || (uintptr_t)global % 16) __builtin_trap();
     emu_copy(shared, ok ? global : NULL);
+}
+template <typename V> static inline V load_passing(const V *p) { return *p; }
+static inline void fetch_ahead(const void *global, int bytes) {
+    if ((uintptr_t)global % 16 || bytes % 16) __builtin_trap();
 }
 static inline void copy_commit() { emu_commit(); }
 template <int n> static inline void copy_wait() { emu_wait(n); }

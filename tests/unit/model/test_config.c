@@ -105,7 +105,12 @@ static void refused(void) {
         { "{\"model_type\":\"llama\"," BASE ",\"num_hidden_layers\":2.5}", "num_hidden_layers" },
         { "{\"model_type\":\"llama\"," BASE
           ",\"quantization_config\":{\"quant_method\":\"bitsandbytes\",\"load_in_4bit\":true}}",
-          "quantized already (quant_method \"bitsandbytes\")" },
+          "quantized by bitsandbytes to fp4" },
+        { "{\"model_type\":\"llama\"," BASE
+          ",\"quantization_config\":{\"quant_method\":\"bitsandbytes\",\"load_in_8bit\":true}}",
+          "quantized by bitsandbytes to 8 bits" },
+        { "{\"model_type\":\"llama\"," BASE ",\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}}",
+          "quantized by \"gptq\"" },
         { "{\"model_type\":\"llama\",\"hidden_size\":-1,\"intermediate_size\":96,\"num_hidden_layers\":2,\"num_"
           "attention_heads\":4,"
           "\"vocab_size\":100}",

@@ -86,7 +86,7 @@ static mr_status world_plan(world *w, const char *path, mr_dtype store, mr_dtype
                                    .tokenizer = w->tok,
                                    .chat = &chatml,
                                    .rows = { w, N_ROWS, get_row },
-                                   .scorer = { w, 1, names, weights, submit, collect, NULL },
+                                   .scorer = { .self = w, .n_rewards = 1, .names = names, .weights = weights, .submit = submit, .collect = collect },
                                    .base_model_name = "test" };
     REQUIRE_OK(mr_census_take(&w->census, &w->parts, &c, err), *err);
     w->mo = mr_plan_model_opts(&w->set, compute);

@@ -70,8 +70,8 @@ static void batch_changes_nothing(void) {
     CHECK_INT(want.n, 12);
     CHECK_INT(want.n_prompt_tokens, 6 + 1 + LONG);
     mr_decoder_close(d);
-    int rows[] = { 1, 5, 12, 64 };
-    for (int i = 0; i < 4; i++)
+    int rows[] = { 1, 3, 8, 16, 64 };
+    for (int i = 0; i < 5; i++)
         for (int k = 0; k < 2; k++) {
             mr_rollout got = { 0 };
             d = decoder(&r, rows[i], k ? all : one, 0);

@@ -284,7 +284,8 @@ static void bad_values_are_named(void) {
     refuse_grpo("\"seed\":-1", "grpo.seed is -1, need at least 0");
     refuse_grpo("\"bf16\":\"yes\"", "grpo.bf16 is \"yes\", want true or false");
     refuse_grpo("\"use_vllm\":true", "grpo.use_vllm has no meaning here: medrl samples by itself");
-    refuse_grpo("\"report_to\":\"wandb\"", "grpo.report_to has no meaning here: everything is in the run folder");
+    refuse_grpo("\"report_to\":\"wandb\"", "grpo.report_to is \"wandb\", want \"tensorboard\" or \"none\"");
+    refuse_grpo("\"report_to\":[\"tensorboard\",7]", "want \"tensorboard\" or \"none\"");
     refuse_grpo("\"output_dir\":\"x\"", "it stands at the top of the recipe");
     refuse("{\"rewards\":[\"a\"]}", "model.name is missing");
     refuse("{\"model\":{\"name\":7},\"rewards\":[\"a\"]}", "model.name is 7, want a string");
@@ -332,7 +333,10 @@ static void suggestions(void) {
     refuse_grpo("\"zzzzqqqqxxxx\":8", "`medrl help recipe` lists the known ones");
     refuse("{" LEAST ",\"max_steps\":8}", "unknown key \"max_steps\"; did you mean \"grpo.max_steps\"?");
     refuse("{" LEAST ",\"reward\":[]}", "did you mean \"rewards\"?");
-    refuse("{" LEAST ",\"budget\":{\"usd\":3}}", "unknown key \"budget\"");
+    refuse("{" LEAST ",\"budgte\":{\"usd\":3}}", "did you mean \"budget\"?");
+    refuse("{" LEAST ",\"budget\":{\"dollars\":3}}", "unknown key \"budget.dollars\"");
+    refuse("{" LEAST ",\"budget\":{\"usd\":3}}", "budget.usd is 3 and budget.usd_per_hour is not set");
+    refuse("{" LEAST ",\"budget\":{\"hours\":-1}}", "budget.hours is -1");
     static const char *const names[] = { "run", "resume", "report", "runs" };
     CHECK_STR(mr_nearest_name("rnu", names, 4), "run"); /* two letters swapped */
     CHECK_STR(mr_nearest_name("resmue", names, 4), "resume");

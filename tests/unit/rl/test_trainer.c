@@ -356,7 +356,8 @@ static void metrics_are_complete(void) {
                                         MR_M_TIME_ROLLOUT,
                                         MR_M_TIME_SCORE,
                                         MR_M_TIME_TRAIN,
-                                        MR_M_TOKENS_PER_S };
+                                        MR_M_TOKENS_PER_S,
+                                        MR_M_TIME_RUN };
     static world w;
     mr_err err;
     world_init(&w, MR_METHOD_GRPO);
@@ -515,7 +516,7 @@ static void supervised(void) {
     static const char *const want[] = { MR_M_LOSS,       MR_M_GRAD_NORM,  MR_M_LEARNING_RATE,
                                         MR_M_NUM_TOKENS, MR_M_ENTROPY,    MR_M_STEP_TIME,
                                         MR_M_EPOCH,      MR_M_VERSION,    MR_M_TIME_TRAIN,
-                                        MR_M_TOKENS_PER_S };
+                                        MR_M_TOKENS_PER_S, MR_M_TIME_RUN };
     static world w;
     mr_err err;
     world_init(&w, MR_METHOD_SFT);
@@ -575,30 +576,71 @@ static void supervised_loss_by_hand(void) {
     world_close(&w);
 }
 
+/* What nan-STEP/ of a run says: the gradient that was poisoned, in the middle of the block; the batch; and that all else was fine. */
+static void check_autopsy(world *w, const char *dir, int step) {
+    mr_err err;
+    cJSON *layers, *batch;
+    char *path = mr_asprintf("%s/nan-%d/layers.json", dir, step);
+    REQUIRE_OK(mr_json_load(&layers, path, 1 << 24, &err), err);
+    mr_free(path);
+    path = mr_asprintf("%s/nan-%d/batch.json", dir, step);
+    REQUIRE_OK(mr_json_load(&batch, path, 1 << 24, &err), err);
+    mr_free(path);
+    int n, bad = 0, n_parts = 0;
+    const mr_param *p = mr_model_params(w->r.m, &n);
+    int64_t n_grads;
+    const float *at = mr_model_grads(w->r.m, &n_grads) + n_grads / 2;
+    const char *poisoned = "";
+    for (int i = 0; i < n; i++)
+        if (at >= p[i].grad && at < p[i].grad + p[i].rows * p[i].cols) poisoned = p[i].name;
+    char want[256];
+    snprintf(want, sizeof want, "the gradient of %s", poisoned);
+    CHECK_STR(cJSON_GetObjectItem(layers, "first_bad")->valuestring, want);
+    const cJSON *x;
+    cJSON_ArrayForEach(x, cJSON_GetObjectItem(layers, "activations")) {
+        CHECK(cJSON_IsTrue(cJSON_GetObjectItem(x, "finite")) && cJSON_GetObjectItem(x, "max")->valuedouble > 0);
+        n_parts++;
+    }
+    CHECK_INT(n_parts, 2 * mr_model_config(w->r.m)->num_hidden_layers + 2);
+    cJSON_ArrayForEach(x, cJSON_GetObjectItem(layers, "gradients")) bad += !cJSON_IsTrue(cJSON_GetObjectItem(x, "finite"));
+    CHECK_INT(bad, 1);
+    CHECK_INT(cJSON_GetArraySize(cJSON_GetObjectItem(layers, "weights")), n);
+    CHECK_INT(cJSON_GetArraySize(batch), w->set.train.prompts_per_step);
+    const char *const key = w->set.method == MR_METHOD_SFT ? "target_ids" : "completions";
+    cJSON_ArrayForEach(x, batch) CHECK(cJSON_GetArraySize(cJSON_GetObjectItem(x, key)) >= 4);
+    cJSON_Delete(layers);
+    cJSON_Delete(batch);
+}
+
 static void bad_gradients_are_skipped(void) {
     static world w;
     mr_err err;
-    char *dir = rig_tmp(), *found;
     mr_log_set_level(MR_LOG_ERROR);
-    world_init(&w, MR_METHOD_GRPO);
-    w.set.train.max_steps = 20;
-    w.set.train.save_steps = 0;
-    w.poison_from = 3;
-    world_open(&w, dir);
-    int n;
-    const mr_param *p = mr_model_params(w.r.m, &n);
-    CHECK_INT(mr_trainer_run(w.t, &err), MR_EINTERNAL);
-    CHECK_CONTAINS(err.msg, "8 updates in a row");
-    CHECK_INT(mr_trainer_step_index(w.t), 10); /* 2 good ones and 8 */
-    CHECK(has_event(&w, "warning: step 3: a gradient is not finite"));
-    CHECK(has_event(&w, "stop: "));
-    CHECK(metric(&w, 4, MR_M_LEARNING_RATE) == metric(&w, 3, MR_M_LEARNING_RATE)); /* the schedule waits */
-    for (int i = 0; i < n; i++) CHECK(isfinite(p[i].value[0]));
-    REQUIRE_OK(mr_checkpoint_find(&found, dir, &err), err);
-    CHECK_STR(mr_path_name(found), "checkpoint-10");
-    mr_free(found);
-    world_close(&w);
-    rig_tmp_clear(dir);
+    for (int sft = 0; sft < 2; sft++) {
+        char *dir = rig_tmp(), *found;
+        world_init(&w, sft ? MR_METHOD_SFT : MR_METHOD_GRPO);
+        w.set.train.max_steps = 20;
+        w.set.train.save_steps = 0;
+        w.poison_from = 3;
+        world_open(&w, dir);
+        int n;
+        const mr_param *p = mr_model_params(w.r.m, &n);
+        CHECK_INT(mr_trainer_run(w.t, &err), MR_EINTERNAL);
+        CHECK_CONTAINS(err.msg, "8 updates in a row had gradients that are not finite; first bad: the gradient of model.layers.");
+        CHECK_CONTAINS(err.msg, "/nan-10)");
+        CHECK_INT(mr_trainer_step_index(w.t), 10); /* 2 good ones and 8 */
+        CHECK(has_event(&w, "warning: step 3: a gradient is not finite"));
+        CHECK(has_event(&w, "stop: "));
+        CHECK(metric(&w, 4, MR_M_LEARNING_RATE) == metric(&w, 3, MR_M_LEARNING_RATE)); /* the schedule waits */
+        CHECK(metric(&w, 10, MR_M_SKIPPED) == 8);
+        for (int i = 0; i < n; i++) CHECK(isfinite(p[i].value[0]));
+        check_autopsy(&w, dir, 10);
+        REQUIRE_OK(mr_checkpoint_find(&found, dir, &err), err);
+        CHECK_STR(mr_path_name(found), "checkpoint-10");
+        mr_free(found);
+        world_close(&w);
+        rig_tmp_clear(dir);
+    }
     mr_log_set_level(MR_LOG_INFO);
 }
 

@@ -449,6 +449,7 @@ static void attempts_with_jit(void) {
 }
 static void attempts_without_jit(void) {
     run_all(true);
+    printf("score: escapes_contained %d 66\n", n_escapes); /* each test ends at the first that gets out */
 }
 
 static int tests(int argc, char **argv);

@@ -1,0 +1,130 @@
+/* find.c - what is in the cache already, by path and without the network. */
+#include <ctype.h>
+#include <dirent.h>
+#include <string.h>
+
+#include "hub/hub_impl.h"
+
+static char *join3(const char *a, const char *b, const char *c) {
+    char *ab = mr_path_join(a, b), *abc = mr_path_join(ab, c);
+    mr_free(ab);
+    return abc;
+}
+
+/* The commit in refs/REVISION; anything but a hash there is not followed. */
+static bool read_ref(char commit[41], const char *repo, const char *revision) {
+    char *file = join3(repo, "refs", revision), *text = NULL;
+    size_t len = 0;
+    bool ok = mr_file_read(&text, &len, file, 4096, NULL) == MR_OK;
+    while (ok && len > 0 && isspace((unsigned char)text[len - 1])) text[--len] = '\0';
+    ok = ok && mr_hub_is_hex(text, 40);
+    if (ok) memcpy(commit, text, 41);
+    mr_free(text);
+    mr_free(file);
+    return ok;
+}
+
+mr_status mr_hub_find(char **dir, const mr_hub_name *name, mr_err *err) {
+    *dir = NULL;
+    char *root = mr_hub_root(), *folder = hub_folder(name), *repo = mr_path_join(root, folder), commit[41];
+    char *snapshots = mr_path_join(repo, "snapshots");
+    bool known = read_ref(commit, repo, name->revision);
+    if (!known && mr_hub_is_hex(name->revision, 40)) {
+        strcpy(commit, name->revision);
+        known = true;
+    }
+    mr_status st = MR_OK;
+    if (known) *dir = mr_path_join(snapshots, commit);
+    if (!known || !mr_path_is_dir(*dir)) {
+        st = mr_fail(err, MR_ENOTFOUND, "%s is not in the cache (%s)", name->repo, known ? *dir : repo);
+        mr_free(*dir);
+        *dir = NULL;
+    }
+    mr_free(root);
+    mr_free(folder);
+    mr_free(repo);
+    mr_free(snapshots);
+    return st;
+}
+
+char *mr_hub_command(const mr_hub_name *name) {
+    bool main = strcmp(name->revision, "main") == 0;
+    return mr_asprintf("medrl pull %s%s%s%s%s%s", name->repo, main ? "" : "@", main ? "" : name->revision,
+                       name->file[0] ? "/" : "", name->file, name->dataset ? " --dataset" : "");
+}
+
+static mr_status (*hook)(const mr_hub_name *name, mr_err *err);
+
+void mr_hub_on_missing(mr_status (*fetch)(const mr_hub_name *name, mr_err *err)) {
+    hook = fetch;
+}
+
+mr_status mr_hub_missing(const mr_hub_name *name, mr_err *err) {
+    if (hook) return hook(name, err);
+    char *command = mr_hub_command(name);
+    mr_status st = mr_fail(err, MR_ENOTFOUND, "%s \"%s\" is not on this machine; `%s` downloads it",
+                           name->dataset ? "data set" : "model", name->repo, command);
+    mr_free(command);
+    return st;
+}
+
+/* Names of data files below a snapshot, three folders deep as data sets have them. */
+static void list_data(const char *dir, const char *prefix, int depth, mr_str *names, char **only, int *n) {
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (e->d_name[0] == '.') continue;
+        char *path = mr_path_join(dir, e->d_name), *name = prefix[0] ? mr_path_join(prefix, e->d_name) : mr_strdup(e->d_name);
+        if (mr_path_is_dir(path)) {
+            if (depth < 3) list_data(path, name, depth + 1, names, only, n);
+        } else if (mr_hub_is_known_kind(name) && !mr_ends_with(name, ".safetensors") && !mr_ends_with(name, ".txt") &&
+                   strcmp(e->d_name, "dataset_infos.json") != 0) {
+            if (++*n <= 12) mr_str_printf(names, "%s%s", names->len ? ", " : "", name);
+            mr_free(*only);
+            *only = mr_strdup(path);
+        }
+        mr_free(name);
+        mr_free(path);
+    }
+    if (d) closedir(d);
+}
+
+static mr_status only_file(char **path, const char *dir, const mr_hub_name *name, mr_err *err) {
+    mr_str names = { 0 };
+    int n = 0;
+    list_data(dir, "", 0, &names, path, &n);
+    mr_status st = MR_OK;
+    if (n != 1) {
+        mr_free(*path);
+        *path = NULL;
+        st = mr_fail(err, MR_EINVAL, "data set \"%s\": want one file of it, as in hf:%s/FILE; there are %d: %.500s",
+                     name->repo, name->repo, n, names.data ? names.data : "none");
+    }
+    mr_str_clear(&names);
+    return st;
+}
+
+mr_status mr_hub_file(char **path, const char *text, mr_err *err) {
+    *path = NULL;
+    if (strncmp(text, "hf:", 3) != 0 && (mr_path_exists(text) || !mr_hub_is_name(text))) {
+        *path = mr_strdup(text);
+        return MR_OK;
+    }
+    mr_hub_name name;
+    MR_TRY(mr_hub_name_parse(&name, text, true, err));
+    for (int asked = 0;; asked++) {
+        char *dir;
+        mr_status st = MR_OK;
+        if (mr_hub_find(&dir, &name, NULL) == MR_OK) {
+            if (name.file[0])
+                *path = mr_path_join(dir, name.file);
+            else
+                st = only_file(path, dir, &name, err);
+            mr_free(dir);
+            if (st != MR_OK || mr_path_exists(*path)) return st;
+            mr_free(*path);
+            *path = NULL;
+        }
+        if (asked) return mr_fail(err, MR_ENOTFOUND, "%s: is not on the hub under this name", text);
+        MR_TRY(mr_hub_missing(&name, err));
+    }
+}
