@@ -130,8 +130,9 @@ if [ -n "$other" ] || [ "$(id -u)" != 0 ]; then
     $other "$medrl" run recipes/live.lua -o mode --threads 1 --set grpo.max_steps=200 >"$temp/out" 2>"$temp/err" </dev/null &
     pid=$!
     wait_step 3
-    put 'return { score = function() return 5 end }'
-    chmod 0 rewards/own.lua
+    echo 'return { score = function() return 5 end }' >rewards/own.lua.new
+    chmod 0 rewards/own.lua.new
+    mv rewards/own.lua.new rewards/own.lua
     wait_event 'rewards/own.lua: Permission denied'
     finish 0
     is "$(grep -c 'the version in use stays' mode/events.jsonl)" 1
