@@ -60,17 +60,16 @@ mv rewards/own.lua.new rewards/own.lua
 refuse 'rewards/own.lua: byte 0: this is bytecode'
 put 'return { score = function() return 1 end, cases = { { "x", {}, 2 } } }'
 refuse 'got 1, want 2'
-# written in two halves, 50 ms apart: waited for, and what it is then is what is in use (a busy machine may take longer: then it is told)
+# written in two halves, 50 ms apart: waited for, and what it is then is what is in use
 n=$(wc -l <whole/events.jsonl)
-began=$(date +%s%N)
 {
     printf 'local M = { name = "own", range = { 0, 6 } }\n'
     sleep 0.05
     printf 'function M.score(c) return #c %% 3 end\nreturn M\n'
 } >rewards/own.lua
-took=$((($(date +%s%N) - began) / 1000000))
 sleep 0.4
-[ $took -gt 90 ] || is "$(sed "1,${n}d" whole/events.jsonl | grep -c 'stays' || true)" 0
+said=$(sed "1,${n}d" whole/events.jsonl | grep -c 'stays' || true)
+[ "$said" -le 1 ] || fail "$said lines about half a file" # one, on a busy machine; test_reload.c is strict
 alive
 # a file that is removed before another takes its place may be seen while it is gone: a line more
 said=$(grep -c 'the version in use stays (changed: rewards/own.lua)' whole/events.jsonl)
