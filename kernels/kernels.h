@@ -92,6 +92,14 @@ typedef struct mr_linear {
     float *dbias;      /* [O], accumulated; NULL: frozen */
 } mr_linear;
 
+/* A gated MLP, y = down(silu(g) * up) with [g | up] = gate_up(x), and the buffers of N rows of it. gate_up has 2F outputs, down F inputs. */
+typedef struct mr_gated {
+    const mr_linear *gate_up, *down;
+    float *gu, *act;          /* [N,2F], [N,F]; what they hold is the backend's own */
+    float *u_up, *u_down;     /* as linear's u */
+    float *dgu, *dact, *du;   /* [N,2F], [N,F], [N, the larger r_total]: scratch of the backward pass, NULL in the forward pass */
+} mr_gated;
+
 /* Keys and values live in slots. A sequence's own keys start at a slot that is a multiple of MR_KV_CHUNK and follow each other; attention
  * for one query is the merge, in this order, of the prefix's chunks of MR_KV_CHUNK keys and of its own chunks. Within a chunk: maximum, exp, sum
  * and weighted values in key order; across chunks: rescaled running sums (arXiv:2205.14135, alg. 1). */
@@ -210,6 +218,9 @@ struct mr_backend {
     void (*linear)(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
     /* y[N,F] = silu(g) * up, gu[N,2F] = [g | up], silu(z) = z / (1 + exp(-z)). */
     void (*silu_mul)(mr_backend *b, float *y, const float *gu, int N, int F);
+    /* y[N,C] (+)= the MLP of x[N,C], with the bits of linear, silu_mul and linear. u_up, u_down and gu are left for mlp_bwd of the same rows. False
+     * where these operations serve as well (few rows, products in f32, a trained w): nothing is done then. NULL: so it is always. */
+    bool (*mlp)(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
     /* y[i] += x[i]. */
     void (*add)(mr_backend *b, float *y, const float *x, int64_t n);
 
@@ -245,6 +256,10 @@ struct mr_backend {
                        const mr_linear *l, int N, bool add);
     /* dgu[N,2F] from dy[N,F]; may not be in place with gu. */
     void (*silu_mul_bwd)(mr_backend *b, float *dgu, const float *dy, const float *gu, int N, int F);
+    /* dx[N,C] = gradient of the MLP's input, and the linears' gradients, from dy[N,C]: what mlp left is in m, or (again) only u_down, and the
+     * rest is computed from x once more. It serves the linears and N that mlp serves; else it is false, too. Factors of the linears' gradients are
+     * rounded to their compute type where products have rounded them. */
+    bool (*mlp_bwd)(mr_backend *b, float *dx, const float *dy, const float *x, const mr_gated *m, int N, bool again);
     /* dq[N,H*D] and dk, dv[N,K*D] are overwritten (row strides lddq, lddkv); the prefix's dk and dv collect the gradients of all its completions in
      * span order. The spans must cover each row once, a prompt before its completions. */
     void (*attention_bwd)(mr_backend *b, float *dq, int lddq, float *dk, float *dv, int lddkv, const float *d_o,

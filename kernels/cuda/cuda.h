@@ -198,6 +198,7 @@ void cu_rope(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *
              bool inverse);
 void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
 void cu_silu_mul(mr_backend *b, float *y, const float *gu, int N, int F);
+bool cu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
 void cu_add(mr_backend *b, float *y, const float *x, int64_t n);
 size_t cu_kv_bytes(mr_backend *b, int64_t n_slots, int K, int D);
 void cu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,
@@ -211,6 +212,7 @@ void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *
 void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const float *x, const float *u,
                    const mr_linear *l, int N, bool add);
 void cu_silu_mul_bwd(mr_backend *b, float *dgu, const float *dy, const float *gu, int N, int F);
+bool cu_mlp_bwd(mr_backend *b, float *dx, const float *dy, const float *x, const mr_gated *m, int N, bool again);
 void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, int lddkv, const float *d_o,
                       const float *o, const float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
                       const mr_span *spans, int S, int N, int H, int K, int D);

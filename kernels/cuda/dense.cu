@@ -9,7 +9,7 @@ template <int BK> __device__ inline int place(int r, int c) {
     return BK == 32 ? c ^ (r >> 1 & 3) : c ^ (r & 7);
 }
 
-/* One segment of K, [k0, k1), or as many as the grid is high: then each to its own rows of y, n_rows apart. Tiles of BM x BN, a warp
+/* One segment of K, [k0, k1), or as many as the grid is high: then each to its own rows of y, n_rows apart; or whole. Tiles of BM x BN, a warp
  * has WM x WN; BK columns of K are a stage. Shared memory: rows of 16-byte chunks whose place is XORed with the row, so that ldmatrix's
  * eight rows meet eight different banks. */
 template <int T, int BM, int BN, int WM, int WN, int BK, int STAGES, bool BACKWARD>
@@ -18,7 +18,7 @@ __global__ static void __launch_bounds__(BM / WM * (BN / WN) * 32)
     constexpr int THREADS = BM / WM * (BN / WN) * 32, MI = WM / 16, NI = WN / 8, X_CHUNKS = BM * (BK / 8),
                   W_CHUNKS = BN * (BK / 8), STAGE = (BM + BN) * BK;
     k0 += blockIdx.y * (int64_t)CU_K_SEGMENT;
-    if (k1 - k0 > CU_K_SEGMENT) k1 = k0 + CU_K_SEGMENT;
+    if (!p.whole && k1 - k0 > CU_K_SEGMENT) k1 = k0 + CU_K_SEGMENT;
     p.y += blockIdx.y * p.n_rows * p.ldy;
     SHARED_BYTES(bytes);
     u16 *shared = (u16 *)bytes;
@@ -117,7 +117,7 @@ __global__ static void __launch_bounds__(BM / WM * (BN / WN) * 32)
 template <int T, int BM, int BN, int WM, int WN, int BK, int STAGES, bool BACKWARD>
 static void launch(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add,
                    const float *bias) {
-    unsigned segments = (unsigned)((k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT);
+    unsigned segments = p.whole ? 1 : (unsigned)((k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT);
     int64_t tiles = (p.n_rows + BM - 1) / BM * ((p.n_cols + BN - 1) / BN);
     auto kernel = dense_kernel<T, BM, BN, WM, WN, BK, STAGES, BACKWARD>;
     LAUNCH(b, op, kernel, dim3((unsigned)tiles, segments), BM / WM * (BN / WN) * 32, STAGES * (BM + BN) * BK * (int)sizeof(u16),
@@ -160,7 +160,7 @@ static void own_segment(mr_backend *b, const char *op, const dense_product &p, i
 
 /* For cuBLASLt's probe: a whole product of its own. */
 template <int T, bool BACKWARD> static void own_product(mr_backend *b, const cu_lt_product *p, const void *op) {
-    dense_product d = { p->y, p->ldy, p->x, p->ldx, p->w, p->ldw, p->n_rows, p->n_cols, p->k, BACKWARD, p->add, p->alpha, NULL };
+    dense_product d = { p->y, p->ldy, p->x, p->ldx, p->w, p->ldw, p->n_rows, p->n_cols, p->k, BACKWARD, p->add, p->alpha, NULL, true };
     own_segment<T, BACKWARD>(b, (const char *)op, d, 0, p->k, p->add, NULL);
 }
 
@@ -213,9 +213,10 @@ enum {
 
 template <int T, bool BACKWARD> static void segments(mr_backend *b, const char *op, const dense_product &p) {
     if (freely<T, BACKWARD>(b, op, p)) return;
-    if ((p.n_rows < LIBRARY_ROWS || !cu_lt_there(b)) && narrow<T, BACKWARD>(b, op, p)) return;
-    for (int64_t k0 = 0; k0 < p.k; k0 += CU_K_SEGMENT) {
-        int64_t k1 = p.k - k0 < CU_K_SEGMENT ? p.k : k0 + CU_K_SEGMENT;
+    if (!p.whole && (p.n_rows < LIBRARY_ROWS || !cu_lt_there(b)) && narrow<T, BACKWARD>(b, op, p)) return;
+    int64_t most = p.whole ? p.k : (int64_t)CU_K_SEGMENT;
+    for (int64_t k0 = 0; k0 < p.k; k0 += most) {
+        int64_t k1 = p.k - k0 < most ? p.k : k0 + most;
         bool add = p.add || k0 > 0;
         const float *bias = k1 == p.k ? p.bias : NULL;
         cu_lt_product q = { p.y, p.x + k0, BACKWARD ? p.w + k0 * p.ldw : p.w + k0, p.ldy, p.ldx, p.ldw, p.n_rows, p.n_cols,

@@ -24,8 +24,9 @@
         kernel<<<grid, threads, bytes, cu_of(b)->stream>>>(__VA_ARGS__);                                               \
         cu_launched(b, op);                                                                                            \
     } while (0)
-/* The same for a kernel that calls follow(): in work that repeats it may begin while the kernel before it ends, from sm_90 on. All of a processor's
- * memory that can be is shared memory then, for small kernels too: between kernels that divide it otherwise it has to run empty. */
+/* The same for a kernel that calls follow(): in work that repeats it may begin while the kernel before it ends, from sm_90
+ * on. All of a multiprocessor's memory that can be is shared memory then, for small kernels too: between kernels that
+ * divide it otherwise it has to run empty. */
 #define LAUNCH_EARLY(b, op, kernel, grid, threads, bytes, ...)                                                         \
     do {                                                                                                               \
         if (cu_of(b)->sm < 90 || !cu_of(b)->recording) {                                                                \
@@ -149,16 +150,16 @@ __device__ inline void copy_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
-/* In every thread of a kernel that LAUNCH_EARLY starts, before it touches anything but weights, which work that repeats does not write: all kernels
- * before it are done. The next one may begin from here on. */
+/* In every thread of a kernel that LAUNCH_EARLY starts, before it touches anything but weights, which work that repeats
+ * does not write: all kernels before it are done. The next one may begin from here on. */
 __device__ inline void follow() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
-/* Weights pass by once a step, and are more than the second cache holds: they are the first that it gives up, so that what lies between, and the
- * kernels' code, can stay. */
+/* Weights pass by once a step, and are more than the second cache holds: they are the first that it gives up, so that what
+ * lies between, and the kernels' code, can stay. */
 #if __CUDA_ARCH__ >= 800
 __device__ inline uint64_t passing() {
     uint64_t policy;

@@ -53,9 +53,9 @@ __global__ static void __launch_bounds__(THREADS) rmsnorm_kernel(float *y, int l
                                                                  float eps) {
     __shared__ float room[32];
     float kept[ROW ? ROW : 1], weight[ROW ? ROW : 1];
-    follow();
     x += (int64_t)blockIdx.x * ldx, y += (int64_t)blockIdx.x * ldy;
     if (ROW) for_row<ROW>(C, [&](int i, int c) { weight[i] = w[c]; }); /* on their way while the sum waits: few rows are all waiting */
+    follow();
     float inv = inverse_rms<ROW>(kept, x, C, eps, room);
     for_row<ROW>(C, [&](int i, int c) { y[c] = row_at<ROW>(kept, x, i, c) * inv * (ROW ? weight[i] : w[c]); });
 }

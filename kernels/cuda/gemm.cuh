@@ -43,7 +43,7 @@ typedef struct few_product {
 bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora, int n_rows);
 /* a: u = x @ a^T of the same rows, in 16 bits, which p's parts read; in the same launch. NULL: u is there, or there is no LoRA. */
 void cu_few(mr_backend *b, const char *op, const few_product *p, const few_product *a);
-/* The same, up to 8 rows with NF4 where it fits (few_nf4.cu); false: nothing is done. */
+/* The same for NF4 where x fits into shared memory (few_nf4.cu); false: nothing is done. */
 bool cu_few_nf4(mr_backend *b, const char *op, const few_product *p, const few_product *a);
 
 /* y[n_rows, n_cols] (+)= alpha * x @ w^T, or x @ w when backward; x [n_rows][ldx] and w [..][ldw] are 16-bit, zero up to a
@@ -59,6 +59,7 @@ typedef struct dense_product {
     bool backward, add;
     float alpha;
     const float *bias;
+    bool whole; /* one chain over all of K, no segments: for gradients, whose order is nobody else's */
 } dense_product;
 void cu_dense(mr_backend *b, const char *op, int type, const dense_product *p);
 
@@ -78,7 +79,8 @@ void cu_f32(mr_backend *b, const char *op, const f32_product *p);
 
 /* Gradients of weights: dst[p][q] += scale * sum over n of a[n][p] * x[n][q], rows in fixed segments, in order; dst is dense. All products of
  * a call run over the same n rows at once. exact: in f32 throughout, else operands as two bf16 where there are tensor cores for them. In
- * attention's scratch. gradients.cu. */
+ * attention's scratch. gradients.cu.
+ * wide: the wider of a and x in 16 bits of `type`, rows of a multiple of 8 values, in place of its f32; NULL: none. */
 enum { CU_TN_MOST = 5 };
 typedef struct tn_product {
     float *dst;
@@ -87,7 +89,31 @@ typedef struct tn_product {
     const float *x;
     int64_t ldx, n_q;
     float scale;
+    const u16 *wide;
+    int64_t ld_wide;
 } tn_product;
-void cu_tn(mr_backend *b, const char *op, const tn_product *p, int n_products, int64_t n, bool exact);
+void cu_tn(mr_backend *b, const char *op, const tn_product *p, int n_products, int64_t n, int type, bool exact);
+
+/* One side of a product of many rows: f32 rows of `cols` values, ld apart. half: they are there in 16 bits already, ld_half apart, a multiple
+ * of 8, with room for what is put behind them. */
+typedef struct cu_side {
+    const float *rows;
+    int64_t ld, cols;
+    u16 *half;
+    int64_t ld_half;
+} cu_side;
+
+/* --- parts of a linear of many rows with 16-bit products, for mlp.cu: linear.cu --- */
+
+/* u = x @ a^T, y (+)= x @ w^T + bias. */
+void cu_first_products(mr_backend *b, const char *op, float *y, float *u, cu_side x, const mr_linear *l, int N, bool add);
+/* y += LoRA's share, from u. */
+void cu_second_products(mr_backend *b, const char *op, float *y, const float *u, const mr_linear *l, int N);
+/* u in 16 bits, cu_round(r_total, 8) apart; NULL after a failure, or where parts begin in the middle of 16 bytes. */
+const u16 *cu_inner_half(mr_backend *b, const char *op, const float *u, const mr_linear *l, int N);
+/* du = dy @ b^T-wise of each part, dx (+)= dy @ w + du @ a; dx NULL: du alone, where da wants it. */
+void cu_input_gradient(mr_backend *b, const char *op, float *dx, float *du, cu_side dy, const mr_linear *l, int N, bool add);
+/* da, db and dw. */
+void cu_weight_gradients(mr_backend *b, const char *op, const float *du, cu_side dy, cu_side x, const float *u, const mr_linear *l, int N);
 
 #endif

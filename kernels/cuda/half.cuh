@@ -34,8 +34,8 @@ __device__ inline float nf4_scale(const weight_view &w, int64_t block) {
     return w.tables[CU_MAP + w.absmax[block]] * w.nested[block / 256] + (w.offsets ? w.offsets[block / 256] : w.offset);
 }
 
-/* Those of N blocks, `step` apart: all loads are on their way together. Where each is stored before the next is loaded they wait for each other,
- * since a byte may be anything: 16 of them cost 20 us. */
+/* Those of N blocks, `step` apart: all loads are on their way together. Where each is stored before the next is loaded they
+ * wait for each other, since a byte may be anything: 16 of them cost 20 us. */
 template <int N> struct nf4_scales {
     uint8_t code[N];
     float nested[N];

@@ -16,12 +16,6 @@ static void check(const mr_linear *l) {
     }
 }
 
-/* One side of a product of many rows: f32 rows of `cols` values, ld apart, and their 16-bit copy. */
-typedef struct side {
-    const float *rows;
-    int64_t ld, cols;
-} side;
-
 /* What product asks of its slot at most, for any number of rows up to n: more rows may mean fewer segments at a time. */
 static size_t product_bytes(int64_t n, int64_t cols) {
     size_t most = 0;
@@ -43,13 +37,52 @@ typedef struct target {
     bool add;
     float alpha;
     const float *bias;
+    bool whole;
 } target;
+
+/* `done` of t's columns have had their products; here come part rows' columns up to end. */
+static void multiply(mr_backend *b, const char *op, int type, bool backward, const target *t, const u16 *x, int64_t ldx, int64_t row,
+                     int64_t part, int64_t done, int64_t end) {
+    dense_product p = { t->y + row * t->ldy,
+                        t->ldy,
+                        x,
+                        ldx,
+                        t->w + (backward ? done * t->ldw : done),
+                        t->ldw,
+                        part,
+                        t->n_cols,
+                        end - done,
+                        backward,
+                        t->add || done > 0,
+                        t->alpha,
+                        end == t->k ? t->bias : NULL,
+                        t->whole };
+    cu_dense(b, op, type, &p);
+}
+
+/* The same as products, of rows that are in 16 bits already. */
+static void products_of_half(mr_backend *b, const char *op, int type, cu_side x, cu_side tail, bool backward, int64_t n, const target *t,
+                             int n_targets) {
+    bool there = tail.cols == 0;
+    assert(x.cols % 8 == 0 && x.ld_half >= x.cols + tail.cols);
+    for (int i = 0; i < n_targets; i++) {
+        if (!there && t[i].from + t[i].k > x.cols) {
+            cu_to_half(b, op, type, x.half + x.cols, x.ld_half, cu_round(tail.cols, 8), tail.rows, tail.ld, n, tail.cols);
+            there = true;
+        }
+        multiply(b, op, type, backward, &t[i], x.half + t[i].from, x.ld_half, 0, n, 0, t[i].k);
+    }
+}
 
 /* Rows are converted once for all targets, in slabs, in `slot`; a slab begins with a segment of K of those that go on in it. Targets that begin
  * or end inside x's columns want them all in one slab: up to CU_K_SEGMENT. tail: columns that follow x's (a multiple of 8), converted when the
  * targets before the first that has them are done; or no columns. */
-static void products(mr_backend *b, const char *op, int slot, int type, side x, side tail, bool backward, int64_t n,
+static void products(mr_backend *b, const char *op, int slot, int type, cu_side x, cu_side tail, bool backward, int64_t n,
                      const target *t, int n_targets) {
+    if (x.half) {
+        products_of_half(b, op, type, x, tail, backward, n, t, n_targets);
+        return;
+    }
     int64_t cols = x.cols + tail.cols, slab = cu_slab_rows(n), ldx = cu_slab_columns(cu_round(cols, 8), slab);
     u16 *rows = (u16 *)cu_scratch(b, op, slot, (size_t)(slab * ldx) * sizeof(u16));
     if (!rows) return;
@@ -71,27 +104,15 @@ static void products(mr_backend *b, const char *op, int slot, int type, side x, 
                 if (end > k + columns) end = k + columns;
                 assert((t[i].from == 0 && t[i].k >= x.cols) || ldx >= cols);
                 if (end <= from) continue;
-                dense_product p = { t[i].y + at * t[i].ldy,
-                                    t[i].ldy,
-                                    rows + from - k,
-                                    ldx,
-                                    t[i].w + (backward ? done * t[i].ldw : done),
-                                    t[i].ldw,
-                                    part,
-                                    t[i].n_cols,
-                                    end - from,
-                                    backward,
-                                    t[i].add || done > 0,
-                                    t[i].alpha,
-                                    end == t[i].from + t[i].k ? t[i].bias : NULL };
-                cu_dense(b, op, type, &p);
+                multiply(b, op, type, backward, &t[i], rows + from - k, ldx, at, part, done, end - t[i].from);
             }
         }
 }
-static const side nothing = { NULL, 0, 0 };
+static const cu_side nothing = { NULL, 0, 0, NULL, 0 };
+static cu_side rows_of(const float *rows, int64_t ld, int64_t cols) { return cu_side{ rows, ld, cols, NULL, 0 }; }
 
 /* y (+)= alpha * x @ w^T (or x @ w) for any number of rows and any weight. */
-static void product(mr_backend *b, const char *op, int slot, float *y, int64_t ldy, side x, const mr_weight *w, bool backward,
+static void product(mr_backend *b, const char *op, int slot, float *y, int64_t ldy, cu_side x, const mr_weight *w, bool backward,
                     int64_t n, bool add, float alpha, const float *bias) {
     int64_t n_cols = backward ? w->n_in : w->n_out, ldw;
     assert(x.cols == (backward ? w->n_out : w->n_in));
@@ -101,7 +122,7 @@ static void product(mr_backend *b, const char *op, int slot, float *y, int64_t l
         return;
     }
     const u16 *half = cu_weight_half(b, op, w, 0, &ldw);
-    target t = { y, ldy, half, ldw, n_cols, 0, x.cols, add, alpha, bias };
+    target t = { y, ldy, half, ldw, n_cols, 0, x.cols, add, alpha, bias, false };
     if (half) products(b, op, slot, half_type(w->compute), x, nothing, backward, n, &t, 1);
 }
 
@@ -114,43 +135,47 @@ static bool shares(const mr_weight *w, const mr_weight *other) {
 
 static size_t inner_bytes(int64_t n, int64_t ld) { return (size_t)(n * ld < CU_SLAB ? n * ld : (int64_t)CU_SLAB) * sizeof(u16); }
 
-/* LoRA's second products of many rows, from one 16-bit copy of u. False, and nothing is done, where parts begin in the middle of 16 bytes. */
-static bool parts_together(mr_backend *b, float *y, const float *u, const mr_linear *l, int N) {
+const u16 *cu_inner_half(mr_backend *b, const char *op, const float *u, const mr_linear *l, int N) {
     int64_t ldx = cu_round(l->r_total, 8);
     mr_dtype compute = l->lora[0].b->compute;
-    if (compute == MR_F32 || ldx * N > CU_SLAB) return false;
+    if (compute == MR_F32 || ldx * N > CU_SLAB) return NULL;
     for (int i = 0; i < l->n_lora; i++)
-        if (l->lora[i].r0 % 8 || l->lora[i].r % 8 || l->lora[i].b->compute != compute || l->lora[i].b->store == MR_NF4) return false;
-    u16 *rows = (u16 *)cu_scratch(b, "linear", CU_SLOT_U, inner_bytes(N, ldx));
-    if (!rows) return true;
-    cu_to_half(b, "linear", half_type(compute), rows, ldx, ldx, u, l->r_total, N, l->r_total);
-    for (int i = 0; i < l->n_lora; i++) {
-        const mr_lora_part *part = &l->lora[i];
-        dense_product p = { y + part->row0, l->w->n_out, rows + part->r0, ldx, (const u16 *)part->b->data, part->b->ld, N, part->rows,
-                            part->r, false, true, part->scale, NULL };
-        cu_dense(b, "linear", half_type(compute), &p);
-    }
-    return true;
+        if (l->lora[i].r0 % 8 || l->lora[i].r % 8 || l->lora[i].b->compute != compute || l->lora[i].b->store == MR_NF4) return NULL;
+    u16 *rows = (u16 *)cu_scratch(b, op, CU_SLOT_U, inner_bytes(N, ldx));
+    if (rows) cu_to_half(b, op, half_type(compute), rows, ldx, ldx, u, l->r_total, N, l->r_total);
+    return rows;
 }
 
-/* y += LoRA's share, from u. */
-static void second_products(mr_backend *b, float *y, const float *u, const mr_linear *l, int N) {
-    if (l->n_lora && parts_together(b, y, u, l, N)) return;
+/* From one 16-bit copy of u where that goes. */
+void cu_second_products(mr_backend *b, const char *op, float *y, const float *u, const mr_linear *l, int N) {
+    if (!l->n_lora) return;
+    const u16 *rows = cu_inner_half(b, op, u, l, N);
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
-        side inner = { u + part->r0, l->r_total, part->r };
-        product(b, "linear", CU_SLOT_U, y + part->row0, l->w->n_out, inner, part->b, false, N, true, part->scale, NULL);
+        if (rows) {
+            dense_product p = { y + part->row0, l->w->n_out, rows + part->r0, cu_round(l->r_total, 8), (const u16 *)part->b->data,
+                                part->b->ld, N, part->rows, part->r, false, true, part->scale, NULL, false };
+            cu_dense(b, op, half_type(part->b->compute), &p);
+        } else {
+            product(b, op, CU_SLOT_U, y + part->row0, l->w->n_out, rows_of(u + part->r0, l->r_total, part->r), part->b, false, N, true,
+                    part->scale, NULL);
+        }
     }
 }
 
-/* u = x @ a^T and y (+)= x @ w^T from the same converted rows. */
-static void with_inner(mr_backend *b, float *y, float *u, side x, const mr_linear *l, int N, bool add) {
+/* From the same rows in 16 bits where the two weights can share them. */
+void cu_first_products(mr_backend *b, const char *op, float *y, float *u, cu_side x, const mr_linear *l, int N, bool add) {
+    if (!l->n_lora || !shares(l->w, l->a)) {
+        if (l->n_lora) product(b, op, CU_SLOT_X, u, l->r_total, x, l->a, false, N, false, 1.0f, NULL);
+        product(b, op, CU_SLOT_X, y, l->w->n_out, x, l->w, false, N, add, 1.0f, l->bias);
+        return;
+    }
     int64_t ldw;
-    const u16 *half = cu_weight_half(b, "linear", l->w, 0, &ldw);
+    const u16 *half = cu_weight_half(b, op, l->w, 0, &ldw);
     if (!half) return;
-    target t[2] = { { u, l->r_total, (const u16 *)l->a->data, l->a->ld, l->r_total, 0, x.cols, false, 1.0f, NULL },
-                    { y, l->w->n_out, half, ldw, l->w->n_out, 0, x.cols, add, 1.0f, l->bias } };
-    products(b, "linear", CU_SLOT_X, half_type(l->w->compute), x, nothing, false, N, t, 2);
+    target t[2] = { { u, l->r_total, (const u16 *)l->a->data, l->a->ld, l->r_total, 0, x.cols, false, 1.0f, NULL, false },
+                    { y, l->w->n_out, half, ldw, l->w->n_out, 0, x.cols, add, 1.0f, l->bias, false } };
+    products(b, op, CU_SLOT_X, half_type(l->w->compute), x, nothing, false, N, t, 2);
 }
 
 static few_product few_of(float *y, const float *x, const mr_weight *w, int N) {
@@ -175,12 +200,12 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
     check(l);
     assert(!l->n_lora || u);
     int64_t O = l->w->n_out, I = l->w->n_in;
-    side in = { x, I, I };
+    cu_side in = rows_of(x, I, I);
     bool few = cu_few_fits(b, l->w, l, N) && (b->exact || cu_few_pays(b, u, x, l, N));
     bool together = few && l->n_lora && l->a->compute == l->w->compute && l->a->store == l->a->compute;
-    if (l->n_lora && !few && N > CU_FEW_ROWS && shares(l->w, l->a)) {
-        with_inner(b, y, u, in, l, N, add);
-        second_products(b, y, u, l, N);
+    if (!few && (N > CU_FEW_ROWS || !l->n_lora)) {
+        cu_first_products(b, "linear", y, u, in, l, N, add);
+        cu_second_products(b, "linear", y, u, l, N);
         return;
     }
     if (l->n_lora && !together) {
@@ -196,7 +221,7 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
         return;
     }
     product(b, "linear", CU_SLOT_X, y, O, in, l->w, false, N, add, 1.0f, l->bias);
-    second_products(b, y, u, l, N);
+    cu_second_products(b, "linear", y, u, l, N);
 }
 
 /* --- backward --- */
@@ -219,24 +244,23 @@ static int64_t tail_of(const mr_linear *l) {
     return with_tail(l) ? l->r_total : 0;
 }
 
-/* Whether du and dx's larger part come from the same converted rows of dy: up to a segment of K all at once, else part by part. It depends on
- * the layer alone, since segments of dx begin with parts then. */
-static bool outer_at_once(const mr_linear *l) {
-    return l->w->n_out + tail_of(l) <= CU_K_SEGMENT;
+/* Whether du and dx's larger part come from the same converted rows of dy: up to a segment of K, and rows that are in 16 bits anyway, all at
+ * once, else part by part. */
+static bool outer_at_once(const mr_linear *l, cu_side dy) {
+    return dy.half || l->w->n_out + tail_of(l) <= CU_K_SEGMENT;
 }
-static bool outer_together(const mr_linear *l) {
+static bool outer_together(const mr_linear *l, cu_side dy) {
     int64_t at = 0;
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
-        if (!shares(l->w, part->b) || part->row0 % 8 || (!outer_at_once(l) && part->row0 != at)) return false;
+        if (!shares(l->w, part->b) || part->row0 % 8 || (!outer_at_once(l, dy) && part->row0 != at)) return false;
         at += part->rows;
     }
-    return l->n_lora > 0 && (outer_at_once(l) || at == l->w->n_out);
+    return l->n_lora > 0 && (outer_at_once(l, dy) || at == l->w->n_out);
 }
 
 /* du = dy @ b of each part, dx (+)= dy @ w, with du @ a where with_tail. */
-static void outer_products(mr_backend *b, const char *op, float *dx, float *du, const float *dy, const mr_linear *l,
-                           int N, bool add) {
+static void outer_products(mr_backend *b, const char *op, float *dx, float *du, cu_side dy, const mr_linear *l, int N, bool add) {
     int64_t O = l->w->n_out, I = l->w->n_in, R = tail_of(l), ldw;
     const u16 *half = cu_weight_half(b, op, l->w, R, &ldw);
     int type = half_type(l->w->compute), n = 0;
@@ -246,38 +270,56 @@ static void outer_products(mr_backend *b, const char *op, float *dx, float *du, 
                                        cudaMemcpyDeviceToDevice, cu_of(b)->stream)))
         return;
     target t[4];
-    bool all = outer_at_once(l);
+    bool all = outer_at_once(l, dy);
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
         bool last = i + 1 == l->n_lora;
-        t[n++] = { du + part->r0, l->r_total, (const u16 *)part->b->data,
-                   part->b->ld,   part->r,    all ? part->row0 : 0,
-                   part->rows,    false,      part->scale,
-                   NULL };
+        t[n++] = target{ du + part->r0, l->r_total, (const u16 *)part->b->data, part->b->ld, part->r, all ? part->row0 : 0, part->rows,
+                         false, part->scale, NULL, false };
         if (all && !last) continue;
-        side x = { all ? dy : dy + part->row0, O, all ? O : part->rows }, tail = { du, l->r_total, last ? R : 0 };
-        t[n++] = {
-            dx,   I,   all ? half : half + part->row0 * ldw, ldw, I, 0, x.cols + tail.cols, add || (!all && i > 0),
-            1.0f, NULL
-        };
+        cu_side x = all ? dy : rows_of(dy.rows + part->row0, dy.ld, part->rows), tail = rows_of(du, l->r_total, last ? R : 0);
+        t[n++] = target{ dx, I, all ? half : half + part->row0 * ldw, ldw, I, 0, x.cols + tail.cols, add || (!all && i > 0), 1.0f, NULL,
+                         dy.half != NULL };
         products(b, op, CU_SLOT_X, type, x, tail, true, N, t, n);
         n = 0;
     }
 }
 
+/* A gradient over rows of a and x, of which the wider one may be in 16 bits. */
+static tn_product gradient(float *dst, cu_side a, int64_t first, int64_t n_p, cu_side x, int64_t from, int64_t n_q, float scale) {
+    tn_product p = { dst, a.rows + first, a.ld, n_p, x.rows + from, x.ld, n_q, scale, NULL, 0 };
+    if (a.half) p.a = NULL, p.wide = a.half + first, p.ld_wide = a.ld_half;
+    if (x.half) p.x = NULL, p.wide = x.half + from, p.ld_wide = x.ld_half;
+    return p;
+}
+
 /* All of a layer's in one call; in f32 where its products are. */
-static void gradients(mr_backend *b, const char *op, const float *du, const float *dy, const float *x, const float *u,
-                      const mr_linear *l, int N) {
+void cu_weight_gradients(mr_backend *b, const char *op, const float *du, cu_side dy, cu_side x, const float *u, const mr_linear *l, int N) {
     int64_t O = l->w->n_out, I = l->w->n_in, R = l->r_total;
     tn_product p[CU_TN_MOST];
     int n = 0;
-    if (l->da) p[n++] = { l->da, du, R, R, x, I, I, 1.0f };
+    if (l->da) p[n++] = gradient(l->da, rows_of(du, R, R), 0, R, x, 0, I, 1.0f);
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
-        if (part->db) p[n++] = { part->db, dy + part->row0, O, part->rows, u + part->r0, R, part->r, part->scale };
+        if (part->db) p[n++] = gradient(part->db, dy, part->row0, part->rows, rows_of(u, R, R), part->r0, part->r, part->scale);
     }
-    if (l->dw) p[n++] = { l->dw, dy, O, O, x, I, I, 1.0f };
-    cu_tn(b, op, p, n, N, l->w->compute == MR_F32);
+    if (l->dw) p[n++] = gradient(l->dw, dy, 0, O, x, 0, I, 1.0f);
+    cu_tn(b, op, p, n, N, half_type(l->w->compute), l->w->compute == MR_F32);
+}
+
+void cu_input_gradient(mr_backend *b, const char *op, float *dx, float *du, cu_side dy, const mr_linear *l, int N, bool add) {
+    bool inner = l->n_lora && (dx || l->da), together = dx && outer_together(l, dy);
+    assert((!inner || du) && (!dy.half || together || !l->n_lora));
+    if (together) outer_products(b, op, dx, du, dy, l, N, add);
+    for (int i = 0; !together && inner && i < l->n_lora; i++) {
+        const mr_lora_part *part = &l->lora[i];
+        product(b, op, CU_SLOT_X, du + part->r0, l->r_total, rows_of(dy.rows + part->row0, dy.ld, part->rows), part->b, true, N, false,
+                part->scale, NULL);
+    }
+    if (!dx) return;
+    if (!together) product(b, op, CU_SLOT_X, dx, l->w->n_in, dy, l->w, true, N, add, 1.0f, NULL);
+    if (inner && !(together && with_tail(l)))
+        product(b, op, CU_SLOT_U, dx, l->w->n_in, rows_of(du, l->r_total, l->r_total), l->a, true, N, true, 1.0f, NULL);
 }
 
 void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const float *x, const float *u,
@@ -285,22 +327,9 @@ void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const f
     if (cu_failed(b) || N <= 0) return;
     check(l);
     const char *op = "linear_bwd";
-    int64_t O = l->w->n_out, I = l->w->n_in, R = l->r_total;
-    bool inner = l->n_lora && (dx || l->da), together = dx && outer_together(l);
-    assert(!inner || du);
-    if (together) outer_products(b, op, dx, du, dy, l, N, add);
-    for (int i = 0; !together && inner && i < l->n_lora; i++) {
-        const mr_lora_part *part = &l->lora[i];
-        side out = { dy + part->row0, O, part->rows };
-        product(b, op, CU_SLOT_X, du + part->r0, R, out, part->b, true, N, false, part->scale, NULL);
-    }
-    if (dx) {
-        side out = { dy, O, O }, mid = { du, R, R };
-        if (!together) product(b, op, CU_SLOT_X, dx, I, out, l->w, true, N, add, 1.0f, NULL);
-        if (inner && !(together && with_tail(l)))
-            product(b, op, CU_SLOT_U, dx, I, mid, l->a, true, N, true, 1.0f, NULL);
-    }
-    gradients(b, op, du, dy, x, u, l, N);
+    int64_t O = l->w->n_out, I = l->w->n_in;
+    cu_input_gradient(b, op, dx, du, rows_of(dy, O, O), l, N, add);
+    cu_weight_gradients(b, op, du, rows_of(dy, O, O), rows_of(x, I, I), u, l, N);
     if (l->dbias) LAUNCH(b, op, bias_kernel, (int)((O + 31) / 32), 32, 0, l->dbias, dy, (int64_t)N, O);
 }
 

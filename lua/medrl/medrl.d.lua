@@ -48,6 +48,7 @@
 ---@class medrl.Reward
 ---@field name string? the file's name
 ---@field range number[]? { lowest, highest }; another value is a fault, and a fault counts as the lowest
+---@field on_error "min"|"mask"|"stop"? what a fault does: the lowest value, left out, the end of the run; "min"
 ---@field options table<string, number|string|boolean>? names and defaults; a recipe may set these and no others
 ---@field score nil|fun(completion: string, row: medrl.Row, info: medrl.Info): number? nil abstains
 ---@field score_batch nil|fun(samples: medrl.Sample[]): (number|false)[] all completions of one prompt; false abstains

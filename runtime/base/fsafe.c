@@ -265,9 +265,12 @@ static mr_status sync_tree(const char *path, mr_err *err) {
 
 mr_status mr_dir_commit(const char *tmp, const char *final, mr_err *err) {
     MR_TRY(sync_tree(tmp, err));
-    if (rename(tmp, final) != 0) {
+    const bool swapped =
+        mr_path_is_dir(final) && renameat2(AT_FDCWD, tmp, AT_FDCWD, final, RENAME_EXCHANGE) == 0;
+    if (!swapped && rename(tmp, final) != 0) {
+        const bool in_the_way = errno == ENOTEMPTY || errno == EEXIST;
         mr_fail_errno(err, "%s: could not be put in place", final);
-        return MR_EIO;
+        return in_the_way ? MR_EINVAL : MR_EIO;
     }
     return sync_parent(final, err);
 }
@@ -288,7 +291,7 @@ mr_status mr_lock_take(int *fd, const char *path, mr_err *err) {
         owner[n > 0 ? strspn(owner, "0123456789") : 0] = '\0';
         close(f);
         if (code == EWOULDBLOCK)
-            return mr_fail(err, MR_EINVAL, "%s: is in use by process %s; wait for it, or end it", path,
+            return mr_fail(err, MR_EAGAIN, "%s: is in use by process %s; wait for it, or end it", path,
                            owner[0] ? owner : "?");
         errno = code;
         mr_fail_errno(err, "%s: lock", path);

@@ -35,10 +35,13 @@ char *mr_path_dir(const char *path);                /* what is before it, "." wh
 mr_status mr_mkdirs(const char *path, mr_err *err); /* with parents; existing folders are fine */
 /* a folder and all in it; symbolic links are removed, not followed; absent is fine */
 mr_status mr_remove_tree(const char *path, mr_err *err);
-/* fsync files and folder, rename, fsync parent */
+/* fsync files and folder, rename, fsync parent. A folder that has the final name already changes names with tmp, at once,
+ * where the file system can do that: at no moment is there none. MR_EINVAL where it cannot: nothing
+ * was changed then. */
 mr_status mr_dir_commit(const char *tmp, const char *final, mr_err *err);
 
-/* An advisory lock that dies with the process: names its owner's pid in the message when it is held. */
+/* An advisory lock that dies with the process: names its owner's pid in the message when it is held,
+ * which is MR_EAGAIN. */
 mr_status mr_lock_take(int *fd, const char *path, mr_err *err);
 void mr_lock_release(int fd);
 

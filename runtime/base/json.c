@@ -341,6 +341,26 @@ mr_status mr_json_load(cJSON **out, const char *path, size_t max_bytes, mr_err *
     return st;
 }
 
+/* ---- comparison ---- */
+
+/* The member of b that has x's key: mostly the one that stands where x does. */
+static const cJSON *counterpart(const cJSON *b, const cJSON *there, const cJSON *x) {
+    if (there && strcmp(there->string, x->string) == 0) return there;
+    return cJSON_GetObjectItemCaseSensitive(b, x->string);
+}
+
+bool mr_json_equal(const cJSON *a, const cJSON *b) {
+    if (!a || !b || (a->type & 0xff) != (b->type & 0xff)) return false;
+    if (cJSON_IsNumber(a)) return a->valuedouble == b->valuedouble;
+    if (cJSON_IsString(a) || cJSON_IsRaw(a)) return strcmp(a->valuestring, b->valuestring) == 0;
+    if (!cJSON_IsArray(a) && !cJSON_IsObject(a)) return true;
+    if (cJSON_GetArraySize(a) != cJSON_GetArraySize(b)) return false; /* then no key of b is missing in a */
+    const cJSON *y = b->child;
+    for (const cJSON *x = a->child; x; x = x->next, y = y->next)
+        if (!mr_json_equal(x, cJSON_IsObject(a) ? counterpart(b, y, x) : y)) return false;
+    return true;
+}
+
 /* ---- fields ---- */
 
 const char *mr_json_type_name(const cJSON *item) {

@@ -9,10 +9,17 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+static void (*leave)(void);
+
+void mr_on_out_of_memory(void (*f)(void)) {
+    leave = f;
+}
+
 static void out_of_memory(size_t bytes) {
     char text[96];
     int n = snprintf(text, sizeof text, "medrl: out of memory: could not get %zu bytes; close other programs\n", bytes);
     if (n > 0 && write(STDERR_FILENO, text, (size_t)n) < 0) abort();
+    if (leave) leave();
     abort();
 }
 

@@ -1,6 +1,6 @@
 /* memory.h - host memory: small objects, large buffers that may not fit, per-step scratch, growing strings.
  *
- * mr_alloc and its relatives are for small things: they abort with one line when the machine is out of memory, so their
+ * mr_alloc and its relatives are for small things: they end the program with one line when the machine is out of memory, so their
  * callers need no check. mr_try_alloc is for everything large and for every _open: it returns NULL, and the caller says
  * MR_ENOMEM. A test hook fails its n-th call. All memory is 64-byte aligned when it comes from mr_try_alloc.
  * Threads: safe, but an mr_arena or mr_str belongs to one thread at a time. */
@@ -8,6 +8,9 @@
 #define MR_MEMORY_H
 
 #include "base/status.h"
+
+/* What is done after that line in place of abort(); it must not come back. Set once, by a program's main. */
+void mr_on_out_of_memory(void (*leave)(void));
 
 void *mr_alloc(size_t bytes);            /* zeroed; owned, free with mr_free */
 void *mr_realloc(void *p, size_t bytes); /* grown bytes are not zeroed */

@@ -41,8 +41,8 @@ static mr_status spawn(mr_proc *p, int fd, char **argv, char **envp, mr_err *err
     posix_spawnattr_destroy(&attr);
     if (rc) {
         errno = rc;
-        mr_fail_errno(err, "worker: could not be started");
-        return MR_EINTERNAL;
+        mr_status st = mr_fail_errno(err, "worker: could not be started");
+        return st == MR_ENOMEM ? st : MR_EINTERNAL;
     }
     p->pid = pid;
     return MR_OK;
@@ -105,6 +105,20 @@ int mr_proc_kill(mr_proc *p) {
     }
     close_fd(p);
     return status;
+}
+
+bool mr_proc_has_ended(const mr_proc *p, double timeout_s) {
+    double until = mr_now_s() + timeout_s;
+    if (p->pid <= 0) return false;
+    for (;;) {
+        siginfo_t info = { 0 };
+        /* wait: none */
+        int got = waitid(P_PID, (id_t)p->pid, &info, WEXITED | WNOHANG | WNOWAIT);
+        if (got == 0 && info.si_pid == p->pid) return true;
+        if ((got < 0 && errno != EINTR) || mr_now_s() >= until) return false;
+        /* wait: 1 ms, until timeout_s */
+        nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
+    }
 }
 
 int mr_proc_close(mr_proc *p, double timeout_s) {

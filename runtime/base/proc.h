@@ -19,6 +19,8 @@ typedef struct mr_proc {
 mr_status mr_proc_spawn(mr_proc *p, const char *const *argv, const char *const *env, mr_err *err);
 /* SIGKILL, reap, close. Safe on a zeroed struct with fd -1 or 0 and pid 0. Returns the wait status (0 when none). */
 int mr_proc_kill(mr_proc *p);
+/* Whether it ended without mr_proc_kill, which may come after it and tells how; looked at for timeout_s. */
+bool mr_proc_has_ended(const mr_proc *p, double timeout_s);
 /* Closes our end, waits up to timeout_s for it to leave, then kills. */
 int mr_proc_close(mr_proc *p, double timeout_s);
 /* Processor seconds that it has used so far; 0 when that cannot be told. */

@@ -5,32 +5,33 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Copies text with control characters as \n, \t or \xNN, cut at a character's boundary. A terminal must not be driven
+#include "base/utf8.h"
+
+/* Copies text with control characters and what is no UTF-8 as \n, \t or \xNN, cut at a character's boundary. A terminal must not be driven
  * by a data file that an error quotes. */
 static void copy_visible(char *out, size_t size, const char *text) {
     size_t at = 0;
-    bool cut = false;
+    const unsigned char *const end = (const unsigned char *)text + strlen(text);
     for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
         char piece[8];
         size_t len = 1;
+        uint32_t cp = 0;
+        const int n = mr_utf8_next(&cp, p, (size_t)(end - p));
         piece[0] = (char)*p;
         if (*p == '\n' || *p == '\t' || *p == '\r') {
             piece[0] = '\\';
             piece[1] = *p == '\n' ? 'n' : *p == '\t' ? 't' : 'r';
             len = 2;
-        } else if (*p < 0x20 || *p == 0x7f) {
+        } else if (n > 1 && cp >= 0xa0) {
+            memcpy(piece, p, (size_t)n);
+            len = (size_t)n;
+            p += n - 1;
+        } else if (*p < 0x20 || *p >= 0x7f) { /* no UTF-8, or a control character of its own (U+0080 to U+009F) */
             len = (size_t)snprintf(piece, sizeof piece, "\\x%02x", (unsigned)*p);
         }
-        if (at + len >= size) {
-            cut = true;
-            break;
-        }
+        if (at + len >= size) break;
         memcpy(out + at, piece, len);
         at += len;
-    }
-    if (cut) {
-        while (at > 0 && ((unsigned char)out[at - 1] & 0xc0) == 0x80) at--; /* the rest of a UTF-8 character */
-        if (at > 0 && (unsigned char)out[at - 1] >= 0xc0) at--;
     }
     out[at] = '\0';
 }

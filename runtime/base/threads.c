@@ -159,7 +159,7 @@ mr_status mr_threads_open(mr_threads **out, int n_threads, mr_err *err) {
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (failed) {
-        mr_status st = mr_fail(err, MR_EINTERNAL, "threads: the system gives %d of %d threads (%s); ask for fewer",
+        mr_status st = mr_fail(err, MR_ENOMEM, "threads: the system gives %d of %d threads (%s); ask for fewer",
                                p->n_started + 1, n_threads, strerror(failed));
         mr_threads_close(p);
         return st;

@@ -26,7 +26,7 @@ typedef struct mr_work {
     int64_t n, grain; /* n may be 0; grain is at least 1 */
 } mr_work;
 
-/* n_threads is 1 to MR_THREADS_MAX, the caller included. MR_EINTERNAL when the system gives no thread. */
+/* n_threads is 1 to MR_THREADS_MAX, the caller included. MR_ENOMEM when the system gives no thread. */
 mr_status mr_threads_open(mr_threads **out, int n_threads, mr_err *err);
 void mr_threads_close(mr_threads *p);
 int mr_threads_count(const mr_threads *p);

@@ -40,6 +40,7 @@ mr_status mr_cmd_tokenize(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_logprobs(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_bench(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_doctor(int argc, char **argv, mr_err *err);
+mr_status mr_cmd_version(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_pull(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_completion(int argc, char **argv, mr_err *err);
 

@@ -20,7 +20,9 @@ static mr_status encode(mr_ids *ids, mr_parts *p, const char *text, mr_err *err)
 
 static mr_status answer(mr_ids *out, mr_parts *p, const mr_ids *prompt, int n_new, mr_err *err) {
     mr_rollout r;
-    const mr_speak_opts o = { .sampling = { .top_p = 1, .repetition_penalty = 1 }, .max_new_tokens = n_new, .n_samples = 1 };
+    const mr_speak_opts o = { .sampling = { .top_p = 1, .repetition_penalty = 1 },
+                              .max_new_tokens = n_new,
+                              .n_samples = 1 };
     MR_TRY(mr_speak(&r, p->model, p->tokenizer, prompt, &o, err));
     for (int i = 0; r.n == 1 && i < r.items[0].n; i++) mr_ids_push(out, r.items[0].ids[i]);
     mr_rollout_clear(&r);

@@ -150,10 +150,28 @@ static mr_status open_data(evaluating *x, mr_row_source *rows, mr_err *err) {
 
 /* ---- answers ---- */
 
-/* What a text answers, on one line and in lower case, for counting; NULL: it has no <answer>. */
+/* Behind the last "answer is" or "answer:", to the end of its line. */
+static const char *announced(const char *text, size_t *len) {
+    const char *found = NULL;
+    for (const char *p = text; (p = strcasestr(p, "answer")) != NULL; p += 6) {
+        const char *rest = p + 6;
+        if (!strncasecmp(rest, " is", 3))
+            found = rest + 3;
+        else if (*rest == ':')
+            found = rest + 1;
+    }
+    if (!found) return NULL;
+    found += strspn(found, " :*");
+    *len = strcspn(found, "\n");
+    while (*len && strchr(" .*", found[*len - 1])) --*len;
+    return found;
+}
+
+/* What a text answers, on one line and in lower case, for counting; NULL: it does not. The judge decides by itself. */
 static char *said_of(const char *text) {
     size_t len;
     const char *answer = mr_answer_in(text, &len);
+    if (!answer) answer = announced(text, &len);
     if (!answer) return NULL;
     mr_str s = { 0 };
     for (size_t i = 0; i < len && i < SAID_BYTES; i++) {

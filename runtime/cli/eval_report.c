@@ -14,6 +14,14 @@ static const char *side_name(const mr_evaluation *e, int side) {
     return side == MR_BASE ? "base" : e->adapter ? "tuned" : "model";
 }
 
+/* "B", "b) aspirin", "yes, because" say B and yes; "because" does not. */
+static bool says(const char *said, const char *gold) {
+    const size_t n = strlen(gold);
+    if (!said) return false;
+    said += strspn(said, "(");
+    return strncasecmp(said, gold, n) == 0 && (!said[n] || strchr(" ,.;:!)", said[n]));
+}
+
 static bool in_set(const mr_asked_row *r, const char *set) {
     return !set || strcmp(r->source, set) == 0;
 }
@@ -73,8 +81,7 @@ static cJSON *by_answer(const mr_evaluation *e, const char *set) {
             for (int i = 0; i < e->n_rows; i++) {
                 const mr_asked_row *r = &e->rows[i];
                 if (!in_set(r, set) || !r->gold) continue;
-                const char *words = r->side[side].said;
-                said += words && strcasecmp(words, golds[k]) == 0;
+                said += says(r->side[side].said, golds[k]);
                 if (strcmp(r->gold, golds[k]) != 0) continue;
                 rows++;
                 right += r->side[side].verdict == MR_RIGHT;

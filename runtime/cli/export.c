@@ -1,9 +1,9 @@
-/* export.c - `medrl export`: what a run made, or a model, as the files that other programs open; and the proof that they
- * answer alike.
+/* export.c - `medrl export`: what a run made, or a model, as the files that other programs open; and the proof that
+ * they answer alike.
  *
- * One model is in memory at a time: the live one answers the check's prompts and is closed, the files are written from the
- * base tensor by tensor, the exported one is opened and answers the same prompts. Everything happens in a folder beside
- * the final one, which is put in place when all of it went well. */
+ * One model is in memory at a time: the live one answers the check's prompts and is closed, the files are written
+ * from the base tensor by tensor, the exported one is opened and answers the same prompts. Everything happens in a
+ * folder beside the final one, which is put in place when all of it went well. */
 #include <ctype.h>
 #include <sched.h>
 #include <stdio.h>
@@ -30,7 +30,8 @@ static const mr_usage usage = {
     1,
     1,
     "Writes what a run made for other programs: a PEFT adapter, a merged 16-bit folder for transformers and vLLM, or a "
-    "GGUF with a Modelfile for llama.cpp and Ollama. A MODEL without a run is converted. Ends with a check: both answer "
+    "GGUF with a Modelfile for llama.cpp and Ollama. A MODEL without a run is converted. Ends with a check: both "
+    "answer "
     "the same prompts greedily, tokens and log-probabilities are compared; an export that is off by more than its type "
     "explains is not put in place (docs/export.md).",
 };
@@ -50,11 +51,11 @@ typedef struct job {
     target to;
     char *path, *adapter; /* of the live model */
     cJSON *run;
-    char *base;          /* whose weights are written */
-    const char *type;    /* NULL for an adapter */
-    char *out, *tmp;     /* the folder, and what it is until it is whole */
-    char *file;          /* the GGUF's name in it */
-    char *base_name;     /* what an adapter's config calls its base */
+    char *base;                 /* whose weights are written */
+    const char *type;           /* NULL for an adapter */
+    char *out, *tmp;            /* the folder, and what it is until it is whole */
+    char *file;                 /* the GGUF's name in it */
+    char *base_name;            /* what an adapter's config calls its base */
     bool four_bit, approximate; /* the live base is NF4; the written base is not the live one's values */
     double begun;
     size_t bytes;
@@ -176,7 +177,8 @@ static mr_status prepare(job *j, mr_err *err) {
     MR_TRY(read_target(&j->to, o->to, err));
     MR_TRY(mr_parts_locate(&j->path, &j->adapter, &j->run, o->what, err));
     if (j->to == TO_ADAPTER && !j->adapter && !o->parts.adapter)
-        return mr_fail(err, MR_EINVAL, "%s: has no adapter; --to merged or --to gguf take a model that has none", o->what);
+        return mr_fail(err, MR_EINVAL, "%s: has no adapter; --to merged or --to gguf take a model that has none",
+                       o->what);
     if (j->to == TO_ADAPTER && o->type)
         return mr_fail(err, MR_EINVAL, "export: an adapter is written as it was trained, in f32; leave --type out");
     MR_TRY(choose_base(j, err));
@@ -186,7 +188,8 @@ static mr_status prepare(job *j, mr_err *err) {
     j->base_name = name_of_base(j);
     if (j->to == TO_ADAPTER && mr_ends_with(j->base_name, ".gguf"))
         mr_warn("%s is what the adapter was trained on, and PEFT opens no GGUF; --base NAME writes the name of the "
-                "original", j->base_name);
+                "original",
+                j->base_name);
     return choose_out(j, err);
 }
 
@@ -222,7 +225,8 @@ static mr_status ask_live(job *j, mr_err *err) {
     int n = sizeof questions / sizeof questions[0];
     if (j->o->prompts) {
         texts = j->o->prompts;
-        for (n = 0; texts[n]; n++) {}
+        for (n = 0; texts[n]; n++) {
+        }
     }
     mr_parts p;
     MR_TRY(open_live(&p, j, err));
@@ -239,7 +243,9 @@ static mr_status ask_live(job *j, mr_err *err) {
 static mr_status ask_export(job *j, mr_err *err) {
     mr_parts p;
     mr_parts_opts o = j->o->parts;
-    char *what = j->to == TO_ADAPTER ? mr_strdup(j->path) : j->to == TO_GGUF ? mr_path_join(j->tmp, j->file) : mr_strdup(j->tmp);
+    char *what = j->to == TO_ADAPTER ? mr_strdup(j->path)
+                 : j->to == TO_GGUF  ? mr_path_join(j->tmp, j->file)
+                                     : mr_strdup(j->tmp);
     o.adapter = j->to == TO_ADAPTER ? j->tmp : NULL;
     if (j->to == TO_ADAPTER && j->four_bit) o.store = "nf4";
     if (j->to != TO_ADAPTER && o.store && strcmp(o.store, "nf4") == 0) o.store = NULL;
@@ -256,7 +262,8 @@ static double tolerance(const job *j) {
     static const struct {
         const char *type;
         double gap;
-    } by_type[] = { { "f32", 1e-3 }, { "f16", 0.02 }, { "bf16", 0.05 }, { "q8_0", 0.1 }, { "q4_k_m", 0.6 }, { "q4_0", 0.8 } };
+    } by_type[] = { { "f32", 1e-3 }, { "f16", 0.02 },   { "bf16", 0.05 },
+                    { "q8_0", 0.1 }, { "q4_k_m", 0.6 }, { "q4_0", 0.8 } };
     double gap = 0;
     for (size_t i = 0; j->type && i < sizeof by_type / sizeof by_type[0]; i++)
         if (strcmp(j->type, by_type[i].type) == 0) gap = by_type[i].gap;
@@ -271,16 +278,17 @@ static char *token_text(const mr_tokenizer *t, const mr_ids *ids, int at) {
 
 static void say_check(const job *j, double allowed) {
     const mr_compare *c = &j->check;
-    mr_info("check: %d of %d greedy tokens agree in %d answers; log-probabilities differ by %.4f on average, %.4f at most "
-            "(%s: %.3g on average is allowed)",
-            c->n_agree, c->n_tokens, c->n, c->gap_mean, c->gap_most, j->type ? j->type : "adapter", allowed);
+    mr_info(
+        "check: %d of %d greedy tokens agree in %d answers; log-probabilities differ by %.4f on average, %.4f at most "
+        "(%s: %.3g on average is allowed)",
+        c->n_agree, c->n_tokens, c->n, c->gap_mean, c->gap_most, j->type ? j->type : "adapter", allowed);
     if (c->differs < 0) return;
     const struct mr_compared *x = &c->items[c->differs];
     mr_tokenizer *t = NULL;
     if (mr_tokenizer_open(&t, j->path, NULL) != MR_OK) return;
     char *live = token_text(t, &x->answer, x->agree), *other = token_text(t, &x->other, x->agree);
-    mr_info("check: first difference at token %d of \"%.60s\": \"%s\" live, \"%s\" exported", x->agree + 1, x->text, live,
-            other);
+    mr_info("check: first difference at token %d of \"%.60s\": \"%s\" live, \"%s\" exported", x->agree + 1, x->text,
+            live, other);
     mr_free(live);
     mr_free(other);
     mr_tokenizer_close(t);
@@ -290,10 +298,11 @@ static mr_status judge(const job *j, mr_err *err) {
     const double allowed = tolerance(j);
     say_check(j, allowed);
     if (j->check.gap_mean <= allowed && (j->to != TO_ADAPTER || j->check.differs < 0)) return MR_OK;
-    return mr_fail(err, MR_EINTERNAL,
-                   "%s: the export answers otherwise than the live model (%.4f nats a token on average, %.3g allowed), so "
-                   "it was not put in place; --no-check writes it all the same",
-                   j->out, j->check.gap_mean, allowed);
+    return mr_fail(
+        err, MR_EINTERNAL,
+        "%s: the export answers otherwise than the live model (%.4f nats a token on average, %.3g allowed), so "
+        "it was not put in place; --no-check writes it all the same",
+        j->out, j->check.gap_mean, allowed);
 }
 
 /* ---- writing ---- */
@@ -313,8 +322,9 @@ static mr_status check_disk(const job *j, size_t bytes, mr_err *err) {
     if (statvfs(j->tmp, &v) != 0) return MR_OK;
     const double free_bytes = (double)v.f_bavail * (double)v.f_frsize, want = (double)bytes * 1.01 + 64e6;
     if (free_bytes >= want) return MR_OK;
-    return mr_fail(err, MR_EIO, "%s: %.2f GB are to be written, the disk has %.2f GB left; make room, or --out elsewhere",
-                   j->out, (double)bytes / 1e9, free_bytes / 1e9);
+    return mr_fail(err, MR_EIO,
+                   "%s: %.2f GB are to be written, the disk has %.2f GB left; make room, or --out elsewhere", j->out,
+                   (double)bytes / 1e9, free_bytes / 1e9);
 }
 
 static int cores(void) {
@@ -397,16 +407,18 @@ mr_status mr_cmd_export(int argc, char **argv, mr_err *err) {
           &o.type, 0, 0 },
         { "out", 0, MR_OPT_TEXT, "DIR", "the new folder (in the run, or beside you)", &o.out, 0, 0 },
         { "force", 0, MR_OPT_FLAG, NULL, "replace the folder when it is there", &o.force, 0, 0 },
-        { "base", 0, MR_OPT_TEXT, "MODEL", "16-bit weights to merge into; for an adapter, the base's name", &o.base, 0, 0 },
+        { "base", 0, MR_OPT_TEXT, "MODEL", "16-bit weights to merge into; for an adapter, the base's name", &o.base, 0,
+          0 },
         { "adapter", 0, MR_OPT_TEXT, "DIR", "PEFT adapter folder, or a run's folder", &o.parts.adapter, 0, 0 },
         { "name", 0, MR_OPT_TEXT, "TEXT", "the model's name inside a GGUF (the folder's)", &o.name, 0, 0 },
         { "shard-mb", 0, MR_OPT_INT, "N", "largest safetensors file, in MB (5000)", &o.shard_mb, 0, 1 << 30 },
         { "check-tokens", 0, MR_OPT_INT, "N", "tokens of each answer of the check (32)", &o.tokens, 1, 4096 },
-        { "prompt", 0, MR_OPT_LIST, "TEXT", "a question for the check, may be repeated (three of its own)", &o.prompts, 0,
-          0 },
+        { "prompt", 0, MR_OPT_LIST, "TEXT", "a question for the check, may be repeated (three of its own)", &o.prompts,
+          0, 0 },
         { "no-check", 0, MR_OPT_FLAG, NULL, "write without comparing answers", &o.no_check, 0, 0 },
         { "dtype", 0, MR_OPT_TEXT, "TYPE", "products of the check: auto, f32, bf16 or f16", &o.parts.dtype, 0, 0 },
-        { "store", 0, MR_OPT_TEXT, "TYPE", "the live base in memory: auto, f32, bf16, f16 or nf4", &o.parts.store, 0, 0 },
+        { "store", 0, MR_OPT_TEXT, "TYPE", "the live base in memory: auto, f32, bf16, f16 or nf4", &o.parts.store, 0,
+          0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "of the check: auto, cpu or cuda:N", &o.parts.device, 0, 0 },
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &o.threads, 0, 256 },
         { "json", 0, MR_OPT_FLAG, NULL, "the result as one JSON object", &o.json, 0, 0 },

@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,12 +16,7 @@
 #include "rl/settings.h"
 #include "script/script.h"
 
-#ifndef MEDRL_VERSION
-#define MEDRL_VERSION "0"
-#endif
-
 static mr_status help(int argc, char **argv, mr_err *err);
-static mr_status version(int argc, char **argv, mr_err *err);
 
 static const mr_command commands[] = {
     { "demo", "", "the whole loop in ten seconds, on a model that is in the repository", mr_cmd_demo },
@@ -46,7 +42,7 @@ static const mr_command commands[] = {
     { "doctor", "", "what medrl finds on this machine, and what to fix", mr_cmd_doctor },
     { "completion", "SHELL", "completions for bash, zsh or fish", mr_cmd_completion },
     { "help", "[TOPIC]", "this list, a command, `recipe`: every field, or a page", help },
-    { "version", "", "the version", version },
+    { "version", "", "the version, and what it was built from", mr_cmd_version },
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -72,10 +68,6 @@ static int find_pages(char names[MAX_PAGES][PAGE_NAME]) {
     free(list);
     mr_free(dir);
     return found;
-}
-
-const char *mr_version(void) {
-    return MEDRL_VERSION;
 }
 
 void mr_print_json(const cJSON *item) {
@@ -199,28 +191,6 @@ static mr_status help(int argc, char **argv, mr_err *err) {
     return st;
 }
 
-static mr_status version(int argc, char **argv, mr_err *err) {
-    static const mr_usage usage = { "version", "medrl version --json", "", 0, 0, "Prints the version." };
-    bool json = false;
-    const mr_opt opts[] = { { "json", 0, MR_OPT_FLAG, NULL, "as a JSON object", &json, 0, 0 } };
-    mr_args a;
-    mr_status st = mr_args_parse(&a, &usage, opts, 1, argc, argv, err);
-    if (st == MR_OK && !a.help) {
-        if (json) {
-            cJSON *o = cJSON_CreateObject();
-            cJSON_AddStringToObject(o, "version", MEDRL_VERSION);
-            cJSON_AddStringToObject(o, "compiler", __VERSION__);
-            cJSON_AddStringToObject(o, "home", mr_home_dir());
-            mr_print_json(o);
-            cJSON_Delete(o);
-        } else {
-            printf("medrl " MEDRL_VERSION "\n");
-        }
-    }
-    mr_args_clear(&a);
-    return st;
-}
-
 static mr_status dispatch(int argc, char **argv, mr_err *err) {
     static char help_word[] = "help", version_word[] = "version";
     if (argc < 2) {
@@ -242,9 +212,28 @@ static void open_standard_files(void) {
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) _exit(70);
 }
 
+/* The line is written; buffers and finalizers might want memory. */
+static void leave_without_memory(void) {
+    _exit(mr_exit_code(MR_ENOMEM));
+}
+
+/* For cJSON, whose trees are built without looking at each result: a small thing as all others. */
+static void *json_alloc(size_t bytes) {
+    void *p = malloc(bytes ? bytes : 1);
+    return p ? p : mr_alloc(bytes); /* which says so and leaves */
+}
+
+/* `| head` has read what it wanted. */
+static bool reader_left(void) {
+    struct pollfd out = { .fd = STDOUT_FILENO, .events = POLLOUT };
+    return errno == EPIPE || (poll(&out, 1, 0) == 1 && (out.revents & (POLLERR | POLLHUP)));
+}
+
 int main(int argc, char **argv) {
     open_standard_files();
     if (argc == 2 && strcmp(argv[1], "--worker") == 0) return mr_worker_main();
+    mr_on_out_of_memory(leave_without_memory);
+    cJSON_InitHooks(&(cJSON_Hooks){ json_alloc, free });
     signal(SIGPIPE, SIG_IGN); /* a worker that died is an error to handle, not the end */
     signal(SIGXFSZ, SIG_IGN); /* a file that grows beyond its limit: the write says so */
     mr_signals_leave();       /* a command that has something to finish says so with mr_signals_catch */
@@ -252,8 +241,10 @@ int main(int argc, char **argv) {
     mr_err err = { "" };
     mr_status st = dispatch(argc, argv, &err);
     errno = 0;
-    if (fflush(stdout) != 0 && st == MR_OK && errno != EPIPE) /* EPIPE: `| head` has read what it wanted */
+    if ((fflush(stdout) != 0 || ferror(stdout)) && st == MR_OK && !reader_left()) {
+        if (!errno) errno = EIO; /* an earlier write, whose reason is gone */
         st = mr_fail_errno(&err, "standard output could not be written");
+    }
     mr_log_status(NULL);
     if (st == MR_OK) return 0;
     mr_log_set_level(MR_LOG_ERROR);

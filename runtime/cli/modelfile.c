@@ -32,7 +32,8 @@ mr_status mr_modelfile_write(const char *dir, const char *gguf, const mr_parts *
     else if (template && strstr(template, "<|start_header_id|>"))
         put_block(&s, "TEMPLATE", llama3);
     else
-        mr_str_puts(&s, "# No TEMPLATE: the chat format is neither ChatML nor Llama 3's; the GGUF holds the original.\n");
+        mr_str_puts(&s,
+                    "# No TEMPLATE: the chat format is neither ChatML nor Llama 3's; the GGUF holds the original.\n");
     int n;
     const int32_t *stops = mr_tokenizer_stops(p->tokenizer, &n);
     for (int i = 0; i < n; i++) {

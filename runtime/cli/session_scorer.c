@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/fsafe.h"
+#include "base/json.h"
 #include "cli/session.h"
 
 static mr_status submit(void *self, const mr_score_job *job, mr_err *err) {
@@ -53,8 +54,8 @@ static bool is_in_use(mr_session *s, const cJSON *detail) {
     cJSON *mine = s->scorer.scripts(s->scorer.self);
     bool same = true;
     for (int i = 0; i < 2; i++)
-        same = same && cJSON_Compare(cJSON_GetObjectItemCaseSensitive(mine, keys[i]),
-                                     cJSON_GetObjectItemCaseSensitive(detail, keys[i]), true);
+        same = same && mr_json_equal(cJSON_GetObjectItemCaseSensitive(mine, keys[i]),
+                                     cJSON_GetObjectItemCaseSensitive(detail, keys[i]));
     cJSON_Delete(mine);
     return same;
 }

@@ -206,7 +206,8 @@ bool mr_gguf_name(char *out, size_t out_len, const char *hf) {
     if (digits == 0 || digits > 6 || number[digits] != '.' || dot < part) return false;
     for (size_t i = 0; i < sizeof layer_names / sizeof layer_names[0]; i++)
         if (strlen(layer_names[i].hf) == (size_t)(dot - part) && !memcmp(part, layer_names[i].hf, (size_t)(dot - part)))
-            return snprintf(out, out_len, "blk.%.*s.%s%s", (int)digits, number, layer_names[i].gguf, dot) < (int)out_len;
+            return snprintf(out, out_len, "blk.%.*s.%s%s", (int)digits, number, layer_names[i].gguf, dot) <
+                   (int)out_len;
     return false;
 }
 

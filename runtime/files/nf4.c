@@ -31,8 +31,8 @@ void mr_nf4_read(float *dst, const mr_tensor_nf4 *q, int64_t at, int64_t count) 
 }
 
 /* One of the tensors beside the codes; it is taken out of the list afterwards. */
-static mr_status beside(const mr_tensor_entry **out, mr_tensors *t, const char *base, const char *what, const char *type,
-                        int64_t count, mr_err *err) {
+static mr_status beside(const mr_tensor_entry **out, mr_tensors *t, const char *base, const char *what,
+                        const char *type, int64_t count, mr_err *err) {
     char name[640];
     snprintf(name, sizeof name, "%s.%s", base, what);
     const mr_tensor_entry *e = (const mr_tensor_entry *)mr_tensors_find(t, name);
@@ -40,8 +40,10 @@ static mr_status beside(const mr_tensor_entry **out, mr_tensors *t, const char *
     int64_t n = 1;
     for (int k = 0; k < e->info.n_dims; k++) n *= e->info.dims[k];
     if (strcmp(e->info.type, type) != 0 || n != count)
-        return mr_fail(err, MR_EDATA, "%s: the tensor \"%s\" has %" PRId64 " values of type %s, want %" PRId64
-                       " of %s; fetch the model again", t->path, name, n, e->info.type, count, type);
+        return mr_fail(err, MR_EDATA,
+                       "%s: the tensor \"%s\" has %" PRId64 " values of type %s, want %" PRId64
+                       " of %s; fetch the model again",
+                       t->path, name, n, e->info.type, count, type);
     *out = e;
     return MR_OK;
 }
@@ -50,8 +52,8 @@ static mr_status check_floats(const uint8_t *p, int64_t n, const char *base, con
                               mr_err *err) {
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(float_at(p, i)))
-            return mr_fail(err, MR_EDATA, "%s: the tensor \"%s.%s\" holds a value that is no finite number", t->path, base,
-                           what);
+            return mr_fail(err, MR_EDATA, "%s: the tensor \"%s.%s\" holds a value that is no finite number", t->path,
+                           base, what);
     return MR_OK;
 }
 
@@ -66,10 +68,12 @@ static mr_status read_state(state *s, const cJSON *root, const char *place, mr_e
     int64_t block;
     MR_TRY(mr_json_get_string(&type, root, "quant_type", place, err));
     if (strcmp(type, "nf4") != 0)
-        return mr_fail(err, MR_EDATA, "%s: quant_type is \"%s\", only \"nf4\" is read; use the 16-bit model", place, type);
+        return mr_fail(err, MR_EDATA, "%s: quant_type is \"%s\", only \"nf4\" is read; use the 16-bit model", place,
+                       type);
     MR_TRY(mr_json_get_int(&block, root, "blocksize", 1, 1 << 20, place, err));
     if (block != BLOCK)
-        return mr_fail(err, MR_EDATA, "%s: blocksize is %" PRId64 ", only 64 is read; use the 16-bit model", place, block);
+        return mr_fail(err, MR_EDATA, "%s: blocksize is %" PRId64 ", only 64 is read; use the 16-bit model", place,
+                       block);
     const cJSON *shape = cJSON_GetObjectItemCaseSensitive(root, "shape");
     double dims[2] = { 0, 0 };
     if (cJSON_IsArray(shape) && cJSON_GetArraySize(shape) == 2)
@@ -83,8 +87,8 @@ static mr_status read_state(state *s, const cJSON *root, const char *place, mr_e
     if (!s->nested) return MR_OK;
     MR_TRY(mr_json_get_int(&block, root, "nested_blocksize", 1, 1 << 20, place, err));
     if (block != NESTED)
-        return mr_fail(err, MR_EDATA, "%s: nested_blocksize is %" PRId64 ", only 256 is read; use the 16-bit model", place,
-                       block);
+        return mr_fail(err, MR_EDATA, "%s: nested_blocksize is %" PRId64 ", only 256 is read; use the 16-bit model",
+                       place, block);
     return mr_json_get_number(&s->offset, root, "nested_offset", place, err);
 }
 
@@ -96,7 +100,8 @@ static mr_status fold_one(mr_tensors *t, const char *base, const mr_tensor_info 
     if (!e || strcmp(e->info.type, "U8") != 0)
         return mr_fail(err, MR_EDATA, "%s: the tensor \"%s\" is %s; fetch the model again", t->path, base,
                        e ? "not stored as U8" : "missing");
-    if (strcmp(description->type, "U8") != 0) return mr_fail(err, MR_EDATA, "%s: is no text; fetch the model again", place);
+    if (strcmp(description->type, "U8") != 0)
+        return mr_fail(err, MR_EDATA, "%s: is no text; fetch the model again", place);
     cJSON *root = NULL;
     state s = { 0 };
     MR_TRY(mr_json_parse(&root, description->data, description->bytes, place, err));
@@ -109,8 +114,10 @@ static mr_status fold_one(mr_tensors *t, const char *base, const mr_tensor_info 
     q->n = s.rows * s.cols;
     q->n_blocks = (q->n + BLOCK - 1) / BLOCK;
     if (e->info.bytes != (size_t)(q->n + 1) / 2)
-        return mr_fail(err, MR_EDATA, "%s: \"%s\" has %zu bytes, want %" PRId64 " for [%" PRId64 ",%" PRId64
-                       "]; fetch the model again", t->path, base, e->info.bytes, (q->n + 1) / 2, s.rows, s.cols);
+        return mr_fail(err, MR_EDATA,
+                       "%s: \"%s\" has %zu bytes, want %" PRId64 " for [%" PRId64 ",%" PRId64
+                       "]; fetch the model again",
+                       t->path, base, e->info.bytes, (q->n + 1) / 2, s.rows, s.cols);
     MR_TRY(beside(&absmax, t, base, "absmax", s.nested ? "U8" : "F32", q->n_blocks, err));
     MR_TRY(beside(&book, t, base, "quant_map", "F32", 16, err));
     MR_TRY(check_floats(book->info.data, 16, base, "quant_map", t, err));
@@ -157,8 +164,9 @@ mr_status mr_nf4_fold(mr_tensors *t, mr_err *err) {
         const char *name = t->entries[i].info.name, *mark = strstr(name, state_mark);
         if (!mark) continue;
         if (strcmp(mark + sizeof state_mark - 1, "nf4") != 0)
-            return mr_fail(err, MR_EDATA, "%s: \"%s\": the linear is quantized as %s, only nf4 is read; use the 16-bit model",
-                           t->path, name, mark + sizeof state_mark - 1);
+            return mr_fail(err, MR_EDATA,
+                           "%s: \"%s\": the linear is quantized as %s, only nf4 is read; use the 16-bit model", t->path,
+                           name, mark + sizeof state_mark - 1);
         char *base = mr_strndup(name, (size_t)(mark - name));
         mr_status st = fold_one(t, base, &t->entries[i].info, err);
         mr_free(base);

@@ -285,13 +285,13 @@ static void encode_q6_k(uint8_t *dst, const float *src, size_t n) {
     }
 }
 
-/* Blocks keep their scale as f16, which ends at 65504: the scale is the largest value over the codes' range, but nobody's
- * weights come near, so one bound is enough. */
+/* Blocks keep their scale as f16, which ends at 65504: the scale is the largest value over the codes' range, but
+ * nobody's weights come near, so one bound is enough. */
 static const mr_format formats[] = {
-    { "F32", 0, 1, 4, HUGE_VALF, encode_f32 },     { "F16", 1, 1, 2, 65504.0f, encode_f16 },
-    { "BF16", 30, 1, 2, 3.38e38f, encode_bf16 },   { "Q4_0", 2, 32, 18, 65504.0f, encode_q4_0 },
-    { "Q5_0", 6, 32, 22, 65504.0f, encode_q5_0 },  { "Q5_1", 7, 32, 24, 65504.0f, encode_q5_1 },
-    { "Q8_0", 8, 32, 34, 65504.0f, encode_q8_0 },  { "Q4_K", 12, 256, 144, 65504.0f, encode_q4_k },
+    { "F32", 0, 1, 4, HUGE_VALF, encode_f32 },       { "F16", 1, 1, 2, 65504.0f, encode_f16 },
+    { "BF16", 30, 1, 2, 3.38e38f, encode_bf16 },     { "Q4_0", 2, 32, 18, 65504.0f, encode_q4_0 },
+    { "Q5_0", 6, 32, 22, 65504.0f, encode_q5_0 },    { "Q5_1", 7, 32, 24, 65504.0f, encode_q5_1 },
+    { "Q8_0", 8, 32, 34, 65504.0f, encode_q8_0 },    { "Q4_K", 12, 256, 144, 65504.0f, encode_q4_k },
     { "Q5_K", 13, 256, 176, 65504.0f, encode_q5_k }, { "Q6_K", 14, 256, 210, 65504.0f, encode_q6_k },
 };
 

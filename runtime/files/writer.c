@@ -19,9 +19,9 @@ struct mr_writer {
     int fd;
     size_t *bytes; /* of each tensor */
     int n, alignment;
-    int at;        /* the tensor that is being written */
-    size_t done;   /* of it */
-    size_t whole;  /* bytes of the file */
+    int at;       /* the tensor that is being written */
+    size_t done;  /* of it */
+    size_t whole; /* bytes of the file */
 };
 
 /* ---- metadata ---- */
@@ -118,7 +118,8 @@ static mr_status write_header(mr_writer *w, const mr_str *header, mr_err *err) {
     return mr_write_all(w->fd, header->data, header->len, w->path, err);
 }
 
-static mr_status put_gguf_tensor(mr_writer *w, mr_str *s, int i, const mr_tensor_out *t, uint64_t *offset, mr_err *err) {
+static mr_status put_gguf_tensor(mr_writer *w, mr_str *s, int i, const mr_tensor_out *t, uint64_t *offset,
+                                 mr_err *err) {
     const mr_format *f = mr_format_named(t->type);
     size_t count = 1;
     if (!f || t->n_dims < 1 || t->dims[t->n_dims - 1] % f->block)
@@ -130,7 +131,8 @@ static mr_status put_gguf_tensor(mr_writer *w, mr_str *s, int i, const mr_tensor
     for (int k = t->n_dims - 1; k >= 0; k--) {
         put_u64(s, (uint64_t)t->dims[k]);
         if (t->dims[k] < 1 || !mr_mul_size(&count, count, (size_t)t->dims[k]))
-            return mr_fail(err, MR_EINVAL, "%s: tensor \"%s\": dimension %d is %" PRId64, w->path, t->name, k, t->dims[k]);
+            return mr_fail(err, MR_EINVAL, "%s: tensor \"%s\": dimension %d is %" PRId64, w->path, t->name, k,
+                           t->dims[k]);
     }
     put_u32(s, (uint32_t)f->gguf_id);
     put_u64(s, *offset);
@@ -139,8 +141,8 @@ static mr_status put_gguf_tensor(mr_writer *w, mr_str *s, int i, const mr_tensor
     return MR_OK;
 }
 
-mr_status mr_gguf_create(mr_writer **out, const char *path, const mr_gguf_meta *meta, const mr_tensor_out *tensors, int n,
-                         mr_err *err) {
+mr_status mr_gguf_create(mr_writer **out, const char *path, const mr_gguf_meta *meta, const mr_tensor_out *tensors,
+                         int n, mr_err *err) {
     MR_TRY(create(out, path, n, GGUF_ALIGNMENT, err));
     mr_writer *w = *out;
     mr_str s = { 0 };
@@ -213,8 +215,8 @@ static void release(mr_writer *w) {
 mr_status mr_writer_end(mr_writer *w, mr_err *err) {
     mr_status st = MR_OK;
     if (w->at < w->n)
-        st = mr_fail(err, MR_EINTERNAL, "%s: tensor %d of %d has %zu of its %zu bytes", w->path, w->at + 1, w->n, w->done,
-                     w->bytes[w->at]);
+        st = mr_fail(err, MR_EINTERNAL, "%s: tensor %d of %d has %zu of its %zu bytes", w->path, w->at + 1, w->n,
+                     w->done, w->bytes[w->at]);
     else if (fsync(w->fd) != 0) {
         mr_fail_errno(err, "%s: could not be written to the disk", w->path);
         st = MR_EIO;

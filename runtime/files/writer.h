@@ -1,10 +1,10 @@
 /* writer.h - model files that are larger than memory: the list of tensors first, then their bytes one after another.
  *
- * The file is written under its own name and is not whole before mr_writer_end: write into a folder that is put in place
- * with mr_dir_commit.
+ * The file is written under its own name and is not whole before mr_writer_end: write into a folder that is put in
+ * place with mr_dir_commit.
  * Source: spec/formats.md 7.1 (safetensors), 7.2 (GGUF v3, alignment 32).
- * Errors: MR_EIO with path and reason; MR_EINVAL for tensors that the container cannot hold. Ownership: a writer is ended
- *         or dropped, not both. Threads: one. */
+ * Errors: MR_EIO with path and reason; MR_EINVAL for tensors that the container cannot hold. Ownership: a writer is
+ *         ended or dropped, not both. Threads: one. */
 #ifndef MR_WRITER_H
 #define MR_WRITER_H
 
@@ -27,12 +27,13 @@ void mr_gguf_add_text(mr_gguf_meta *m, const char *text, size_t len);
 void mr_gguf_put_i32s(mr_gguf_meta *m, const char *key, const int32_t *x, size_t n);
 void mr_gguf_meta_clear(mr_gguf_meta *m);
 
-/* The name that a GGUF has for a tensor of Hugging Face's name (the way back from tensors.h): false when it has none. */
+/* The name that a GGUF has for a tensor of Hugging Face's name (the way back from tensors.h); false when there is
+ * none. */
 bool mr_gguf_name(char *out, size_t out_len, const char *hf_name);
 
 /* tensors[n]: data is not looked at; types are those of quantize.h, dims slowest first, names of at most 63 bytes. */
-mr_status mr_gguf_create(mr_writer **out, const char *path, const mr_gguf_meta *meta, const mr_tensor_out *tensors, int n,
-                         mr_err *err);
+mr_status mr_gguf_create(mr_writer **out, const char *path, const mr_gguf_meta *meta, const mr_tensor_out *tensors,
+                         int n, mr_err *err);
 /* As mr_safetensors_write, but for the order, which is the caller's. */
 mr_status mr_safetensors_create(mr_writer **out, const char *path, const mr_tensor_out *tensors, int n, mr_err *err);
 /* The next bytes of the tensors, in the order of the list; pieces may end anywhere within a tensor. */

@@ -431,30 +431,38 @@ mr_mlp mr_decoder_mlp(const mr_decoder *d, int layer, int at, int n_rows) {
     x.gu = k->gu + kept_row * 2 * (size_t)c->intermediate_size;
     if (k->u[MR_GROUP_GATE_UP]) x.u_up = k->u[MR_GROUP_GATE_UP] + kept_row * (size_t)l[MR_GROUP_GATE_UP].r_total;
     if (k->u[MR_GROUP_DOWN]) x.u_down = k->u[MR_GROUP_DOWN] + row * (size_t)l[MR_GROUP_DOWN].r_total;
+    x.gate_up = mr_linear_now(d->m, &l[MR_GROUP_GATE_UP]);
+    x.down = mr_linear_now(d->m, &l[MR_GROUP_DOWN]);
     return x;
 }
 
-void mr_decoder_gate_up(mr_decoder *d, int layer, const mr_mlp *x) {
-    mr_backend *b = d->b;
-    const mr_config *c = &d->m->config;
-    const mr_layer *l = &d->m->layers[layer];
-    int channels = c->hidden_size;
-    mr_linear gate_up = mr_linear_now(d->m, &l->linear[MR_GROUP_GATE_UP]);
-    b->rmsnorm(b, d->an, channels, x->mid, channels, l->post_norm, x->n, channels, c->rms_norm_eps);
-    b->linear(b, x->gu, x->u_up, d->an, &gate_up, x->n, false);
+mr_gated mr_decoder_gated(const mr_decoder *d, const mr_mlp *x) {
+    return (mr_gated){ .gate_up = &x->gate_up,
+                       .down = &x->down,
+                       .gu = x->gu,
+                       .act = d->act,
+                       .u_up = x->u_up,
+                       .u_down = x->u_down,
+                       .dgu = d->dgu,
+                       .dact = d->dact,
+                       .du = d->du };
 }
 
 /* To the layer's output, which goes to `next`. */
 static void feed_forward(mr_decoder *d, int layer, int n, float *next) {
     mr_backend *b = d->b;
     const mr_config *c = &d->m->config;
-    mr_linear down = mr_linear_now(d->m, &d->m->layers[layer].linear[MR_GROUP_DOWN]);
+    int channels = c->hidden_size;
     if (next != d->kept[layer].mid) b->copy(b, next, d->kept[layer].mid, rows_bytes(d, n));
     for (int at = 0; at < n; at += d->mlp_rows) {
         mr_mlp x = mr_decoder_mlp(d, layer, at, n);
-        mr_decoder_gate_up(d, layer, &x);
+        mr_gated m = mr_decoder_gated(d, &x);
+        float *y = next + (size_t)at * (size_t)channels;
+        b->rmsnorm(b, d->an, channels, x.mid, channels, d->m->layers[layer].post_norm, x.n, channels, c->rms_norm_eps);
+        if (b->mlp && b->mlp(b, y, d->an, &m, x.n, true)) continue;
+        b->linear(b, x.gu, x.u_up, d->an, &x.gate_up, x.n, false);
         b->silu_mul(b, d->act, x.gu, x.n, c->intermediate_size);
-        b->linear(b, next + (size_t)at * (size_t)c->hidden_size, x.u_down, d->act, &down, x.n, true);
+        b->linear(b, y, x.u_down, d->act, &x.down, x.n, true);
     }
 }
 

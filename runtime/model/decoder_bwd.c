@@ -55,14 +55,16 @@ static void mlp_backward(mr_decoder *d, int layer, const mr_mlp *x) {
     const mr_layer *l = &d->m->layers[layer];
     int channels = c->hidden_size, wide = c->intermediate_size;
     float *dx = d->dx + (size_t)x->at * (size_t)channels;
-    if (d->opts.gradient_checkpointing)
-        mr_decoder_gate_up(d, layer, x);
-    else
-        b->rmsnorm(b, d->an, channels, x->mid, channels, l->post_norm, x->n, channels, c->rms_norm_eps);
-    b->silu_mul(b, d->act, x->gu, x->n, wide);
-    b->linear_bwd(b, d->dact, d->du, dx, d->act, x->u_down, &l->linear[MR_GROUP_DOWN], x->n, false);
-    b->silu_mul_bwd(b, d->dgu, d->dact, x->gu, x->n, wide);
-    b->linear_bwd(b, d->dan, d->du, d->dgu, d->an, x->u_up, &l->linear[MR_GROUP_GATE_UP], x->n, false);
+    bool again = d->opts.gradient_checkpointing;
+    mr_gated gated = mr_decoder_gated(d, x);
+    b->rmsnorm(b, d->an, channels, x->mid, channels, l->post_norm, x->n, channels, c->rms_norm_eps);
+    if (!b->mlp_bwd || !b->mlp_bwd(b, d->dan, dx, d->an, &gated, x->n, again)) {
+        if (again) b->linear(b, x->gu, x->u_up, d->an, &x->gate_up, x->n, false);
+        b->silu_mul(b, d->act, x->gu, x->n, wide);
+        b->linear_bwd(b, d->dact, d->du, dx, d->act, x->u_down, &x->down, x->n, false);
+        b->silu_mul_bwd(b, d->dgu, d->dact, x->gu, x->n, wide);
+        b->linear_bwd(b, d->dan, d->du, d->dgu, d->an, x->u_up, &x->gate_up, x->n, false);
+    }
     b->rmsnorm_bwd(b, dx, channels, l->dpost_norm, d->dan, channels, x->mid, channels, l->post_norm, x->n, channels,
                    c->rms_norm_eps);
 }

@@ -19,9 +19,9 @@ typedef struct recipe {
 } recipe;
 
 static const recipe recipes[] = {
-    { "f32", "F32", "F32", 0, false, false },    { "f16", "F16", "F16", 1, false, false },
+    { "f32", "F32", "F32", 0, false, false },     { "f16", "F16", "F16", 1, false, false },
     { "bf16", "BF16", "BF16", 32, false, false }, { "q8_0", "Q8_0", "Q8_0", 7, true, false },
-    { "q4_0", "Q4_0", "Q6_K", 2, true, false },  { "q4_k_m", "Q4_K", "Q6_K", 15, true, true },
+    { "q4_0", "Q4_0", "Q6_K", 2, true, false },   { "q4_k_m", "Q4_K", "Q6_K", 15, true, true },
 };
 
 static mr_status find_recipe(const recipe **out, const char *type, bool gguf, mr_err *err) {
@@ -53,7 +53,10 @@ static const mr_format *gguf_format(const mr_config *c, const mr_part *part, con
     const char *type = head ? r->head : r->mix ? mixed(c, part, r->matrices) : r->matrices;
     const mr_format *f = mr_format_named(type);
     if (part->cols % f->block == 0) return f;
-    type = strcmp(type, "Q6_K") == 0 ? "Q8_0" : strcmp(type, "Q5_K") == 0 ? "Q5_1" : strcmp(type, "Q4_K") == 0 ? "Q5_0" : "F16";
+    type = strcmp(type, "Q6_K") == 0   ? "Q8_0"
+           : strcmp(type, "Q5_K") == 0 ? "Q5_1"
+           : strcmp(type, "Q4_K") == 0 ? "Q5_0"
+                                       : "F16";
     f = mr_format_named(type);
     return part->cols % f->block == 0 ? f : mr_format_named("F16");
 }
@@ -99,8 +102,7 @@ mr_status mr_export_bytes(size_t *bytes, bool gguf, const mr_export_opts *o, mr_
     MR_TRY(find_recipe(&r, o->type, gguf, err));
     mr_status st = mr_merge_open(&p, o, false, err);
     for (int i = 0; i < p.n && st == MR_OK; i++)
-        *bytes += part_bytes(&p.parts[i],
-                             gguf ? gguf_format(&p.config, &p.parts[i], r) : mr_format_named(r->matrices));
+        *bytes += part_bytes(&p.parts[i], gguf ? gguf_format(&p.config, &p.parts[i], r) : mr_format_named(r->matrices));
     mr_merge_close(&p);
     return st;
 }
@@ -138,13 +140,15 @@ static mr_status write_shard(const char *path, mr_merge_plan *p, const shard *s,
     mr_writer *w = NULL;
     mr_status st = mr_safetensors_create(&w, path, list, s->n, err);
     mr_free(list);
-    for (int i = 0; i < s->n && st == MR_OK; i++) st = mr_merge_put(w, p, &p->parts[s->first + i], f, done, all, o, err);
+    for (int i = 0; i < s->n && st == MR_OK; i++)
+        st = mr_merge_put(w, p, &p->parts[s->first + i], f, done, all, o, err);
     if (st == MR_OK) return mr_writer_end(w, err);
     mr_writer_drop(w);
     return st;
 }
 
-static mr_status write_index(const char *dir, const mr_merge_plan *p, const shard *shards, int n, size_t all, mr_err *err) {
+static mr_status write_index(const char *dir, const mr_merge_plan *p, const shard *shards, int n, size_t all,
+                             mr_err *err) {
     mr_str s = { 0 };
     mr_str_printf(&s, "{\n  \"metadata\": {\"total_size\": %zu},\n  \"weight_map\": {", all);
     bool first = true;
@@ -163,7 +167,8 @@ static mr_status write_index(const char *dir, const mr_merge_plan *p, const shar
     return st;
 }
 
-static mr_status write_shards(const char *dir, mr_merge_plan *p, const mr_format *f, const mr_export_opts *o, mr_err *err) {
+static mr_status write_shards(const char *dir, mr_merge_plan *p, const mr_format *f, const mr_export_opts *o,
+                              mr_err *err) {
     shard *shards = mr_alloc((size_t)(p->n + 1) * sizeof *shards);
     const int n = make_shards(shards, p, f, o->shard_bytes ? o->shard_bytes : (size_t)5000000000);
     size_t all = 0, done = 0;
@@ -250,7 +255,7 @@ static mr_status write_gguf(const char *path, mr_merge_plan *p, const mr_gguf_me
     const bool scaled = rope_divisors(divisors, &p->config);
     const int half = p->config.head_dim / 2;
     mr_tensor_out *list = mr_alloc((size_t)(p->n + 1) * sizeof *list);
-    char (*names)[96] = mr_alloc((size_t)(p->n + 1) * sizeof *names);
+    char(*names)[96] = mr_alloc((size_t)(p->n + 1) * sizeof *names);
     size_t all = 0, done = 0;
     mr_status st = MR_OK;
     for (int i = 0; i < p->n && st == MR_OK; i++) {
@@ -263,7 +268,8 @@ static mr_status write_gguf(const char *path, mr_merge_plan *p, const mr_gguf_me
         list[i].dims[1] = x->cols;
         all += part_bytes(x, f);
     }
-    if (scaled) list[p->n] = (mr_tensor_out){ .name = "rope_freqs.weight", .type = "F32", .n_dims = 1, .dims = { half } };
+    if (scaled)
+        list[p->n] = (mr_tensor_out){ .name = "rope_freqs.weight", .type = "F32", .n_dims = 1, .dims = { half } };
     mr_writer *w = NULL;
     if (st == MR_OK) st = mr_gguf_create(&w, path, meta, list, p->n + scaled, err);
     for (int i = 0; i < p->n && st == MR_OK; i++)

@@ -1,13 +1,14 @@
 /* export.h - a model and its adapter to the files that other programs open: merged 16-bit safetensors, or one GGUF.
  *
- * W' = W + scale * B @ A, summed in f32 over the rank, rounded once to the type that is written (spec/quantization.md 5.6
- * "Merge"). Weights go tensor by tensor, a few megabytes at a time: the memory does not grow with the model.
- * GGUF: architectures llama, qwen2 and qwen3 with tokenizer and chat template; q and k rows of llama in llama.cpp's order
- * (spec/models.md 1.3). Vectors are F32. q4_k_m is llama.cpp's mix: Q4_K; Q6_K for the head (or a tied embedding) and
- * for v and down of the layers that matter more; rows that do not split into 256 take Q5_0 for Q4_K and Q8_0 for Q6_K, rows
- * that do not split into 32 F16.
+ * W' = W + scale * B @ A, summed in f32 over the rank, rounded once to the type that is written (spec/quantization.md
+ * 5.6 "Merge"). Weights go tensor by tensor, a few megabytes at a time: the memory does not grow with the model.
+ * GGUF: architectures llama, qwen2 and qwen3 with tokenizer and chat template; q and k rows of llama in llama.cpp's
+ * order (spec/models.md 1.3). Vectors are F32. q4_k_m is llama.cpp's mix: Q4_K; Q6_K for the head (or a tied
+ * embedding) and for v and down of the layers that matter more; rows that do not split into 256 take Q5_0 for Q4_K
+ * and Q8_0 for Q6_K, rows that do not split into 32 F16.
  * Writing: plain files below a folder that the caller puts in place (mr_dir_commit).
- * Errors: MR_EDATA naming the tensor that is missing, does not fit or holds no finite number; MR_EIO. Threads: one caller. */
+ * Errors: MR_EDATA naming the tensor that is missing, does not fit or holds no finite number; MR_EIO. Threads: one
+ * caller. */
 #ifndef MR_EXPORT_H
 #define MR_EXPORT_H
 
@@ -31,8 +32,8 @@ mr_status mr_export_type(const char **type, const char *base, mr_err *err);
 mr_status mr_export_is_quantized(bool *is, const char *base, mr_err *err);
 /* Bytes of all weights that would be written. */
 mr_status mr_export_bytes(size_t *bytes, bool gguf, const mr_export_opts *o, mr_err *err);
-/* Into the folder dir, which exists: model.safetensors or shards with their index, config.json, tokenizer and generation
- * settings. */
+/* Into the folder dir, which exists: model.safetensors or shards with their index, config.json, tokenizer and
+ * generation settings. */
 mr_status mr_export_merged(const char *dir, const mr_export_opts *o, mr_err *err);
 mr_status mr_export_gguf(const char *path, const mr_export_opts *o, mr_err *err);
 

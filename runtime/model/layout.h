@@ -102,7 +102,8 @@ typedef struct mr_kept {
 typedef struct mr_mlp {
     int at, n;                 /* rows [at, at + n) */
     float *mid;                /* [n,C], as the others in mr_kept */
-    float *gu, *u_up, *u_down; /* u: NULL without LoRA */
+    float *gu, *u_up, *u_down; /* u: NULL without LoRA; gu after mlp: what mlp_bwd reads */
+    mr_linear gate_up, down;   /* as they are used now */
 } mr_mlp;
 
 struct mr_decoder {
@@ -174,7 +175,8 @@ void mr_decoder_attend(mr_decoder *d, int layer, const mr_pack *p); /* input nor
 void mr_decoder_mid(mr_decoder *d, int layer, int n);               /* o_proj and attention's residual */
 /* The MLP's rows from `at` on, as many as go at a time. */
 mr_mlp mr_decoder_mlp(const mr_decoder *d, int layer, int at, int n_rows);
-void mr_decoder_gate_up(mr_decoder *d, int layer, const mr_mlp *x); /* post norm to the gate and up product */
+/* For b->mlp and mlp_bwd; borrows x. */
+mr_gated mr_decoder_gated(const mr_decoder *d, const mr_mlp *x);
 /* A layer's input that was set aside: starts to bring it back; and makes it ready. */
 void mr_decoder_fetch(mr_decoder *d, int layer);
 void mr_decoder_bring(mr_decoder *d, int layer);

@@ -24,8 +24,12 @@ static mr_status add(mr_merge_plan *p, const char *name, int64_t rows, int64_t c
         return mr_fail(err, MR_EDATA, "%s: the tensor \"%s\" has another shape than the model's configuration says",
                        mr_tensors_path(p->base), name);
     mr_part *part = &p->parts[p->n++];
-    *part = (mr_part){ .rows = vector ? 1 : rows, .cols = vector ? rows : cols, .vector = vector, .layer = layer,
-                       .proj = proj, .info = x };
+    *part = (mr_part){ .rows = vector ? 1 : rows,
+                       .cols = vector ? rows : cols,
+                       .vector = vector,
+                       .layer = layer,
+                       .proj = proj,
+                       .info = x };
     snprintf(part->name, sizeof part->name, "%s", name);
     return MR_OK;
 }
@@ -64,8 +68,7 @@ static mr_status list_parts(mr_merge_plan *p, bool interleave, mr_err *err) {
         for (int k = MR_GATE_PROJ; k <= MR_DOWN_PROJ; k++) MR_TRY(add_linear(p, l, k, interleave, err));
     }
     MR_TRY(add(p, "model.norm.weight", c->hidden_size, 0, -1, -1, false, err));
-    if (!c->tie_word_embeddings)
-        MR_TRY(add(p, "lm_head.weight", c->vocab_size, c->hidden_size, -1, -1, false, err));
+    if (!c->tie_word_embeddings) MR_TRY(add(p, "lm_head.weight", c->vocab_size, c->hidden_size, -1, -1, false, err));
     return MR_OK;
 }
 
@@ -101,8 +104,10 @@ static mr_status open_adapter(mr_merge_plan *p, const char *dir, mr_err *err) {
         if (p->parts[i].proj >= 0 && !p->parts[i].vector && lora.targets[p->parts[i].proj])
             st = find_pair(p, &p->parts[i], lora.r, &used, err);
     if (st == MR_OK && used != mr_tensors_count(p->adapter))
-        st = mr_fail(err, MR_EDATA, "%s: has %d tensors, of which the model has a place for %d; is this the adapter of "
-                     "another model?", mr_tensors_path(p->adapter), mr_tensors_count(p->adapter), used);
+        st = mr_fail(err, MR_EDATA,
+                     "%s: has %d tensors, of which the model has a place for %d; is this the adapter of "
+                     "another model?",
+                     mr_tensors_path(p->adapter), mr_tensors_count(p->adapter), used);
     return st;
 }
 
@@ -140,7 +145,8 @@ typedef struct rows_job {
     mr_err *err;
 } rows_job;
 
-/* The row of Hugging Face's order that goes out as row r: row 2i + j of a head is i + j * d / 2 (spec/models.md 1.3). */
+/* The row of Hugging Face's order that goes out as row r: row 2i + j of a head is i + j * d / 2 (spec/models.md 1.3).
+ * */
 static int64_t source_row(int64_t r, int head_rows) {
     const int64_t in_head = r % head_rows;
     return r - in_head + in_head / 2 + in_head % 2 * (head_rows / 2);
@@ -222,8 +228,8 @@ static mr_status put_rows(mr_writer *w, rows_job *j, int64_t piece, size_t *done
     return MR_OK;
 }
 
-mr_status mr_merge_put(mr_writer *w, mr_merge_plan *p, const mr_part *part, const mr_format *f, size_t *done, size_t all,
-                       const mr_export_opts *o, mr_err *err) {
+mr_status mr_merge_put(mr_writer *w, mr_merge_plan *p, const mr_part *part, const mr_format *f, size_t *done,
+                       size_t all, const mr_export_opts *o, mr_err *err) {
     float *a = NULL, *b = NULL;
     int64_t piece = PIECE_VALUES / part->cols;
     if (piece < 1) piece = 1;

@@ -8,13 +8,13 @@
 #include "model/export.h"
 
 typedef struct mr_part {
-    char name[112];            /* Hugging Face's */
-    int64_t rows, cols;        /* of a vector: 1 row */
+    char name[112];     /* Hugging Face's */
+    int64_t rows, cols; /* of a vector: 1 row */
     bool vector;
-    int layer, proj;           /* -1: none */
+    int layer, proj; /* -1: none */
     const mr_tensor_info *info;
     const mr_tensor_info *a, *b; /* the adapter's; NULL: none on this one */
-    int head_rows;             /* > 0: rows go out in llama.cpp's order, heads of this many rows */
+    int head_rows;               /* > 0: rows go out in llama.cpp's order, heads of this many rows */
 } mr_part;
 
 typedef struct mr_merge_plan {
@@ -31,7 +31,7 @@ typedef struct mr_merge_plan {
 mr_status mr_merge_open(mr_merge_plan *p, const mr_export_opts *o, bool interleave, mr_err *err);
 void mr_merge_close(mr_merge_plan *p);
 /* All rows of a part in the format, appended to w; *done grows by what was written. */
-mr_status mr_merge_put(mr_writer *w, mr_merge_plan *p, const mr_part *part, const mr_format *f, size_t *done, size_t all,
-                       const mr_export_opts *o, mr_err *err);
+mr_status mr_merge_put(mr_writer *w, mr_merge_plan *p, const mr_part *part, const mr_format *f, size_t *done,
+                       size_t all, const mr_export_opts *o, mr_err *err);
 
 #endif

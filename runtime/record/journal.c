@@ -62,10 +62,8 @@ static void take_step(void *self, cJSON *line) {
 /* Whether `event` is among those of its step that were recorded again; that one is then used up. */
 static bool is_done(cJSON *done, const cJSON *event) {
     for (cJSON *d = done->child; d; d = d->next) {
-        if (!cJSON_Compare(cJSON_GetObjectItemCaseSensitive(d, "kind"), cJSON_GetObjectItemCaseSensitive(event, "kind"),
-                           true) ||
-            !cJSON_Compare(cJSON_GetObjectItemCaseSensitive(d, "text"), cJSON_GetObjectItemCaseSensitive(event, "text"),
-                           true))
+        if (!mr_json_equal(cJSON_GetObjectItemCaseSensitive(d, "kind"), cJSON_GetObjectItemCaseSensitive(event, "kind")) ||
+            !mr_json_equal(cJSON_GetObjectItemCaseSensitive(d, "text"), cJSON_GetObjectItemCaseSensitive(event, "text")))
             continue;
         cJSON_Delete(cJSON_DetachItemViaPointer(done, d));
         return true;

@@ -65,7 +65,7 @@ static mr_status claim_new(mr_run *r, const char *dir, mr_err *err) {
         if (mr_path_exists(r->dir) && (!mr_path_is_dir(r->dir) || is_taken(r->dir))) continue;
         MR_TRY(mr_mkdirs(r->dir, err));
         mr_status st = take_lock(r, err);
-        if (st == MR_EINVAL) continue; /* another run began in it just now */
+        if (st == MR_EAGAIN) continue; /* another run began in it just now */
         MR_TRY(st);
         if (!is_taken(r->dir)) return MR_OK;
         mr_lock_release(r->lock);

@@ -14,7 +14,7 @@
 #include "base/log.h"
 #include "rl/trainer.h"
 
-static const char PREFIX[] = "checkpoint-", MANIFEST[] = "MANIFEST", STATE[] = "trainer_state.json",
+static const char PREFIX[] = "checkpoint-", TRASH[] = ".trash-", MANIFEST[] = "MANIFEST", STATE[] = "trainer_state.json",
                   OPTIMIZER[] = "optimizer.safetensors";
 /* The file that holds the trained values, best first: f32 masters of full training, the adapter. */
 static const char *const VALUES[] = { "params.safetensors", "adapter_model.safetensors" };
@@ -120,50 +120,79 @@ static mr_status write_manifest(const char *dir, mr_err *err) {
     return st;
 }
 
+/* --- what goes --- */
+
+static void discard(const char *run_dir, const char *name) {
+    mr_err err;
+    char *path = mr_path_join(run_dir, name);
+    if (mr_remove_tree(path, &err) != MR_OK) mr_warn("%s: an old checkpoint could not be removed: %s", path, err.msg);
+    mr_free(path);
+}
+
+/* What an earlier removal left; names first, since a folder must not change while it is read. */
+static void empty_trash(const char *run_dir) {
+    DIR *d = opendir(run_dir);
+    if (!d) return;
+    char *name = NULL;
+    for (const struct dirent *e; !name && (e = readdir(d));)
+        if (strncmp(e->d_name, TRASH, sizeof TRASH - 1) == 0) name = mr_strdup(e->d_name);
+    closedir(d);
+    if (!name) return;
+    char *path = mr_path_join(run_dir, name);
+    discard(run_dir, name);
+    const bool gone = !mr_path_exists(path);
+    mr_free(path);
+    mr_free(name);
+    if (gone) empty_trash(run_dir);
+}
+
+static void throw_away(const char *run_dir, int64_t step) {
+    char name[64];
+    snprintf(name, sizeof name, "%s%s%lld", TRASH, PREFIX, (long long)step);
+    char *from = folder(run_dir, step), *to = mr_path_join(run_dir, name);
+    if (rename(from, to) == 0)
+        discard(run_dir, name);
+    else
+        mr_warn("%s: an old checkpoint could not be removed: %s", from, strerror(errno));
+    mr_free(from);
+    mr_free(to);
+}
+
 mr_status mr_checkpoint_commit(const char *tmp, const char *run_dir, int64_t step, mr_err *err) {
     MR_TRY(write_manifest(tmp, err));
     char *final = folder(run_dir, step);
-    mr_status st = MR_OK;
-    /* The step was saved before (a resumed run that repeats it, or a damaged folder): the new one is whole by now, so
-     * the old one may go. */
-    if (mr_path_exists(final)) st = mr_remove_tree(final, err);
-    if (st == MR_OK) st = mr_dir_commit(tmp, final, err);
+    const bool again = mr_path_exists(final); /* a resumed run that repeats the step, or a damaged folder */
+    mr_status st = mr_dir_commit(tmp, final, err);
+    if (again && st == MR_OK) {
+        mr_err why; /* the old one has the temporary name now; the next mr_checkpoint_begin tries again */
+        if (mr_remove_tree(tmp, &why) != MR_OK) mr_warn("%s: an old checkpoint could not be removed: %s", tmp, why.msg);
+    } else if (again && st == MR_EINVAL) { /* the file system cannot swap two names */
+        throw_away(run_dir, step);
+        st = mr_dir_commit(tmp, final, err);
+    }
     mr_free(final);
     return st;
 }
 
-void mr_checkpoint_prune(const char *run_dir, int keep) {
-    int64_t *steps;
-    int n;
-    mr_err err;
-    if (keep < 1 || list(&steps, &n, run_dir, &err) != MR_OK) return;
-    for (int i = keep; i < n; i++) {
-        char *path = folder(run_dir, steps[i]);
-        /* The manifest goes first, so that a half-removed folder is never taken for a whole one. */
-        char *manifest = mr_path_join(path, MANIFEST);
-        unlink(manifest);
-        if (mr_remove_tree(path, &err) != MR_OK)
-            mr_warn("%s: an old checkpoint could not be removed: %s", path, err.msg);
-        mr_free(manifest);
-        mr_free(path);
-    }
-    mr_free(steps);
-}
-
 /* --- reading --- */
 
-static mr_status check_line(const char *dir, const char *line, size_t len, mr_str *seen, mr_err *err) {
+/* hash: the file is read; otherwise it only has to be there. */
+static mr_status check_line(const char *dir, const char *line, size_t len, bool hash, mr_str *seen, mr_err *err) {
     char hex[65], name[MAX_NAME + 1];
     if (len < 67 || len - 66 > MAX_NAME || line[64] != ' ' || line[65] != ' ' || memchr(line + 66, '/', len - 66) ||
-        line[66] == '.')
+        memchr(line + 66, 0, len - 66) || line[66] == '.')
         return mr_fail(err, MR_EDATA,
                        "%s/%s: not of the form \"SHA256  NAME\"; the checkpoint is damaged, use an older one", dir,
                        MANIFEST);
     memcpy(name, line + 66, len - 66);
     name[len - 66] = 0;
     char *path = mr_path_join(dir, name);
-    mr_status st = mr_sha256_file(hex, path, err);
-    if (st == MR_OK && memcmp(hex, line, 64) != 0)
+    mr_status st = MR_OK;
+    if (hash)
+        st = mr_sha256_file(hex, path, err);
+    else if (!mr_path_exists(path))
+        st = MR_ENOTFOUND;
+    if (hash && st == MR_OK && memcmp(hex, line, 64) != 0)
         st = mr_fail(err, MR_EDATA, "%s: its SHA-256 is not the one in %s; the checkpoint is damaged, use an older one",
                      path, MANIFEST);
     else if (st == MR_ENOTFOUND)
@@ -174,13 +203,13 @@ static mr_status check_line(const char *dir, const char *line, size_t len, mr_st
     return st;
 }
 
-static mr_status check_lines(const char *dir, const char *text, size_t len, mr_str *seen, mr_err *err) {
+static mr_status check_lines(const char *dir, const char *text, size_t len, bool hash, mr_str *seen, mr_err *err) {
     for (size_t at = 0; at < len;) {
         const char *end = memchr(text + at, '\n', len - at);
         if (!end)
             return mr_fail(err, MR_EDATA, "%s/%s: its last line is cut; the checkpoint is damaged, use an older one",
                            dir, MANIFEST);
-        MR_TRY(check_line(dir, text + at, (size_t)(end - text) - at, seen, err));
+        MR_TRY(check_line(dir, text + at, (size_t)(end - text) - at, hash, seen, err));
         at = (size_t)(end - text) + 1;
     }
     const char *const need[] = { "/trainer_state.json/", "/optimizer.safetensors/" };
@@ -191,7 +220,7 @@ static mr_status check_lines(const char *dir, const char *text, size_t len, mr_s
     return MR_OK;
 }
 
-mr_status mr_checkpoint_verify(const char *dir, mr_err *err) {
+static mr_status verify(const char *dir, bool hash, mr_err *err) {
     char *path = mr_path_join(dir, MANIFEST), *text;
     size_t len;
     mr_str seen = { 0 };
@@ -199,12 +228,16 @@ mr_status mr_checkpoint_verify(const char *dir, mr_err *err) {
     if (st == MR_ENOTFOUND)
         st = mr_fail(err, MR_EDATA, "%s: missing; the checkpoint was not finished, use an older one", path);
     if (st == MR_OK) {
-        st = check_lines(dir, text, len, &seen, err);
+        st = check_lines(dir, text, len, hash, &seen, err);
         mr_free(text);
     }
     mr_str_clear(&seen);
     mr_free(path);
     return st;
+}
+
+mr_status mr_checkpoint_verify(const char *dir, mr_err *err) {
+    return verify(dir, true, err);
 }
 
 mr_status mr_checkpoint_find(char **out, const char *run_dir, mr_err *err) {
@@ -282,6 +315,60 @@ mr_status mr_checkpoint_read_state(cJSON **out, const char *dir, mr_err *err) {
     mr_status st = mr_json_load(out, path, MAX_STATE, err);
     mr_free(path);
     return st;
+}
+
+mr_status mr_checkpoint_check_format(const cJSON *state, const char *dir, mr_err *err) {
+    const cJSON *medrl = cJSON_GetObjectItemCaseSensitive(state, "medrl"),
+                *format = cJSON_GetObjectItemCaseSensitive(medrl, "format");
+    if (!cJSON_IsObject(medrl))
+        return mr_fail(err, MR_EDATA, "%s/%s: field \"medrl\" is missing; it is not a checkpoint of medrl", dir, STATE);
+    if (!format) return MR_OK;
+    if (!cJSON_IsNumber(format) || format->valuedouble < 1)
+        return mr_fail(err, MR_EDATA, "%s/%s: field \"medrl.format\" makes no sense; the checkpoint is damaged, use an older one",
+                       dir, STATE);
+    if (format->valuedouble > MR_CHECKPOINT_FORMAT)
+        return mr_fail(err, MR_EDATA,
+                       "%s/%s: is of checkpoint format %.0f, this medrl reads up to %d; continue with the medrl that wrote it", dir,
+                       STATE, format->valuedouble, MR_CHECKPOINT_FORMAT);
+    return MR_OK;
+}
+
+/* --- pruning --- */
+
+static bool looks_whole(const char *run_dir, int64_t step) {
+    char *path = folder(run_dir, step);
+    const bool whole = verify(path, false, NULL) == MR_OK;
+    mr_free(path);
+    return whole;
+}
+
+/* The step of the checkpoint that an evaluation found best; -1 when there was none. */
+static int64_t best_step(const char *run_dir, int64_t newest) {
+    cJSON *state;
+    char *path = folder(run_dir, newest);
+    int64_t step = -1;
+    if (mr_checkpoint_read_state(&state, path, NULL) == MR_OK) {
+        const cJSON *best = cJSON_GetObjectItemCaseSensitive(state, "best_model_checkpoint");
+        if (cJSON_IsString(best)) step = step_of(mr_path_name(best->valuestring));
+        cJSON_Delete(state);
+    }
+    mr_free(path);
+    return step;
+}
+
+void mr_checkpoint_prune(const char *run_dir, int keep) {
+    int64_t *steps;
+    int n, n_whole = 0;
+    mr_err err;
+    if (keep < 1 || list(&steps, &n, run_dir, &err) != MR_OK) return;
+    empty_trash(run_dir);
+    const int64_t best = n > keep ? best_step(run_dir, steps[0]) : -1;
+    for (int i = 0; i < n && n > keep; i++) {
+        const bool must_stay = steps[i] == best || (n_whole < 2 && looks_whole(run_dir, steps[i]));
+        n_whole += must_stay && (steps[i] != best || looks_whole(run_dir, steps[i]));
+        if (i >= keep && !must_stay) throw_away(run_dir, steps[i]);
+    }
+    mr_free(steps);
 }
 
 /* --- hash --- */

@@ -18,9 +18,16 @@ mr_status mr_checkpoint_begin(char **tmp, const char *run_dir, int64_t step, mr_
 /* Writes MANIFEST over all files in tmp and moves it to RUN_DIR/checkpoint-N (an old folder of that name is
  * replaced). */
 mr_status mr_checkpoint_commit(const char *tmp, const char *run_dir, int64_t step, mr_err *err);
-/* Keeps the newest `keep` checkpoints; keep < 1 keeps all. Failures are warnings: nothing is lost by one folder too
- * many. */
+/* Keeps the newest `keep` checkpoints; keep < 1 keeps all. Whatever keep is, two that look whole (every file of MANIFEST is
+ * there; hashes are not computed) stay, and the one that the newest trainer_state.json calls best_model_checkpoint. What
+ * goes is renamed first, to .trash-checkpoint-N, so that it never has a checkpoint's name half removed; leftovers of an
+ * earlier time go too. Failures are warnings: nothing is lost by one folder too many. */
 void mr_checkpoint_prune(const char *run_dir, int keep);
+/* The version of what a checkpoint holds: trainer_state.json, medrl.format (absent: 1). It grows when an older program would
+ * misread it; the program reads this one and those before it. */
+enum { MR_CHECKPOINT_FORMAT = 1 };
+/* MR_EDATA when the state is of a newer format, or of none. state: as mr_checkpoint_read_state gave it. */
+mr_status mr_checkpoint_check_format(const cJSON *state, const char *dir, mr_err *err);
 /* MR_EDATA names the file that is missing, cut or changed. */
 mr_status mr_checkpoint_verify(const char *dir, mr_err *err);
 

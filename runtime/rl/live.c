@@ -142,7 +142,7 @@ mr_status mr_trainer_set(mr_trainer *t, const char *key, const cJSON *value, con
     mr_trainer_apply(t);
     cJSON *live = mr_trainer_live(t), *now = cJSON_DetachItemFromObjectCaseSensitive(live, full);
     cJSON_Delete(live);
-    if (cJSON_Compare(now, old, true)) {
+    if (mr_json_equal(now, old)) {
         cJSON_Delete(now);
         cJSON_Delete(old);
         return MR_OK;
@@ -187,7 +187,7 @@ static mr_status take_scorer(mr_trainer *t, const mr_reload *r, mr_err *err) {
     t->parts.rows = rows;
     cJSON *now = t->weights ? weights_json(t) : NULL;
     mr_status st = MR_OK;
-    if (now && !cJSON_Compare(now, old, true)) {
+    if (now && !mr_json_equal(now, old)) {
         st = tell_set(t, "reward_weights", now, old, "recipe", err);
     } else {
         cJSON_Delete(now);
@@ -469,7 +469,7 @@ mr_status mr_trainer_load_live(mr_trainer *t, const cJSON *medrl, const char *pl
     cJSON *now = mr_trainer_live(t);
     mr_status st = MR_OK;
     for (const cJSON *v = live->child; v && st == MR_OK; v = v->next) {
-        if (cJSON_Compare(v, cJSON_GetObjectItemCaseSensitive(now, v->string), true)) continue;
+        if (mr_json_equal(v, cJSON_GetObjectItemCaseSensitive(now, v->string))) continue;
         if (is_weights(t, v->string)) {
             st = read_weights(t, t->weights, v, err);
             continue;

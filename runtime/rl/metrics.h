@@ -39,7 +39,7 @@
 #define MR_M_FAULTS "rewards/faults"                    /* calls that failed in this step */
 #define MR_M_VERSION "scripts/version"                  /* 1, and one more with each reload that was taken over */
 #define MR_M_LOSS_SCALE "loss_scale"                    /* with float16 only: of this step's backward pass */
-#define MR_M_SKIPPED "skipped_updates"                  /* that were not finite, so far; without float16 from the first on */
+#define MR_M_SKIPPED "skipped_updates"                  /* so far: not finite, or nothing to train; without float16 from the first on */
 #define MR_M_SOURCE_FMT "data/%s/reward"                /* mean reward of the step's rows of one data set */
 #define MR_M_TIME_ROLLOUT "time/rollout_s"
 #define MR_M_TIME_SCORE "time/score_s" /* waited for scores after the last token */

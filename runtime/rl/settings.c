@@ -331,7 +331,7 @@ static bool is_harmless(const char *list, const cJSON *v) {
     for (const char *p = list; p && *p;) {
         const size_t n = strcspn(p, "|");
         cJSON *item = cJSON_ParseWithLength(p, n);
-        const bool same = item && cJSON_Compare(item, v, true);
+        const bool same = item && mr_json_equal(item, v);
         cJSON_Delete(item);
         if (same) return true;
         p += n + (p[n] == '|');

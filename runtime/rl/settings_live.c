@@ -154,7 +154,7 @@ cJSON *mr_settings_live(const mr_settings *s) {
 
 static bool same(const mr_settings *a, const mr_settings *b, const mr_field *f) {
     cJSON *x = field_json(a, f), *y = field_json(b, f);
-    const bool equal = (!x && !y) || cJSON_Compare(x, y, true);
+    const bool equal = (!x && !y) || mr_json_equal(x, y);
     cJSON_Delete(x);
     cJSON_Delete(y);
     return equal;

@@ -128,7 +128,7 @@ const mr_field mr_fields[] = {
       "a checkpoint every so many steps; 0: at the end only" },
     { IN_TRAIN, BOTH | LIVE, "save_total_limit", K_INT, AT(train.save_total_limit), "null", 1, INT32_MAX, false, 0,
       NULL,
-      "older checkpoints are removed; null: all are kept" },
+      "older checkpoints are removed, but two whole ones stay; null: all are kept" },
     { IN_TRAIN, BOTH | LIVE, "logging_steps", K_INT, AT(train.logging_steps), "10", 1, INT32_MAX, false, 0, NULL,
       "a line every so many steps; metrics.jsonl has every step" },
     { IN_TRAIN, BOTH | LIVE, "sample_steps", K_INT, AT(train.sample_steps), "10", 0, INT32_MAX, false, 0, NULL,

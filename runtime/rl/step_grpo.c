@@ -444,7 +444,10 @@ static mr_status train(work *w, mr_err *err) {
         if (k == 0 && !w->same_temperature) memcpy(w->old, w->logp, (size_t)w->n_tok * sizeof(float));
         mr_watch_at("update");
         t->half_done = true; /* from here to the step's count the parameters are between two steps */
-        MR_TRY(mr_trainer_update(t, w->stats.loss, &norm, &w->lr, &done, err));
+        if (memchr(w->mask, 1, (size_t)w->n_tok))
+            MR_TRY(mr_trainer_update(t, w->stats.loss, &norm, &w->lr, &done, err));
+        else
+            mr_trainer_no_update(t, &norm, &w->lr, &done);
         if (mr_trainer_is_sick(t)) {
             examine(w, norm);
             if (!t->values_finite) return mr_trainer_sickness(t, err);

@@ -260,6 +260,19 @@ static mr_status skip_update(mr_trainer *t, mr_err *err) {
     return mr_trainer_event(t, "warning", text, err);
 }
 
+/* lambda(k - 1) for update k; a skipped update does not advance the schedule (spec/optimizer.md 6.4) */
+static double rate_of(const mr_trainer *t) {
+    return (double)t->set->train.learning_rate *
+           mr_schedule_lambda(t->set->train.lr_scheduler_type, t->updates, t->warmup, t->max_steps);
+}
+
+void mr_trainer_no_update(mr_trainer *t, double *norm, double *lr, bool *done) {
+    *norm = 0;
+    *lr = rate_of(t);
+    *done = false;
+    t->scaler.skipped++;
+}
+
 mr_status mr_trainer_update(mr_trainer *t, double loss, double *norm, double *lr, bool *done, mr_err *err) {
     bool finite = true;
     *done = false;
@@ -267,9 +280,7 @@ mr_status mr_trainer_update(mr_trainer *t, double loss, double *norm, double *lr
     int64_t n;
     const float *grads = mr_model_grads(t->parts.model, &n);
     *norm = sqrt(t->b->sum_squares(t->b, grads, n, &finite)) / t->scaler.scale;
-    /* lambda(k - 1) for update k; a skipped update does not advance the schedule (spec/optimizer.md 6.4) */
-    *lr = (double)t->set->train.learning_rate *
-          mr_schedule_lambda(t->set->train.lr_scheduler_type, t->updates, t->warmup, t->max_steps);
+    *lr = rate_of(t);
     MR_TRY(t->b->sync(t->b, err));
     /* Logits that are not finite may give texts that no reward can tell apart: no gradient, but a loss that tells. */
     if (!finite || !isfinite(*norm) || !t->loss_finite) return skip_update(t, err);
@@ -450,6 +461,7 @@ static cJSON *state_of(const mr_trainer *t, int64_t metrics, int64_t samples, in
     cJSON_AddNullToObject(o, "trial_name");
     cJSON_AddNullToObject(o, "trial_params");
     medrl = cJSON_AddObjectToObject(o, "medrl");
+    cJSON_AddNumberToObject(medrl, "format", MR_CHECKPOINT_FORMAT);
     position = cJSON_AddObjectToObject(medrl, "position");
     cJSON_AddNumberToObject(position, "step", (double)t->step);
     cJSON_AddNumberToObject(position, "updates", (double)t->updates);
@@ -651,6 +663,10 @@ mr_status mr_trainer_load(mr_trainer *t, const char *checkpoint, int64_t *metric
     cJSON *state;
     int64_t bytes[3] = { 0 };
     MR_TRY(mr_checkpoint_verify(checkpoint, err));
+    MR_TRY(mr_checkpoint_read_state(&state, checkpoint, err));
+    mr_status known = mr_checkpoint_check_format(state, checkpoint, err);
+    cJSON_Delete(state);
+    MR_TRY(known);
     if (mr_model_options(t->parts.model)->full)
         MR_TRY(with_file(t, load_params, checkpoint, "params.safetensors", err));
     else {

@@ -120,6 +120,9 @@ void mr_trainer_progress(mr_trainer *t, const char *phase, int done, int total);
  * t->scaler's scale times those of `loss`; what comes of them does not depend on it. norm: before clipping. lr: of this
  * step. */
 mr_status mr_trainer_update(mr_trainer *t, double loss, double *norm, double *lr, bool *done, mr_err *err);
+/* In its place where nothing of a step is trained, as when every completion was cut and mask_truncated_completions is on: an update with
+ * gradients of 0 would still move the weights by what the optimizer remembers. Counted as skipped; says nothing about numbers. */
+void mr_trainer_no_update(mr_trainer *t, double *norm, double *lr, bool *done);
 /* loss_scale and skipped_updates, when there is a scale; loss_scale as this step's first update found it. */
 void mr_trainer_scale_metrics(mr_trainer *t, double loss_scale);
 /* After the step was counted: its metrics to the log and to the observer. */

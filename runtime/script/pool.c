@@ -98,7 +98,9 @@ static void send_text(mr_version *v, mr_peer *peer, const mr_frame *f) {
     const mr_text *x;
     mr_err err;
     mr_str s = { 0 };
-    bool found = mr_texts_get(&v->texts, module, &x, &err) == MR_OK;
+    mr_status st = mr_texts_get(&v->texts, module, &x, &err);
+    const bool found = st == MR_OK;
+    peer->no_memory = peer->no_memory || st == MR_ENOMEM;
     mr_put_u8(&s, found);
     const char *name = found ? x->pub.name : err.msg;
     mr_put_bytes(&s, name, strlen(name));
@@ -257,7 +259,8 @@ mr_status mr_peer_call(mr_pool *p, mr_version *v, mr_peer *peer, mr_wire_type ty
             char text[1024];
             mr_take_string(&t, text, sizeof text);
             if (st >= 0 || st < MR_ENOTFOUND) st = MR_EINTERNAL;
-            return mr_fail(err, st, "%s", text);
+            if (peer->no_memory) st = MR_ENOMEM; /* which the worker could not know */
+            return mr_fail(err, st, "%s", text[0] ? text : "the worker failed and did not say why");
         }
         struct pollfd pf = { .fd = peer->wire.fd, .events = POLLIN };
         /* wait: limit_s without an answer */
@@ -522,6 +525,9 @@ static int blamed(const mr_pool *p, const mr_peer *peer, const mr_pool_job *job)
     return reward >= 0 && reward < p->v->n_rewards && mr_pool_is_own(p, job, reward) ? reward : -1;
 }
 
+/* Why a worker is replaced. */
+typedef enum end { END_GONE, END_LATE, END_LIED } end;
+
 /* Signals that a script cannot bring upon its worker, whose system calls are few: a person or a machine short of memory sent them. */
 static bool is_from_outside(int status) {
     const int sign = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
@@ -565,14 +571,14 @@ static void judge_late(mr_pool *p, mr_pool_job *job, int reward, bool at_work, c
 }
 
 /* The worker ended with this job. As many may have been ended from outside before one of them saw it. */
-static void judge_dead(mr_pool *p, mr_pool_job *job, int status, const char *how) {
+static void judge_dead(mr_pool *p, mr_pool_job *job, int status, bool outside, const char *how) {
     int enough = p->opts.n_workers > 2 ? p->opts.n_workers : 2;
     int sign = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     bool crashed = sign == SIGSEGV || sign == SIGBUS || sign == SIGILL || sign == SIGFPE;
     if (job->single < 0) {
         job->single = 0;
-        job->inside = false;
-    } else if (job->inside = job->inside || !is_from_outside(status), ++job->n_deaths < enough) {
+        job->inside = !outside;
+    } else if (job->inside = job->inside || !outside, ++job->n_deaths < enough) {
     } else if (crashed && !job->no_jit && !p->opts.no_jit) {
         job->no_jit = true; /* the compiler's fault, perhaps: once more without */
     } else {
@@ -595,9 +601,12 @@ static mr_status restart(mr_pool *p, mr_peer *peer, bool no_jit, const char *how
 }
 
 /* A worker died or was killed: finds the suspect, puts the rest back, starts another. */
-static mr_status replace(mr_pool *p, mr_peer *peer, bool late, mr_err *err) {
+static mr_status replace(mr_pool *p, mr_peer *peer, end why, mr_err *err) {
+    const bool late = why == END_LATE;
     char how[160];
     bool at_work = late && computed(p, peer);
+    /* Only one that was dead before is not ours: what lies, or hangs up and lives on, is killed here and is to blame. */
+    const bool dead = why == END_GONE && mr_proc_has_ended(&peer->proc, 0.2);
     int status = mr_proc_kill(&peer->proc);
     if (late) {
         snprintf(how, sizeof how, "no answer within %.3g s; the worker was killed", p->opts.deadline_s);
@@ -611,7 +620,7 @@ static mr_status replace(mr_pool *p, mr_peer *peer, bool late, mr_err *err) {
     if (job && late)
         judge_late(p, job, blamed(p, peer, job), at_work, how);
     else if (job)
-        judge_dead(p, job, status, how);
+        judge_dead(p, job, status, dead && is_from_outside(status), how);
     bool more = job && settle(p, job);
     if (more)
         push_front(p, job);
@@ -631,9 +640,9 @@ static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
     double now = mr_now_s(), next = now + 60;
     for (int i = 0; i < n; i++) {
         mr_peer *peer = &p->v->peers[i];
-        if (!peer->alive) MR_TRY(replace(p, peer, false, err));
+        if (!peer->alive) MR_TRY(replace(p, peer, END_GONE, err));
         feed(p, peer);
-        if (!mr_wire_flush(&peer->wire, false)) MR_TRY(replace(p, peer, false, err));
+        if (!mr_wire_flush(&peer->wire, false)) MR_TRY(replace(p, peer, END_GONE, err));
         pf[i] = (struct pollfd){ .fd = peer->wire.fd, .events = POLLIN };
         if (peer->wire.out.len > 0) pf[i].events |= POLLOUT;
         if (peer->n_flight > 0 && look_at(p, peer) < next) next = look_at(p, peer);
@@ -643,7 +652,7 @@ static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
     if (ready < 0 && errno != EINTR) return mr_fail_errno(err, "waiting for workers");
     for (int i = 0; i < n; i++) {
         mr_peer *peer = &p->v->peers[i];
-        bool down = false;
+        bool down = false, lied = false;
         if (ready > 0 && (pf[i].revents & (POLLIN | POLLHUP | POLLERR))) {
             down = !mr_wire_fill(&peer->wire, false);
             mr_frame f;
@@ -655,12 +664,13 @@ static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
                     break;
                 }
             }
-            down = down || got < 0 || !peer->alive;
+            lied = got < 0;
+            down = down || lied || !peer->alive;
         }
         if (down)
-            MR_TRY(replace(p, peer, false, err));
+            MR_TRY(replace(p, peer, lied ? END_LIED : END_GONE, err));
         else if (peer->n_flight > 0 && is_late(p, peer))
-            MR_TRY(replace(p, peer, true, err));
+            MR_TRY(replace(p, peer, END_LATE, err));
     }
     return MR_OK;
 }

@@ -51,6 +51,7 @@ typedef struct mr_peer {
     mr_sandbox sandbox;                    /* level 0: it has not said yet */
     int64_t denied;                        /* the system call that ended it; -1: none */
     mr_at *at;                             /* shared page; NULL when there is none */
+    bool no_memory;                        /* a text that it asked for could not be read for want of memory */
     int n_log, n_asked;                    /* lines and requests since it was last given something to do */
     mr_pool_job *flight[2 * MR_FEED_JOBS]; /* sent and not answered, in order */
     int n_flight;

@@ -442,7 +442,7 @@ static bool is_in_use(const mr_template *t, const cJSON *version) {
     for (int i = 0; i < 3; i++) {
         const cJSON *a = cJSON_GetObjectItemCaseSensitive(mine, keys[i]),
                     *b = cJSON_GetObjectItemCaseSensitive(version, keys[i]);
-        same = same && ((!a && !b) || cJSON_Compare(a, b, true));
+        same = same && ((!a && !b) || mr_json_equal(a, b));
     }
     cJSON_Delete(mine);
     return same;

@@ -8,12 +8,13 @@
 #include "base/json.h"
 #include "text/vocab.h"
 
-/* GGUF has room for one eos and one eot; generation_config.json for a list. Others pass a key by that they do not know. */
+/* GGUF has room for one eos and one eot; generation_config.json for a list. Others pass a key by that they do not
+ * know. */
 const char mr_stop_ids_key[] = "medrl.stop_token_ids";
 
 /* How text is split, in the words of both containers. */
 typedef struct splitting {
-    const char *pre;           /* tokenizer.ggml.pre */
+    const char *pre;            /* tokenizer.ggml.pre */
     const char *first, *second; /* patterns */
     bool ignore_merges;
 } splitting;
@@ -37,10 +38,11 @@ static const splitting *splitting_of(const mr_tokenizer *t) {
 }
 
 static mr_status unknown_splitting(const char *what, mr_err *err) {
-    return mr_fail(err, MR_EDATA,
-                   "tokenizer: its way of splitting text is none that %s knows by name (qwen2, llama-bpe, smollm, gpt-2); "
-                   "export --to adapter and use the model's own files",
-                   what);
+    return mr_fail(
+        err, MR_EDATA,
+        "tokenizer: its way of splitting text is none that %s knows by name (qwen2, llama-bpe, smollm, gpt-2); "
+        "export --to adapter and use the model's own files",
+        what);
 }
 
 /* The merges by rank: pairs[2 * n], owned by the caller. */
@@ -117,7 +119,8 @@ mr_status mr_tokenizer_put_gguf(const mr_tokenizer *t, mr_gguf_meta *meta, int n
     const splitting *s = splitting_of(t);
     if (!s) return unknown_splitting("llama.cpp", err);
     if (t->n_ids > n_rows)
-        return mr_fail(err, MR_EDATA, "tokenizer: has %d tokens, the model's embedding %d rows; these do not belong together",
+        return mr_fail(err, MR_EDATA,
+                       "tokenizer: has %d tokens, the model's embedding %d rows; these do not belong together",
                        t->n_ids, n_rows);
     mr_gguf_put_text(meta, "tokenizer.ggml.model", "gpt2");
     mr_gguf_put_text(meta, "tokenizer.ggml.pre", s->pre);
@@ -151,8 +154,9 @@ static void put_splitting(mr_str *s, const splitting *x) {
         mr_json_put_string(s, x->first, strlen(x->first));
         mr_str_puts(s, "}, \"behavior\": \"Isolated\", \"invert\": false},\n    ");
     }
-    mr_str_printf(s, "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": false, \"use_regex\": %s}]},\n",
-                  regex ? "true" : "false");
+    mr_str_printf(
+        s, "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": false, \"use_regex\": %s}]},\n",
+        regex ? "true" : "false");
 }
 
 static void put_added(mr_str *s, const mr_tokenizer *t) {
@@ -175,13 +179,15 @@ static void put_added(mr_str *s, const mr_tokenizer *t) {
 static void put_model(mr_str *s, const mr_tokenizer *t) {
     int n;
     int32_t *pairs = merges_of(t, &n);
-    mr_str_printf(s,
-                  "  \"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, \"continuing_subword_prefix\": "
-                  "null,\n    \"end_of_word_suffix\": null, \"fuse_unk\": false, \"byte_fallback\": false, "
-                  "\"ignore_merges\": %s,\n    \"vocab\": {",
-                  t->ignore_merges ? "true" : "false");
+    mr_str_printf(
+        s,
+        "  \"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, \"continuing_subword_prefix\": "
+        "null,\n    \"end_of_word_suffix\": null, \"fuse_unk\": false, \"byte_fallback\": false, "
+        "\"ignore_merges\": %s,\n    \"vocab\": {",
+        t->ignore_merges ? "true" : "false");
     bool first = true;
-    for (int id = 0; id < t->n_ids; id++) { /* added tokens too: other readers number those that are missing themselves */
+    for (int id = 0; id < t->n_ids;
+         id++) { /* added tokens too: other readers number those that are missing themselves */
         if (!t->tokens[id].symbol) continue;
         mr_str_puts(s, first ? "\n      " : ",\n      ");
         put_symbol(s, &t->tokens[id]);

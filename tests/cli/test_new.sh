@@ -76,6 +76,8 @@ is "$(sed -n '1,5p' out)" 'datasets/deep.lua: case 1: messages.1.content is one\
 run 0 test --fuzz
 is "$(grep -c ' 0 earn more, .* 0 faults, 0 slow' out)" "$(ls "$MEDRL_HOME"/lua/rewards/*.lua | wc -l | tr -d ' ')"
 prints 'allowed, up to 2: as published'
+exploits=$(sed -n 's/^xmlcount: \([0-9]*\) exploits.*/\1/p' out)
+[ "$exploits" -ge 80 ] || fail "only $exploits exploits"
 cat >rewards/fooled.lua <<'LUA'
 -- Everything that a careless reward does: contains instead of equals, patterns from data, no look at how often.
 local M = { name = "fooled", range = { 0, 1 } }
@@ -111,11 +113,6 @@ prints 'EXPLOIT  empty '
 run 2 test --fuzz rewards/excused.lua --json
 prints '"reward": "excused"'
 prints '"exploit": "empty", "kind": "number", "score": 1, "limit": 0'
-rewards=$(find "$MEDRL_HOME/lua/rewards" -name '*.lua' | wc -l)
-# shellcheck disable=SC2046
-run 0 test --fuzz --json $(basename -s .lua "$MEDRL_HOME"/lua/rewards/*.lua)
-is "$(grep -o '"exploits": [0-9]*' out | sort -u)" '"exploits": 116'
-is "$(grep -o '"finds": 0, "faults": 0' out | wc -l)" "$rewards"
-echo "score: exploits_tried 116 80"
+echo "score: exploits_tried $exploits 80"
 echo "score: exploits_above_limit 0 0"
 passed

@@ -9,9 +9,10 @@
  *     MEDRL_FAULT_WORKER=PROGRAM              workers are this program: under valgrind /proc/self/exe is valgrind
  *     MEDRL_FAULT_WORKERS=N                   so many workers, which is no setting
  *
- * OP:   write fsync open mkdir rename unlink rmdir truncate chmod link (every form of each); clock, uptime: a reading of the wall clock, of the
+ * OP:   write fsync open mkdir rename unlink rmdir truncate chmod link (every form of each); malloc (all that gives memory, of
+ *       libraries too where no sanitizer has it), mmap; clock, uptime: a reading of the wall clock, of the
  *       monotonic one. stall: a stage of the trainer begins (base/watch.h). number: a step of training.
- * WHAT: ENOSPC, EIO, EINTR, EROFS, EMFILE: the call fails with it. short: write takes half of its bytes. kill, killed: SIGKILL to this
+ * WHAT: ENOSPC, EIO, EINTR, EROFS, EMFILE, ENOMEM: the call fails with it. short: write takes half of its bytes. kill, killed: SIGKILL to this
  *       process before the call, after it. SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXCPU: that signal before the call. A number, for clock and
  *       uptime: seconds that readings are changed by from that one on.
  *       Of stall, a stage: the main thread stands still when that one begins the Nth time, for ever or, as "rollout/700", for milliseconds.
@@ -28,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -47,8 +49,8 @@ typedef struct fault {
 static fault faults[MAX_FAULTS];
 static int n_faults;
 static const char *below, *log_path;
-static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "link", "clock", "uptime", "stall", "number" };
-enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, LINK, CLOCK, UPTIME, STALL, NUMBER, N_OPS };
+static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "link", "malloc", "mmap", "clock", "uptime", "stall", "number" };
+enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, LINK, MALLOC, MMAP, CLOCK, UPTIME, STALL, NUMBER, N_OPS };
 static atomic_long counts[N_OPS];
 
 /* A fault that cannot be read must not look like a run without faults. */
@@ -95,7 +97,7 @@ static bool counted(const char *path, int fd) {
 
 static int code_of(const char *what) {
     static const struct { const char *name; int code; } codes[] = {
-        { "ENOSPC", ENOSPC }, { "EIO", EIO }, { "EINTR", EINTR }, { "EROFS", EROFS }, { "EMFILE", EMFILE },
+        { "ENOSPC", ENOSPC }, { "EIO", EIO }, { "EINTR", EINTR }, { "EROFS", EROFS }, { "EMFILE", EMFILE }, { "ENOMEM", ENOMEM },
     };
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
         if (!strcmp(codes[i].name, what)) return codes[i].code;
@@ -105,7 +107,7 @@ static int code_of(const char *what) {
 
 /* The fault that is due for this call, which is counted; NULL: none. */
 static const char *due(int op, const char *path, int fd) {
-    if (!n_faults || (op < CLOCK && !counted(path, fd))) return NULL;
+    if (!n_faults || (op < MALLOC && !counted(path, fd))) return NULL;
     long n = atomic_fetch_add(&counts[op], 1) + 1;
     for (int i = 0; i < n_faults; i++) {
         if (strcmp(faults[i].op, ops[op]) != 0 || (n != faults[i].n && !(faults[i].onward && n > faults[i].n))) continue;
@@ -193,6 +195,7 @@ DECLARE(int, mkostemp, char *, int)
 DECLARE(int, mkdir, const char *, mode_t)
 DECLARE(int, mkdirat, int, const char *, mode_t)
 DECLARE(int, rename, const char *, const char *)
+DECLARE(int, renameat2, int, const char *, int, const char *, unsigned)
 DECLARE(int, renameat, int, const char *, int, const char *)
 DECLARE(int, symlinkat, const char *, int, const char *)
 DECLARE(int, fallocate, int, int, off_t, off_t)
@@ -239,6 +242,14 @@ int __wrap_fsync(int fd) { CALL(FSYNC, NULL, fd, __real_fsync(fd), trace_fd("fsy
 int __wrap_mkostemp(char *path, int flags) { CALL(OPEN, path, -1, __real_mkostemp(path, flags), trace("create", path, "", NULL, 0)); }
 int __wrap_mkdir(const char *path, mode_t mode) { CALL(MKDIR, path, -1, __real_mkdir(path, mode), trace("mkdir", path, "", NULL, 0)); }
 int __wrap_rename(const char *from, const char *to) { CALL(RENAME, to, -1, __real_rename(from, to), trace("rename", from, to, NULL, 0)); }
+/* A checkpoint that is saved again; power.pl knows no such step. */
+int __wrap_renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
+    const char *what = due(RENAME, to, -1);
+    if (fails(what)) return -1;
+    int result = __real_renameat2(a, from, b, to, flags);
+    after(what);
+    return result;
+}
 int __wrap_unlink(const char *path) { CALL(UNLINK, path, -1, __real_unlink(path), trace("unlink", path, "", NULL, 0)); }
 int __wrap_ftruncate(int fd, off_t len) {
     char to[32];
@@ -333,3 +344,54 @@ mr_status __wrap_mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_o
     if (getenv("MEDRL_FAULT_WORKERS")) o.n_workers = atoi(getenv("MEDRL_FAULT_WORKERS"));
     return __real_mr_pool_open(out, recipe, &o, err);
 }
+
+/* --- memory --- */
+
+DECLARE(void *, mmap, void *, size_t, int, int, int, off_t)
+void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t offset) {
+    if (fails(due(MMAP, NULL, -1))) return MAP_FAILED;
+    return __real_mmap(at, len, prot, flags, fd, offset);
+}
+
+/* Where a sanitizer owns malloc, only the program's own calls are led here (ld --wrap); else every library's are, since a
+ * program may define these functions (glibc manual, "Replacing malloc"). */
+static bool no_memory(void) {
+    static __thread bool within; /* a fault's note */
+    if (!n_faults || within) return false;
+    within = true;
+    const bool no = fails(due(MALLOC, NULL, -1));
+    within = false;
+    return no;
+}
+
+#ifdef __SANITIZE_ADDRESS__
+#define OURS(name) __wrap_##name
+#define THEIRS(name) __real_##name
+#else
+#define OURS(name) name
+#define THEIRS(name) __libc_##name
+#endif
+void *THEIRS(malloc)(size_t);
+void *THEIRS(calloc)(size_t, size_t);
+void *THEIRS(realloc)(void *, size_t);
+void *OURS(malloc)(size_t);
+void *OURS(calloc)(size_t, size_t);
+void *OURS(realloc)(void *, size_t);
+int OURS(posix_memalign)(void **, size_t, size_t);
+
+void *OURS(malloc)(size_t n) { return no_memory() ? NULL : THEIRS(malloc)(n); }
+void *OURS(calloc)(size_t n, size_t size) { return no_memory() ? NULL : THEIRS(calloc)(n, size); }
+void *OURS(realloc)(void *p, size_t n) { return no_memory() ? NULL : THEIRS(realloc)(p, n); }
+
+#ifdef __SANITIZE_ADDRESS__
+int __real_posix_memalign(void **, size_t, size_t);
+int __wrap_posix_memalign(void **p, size_t align, size_t n) { return no_memory() ? ENOMEM : __real_posix_memalign(p, align, n); }
+#else
+void *__libc_memalign(size_t, size_t);
+int posix_memalign(void **p, size_t align, size_t n) {
+    void *got = no_memory() ? NULL : __libc_memalign(align, n);
+    if (!got) return ENOMEM;
+    *p = got;
+    return 0;
+}
+#endif

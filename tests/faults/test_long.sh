@@ -35,7 +35,7 @@ while kill -0 $pid 2>/dev/null; do
         did_reload=$((did_reload + 1))
         reward $((did_reload + 1))
     fi
-    if [ $did_attach -lt $attaches ] && [ "$n" -ge $(((did_attach + 1) * steps / (attaches + 2))) ]; then
+    if [ $did_attach -lt $attaches ] && [ "$n" -ge $(((did_attach + 1) * steps * 8 / 10 / attaches)) ]; then
         "$medrl" attach long -e 'run.step' -e 'run:metrics(1)' >attach.out 2>attach.err </dev/null || { [ ! -S long/control.sock ] || fail "attach $did_attach failed: $(cat attach.err)"; }
         did_attach=$((did_attach + 1))
     fi

@@ -6,13 +6,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static char text[1024];
     mr_tokenizer *t;
     mr_err err;
-    const char *path = fuzz_file("tokenizer.json", data, size);
-    char dir[128];
-    snprintf(dir, sizeof dir, "%.*s", (int)(strrchr(path, '/') - path), path);
-    if (mr_tokenizer_open(&t, dir, &err) != MR_OK) {
-        fuzz_refused(err.msg, "tokenizer");
+    fuzz_file("tokenizer.json", data, size);
+    if (mr_tokenizer_open(&t, FUZZ_DIR, &err) != MR_OK) {
+        fuzz_refused(err.msg, "tokenizer.json");
         return 0;
     }
+    fuzz_accepted();
     for (size_t i = 0; i < sizeof text; i++) text[i] = "The <answer> 12 is\n\xc3\xa9 "[i % 22];
     mr_ids ids = { 0 };
     if (mr_tokenizer_encode(t, &ids, text, sizeof text, true, &err) == MR_OK) {

@@ -1,6 +1,6 @@
 /* compare.c - every operation of the CUDA backend against the CPU's, and the row rule on the device.
  *
- *     compare [small] [PART ...]      PART: weights elementwise linear rows attention head optimizer
+ *     compare [small] [PART ...]      PART: weights elementwise linear rows attention head optimizer mlp
  *     compare [small] bench           timings; between: all but the products
  *
  * Prints one line a check and `N passed, M failed`; the exit code is 1 when one failed, 77 when there is no device. Plain C without a
@@ -171,7 +171,7 @@ int main(int argc, char **argv) {
     static const struct { const char *name; void (*run)(void); } parts[] = {
         { "weights", test_weights }, { "elementwise", test_elementwise }, { "optimizer", test_optimizer },
         { "head", test_head },       { "attention", test_attention },     { "linear", test_linear },
-        { "rows", test_rows },
+        { "rows", test_rows },             { "mlp", test_mlp },
     };
     bool bench = false, between = false;
     int n_named = 0;

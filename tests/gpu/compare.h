@@ -55,6 +55,7 @@ void test_weights(void);
 void test_elementwise(void);
 void test_linear(void);
 void test_rows(void);
+void test_mlp(void);
 void test_attention(void);
 void test_head(void);
 void test_optimizer(void);

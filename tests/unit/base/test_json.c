@@ -299,7 +299,33 @@ static void equal_keys_of_small_objects(void) {
     }
 }
 
-TEST_MAIN({ "accepts_what_the_standard_allows", accepts_what_the_standard_allows },
+static bool equal(const char *a, const char *b) {
+    cJSON *x = NULL, *y = NULL;
+    mr_err err = { "" };
+    REQUIRE_OK(mr_json_parse(&x, a, strlen(a), "a", &err), err);
+    REQUIRE_OK(mr_json_parse(&y, b, strlen(b), "b", &err), err);
+    const bool same = mr_json_equal(x, y);
+    CHECK(same == mr_json_equal(y, x));
+    cJSON_Delete(x);
+    cJSON_Delete(y);
+    return same;
+}
+
+static void compares_values(void) {
+    CHECK(equal("{\"a\":1,\"b\":[true,null,\"x\"]}", "{\"b\":[true,null,\"x\"],\"a\":1.0}"));
+    CHECK(!equal("{\"a\":1}", "{\"a\":1,\"b\":2}") && !equal("{\"a\":1,\"b\":2}", "{\"a\":1,\"c\":2}"));
+    CHECK(!equal("{\"a\":1}", "{\"A\":1}") && !equal("[1,2]", "[2,1]") && !equal("[1]", "[1,1]") && !equal("{}", "[]"));
+    CHECK(!equal("0.1", "0.10000000000000002") && !equal("\"1\"", "1") && !equal("true", "false") && equal("[[],{}]", "[[],{}]"));
+    CHECK(!mr_json_equal(NULL, NULL));
+    char deep[512] = ""; /* with cJSON_Compare this takes 2^31 looks at the number */
+    for (int i = 0; i < 62; i++) strcat(deep, i % 2 ? "[" : "{\"a\":");
+    strcat(deep, "1");
+    for (int i = 61; i >= 0; i--) strcat(deep, i % 2 ? "]" : "}");
+    CHECK(equal(deep, deep));
+}
+
+TEST_MAIN({ "compares_values", compares_values },
+          { "accepts_what_the_standard_allows", accepts_what_the_standard_allows },
           { "refuses_what_cjson_lets_through", refuses_what_cjson_lets_through },
           { "every_cut_of_a_good_text_is_refused", every_cut_of_a_good_text_is_refused },
           { "every_byte_at_every_place", every_byte_at_every_place },

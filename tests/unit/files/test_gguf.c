@@ -302,6 +302,26 @@ static void bad_files_are_named(void) {
     CASE("2 heads do not split the 2 rows", begin(&s, 3, 1, 2); string_value(&s, "general.architecture", "llama");
          u32_value(&s, "llama.attention.head_count", 2); tensor(&s, "blk.0.attn_q.weight", 2, d, 0, 0); pad(&s, 32);
          for (int i = 0; i < 32; i++) u64(&s, 0));
+    /* lengths and counts at the edges of their types: 2^31-1, 2^31, 2^32-1, 2^63, 2^64-1 */
+    const uint64_t edges[] = { INT32_MAX, 1ull << 31, UINT32_MAX, 1ull << 63, UINT64_MAX };
+    for (int i = 0; i < 5; i++) {
+        CASE("tensor count): is", begin(&s, 3, edges[i], 0));
+        CASE("metadata count): is", begin(&s, 3, 0, edges[i]));
+        CASE("a string of", begin(&s, 3, 0, 1); u64(&s, edges[i]); pad(&s, 64)); /* a key */
+        CASE("a string of", begin(&s, 3, 0, 1); text(&s, "a"); u32(&s, 8); u64(&s, edges[i])); /* a value */
+        CASE("a string of", begin(&s, 3, 0, 1); text(&s, "a"); u32(&s, 9); u32(&s, 8); u64(&s, 1); u64(&s, edges[i])); /* an element */
+        CASE("an array of", begin(&s, 3, 0, 1); text(&s, "a"); u32(&s, 9); u32(&s, 10); u64(&s, edges[i]));
+        CASE("the data has", begin(&s, 3, 1, 0); tensor(&s, "x", 2, d, 0, edges[i] / 32 * 32); pad(&s, 512));
+        if (edges[i] < 1ull << 63) CASE("the data has", begin(&s, 3, 1, 0); tensor(&s, "x", 1, (uint64_t[]){ edges[i] }, 0, 0));
+    }
+    CASE("is cut", mr_str_puts(&s, "GG"));
+    CASE("is cut", mr_str_puts(&s, "GGUF"));
+    CASE("is cut", mr_str_puts(&s, "GGUF"); u32(&s, 3); u32(&s, 0));
+    CASE("0 (unknown)", begin(&s, 3, 1, 0); tensor(&s, "x", 2, d, UINT32_MAX - UINT32_MAX % 10, 0)); /* type 4294967290 */
+    CASE("5 (unknown)", begin(&s, 3, 1, 0); tensor(&s, "x", 2, d, 5, 0)); /* once Q4_3 */
+    CASE("dimensions", begin(&s, 3, 1, 0); text(&s, "x"); u32(&s, UINT32_MAX); pad(&s, 64));
+    CASE("is empty or holds a NUL", begin(&s, 3, 1, 0); tensor(&s, "", 2, d, 0, 0); pad(&s, 64));
+    CASE("is empty or holds a NUL", begin(&s, 3, 0, 1); u64(&s, 3); mr_str_add(&s, "a\0b", 3); u32(&s, 4); u32(&s, 1));
     CASE("is not \"GGUF\"", mr_str_puts(&s, "GGML....................................."));
 }
 

@@ -312,6 +312,49 @@ static void halves(void) {
     CHECK_INT(wrong, 0);
 }
 
+/* What the stored verdicts lack: numbers at the edges, other kinds of JSON, headers that are no text. */
+static void more_kinds(void) {
+#define ONE(dtype, shape, offsets) "{\"a\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
+    static const char *const headers[] = {
+        "[]", "null", "\"a\"", "{\"a\":7}", "{\"a\":[]}", "{\"a\":{}}", "{\"a\":null}", "{\"__metadata__\":[]}",
+        ONE("7", "[2]", "[0,8]"), ONE("\"F32\"", "2", "[0,8]"), ONE("\"F32\"", "[2]", "8"), ONE("\"F32\"", "[2]", "[0]"),
+        ONE("\"F32\"", "[2]", "[0,8,16]"), ONE("\"F32\"", "[-2]", "[0,8]"), ONE("\"F32\"", "[2.5]", "[0,8]"),
+        ONE("\"F32\"", "[\"2\"]", "[0,8]"), ONE("\"F32\"", "[2]", "[0,8.5]"), ONE("\"F32\"", "[2]", "[-8,0]"),
+        ONE("\"F32\"", "[2]", "[0,2147483647]"), ONE("\"F32\"", "[2]", "[0,2147483648]"), ONE("\"F32\"", "[2]", "[0,4294967295]"),
+        ONE("\"F32\"", "[2]", "[0,9223372036854775808]"), ONE("\"F32\"", "[2]", "[0,18446744073709551615]"),
+        ONE("\"F32\"", "[4294967296,4294967296]", "[0,8]"), ONE("\"F32\"", "[1073741825,4294967296]", "[0,8]"),
+        ONE("\"F32\"", "[65536,65536,65536,65536]", "[0,0]"), ONE("\"F32\"", "[1,1,1,1,2]", "[0,8]"), ONE("\"f32\"", "[2]", "[0,8]"),
+        ONE("\"F32\"", "[2]", "[0,8]") "x", "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}",
+    };
+    char *path = scratch("kind.safetensors"), file[1024];
+    const int n = (int)(sizeof headers / sizeof *headers);
+    for (int i = 0; i < n; i++) {
+        const uint64_t len = strlen(headers[i]);
+        memcpy(file, &len, 8);
+        memcpy(file + 8, headers[i], len);
+        memset(file + 8 + len, 1, 8);
+        put_file(path, file, len + 16);
+        mr_tensors *t = NULL;
+        mr_err err = { "" };
+        if (mr_tensors_open(&t, path, &err) != MR_EDATA) fprintf(stderr, "%s: accepted\n", headers[i]);
+        CHECK(t == NULL && strstr(err.msg, "kind.safetensors: ") && !strchr(err.msg, '\n'));
+        mr_tensors_close(t);
+    }
+    const uint64_t lengths[] = { 0, 1, INT32_MAX, 1ull << 31, UINT32_MAX, 1ull << 63, UINT64_MAX, 100000001 };
+    for (int i = 0; i < 8; i++) { /* of the header, which is 2 bytes */
+        memcpy(file, &lengths[i], 8);
+        memcpy(file + 8, "{}", 2);
+        put_file(path, file, 10);
+        mr_tensors *t = NULL;
+        mr_err err = { "" };
+        CHECK_INT(mr_tensors_open(&t, path, &err), MR_EDATA);
+        CHECK(t == NULL);
+    }
+    CHECK(n + 8 + 27 >= 40);
+    mr_free(path);
+#undef ONE
+}
+
 static void clean_up(void) {
     mr_err err = { "" };
     if (folder[0]) CHECK_INT(mr_remove_tree(folder, &err), MR_OK);
@@ -320,4 +363,4 @@ static void clean_up(void) {
 TEST_MAIN({ "library_verdicts", library_verdicts }, { "tiny_model_reads", tiny_model_reads },
           { "every_tiny_model_opens", every_tiny_model_opens }, { "writer_round_trip", writer_round_trip },
           { "shards", shards }, { "damage", damage }, { "out_of_memory", out_of_memory }, { "halves", halves },
-          { "clean_up", clean_up })
+          { "more_kinds", more_kinds }, { "clean_up", clean_up })

@@ -58,10 +58,22 @@ static void add_linear(maker *k, int layer, int proj, const mr_config *c) {
     REQUIRE_OK(k->b->weight_create(k->b, &w, source, rows, cols, MR_NF4, MR_F32, MR_USE_FWD, &err), err);
     const uint8_t *codes, *absmax;
     const float *nested;
-    float offset, book[16] = { -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
-                               -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
-                               0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
-                               0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f };
+    float offset, book[16] = { -1.0f,
+                               -0.6961928009986877f,
+                               -0.5250730514526367f,
+                               -0.39491748809814453f,
+                               -0.28444138169288635f,
+                               -0.18477343022823334f,
+                               -0.09105003625154495f,
+                               0.0f,
+                               0.07958029955625534f,
+                               0.16093020141124725f,
+                               0.24611230194568634f,
+                               0.33791524171829224f,
+                               0.44070982933044434f,
+                               0.5626170039176941f,
+                               0.7229568362236023f,
+                               1.0f };
     REQUIRE(k->b->weight_nf4(w, &codes, &absmax, &nested, &offset));
     add(k, mr_asprintf("%s.weight", path), "U8", n / 2, 1, codes, (size_t)n / 2);
     add(k, mr_asprintf("%s.weight.quant_map", path), "F32", 16, 0, book, sizeof book);
@@ -86,10 +98,12 @@ static void add_linear(maker *k, int layer, int proj, const mr_config *c) {
         for (int64_t i = 0; i < n; i++) most[i / 64] = fmaxf(most[i / 64], fabsf(x[i]));
         add(k, mr_asprintf("%s.weight.absmax", path), "F32", blocks, 0, most, (size_t)blocks * 4);
         mr_free(most);
-        snprintf(text, sizeof text, "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"dtype\": \"bfloat16\", \"shape\": [%d, %d]}",
+        snprintf(text, sizeof text,
+                 "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"dtype\": \"bfloat16\", \"shape\": [%d, %d]}",
                  (int)rows, (int)cols);
     }
-    add(k, mr_asprintf("%s.weight.quant_state.bitsandbytes__nf4", path), "U8", (int64_t)strlen(text), 0, text, strlen(text));
+    add(k, mr_asprintf("%s.weight.quant_state.bitsandbytes__nf4", path), "U8", (int64_t)strlen(text), 0, text,
+        strlen(text));
     k->b->weight_free(k->b, w);
     mr_free(x);
 }
@@ -105,7 +119,8 @@ static char *checkpoint(bool nested, void (*edit)(maker *)) {
     REQUIRE_OK(mr_backend_open(&k.b, MR_CPU, 0, 1, &err), err);
     float ones[HIDDEN], table[VOCAB * HIDDEN];
     for (int i = 0; i < HIDDEN; i++) ones[i] = 1.0f;
-    for (int i = 0; i < VOCAB * HIDDEN; i++) table[i] = mr_bf16_to_f32(mr_f32_to_bf16(0.5f * mr_normal_at(9, 1, (uint64_t)i)));
+    for (int i = 0; i < VOCAB * HIDDEN; i++)
+        table[i] = mr_bf16_to_f32(mr_f32_to_bf16(0.5f * mr_normal_at(9, 1, (uint64_t)i)));
     add(&k, mr_strdup("model.embed_tokens.weight"), "F32", VOCAB, HIDDEN, table, sizeof table);
     add(&k, mr_strdup("model.norm.weight"), "F32", HIDDEN, 0, ones, sizeof ones);
     for (int l = 0; l < LAYERS; l++) {
@@ -117,7 +132,8 @@ static char *checkpoint(bool nested, void (*edit)(maker *)) {
     mr_free(file);
     file = mr_path_join(dir, "model.safetensors");
     REQUIRE_OK(mr_safetensors_write(file, k.list, k.n, NULL, &err), err);
-    for (int i = 0; i < k.n; i++) mr_free((void *)(uintptr_t)k.list[i].name), mr_free((void *)(uintptr_t)k.list[i].data);
+    for (int i = 0; i < k.n; i++)
+        mr_free((void *)(uintptr_t)k.list[i].name), mr_free((void *)(uintptr_t)k.list[i].data);
     mr_backend_close(k.b);
     mr_free(file);
     return dir;
@@ -157,7 +173,8 @@ static void bytes_are_kept(void) {
                 CHECK(memcmp(nested + done / 64 / 256, q->nested, (size_t)(q->n_blocks + 255) / 256 * 4) == 0);
                 REQUIRE_OK(mr_tensors_read(t, x, want, 0, x->dims[0], &err), err);
                 CHECK(memcmp(got + done, want, (size_t)q->n * sizeof *want) == 0);
-                REQUIRE_OK(mr_tensors_read(t, x, want, x->dims[0] - 1, 1, &err), err); /* one row from the middle of it all */
+                REQUIRE_OK(mr_tensors_read(t, x, want, x->dims[0] - 1, 1, &err),
+                           err); /* one row from the middle of it all */
                 CHECK(memcmp(got + done + q->n - x->dims[1], want, (size_t)x->dims[1] * sizeof *want) == 0);
                 done += q->n;
             }
@@ -227,7 +244,8 @@ static void a_layer_of_bitsandbytes(void) {
     cJSON *root = tiny_json(GOLDEN("nf4_blocks.json"));
     const cJSON *f = at(root, "linear4bit_forward");
     int64_t n_x = 0, n_y = 0;
-    uint16_t *x = (uint16_t *)tiny_floats(at(f, "x_bf16_b64"), &n_x), *y = (uint16_t *)tiny_floats(at(f, "y_bf16_b64"), &n_y);
+    uint16_t *x = (uint16_t *)tiny_floats(at(f, "x_bf16_b64"), &n_x),
+             *y = (uint16_t *)tiny_floats(at(f, "y_bf16_b64"), &n_y);
     const int n = (int)(2 * n_x / 64);
     for (int i = 0; i < n; i++)
         for (int o = 0; o < 20; o++) {
@@ -246,7 +264,8 @@ static void a_layer_of_bitsandbytes(void) {
 
 static mr_tensor_out *find(maker *k, const char *end) {
     for (int i = 0; i < k->n; i++)
-        if (strstr(k->list[i].name, "layers.1.self_attn.k_proj") && mr_ends_with(k->list[i].name, end)) return &k->list[i];
+        if (strstr(k->list[i].name, "layers.1.self_attn.k_proj") && mr_ends_with(k->list[i].name, end))
+            return &k->list[i];
     fail_msg("no %s", end);
     return NULL;
 }
@@ -261,18 +280,36 @@ static void put_text(maker *k, const char *from, const char *to) { /* of the sam
     REQUIRE(at_ && strlen(from) == strlen(to));
     memcpy(at_, to, strlen(to));
 }
-static void lose_absmax(maker *k) { rename_to(find(k, "weight.absmax"), "lost"); }
-static void lose_map(maker *k) { rename_to(find(k, "nested_quant_map"), "lost"); }
-static void lose_codes(maker *k) { rename_to(find(k, "proj.weight"), "lost"); }
-static void short_absmax(maker *k) { find(k, "weight.absmax")->dims[0] -= 1; }
+static void lose_absmax(maker *k) {
+    rename_to(find(k, "weight.absmax"), "lost");
+}
+static void lose_map(maker *k) {
+    rename_to(find(k, "nested_quant_map"), "lost");
+}
+static void lose_codes(maker *k) {
+    rename_to(find(k, "proj.weight"), "lost");
+}
+static void short_absmax(maker *k) {
+    find(k, "weight.absmax")->dims[0] -= 1;
+}
 static void fp4(maker *k) {
     rename_to(find(k, "nf4"), "model.layers.1.self_attn.k_proj.weight.quant_state.bitsandbytes__fp4");
 }
-static void odd_type(maker *k) { put_text(k, "\"nf4\"", "\"nf5\""); }
-static void odd_block(maker *k) { put_text(k, "64,", "32,"); }
-static void odd_shape(maker *k) { put_text(k, "[128, 128]", "[128, 129]"); }
-static void no_json(maker *k) { put_text(k, "{\"quant", "{{quant"); }
-static void huge_shape(maker *k) { put_text(k, "[128, 128]", "[1e30, 10]"); }
+static void odd_type(maker *k) {
+    put_text(k, "\"nf4\"", "\"nf5\"");
+}
+static void odd_block(maker *k) {
+    put_text(k, "64,", "32,");
+}
+static void odd_shape(maker *k) {
+    put_text(k, "[128, 128]", "[128, 129]");
+}
+static void no_json(maker *k) {
+    put_text(k, "{\"quant", "{{quant");
+}
+static void huge_shape(maker *k) {
+    put_text(k, "[128, 128]", "[1e30, 10]");
+}
 static void not_finite(maker *k) {
     const float x = NAN;
     memcpy((void *)(uintptr_t)find(k, "nested_absmax")->data, &x, 4);

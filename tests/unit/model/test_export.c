@@ -1,5 +1,5 @@
-/* Merged folders and GGUFs of the tiny models with their adapters: what comes out opens again and gives the logits of the
- * model with the adapter applied at run time. */
+/* Merged folders and GGUFs of the tiny models with their adapters: what comes out opens again and gives the logits of
+ * the model with the adapter applied at run time. */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -80,9 +80,9 @@ static void gives_the_same_logits(void) {
         const char *type;
         bool gguf;
         double tolerance;
-    } types[] = { { "f32", false, 1e-5 }, { "bf16", false, 0.08 }, { "f16", false, 0.01 },   { "f32", true, 1e-5 },
-                  { "f16", true, 0.01 },  { "bf16", true, 0.08 },  { "q8_0", true, 0.2 }, { "q4_k_m", true, 1.5 },
-                  { "q4_0", true, 2.2 } };
+    } types[] = { { "f32", false, 1e-5 }, { "bf16", false, 0.08 }, { "f16", false, 0.01 },
+                  { "f32", true, 1e-5 },  { "f16", true, 0.01 },   { "bf16", true, 0.08 },
+                  { "q8_0", true, 0.2 },  { "q4_k_m", true, 1.5 }, { "q4_0", true, 2.2 } };
     mr_backend *b = tiny_backend(1);
     for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
         char *base = with_tokenizer(models[i].model);
@@ -91,13 +91,15 @@ static void gives_the_same_logits(void) {
         for (size_t k = 0; k < sizeof types / sizeof types[0]; k++) {
             mr_err err = { "" };
             char *dir = scratch(), *file = mr_path_join(dir, "x.gguf");
-            const mr_export_opts o = { .base = base, .adapter = models[i].adapter, .type = types[k].type, .name = "x",
-                                       .n_threads = 2 };
+            const mr_export_opts o = {
+                .base = base, .adapter = models[i].adapter, .type = types[k].type, .name = "x", .n_threads = 2
+            };
             REQUIRE_OK(types[k].gguf ? mr_export_gguf(file, &o, &err) : mr_export_merged(dir, &o, &err), err);
             float *got = logits_of(b, types[k].gguf ? file : dir, NULL);
             const double far = gap(got, want, n);
             if (getenv("MEDRL_TEST_PRINT"))
-                fprintf(stderr, "%s %s %s: %.3g\n", models[i].model, types[k].gguf ? "gguf" : "merged", types[k].type, far);
+                fprintf(stderr, "%s %s %s: %.3g\n", models[i].model, types[k].gguf ? "gguf" : "merged", types[k].type,
+                        far);
             if (!(far <= types[k].tolerance)) fprintf(stderr, "%s %s: %g\n", models[i].model, types[k].type, far);
             CHECK(far <= types[k].tolerance);
             mr_free(got);
@@ -147,7 +149,8 @@ static void shards_and_index(void) {
 /* Through a GGUF and back: tokens, merges, specials, stops and template survive. */
 static void tokenizer_round_trip(void) {
     static const char *const sets[] = { "tokenizer_smollm2", "tokenizer_qwen2_5", "tokenizer_tiny96" };
-    static const char text[] = "<|im_start|>user\n  It's 12345 mg/dL,\tna\xc3\xafve\xe2\x80\xa6 \xe4\xbd\xa0\xe5\xa5\xbd!\n\n<|im_end|>";
+    static const char text[] =
+        "<|im_start|>user\n  It's 12345 mg/dL,\tna\xc3\xafve\xe2\x80\xa6 \xe4\xbd\xa0\xe5\xa5\xbd!\n\n<|im_end|>";
     for (int i = 0; i < 3; i++) {
         mr_err err = { "" };
         char folder[600], *dir = scratch(), *file = mr_path_join(dir, "t.gguf"), *again = scratch();

@@ -1,6 +1,7 @@
 /* Advantages and losses against TRL's own numbers (grpo_losses.json: TRL 1.16's _compute_loss, 53 cases), the worked
  * table of spec/grpo.md 3.3, finite differences, and the cases that have bitten others: NaN in a group, equal
  * rewards, empty rows, everything masked. */
+#include <math.h>
 #include "rl/grpo.h"
 
 #include "base/json.h"
@@ -282,6 +283,104 @@ static void everything_masked(void) {
     }
 }
 
+/* --- cases that went wrong elsewhere, by the thread that reported them --- */
+
+static mr_grpo_opts named_opts(mr_loss_type type) {
+    return (mr_grpo_opts){ .num_generations = 2, .loss_type = type, .epsilon = 0.2f, .epsilon_high = -1, .top_entropy_quantile = 1,
+                           .max_completion_length = 4 };
+}
+
+/* trl#5773, #5775: one NaN made every advantage of its group NaN. Here the row is left out, and the others stand as a group without it. */
+static void trl_5773_a_nan_stays_with_its_row(void) {
+    const float r[8] = { 1, NAN, 3, 2, 0, 1, 0, 1 }, without[3] = { 1, 3, 2 }, w = 1;
+    float a[8], b[3], reward[8], std[8];
+    mr_grpo_opts four = named_opts(MR_LOSS_DAPO), three = four;
+    four.num_generations = 4, three.num_generations = 3;
+    REQUIRE(mr_grpo_advantages(a, reward, std, r, &w, 8, 1, &four, NULL) == MR_OK);
+    REQUIRE(mr_grpo_advantages(b, reward, std, without, &w, 3, 1, &three, NULL) == MR_OK);
+    CHECK(a[1] == 0 && a[0] == b[0] && a[2] == b[1] && a[3] == b[2] && b[0] < 0 && b[1] > 0);
+    for (int i = 4; i < 8; i++) CHECK(fabsf(a[i]) > 0.8f); /* and the next group is its own */
+}
+
+/* open-instruct#1794: rows were filtered before they were grouped, so that groups slid over prompts. Whatever is left out of one group, the
+ * bits of the others stay. */
+static void open_instruct_1794_groups_come_before_filters(void) {
+    float r[12] = { 1, 2, 3, 4, 5, 7, 6, 8, 1, 0, 1, 0 }, a[12], b[12], reward[12], std[12];
+    const float w = 1;
+    mr_grpo_opts o = named_opts(MR_LOSS_DAPO);
+    o.num_generations = 4;
+    REQUIRE(mr_grpo_advantages(a, reward, std, r, &w, 12, 1, &o, NULL) == MR_OK);
+    for (int gone = 1; gone <= 4; gone++) {
+        for (int i = 0; i < gone; i++) r[4 + i] = NAN;
+        REQUIRE(mr_grpo_advantages(b, reward, std, r, &w, 12, 1, &o, NULL) == MR_OK);
+        CHECK(memcmp(a, b, 4 * sizeof *a) == 0 && memcmp(a + 8, b + 8, 4 * sizeof *a) == 0);
+        for (int i = 0; i < gone; i++) CHECK(b[4 + i] == 0);
+    }
+}
+
+/* trl#6369, #6439: the denominator counted tokens that the mask had taken out of the numerator. A masked completion is as one without
+ * tokens, for each loss: the same bits. */
+static void trl_6369_one_mask_for_both_sides(void) {
+    const float logp[6] = { -1, -0.5f, -2, -3, -1, -0.3f }, old[6] = { -1.1f, -0.4f, -2, -2.5f, -1, -0.2f };
+    const float short_logp[3] = { -1, -0.5f, -0.3f }, short_old[3] = { -1.1f, -0.4f, -0.2f };
+    const float adv[4] = { 1, -1, 0.5f, 0 };
+    const uint8_t mask[6] = { 1, 1, 0, 0, 0, 1 };
+    const int32_t with[5] = { 0, 2, 5, 6, 6 }, none[5] = { 0, 2, 2, 3, 3 };
+    for (int t = 0; t <= MR_LOSS_VESPO; t++) {
+        mr_grpo_opts o = named_opts((mr_loss_type)t);
+        mr_grpo_batch a = { .offset = with, .logp = logp, .logp_old = old, .adv = adv, .mask = mask, .n_rows = 4, .acc = 1, .slices = 1 };
+        mr_grpo_batch b = { .offset = none, .logp = short_logp, .logp_old = short_old, .adv = adv, .n_rows = 4, .acc = 1, .slices = 1 };
+        mr_grpo_stats sa, sb;
+        float da[6], db[3];
+        REQUIRE(mr_grpo_loss(da, &sa, &a, &o, NULL) == MR_OK);
+        REQUIRE(mr_grpo_loss(db, &sb, &b, &o, NULL) == MR_OK);
+        CHECK(isfinite(sa.loss) && sa.loss == sb.loss && sa.ratio_mean == sb.ratio_mean);
+        CHECK(da[0] == db[0] && da[1] == db[1] && da[5] == db[2] && da[2] == 0 && da[3] == 0 && da[4] == 0);
+        CHECK(da[0] != 0);
+    }
+}
+
+/* trl#5640: groups of equal rewards still pushed the policy through their KL term. Where their tokens are masked there is none; where they
+ * are not, the term is the KL alone, as TRL has it. */
+static void trl_5640_masked_groups_have_no_kl(void) {
+    const int32_t offset[3] = { 0, 2, 4 };
+    const float logp[4] = { -1, -2, -1, -3 }, ref[4] = { -2, -1, -1.5f, -2 }, r[2] = { 0.3f, 0.3f }, w = 1;
+    float adv[2], reward[2], std[2], d[4];
+    uint8_t mask[4] = { 0, 0, 0, 0 };
+    mr_grpo_stats s;
+    for (int t = 0; t <= MR_LOSS_VESPO; t++) {
+        mr_grpo_opts o = named_opts((mr_loss_type)t);
+        o.beta = 0.1f;
+        REQUIRE(mr_grpo_advantages(adv, reward, std, r, &w, 2, 1, &o, NULL) == MR_OK);
+        CHECK(adv[0] == 0 && adv[1] == 0);
+        mr_grpo_batch x = { .offset = offset, .logp = logp, .logp_ref = ref, .adv = adv, .mask = mask, .n_rows = 2, .acc = 1, .slices = 1 };
+        memset(mask, 0, sizeof mask);
+        REQUIRE(mr_grpo_loss(d, &s, &x, &o, NULL) == MR_OK);
+        CHECK(s.loss == 0 && d[0] == 0 && d[1] == 0 && d[2] == 0 && d[3] == 0);
+        memset(mask, 1, sizeof mask);
+        REQUIRE(mr_grpo_loss(d, &s, &x, &o, NULL) == MR_OK);
+        CHECK(s.loss > 0 && d[0] > 0 && d[1] < 0); /* towards the reference */
+    }
+}
+
+/* A completion of no tokens at all, alone and among others. */
+static void no_tokens_divide_nothing(void) {
+    const int32_t nothing[3] = { 0, 0, 0 }, one[3] = { 0, 0, 1 };
+    const float logp[1] = { -1 }, adv[2] = { 1, -1 };
+    float d[1] = { 7 };
+    mr_grpo_stats s;
+    for (int t = 0; t <= MR_LOSS_VESPO; t++) {
+        mr_grpo_opts o = named_opts((mr_loss_type)t);
+        mr_grpo_batch x = { .offset = nothing, .logp = logp, .adv = adv, .n_rows = 2, .acc = 1, .slices = 1 };
+        d[0] = 7;
+        REQUIRE(mr_grpo_loss(d, &s, &x, &o, NULL) == MR_OK);
+        CHECK(s.loss == 0 && d[0] == 7);
+        x.offset = one;
+        REQUIRE(mr_grpo_loss(d, &s, &x, &o, NULL) == MR_OK);
+        CHECK(isfinite(s.loss) && isfinite(d[0]) && d[0] > 0);
+    }
+}
+
 static void loss_refuses(void) {
     int32_t offset[3] = { 0, 2, 1 };
     float logp[3] = { -1, -2, -3 }, adv[2] = { 1, NAN }, d[3];
@@ -310,4 +409,9 @@ static void loss_refuses(void) {
 TEST_MAIN({ "losses equal TRL", losses_equal_trl }, { "advantages equal TRL", advantages_equal_trl },
           { "equal rewards give exactly zero", equal_rewards_give_exactly_zero }, { "unscored rows", unscored_rows },
           { "advantages refuse", advantages_refuse }, { "gradients equal differences", gradients_equal_differences },
+          { "trl#5773: a NaN stays with its row", trl_5773_a_nan_stays_with_its_row },
+          { "open-instruct#1794: groups come before filters", open_instruct_1794_groups_come_before_filters },
+          { "trl#6369: one mask for both sides", trl_6369_one_mask_for_both_sides },
+          { "trl#5640: masked groups have no KL", trl_5640_masked_groups_have_no_kl },
+          { "no tokens divide nothing", no_tokens_divide_nothing },
           { "everything masked", everything_masked }, { "loss refuses", loss_refuses })

@@ -27,6 +27,8 @@ typedef struct world {
     double values[2][64];
     mr_score_kind kinds[2][64];
     int fault_id, nan_id, n_jobs; /* -1: none */
+    int abstain_id; /* the first reward abstains; -1: none */
+    mr_on_fault on_fault[2];
     bool all_fault, huge;
     char names[MAX_LOG][MAX_LOG][64]; /* [step][metric] */
     int n_names[MAX_LOG];
@@ -66,7 +68,8 @@ static mr_status submit(void *self, const mr_score_job *job, mr_err *err) {
     w->values[0][job->id] = (double)hits / job->n_tokens; /* the share of small letters */
     w->values[1][job->id] = job->truncated ? 0 : 1;
     for (int f = 0; f < 2; f++) w->kinds[f][job->id] = MR_SCORED;
-    if (job->id == w->fault_id || w->all_fault) w->values[0][job->id] = 0, w->kinds[0][job->id] = MR_FAULT;
+    if (job->id == w->fault_id || w->all_fault) w->values[0][job->id] = -0.5, w->kinds[0][job->id] = MR_FAULT;
+    if (job->id == w->abstain_id) w->values[0][job->id] = 0, w->kinds[0][job->id] = MR_ABSTAINED;
     if (job->id == w->nan_id)
         w->values[0][job->id] = w->huge ? 1e300 : (double)NAN, w->kinds[1][job->id] = MR_ABSTAINED;
     CHECK(strstr(job->row_json, "answer") != NULL);
@@ -159,7 +162,7 @@ static void settings(mr_settings *s, mr_method method) {
 
 static void world_init(world *w, mr_method method) {
     memset(w, 0, sizeof *w);
-    w->fault_id = w->nan_id = -1;
+    w->fault_id = w->nan_id = w->abstain_id = -1;
     w->n_rows = 16;
     settings(&w->set, method);
 }
@@ -180,6 +183,7 @@ static void world_open_as(world *w, const char *run_dir, bool full, int threads)
                                                .n_rewards = 2,
                                                .names = reward_names,
                                                .weights = reward_weights,
+                                               .on_fault = w->on_fault,
                                                .submit = submit,
                                                .collect = collect },
                                    .observer = { w, on_step, on_sample, on_event, on_progress, on_flush },
@@ -576,6 +580,73 @@ static void supervised_loss_by_hand(void) {
     world_close(&w);
 }
 
+/* mask: as if the reward had abstained, to the bit, and still counted as a fault. stop: before the step is trained or recorded. */
+static void a_fault_does_what_its_reward_says(void) {
+    static world w;
+    mr_err err;
+    float adv[2][8];
+    for (int abstains = 0; abstains < 2; abstains++) {
+        world_init(&w, MR_METHOD_GRPO);
+        w.set.train.max_steps = 1;
+        if (abstains) w.abstain_id = 2;
+        else w.fault_id = 2;
+        w.on_fault[0] = MR_FAULT_IS_MASKED;
+        world_open(&w, NULL);
+        REQUIRE_OK(mr_trainer_run(w.t, &err), err);
+        CHECK(metric(&w, 1, MR_M_FAULTS) == !abstains);
+        memcpy(adv[abstains], w.last_adv, sizeof adv[0]);
+        world_close(&w);
+    }
+    CHECK(memcmp(adv[0], adv[1], sizeof adv[0]) == 0);
+    CHECK(adv[0][2] != 0); /* the other reward still judges it */
+    world_init(&w, MR_METHOD_GRPO);
+    w.fault_id = 2;
+    w.on_fault[0] = MR_FAULT_STOPS;
+    world_open(&w, NULL);
+    CHECK_INT(mr_trainer_run(w.t, &err), MR_EINVAL);
+    CHECK_STR(err.msg, "step 1: share.lua:3: broken (sample 2); the reward share has on_error = \"stop\": mend it, the step is made again");
+    CHECK_INT(w.n_steps, 0);
+    CHECK_INT(mr_trainer_step_index(w.t), 0);
+    world_close(&w);
+    w.fault_id = -1; /* the second reward never fails */
+    w.on_fault[0] = MR_FAULT_IS_MIN, w.on_fault[1] = MR_FAULT_STOPS;
+    world_open(&w, NULL);
+    REQUIRE_OK(mr_trainer_run(w.t, &err), err);
+    world_close(&w);
+}
+
+/* Every completion is cut and cut ones are masked: loss 0, and not a bit of the weights moves, whatever the optimizer remembers. */
+static void nothing_to_train_is_no_update(void) {
+    static world w;
+    mr_err err;
+    for (int beta = 0; beta < 2; beta++) {
+        world_init(&w, MR_METHOD_GRPO);
+        w.set.train.max_steps = 4;
+        w.set.train.max_completion_length = 1;
+        w.set.train.loss.beta = beta ? 0.1f : 0;
+        w.set.train.weight_decay = 0.1f;
+        world_open(&w, NULL);
+        REQUIRE_OK(mr_trainer_advance(w.t, 2, &err), err);
+        CHECK(metric(&w, 2, MR_M_GRAD_NORM) > 0);
+        int64_t n;
+        const float *values = mr_model_values(w.r.m, &n);
+        float *before = device_copy(w.r.b, values, n);
+        cJSON *yes = cJSON_CreateTrue();
+        REQUIRE_OK(mr_trainer_set(w.t, "mask_truncated_completions", yes, "test", &err), err);
+        cJSON_Delete(yes);
+        REQUIRE_OK(mr_trainer_advance(w.t, 2, &err), err);
+        CHECK(metric(&w, 4, MR_M_CLIPPED) == 1);
+        CHECK(metric(&w, 4, MR_M_LOSS) == 0 && metric(&w, 4, MR_M_GRAD_NORM) == 0);
+        CHECK(metric(&w, 4, MR_M_SKIPPED) == 2);
+        CHECK(metric(&w, 4, MR_M_LEARNING_RATE) == metric(&w, 3, MR_M_LEARNING_RATE));
+        float *after = device_copy(w.r.b, values, n);
+        CHECK(memcmp(before, after, (size_t)n * sizeof *before) == 0);
+        mr_free(before);
+        mr_free(after);
+        world_close(&w);
+    }
+}
+
 /* What nan-STEP/ of a run says: the gradient that was poisoned, in the middle of the block; the batch; and that all else was fine. */
 static void check_autopsy(world *w, const char *dir, int step) {
     mr_err err;
@@ -589,7 +660,8 @@ static void check_autopsy(world *w, const char *dir, int step) {
     int n, bad = 0, n_parts = 0;
     const mr_param *p = mr_model_params(w->r.m, &n);
     int64_t n_grads;
-    const float *at = mr_model_grads(w->r.m, &n_grads) + n_grads / 2;
+    const float *at = mr_model_grads(w->r.m, &n_grads);
+    at += n_grads / 2;
     const char *poisoned = "";
     for (int i = 0; i < n; i++)
         if (at >= p[i].grad && at < p[i].grad + p[i].rows * p[i].cols) poisoned = p[i].name;
@@ -859,6 +931,8 @@ TEST_MAIN({ "reward rises", reward_rises }, { "stopped and on", stopped_and_on }
           { "ratio is to what was sampled", ratio_is_to_what_was_sampled },
           { "resumed equals uninterrupted", resumed_equals_uninterrupted },
           { "faults cost only their sample", faults_cost_only_their_sample }, { "objectives", objectives },
+          { "a fault does what its reward says", a_fault_does_what_its_reward_says },
+          { "nothing to train is no update", nothing_to_train_is_no_update },
           { "supervised", supervised }, { "supervised loss by hand", supervised_loss_by_hand },
           { "bad gradients are skipped", bad_gradients_are_skipped },
           { "an observer that fails stops the run", an_observer_that_fails_stops_the_run },

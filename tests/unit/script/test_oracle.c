@@ -3,6 +3,9 @@
  *
  * A fault counts as the lowest value of the declared range, an abstention as nothing (reliability.md, P5). */
 #include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 
 #include "rl/grpo.h"
 #include "unit/script/script_test.h"
@@ -93,17 +96,19 @@ static const behavior behaviors[] = {
       { LOW, LOW, LOW, LOW, LOW, LOW, .1, .2, .3, .4, .5, .6 } },
 };
 
-/* The oracle: (r - mean) / (deviation with n - 1, plus 1e-4) over what is there; 0 where nothing is, or alone. */
-static void oracle(double adv[N], const double bad[N], double weight) {
+/* The oracle: (r - mean) / (deviation with n - 1, plus 1e-4) over what is there; 0 where nothing is, or alone. Values are f32 as a reward
+ * is kept, all else is double: the bits are those of the trainer. */
+static void oracle(float adv[N], const double bad[N], double weight) {
     for (int p = 0; p < PROMPTS; p++) {
-        double r[GROUP], mean = 0, square = 0;
+        double r[GROUP], sum = 0, square = 0;
         for (int i = 0; i < GROUP; i++) {
             double b = bad[p * GROUP + i];
-            r[i] = i % 3 + (isnan(b) ? 0 : weight * b); /* the other reward never fails */
-            mean += r[i] / GROUP;
+            r[i] = (double)(float)((isnan(b) ? 0 : weight * (double)(float)b) + i % 3); /* the other reward never fails */
+            sum += r[i];
         }
-        for (int i = 0; i < GROUP; i++) square += (r[i] - mean) * (r[i] - mean);
-        for (int i = 0; i < GROUP; i++) adv[p * GROUP + i] = (r[i] - mean) / (sqrt(square / (GROUP - 1)) + 1e-4);
+        for (int i = 0; i < GROUP; i++) square += (r[i] - sum / GROUP) * (r[i] - sum / GROUP);
+        const double std = sqrt(square / (GROUP - 1));
+        for (int i = 0; i < GROUP; i++) adv[p * GROUP + i] = (float)((r[i] - sum / GROUP) / (std + 1e-4));
     }
 }
 
@@ -134,24 +139,18 @@ static void run_behavior(const behavior *b) {
     mr_score s[2 * N];
     int n_faults;
     REQUIRE_OK(sc.collect(sc.self, s, N, NULL, 0, &n_faults, &err), err);
-    float got[2 * N], want[2 * N], adv[N], adv_want[N], reward[N], std[N];
-    double by_hand[N];
+    float got[2 * N], adv[N], want[N], reward[N], std[N];
     for (int i = 0; i < N; i++) {
         got[2 * i] = s[2 * i].kind == MR_ABSTAINED ? NAN : (float)s[2 * i].value;
         got[2 * i + 1] = s[2 * i + 1].kind == MR_ABSTAINED ? NAN : (float)s[2 * i + 1].value;
-        want[2 * i] = (float)b->want[i];
-        want[2 * i + 1] = (float)(i % 3);
     }
     mr_grpo_opts o = { .num_generations = GROUP, .scale_rewards = MR_SCALE_GROUP };
     REQUIRE_OK(mr_grpo_advantages(adv, reward, std, got, sc.weights, N, 2, &o, &err), err);
-    REQUIRE_OK(mr_grpo_advantages(adv_want, reward, std, want, sc.weights, N, 2, &o, &err), err);
-    oracle(by_hand, b->want, 0.5);
+    oracle(want, b->want, 0.5);
     for (int i = 0; i < N; i++) {
-        if (memcmp(&adv[i], &adv_want[i], sizeof adv[i]) != 0 || fabs((double)adv[i] - by_hand[i]) > 1e-5)
-            fprintf(stderr, "%s, completion %d: advantage %g, want %g, by hand %g\n", b->name, i, (double)adv[i],
-                    (double)adv_want[i], by_hand[i]);
-        CHECK(memcmp(&adv[i], &adv_want[i], sizeof adv[i]) == 0); /* the same bits as without the fault's way around */
-        CHECK_NEAR(adv[i], by_hand[i], 1e-5);                     /* f32 against double: observed at most 2e-7 */
+        if (memcmp(&adv[i], &want[i], sizeof adv[i]) != 0)
+            fprintf(stderr, "%s, completion %d: advantage %.9g, want %.9g\n", b->name, i, (double)adv[i], (double)want[i]);
+        CHECK(memcmp(&adv[i], &want[i], sizeof adv[i]) == 0);
     }
     mr_pool_close(p);
 }
@@ -161,4 +160,102 @@ static void the_group_stays_right(void) {
     CHECK(sizeof behaviors / sizeof behaviors[0] >= 24);
 }
 
-SCRIPT_TEST_MAIN({ "the_group_stays_right", the_group_stays_right })
+/* --- on_error --- */
+
+static void on_error_is_read(void) {
+    put_file("rewards/file_mask.lua", "return { on_error = 'mask', score = function() return 1 end }\n");
+    put_file("rewards/plain.lua", "return { score = function() return 1 end }\n");
+    put_file("rewards/own.lua", "return { options = { on_error = 3 }, score = function() return 1 end }\n");
+    put_file("rewards/bad_word.lua", "return { on_error = 'zero', score = function() return 1 end }\n");
+    put_recipe("policy.lua", "\"plain\", \"file_mask\", { \"own\", on_error = 4 }", "");
+    mr_pool *p = open_pool("policy.lua", 1, 5);
+    mr_scorer sc = mr_pool_scorer(p);
+    CHECK_INT(sc.on_fault[0], MR_FAULT_IS_MIN);
+    CHECK_INT(sc.on_fault[1], MR_FAULT_IS_MASKED);
+    CHECK_INT(sc.on_fault[2], MR_FAULT_IS_MIN); /* an option of that name is the reward's own */
+    mr_pool_close(p);
+    put_recipe("policy.lua", "{ \"plain\", on_error = \"stop\" }, { name = \"file_mask\", on_error = \"min\" }", "");
+    p = open_pool("policy.lua", 1, 5);
+    sc = mr_pool_scorer(p);
+    CHECK_INT(sc.on_fault[0], MR_FAULT_STOPS);
+    CHECK_INT(sc.on_fault[1], MR_FAULT_IS_MIN); /* the recipe has the last word */
+    mr_pool_close(p);
+    mr_pool_opts o = { .n_workers = 1, .deadline_s = 5 };
+    put_recipe("policy.lua", "\"bad_word\"", "");
+    CHECK_CONTAINS(refusal("policy.lua", &o), "rewards/bad_word.lua: on_error is \"zero\", want \"min\", \"mask\" or \"stop\"");
+    put_recipe("policy.lua", "{ \"plain\", on_error = 3 }", "");
+    CHECK_CONTAINS(refusal("policy.lua", &o), "policy.lua: rewards[1]: on_error is a number, want \"min\", \"mask\" or \"stop\"");
+}
+
+/* --- a worker that dies, and nobody is guilty --- */
+
+static atomic_bool killing;
+static atomic_int n_killed;
+
+/* Seconds of processor time of a process; 0 when it is gone. */
+static double cpu_of(long pid) {
+    char path[64], line[512] = "";
+    unsigned long user = 0, kernel = 0;
+    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    FILE *f = fopen(path, "r");
+    if (!f) return 0;
+    const char *at = fgets(line, sizeof line, f) ? strrchr(line, ')') : NULL;
+    fclose(f);
+    if (!at || sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) != 2) return 0;
+    return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
+}
+
+/* Ends every worker that has computed for a while: someone from outside who does not like busy processes. */
+static void *kill_busy(void *main_thread) {
+    char path[64], line[256];
+    snprintf(path, sizeof path, "/proc/self/task/%ld/children", *(const long *)main_thread);
+    while (atomic_load(&killing)) {
+        FILE *list = fopen(path, "r");
+        line[0] = '\0';
+        if (list && fgets(line, sizeof line, list))
+            for (char *at = line, *end; strtol(at, &end, 10) > 0 && end != at; at = end) {
+                const long pid = strtol(at, NULL, 10);
+                if (cpu_of(pid) < 0.6) continue;
+                kill((pid_t)pid, SIGKILL);
+                atomic_fetch_add(&n_killed, 1);
+            }
+        if (list) fclose(list);
+        usleep(20000);
+    }
+    return NULL;
+}
+
+static void nobody_is_guilty_of_a_kill_from_outside(void) {
+    put_file("rewards/slow.lua", "return { range = { -5, 5 }, score = function(c) while c == 'x' do end return 1 end }\n");
+    put_file("rewards/good.lua", "return { name = 'good', score = function() return 2 end }\n");
+    put_recipe("slow.lua", "\"slow\", \"good\"", "");
+    mr_pool *p = open_pool("slow.lua", 1, 60);
+    mr_scorer sc = mr_pool_scorer(p);
+    mr_err err = { .msg = "" };
+    long main_thread = getpid();
+    pthread_t killer;
+    atomic_store(&killing, true);
+    REQUIRE(pthread_create(&killer, NULL, kill_busy, &main_thread) == 0);
+    for (int i = 0; i < 3; i++) {
+        mr_score_job job = { .id = i, .text = i == 1 ? "x" : "y", .len = 1, .row_json = "{}" };
+        REQUIRE_OK(sc.submit(sc.self, &job, &err), err);
+    }
+    mr_score s[6];
+    mr_fault f[4];
+    int n_faults;
+    REQUIRE_OK(sc.collect(sc.self, s, 3, f, 4, &n_faults, &err), err);
+    atomic_store(&killing, false);
+    pthread_join(killer, NULL);
+    CHECK_INT(atomic_load(&n_killed), 3); /* with all rewards, and twice alone */
+    CHECK_INT(n_faults, 1);
+    CHECK_INT(s[2].kind, MR_FAULT);
+    CHECK(isnan(s[2].value)); /* left out, not the lowest */
+    CHECK_CONTAINS(f[0].text, "rewards/slow.lua: not scored: the worker ended (killed by signal 9");
+    CHECK_CONTAINS(f[0].text, "each time from outside (sample 1)");
+    CHECK_NEAR(s[3].value, 2, 0);
+    for (int i = 0; i < 3; i += 2) CHECK(s[2 * i].kind == MR_SCORED && s[2 * i].value == 1 && s[2 * i + 1].value == 2);
+    mr_pool_close(p);
+}
+
+SCRIPT_TEST_MAIN({ "the_group_stays_right", the_group_stays_right }, { "on_error_is_read", on_error_is_read },
+                 { "nobody_is_guilty_of_a_kill_from_outside", nobody_is_guilty_of_a_kill_from_outside })

@@ -120,12 +120,19 @@ static void play_load(void) {
     if (is("logs for ever")) {
         for (;;) mr_wire_send(&wire, MR_WIRE_LOG, "\3\0\0\0\1\0\0\0x", 9, -1);
     }
+    if (is("silent error")) {
+        mr_put_u32(&s, (uint32_t)MR_EINVAL);
+        mr_put_bytes(&s, "", 0);
+        say(MR_WIRE_ERROR, &s);
+        pause();
+    }
     mr_put_bytes(&s, is("no json") ? "{\"a\":" : "{\"rewards\":[\"fake\"]}", is("no json") ? 5 : 20);
     mr_put_u32(&s, is("many rewards") ? 4000000000u : 1);
     mr_put_bytes(&s, "fake", 4);
     mr_put_bytes(&s, "rewards/fake.lua", 16);
     mr_put_f64(&s, is("low is nan") ? (double)NAN : -1.0);
     mr_put_u8(&s, is("batch 7") ? 7 : of_group()); /* score, or score_batch */
+    mr_put_u8(&s, is("on_fault 9") ? 9 : MR_FAULT_IS_MIN);
     mr_put_bytes(&s, "", 0);
     if (is("more than asked")) mr_put_u32(&s, 7);
     if (is("cut")) s.len -= 3;
@@ -254,6 +261,7 @@ static void lies_at_load_are_refused(void) {
         { "more than asked", "was cut" },           { "cut", "was cut" },
         { "asks and does not read", "the worker" }, { "asks for ever", "the worker" },
         { "logs for ever", "the worker" },          { "batch 7", "makes no sense" },
+        { "silent error", "did not say why" }, { "on_fault 9", "makes no sense" },
     };
     for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
         set_plan(plans[i][0]);
