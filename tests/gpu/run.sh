@@ -58,10 +58,10 @@ host="-std=gnu11 -O2 -fPIC -ffp-contract=off -fno-strict-aliasing $include"
 device="-gencode arch=compute_$arch,code=sm_$arch -O3 -fmad=false -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off $include"
 {
     for f in kernels/cuda/*.cu; do echo "nvcc -std=c++17 $device -c -o $out/$(basename "$f").o $f"; done
-    for f in kernels/cuda/*.c runtime/base/status.c; do
+    for f in kernels/cuda/*.c runtime/base/status.c runtime/base/utf8.c; do
         echo "nvcc -Xcompiler -std=gnu11 $device -c -o $out/module_$(basename "$f").o $f"
     done
-    for f in kernels/cpu/*.c kernels/open.c runtime/base/status.c runtime/base/memory.c runtime/base/threads.c tests/gpu/*.c; do
+    for f in kernels/cpu/*.c kernels/open.c runtime/base/status.c runtime/base/utf8.c runtime/base/memory.c runtime/base/threads.c tests/gpu/*.c; do
         echo "${CC:-gcc} $host -Wno-psabi -c -o $out/$(basename "$f").host.o $f"
     done
     echo "${CC:-gcc} -std=gnu11 -O3 -o $out/make_model tests/gpu/job/make_model.c -lm -lpthread"

@@ -25,7 +25,7 @@ flags="-gencode arch=compute_75,code=sm_$arch -DCU_FORCED_SM=75 -O3 -fmad=false 
 mkdir -p "$out/sm75"
 {
     for f in kernels/cuda/*.cu; do echo "nvcc -std=c++17 $flags -c -o $out/sm75/$(basename "$f").o $f"; done
-    for f in kernels/cuda/*.c runtime/base/status.c; do
+    for f in kernels/cuda/*.c runtime/base/status.c runtime/base/utf8.c; do
         echo "nvcc -Xcompiler -std=gnu11 $flags -c -o $out/sm75/$(basename "$f").o $f"
     done
 } | xargs -P "$(nproc)" -I{} sh -c '{} || echo "turing.sh: this failed: {}"' 2>&1 | grep -v '^$'
