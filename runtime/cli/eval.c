@@ -427,6 +427,7 @@ mr_status mr_cmd_eval(int argc, char **argv, mr_err *err) {
         { "dtype", 0, MR_OPT_TEXT, "TYPE", "auto, f32, bf16 or f16", &o.parts.dtype, 0, 0 },
         { "store", 0, MR_OPT_TEXT, "TYPE", "weights in memory: auto, f32, bf16, f16 or nf4", &o.parts.store, 0, 0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "auto, cpu or cuda:N", &o.parts.device, 0, 0 },
+        MR_OPT_PULL,
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &o.threads, 0, 1024 },
         { "no-save", 0, MR_OPT_FLAG, NULL, "leave RUN/eval.json as it is", &o.no_save, 0, 0 },
         { "json", 0, MR_OPT_FLAG, NULL, "as one JSON object", &o.json, 0, 0 },

@@ -420,6 +420,7 @@ mr_status mr_cmd_export(int argc, char **argv, mr_err *err) {
         { "store", 0, MR_OPT_TEXT, "TYPE", "the live base in memory: auto, f32, bf16, f16 or nf4", &o.parts.store, 0,
           0 },
         { "device", 0, MR_OPT_TEXT, "NAME", "of the check: auto, cpu or cuda:N", &o.parts.device, 0, 0 },
+        MR_OPT_PULL,
         { "threads", 0, MR_OPT_INT, "N", "CPU threads (0: all)", &o.threads, 0, 256 },
         { "json", 0, MR_OPT_FLAG, NULL, "the result as one JSON object", &o.json, 0, 0 },
     };

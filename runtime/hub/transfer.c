@@ -364,11 +364,13 @@ static mr_status ended(slot *s, CURLcode code) {
     return hub_status_again(status) ? try_again(s, st) : st;
 }
 
-static mr_status read_messages(transfer *t) {
+static mr_status read_messages(transfer *t, bool *any) {
     const hub_curl *c = t->h->curl;
     int left;
+    *any = false;
     for (CURLMsg *m; (m = c->multi_info_read(t->multi, &left));) {
         if (m->msg != CURLMSG_DONE) continue;
+        *any = true;
         CURLcode code = m->data.result;
         for (int i = 0; i < t->n_slots; i++)
             if (t->slots[i].easy == m->easy_handle) {
@@ -424,8 +426,9 @@ static mr_status turn(transfer *t) {
     }
     int running;
     c->multi_perform(t->multi, &running);
-    MR_TRY(read_messages(t));
-    if (t->n_done < t->n_files) c->multi_poll(t->multi, NULL, 0, (int)(1000 * wait) + 1, NULL);
+    bool any; /* a connection is free: the next turn gives it work before anything waits */
+    MR_TRY(read_messages(t, &any));
+    if (!any && t->n_done < t->n_files) c->multi_poll(t->multi, NULL, 0, (int)(1000 * wait) + 1, NULL);
     tell(t);
     if (t->h->opts.stop && t->h->opts.stop(t->h->opts.self))
         return mr_fail(t->err, MR_ESIGNAL, "%s: stopped; the same command goes on where it was", t->h->name.repo);

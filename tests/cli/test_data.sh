@@ -87,11 +87,11 @@ prints '"overlap": {"train_rows": 40, "eval_rows": 8, "eval_rows_in_train": 2, "
 # a model that is not there costs the counts only; so does an eval that does not open
 run 0 data look.lua -n 1 --set model.name=nobody/nothing --set data.files.tasks.eval=gone.jsonl
 prints "[user]"
-prints 'tokens   not counted: model "nobody/nothing" was not found'
+prints 'tokens   not counted: model "nobody/nothing" is not on this machine'
 prints "answers  tasks 40 rows: yes (26)"
 prints 'overlap  of train and eval: not looked at: data.eval does not open: data set "tasks": gone.jsonl'
 run 0 data look.lua -n 0 --json --set model.name=nobody/nothing --set data.eval=false
-prints '"tokens": null, "tokens_missing": "model \"nobody/nothing\" was not found'
+prints '"tokens": null, "tokens_missing": "model \"nobody/nothing\" is not on this machine'
 prints '"overlap": null, "overlap_missing": "the recipe has no data.eval"'
 
 # rows that cannot be made are counted, and the exit code says so

@@ -15,7 +15,7 @@ run 0 version --json
 prints '"version": "0.'
 
 # every command's help begins with an example that can be typed, and names its options
-for command in run resume plan hash demo generate chat export test score new data tokenize logprobs bench doctor help version; do
+for command in run resume plan hash demo generate chat export test score new data tokenize logprobs bench doctor pull help version; do
     run 0 "$command" --help
     first=$(head -n 1 "$temp/out")
     case $first in "  medrl $command"* | "  echo "*"| medrl $command"*) ;; *) fail "$command --help begins with: $first" ;; esac
@@ -25,7 +25,7 @@ for command in run resume plan hash demo generate chat export test score new dat
     run 0 help "$command"
     cmp -s "$temp/first" "$temp/out" || fail "help $command differs from $command --help"
 done
-for command in resume plan hash demo generate export test score data tokenize logprobs bench doctor version run; do
+for command in resume plan hash demo generate export test score data tokenize logprobs bench doctor pull version run; do
     run 0 "$command" --help
     prints "--json"
 done
