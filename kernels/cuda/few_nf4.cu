@@ -67,13 +67,14 @@ __device__ static void lay_piece(uint4 *to, const few_product &p, int n_segments
         int row = eight * 8 + lane / 4;
         const float *from = p.x + (row < p.n_rows ? row : p.n_rows - 1) * p.ldx + lane % 4 * 2;
 #pragma unroll 4
-        for (int i = first; i < n; i += step) { /* no branch in it, so that all loads are on their way together */
+        for (int i = first; i < n; i += step) { /* loads without a branch, so that all are on their way together */
             int at = i / PIECE_PAIRS * SEGMENT_BLOCKS * 2 + piece * PIECE_PAIRS + i % PIECE_PAIRS,
                 place = at < pairs ? at : pairs - 1;
             float2 v[4];
             load_x<ALIGNED>(v, from + place * 32);
-            to[place * 32 + lane] = make_uint4(pack2<T>(v[0].x, v[0].y), pack2<T>(v[1].x, v[1].y),
-                                               pack2<T>(v[2].x, v[2].y), pack2<T>(v[3].x, v[3].y));
+            if (at < pairs) /* others read the last place meanwhile */
+                to[at * 32 + lane] = make_uint4(pack2<T>(v[0].x, v[0].y), pack2<T>(v[1].x, v[1].y),
+                                                pack2<T>(v[2].x, v[2].y), pack2<T>(v[3].x, v[3].y));
         }
     }
 }

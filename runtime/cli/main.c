@@ -226,6 +226,7 @@ static void *json_alloc(size_t bytes) {
 /* `| head` has read what it wanted. */
 static bool reader_left(void) {
     struct pollfd out = { .fd = STDOUT_FILENO, .events = POLLOUT };
+    /* wait: none, a look */
     return errno == EPIPE || (poll(&out, 1, 0) == 1 && (out.revents & (POLLERR | POLLHUP)));
 }
 
