@@ -577,7 +577,7 @@ static void launch_rows(mr_backend *b, const char *op, const few_product *p, con
     }
 }
 
-static bool run(mr_backend *b, const char *op, const few_product *p, const few_product *a) {
+bool cu_few_nf4(mr_backend *b, const char *op, const few_product *p, const few_product *a) {
     nf4_plan q;
     if (!plan(b, &q, p, a ? a->n_out : 0)) return false;
     q.aligned = (uintptr_t)p->x % 8 == 0 && p->ldx % 2 == 0;
@@ -592,27 +592,6 @@ static bool run(mr_backend *b, const char *op, const few_product *p, const few_p
             launch_rows<BF16, 2>(b, op, p, a, &q);
         else
             launch_rows<BF16, 1>(b, op, p, a, &q);
-    }
-    return true;
-}
-
-/* Up to 8 rows of a product, from row `at` on. */
-static few_product eight_of(const few_product *p, int at) {
-    few_product e = *p;
-    e.x += at * p->ldx, e.y += at * p->ldy;
-    e.n_rows = p->n_rows - at < EIGHT ? p->n_rows - at : EIGHT;
-    for (int i = 0; i < p->n_parts; i++) e.part[i].u += at * p->ldu;
-    return e;
-}
-
-/* Where x is too long for all rows at once, two or three launches of 8 rows are still faster than few.cu. */
-bool cu_few_nf4(mr_backend *b, const char *op, const few_product *p, const few_product *a) {
-    enum { MOST_EIGHTS = 3 };
-    if (run(b, op, p, a)) return true;
-    if (p->n_rows > MOST_EIGHTS * EIGHT) return false;
-    for (int at = 0; at < p->n_rows; at += EIGHT) {
-        few_product e = eight_of(p, at), e_a = a ? eight_of(a, at) : e;
-        if (!run(b, op, &e, a ? &e_a : NULL)) return false; /* the first one already, or none */
     }
     return true;
 }
