@@ -53,6 +53,16 @@ void cu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const f
         LAUNCH(b, "kv_put", kv_put_kernel, N, THREADS, 0, (float *)kv, k, v, ld, slots, K, D);
 }
 
+bool cu_rope_put(mr_backend *b, void *kv, int64_t n_slots, float *x, const float *v, int ld, const int32_t *pos, const float *inv_freq,
+                 const int32_t *slots, int N, int H, int K, int D) {
+    (void)n_slots;
+    if (!split_takes(b, D) || N > CU_MOST_STEP_ROWS) return false; /* many rows are cut finer by rope and kv_put */
+    if (cu_failed(b) || N <= 0) return true;
+    assert(D % 2 == 0 && ld >= (H + K) * D);
+    split_rope_put(b, kv, x, v, ld, pos, inv_freq, slots, N, H, K, D);
+    return true;
+}
+
 /* --- tiles --- */
 
 /* Pairs (row, head) of one span and key head, in the order row by row: number i is row i / G, head kh * G + i % G. */
@@ -279,24 +289,35 @@ __global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const 
 }
 
 /* One block a (span, pair) and key head. first_item[span]: its first chunk's item; NULL: n_chunks a span. */
-__global__ static void merge_kernel(attending a, const int *first_item, const float *parts) {
+__global__ static void merge_kernel(attending a, const int *first_item, const float *parts, packed_rows packed) {
+    enum { BATCH = 16 }; /* whose loads are on their way together */
     int which = blockIdx.x / 16, pair = blockIdx.x % 16, kh = blockIdx.y, D = a.D;
-    follow();
     mr_span s = a.spans[which];
+    follow();
     int first = first_item ? first_item[which] : which * a.n_chunks;
     if (pair >= s.n_rows * a.G) return;
     int before = chunks_of(s.n_prefix), own = s.past + pair / a.G + 1, n = before + chunks_of(own);
     int64_t row = s.row0 + pair / a.G, head = kh * a.G + pair % a.G;
     for (int c = threadIdx.x; c < D; c += blockDim.x) {
         float most = -INFINITY, total = 0.0f, o = 0.0f;
-#pragma unroll 8
-        for (int i = 0; i < n; i++) {
-            const float *from = parts + (((int64_t)(first + i) * a.K + kh) * 16 + pair) * (D + 2);
-            float keep, take;
-            merge(&most, &total, &keep, &take, from[0], from[1]);
-            o = fmaf(from[2 + c], take, o * keep);
+        for (int at = 0; at < n; at += BATCH) {
+            float m[BATCH], sum[BATCH], v[BATCH];
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                const float *from = parts + (((int64_t)(first + (at + i < n ? at + i : n - 1)) * a.K + kh) * 16 + pair) * (D + 2);
+                m[i] = from[0], sum[i] = from[1], v[i] = from[2 + c];
+            }
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                if (at + i >= n) break;
+                float keep, take;
+                merge(&most, &total, &keep, &take, m[i], sum[i]);
+                o = fmaf(v[i], take, o * keep);
+            }
         }
-        a.o[(row * a.H + head) * D + c] = o / total;
+        float v = o / total;
+        a.o[(row * a.H + head) * D + c] = v;
+        put_packed(packed, (int)row, (int)head * D + c, v);
         if (a.lse && c == 0) a.lse[row * a.H + head] = most + logf(total);
     }
 }
@@ -361,13 +382,13 @@ static void attend_many(mr_backend *b, attending a, const mr_span *spans, int S)
 
 /* first_item: merge_kernel. */
 static void launch_few(mr_backend *b, const attending &a, const chunk_item *items, int n_items, int S, const int *first_item,
-                       float *parts) {
+                       float *parts, const packed_rows &packed) {
     dim3 grid(n_items, a.K), merges(S * 16, a.K);
     if (split_takes(b, a.D))
         split_few(b, &a, items, n_items, parts);
     else
         LAUNCH(b, "attention", few_kernel, grid, THREADS, (int)sizeof(tile_room), a, items, parts);
-    LAUNCH_EARLY(b, "attention", merge_kernel, merges, a.D <= 64 ? 64 : 128, 0, a, first_item, (const float *)parts);
+    LAUNCH_EARLY(b, "attention", merge_kernel, merges, a.D <= 64 ? 64 : 128, 0, a, first_item, (const float *)parts, packed);
 }
 
 /* Spans [0, S) with at most 16 pairs each, n_items chunks in all. */
@@ -391,7 +412,7 @@ static void attend_few(mr_backend *b, attending a, const mr_span *spans, int S, 
     if (!device) return;
     a.spans = (const mr_span *)device;
     const chunk_item *items = (const chunk_item *)(device + (size_t)S * sizeof(mr_span));
-    launch_few(b, a, items, n_items, S, (const int *)(device + at), parts);
+    launch_few(b, a, items, n_items, S, (const int *)(device + at), parts, packed_rows{});
 }
 
 void cu_attention_step(mr_backend *b, float *o, const float *q, int ldq, const void *kv, int64_t n_slots, const mr_span *spans,
@@ -403,11 +424,13 @@ void cu_attention_step(mr_backend *b, float *o, const float *q, int ldq, const v
     float *parts = (float *)cu_scratch(b, "attention", CU_SLOT_ATT, (size_t)at_once * (size_t)n_chunks * part_bytes(K, D));
     if (!parts) return;
     attending a = { o, NULL, q, (const float *)kv, NULL, ldq, H, K, D, H / K, n_chunks };
+    packed_rows packed = packed_rows_for(b, "attention", S, (int64_t)H * D); /* each span has one row */
     for (int s = 0; s < S; s += at_once) {
         int n = S - s < at_once ? S - s : at_once;
         a.spans = spans + s; /* rows are counted from the first span's all the same: row0 */
-        launch_few(b, a, NULL, n * n_chunks, n, NULL, parts);
+        launch_few(b, a, NULL, n * n_chunks, n, NULL, parts, packed);
     }
+    if (packed.at) cu_packed_note(b, packed.at, o, S, (int64_t)H * D);
 }
 
 void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,

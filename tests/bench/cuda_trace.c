@@ -4,8 +4,9 @@
  *     CUDA_INJECTION64_PATH=$PWD/libtrace.so LD_LIBRARY_PATH=$CUDA/lib64 medrl bench ...
  *
  * The driver loads it (CUDA_INJECTION64_PATH), the program need not know. One row a kernel, its grid and block with it, so that shapes
- * show; `idle` is the time between the end of one and the start of the next when that is under a millisecond: launches. Source of the
- * interface: CUPTI's manual, Activity API. */
+ * show; `idle` is the time between the end of one and the start of the next when that is under a millisecond: launches. `own` is the time from
+ * the end of the one before to its own: kernels that begin early run beside each other, and wait. Source of the interface: CUPTI's manual,
+ * Activity API. */
 #include <cupti.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -16,7 +17,7 @@ enum { BUFFER = 8 << 20, MAX_ROWS = 4096, SHOWN = 60 };
 
 typedef struct row {
     char name[160];
-    uint64_t n, ns, least;
+    uint64_t n, ns, least, own;
 } row;
 
 static row rows[MAX_ROWS];
@@ -31,7 +32,10 @@ static void count(const char *name, uint64_t start, uint64_t end) {
     rows[i].n++, rows[i].ns += end - start;
     if (end - start < rows[i].least) rows[i].least = end - start;
     if (last_end && start > last_end && start - last_end < 1000000) idle += start - last_end, n_idle++;
-    if (end > last_end) last_end = end;
+    if (end > last_end) {
+        rows[i].own += end - (start > last_end ? start : last_end);
+        last_end = end;
+    }
 }
 
 /* A mangled name is cut where its arguments begin to be of no use. */
@@ -77,8 +81,9 @@ static void print(void) {
     fprintf(stderr, "trace: %.3f ms busy, %.3f ms idle in %llu gaps below 1 ms\n", (double)all / 1e6, (double)idle / 1e6,
             (unsigned long long)n_idle);
     for (int i = 0; i < n_rows && i < SHOWN; i++)
-        fprintf(stderr, "%9.3f ms %7llu x %9.1f us, least %9.1f  %s\n", (double)rows[i].ns / 1e6, (unsigned long long)rows[i].n,
-                (double)rows[i].ns / 1e3 / (double)rows[i].n, (double)rows[i].least / 1e3, rows[i].name);
+        fprintf(stderr, "%9.3f ms %7llu x %9.1f us, least %9.1f, own %9.1f  %s\n", (double)rows[i].ns / 1e6, (unsigned long long)rows[i].n,
+                (double)rows[i].ns / 1e3 / (double)rows[i].n, (double)rows[i].least / 1e3, (double)rows[i].own / 1e3 / (double)rows[i].n,
+                rows[i].name);
 }
 
 __attribute__((visibility("default"))) int InitializeInjection(void);

@@ -72,9 +72,23 @@ template <typename V> static inline V __shfl_xor_sync(unsigned, V v, int d) {
     emu_warp_wait();
     return r;
 }
+template <typename V> static inline V __shfl_sync(unsigned, V v, int from) {
+    emu_lane((int)threadIdx.x % 32) = &v;
+    emu_warp_wait();
+    V r = *(const V *)emu_lane(from);
+    emu_warp_wait();
+    return r;
+}
 static inline void __syncwarp() { emu_warp_wait(); }
 static inline void __threadfence() {}
-static inline float __ldcg(const float *p) { return *p; }
+static inline int load_acquire(const int *p) { return *p; }
+static inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t which) {
+    uint64_t both = (uint64_t)y << 32 | x;
+    uint32_t r = 0;
+    for (int i = 0; i < 4; i++) r |= (uint32_t)(both >> (which >> 4 * i & 7) * 8 & 255) << 8 * i;
+    return r;
+}
+template <typename V> static inline V __ldcg(const V *p) { return *p; }
 static inline int atomicAdd(int *p, int v) { int old = *p; *p += v; return old; }
 static inline unsigned long long atomicAdd(unsigned long long *p, unsigned long long v) {
     unsigned long long old = *p;
