@@ -65,7 +65,7 @@ once() { # TARGET EXECUTIONS MAX_LEN: all of them, however long it takes (up to 
     elif [ "${done_:-0}" -lt $want ]; then
         echo "FAIL  fuzz $1: ${done_:-0} executions, want $want"
     else
-        echo "PASS  fuzz $1: $done_ executions, $(sed -n 's/.*cov: \([0-9]*\).*/\1/p' "$log" | tail -n 1) edges"
+        echo "PASS  fuzz $1: $done_ executions, at least $want, $(sed -n 's/.*cov: \([0-9]*\).*/\1/p' "$log" | tail -n 1) edges"
     fi
 }
 lane1() {
