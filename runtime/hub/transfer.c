@@ -28,6 +28,7 @@ typedef struct slot {
     double not_before;   /* not running: when to begin again */
     char *url;
     mr_hub_reply *reply;
+    double span;         /* blocks that are worth a request, by the last answer; 0: not known */
     mr_status st;        /* what the bytes themselves were guilty of */
 } slot;
 
@@ -191,6 +192,7 @@ static bool claim(slot *s, hub_file *f) {
     while (f->next < b->n_blocks && (f->claimed[f->next] || b->here[f->next] == HUB_HERE)) f->next++;
     if (f->next == b->n_blocks) return false;
     int64_t span = (b->n_blocks - f->next + s->t->n_slots - 1) / s->t->n_slots, k = f->next;
+    if (s->span > 0 && span > s->span) span = (int64_t)s->span;
     span = span < SPAN_MIN ? SPAN_MIN : span > SPAN_MAX ? SPAN_MAX : span;
     if (f->whole) span = b->n_blocks;
     for (int64_t n = 0; n < span && k < b->n_blocks && !f->claimed[k] && b->here[k] != HUB_HERE; n++) f->claimed[k++] = 1;
@@ -335,6 +337,18 @@ static mr_status redirected(slot *s) {
     return MR_OK;
 }
 
+/* A request is worth ten times the wait for its first byte. From a server that answers at once come small spans, so that
+ * the file is whole from its beginning as far as possible and the hasher is never far behind. */
+static void learn_span(slot *s) {
+    const hub_curl *c = s->t->h->curl;
+    curl_off_t asked = 0, first = 0, end = 0;
+    c->easy_getinfo(s->easy, CURLINFO_PRETRANSFER_TIME_T, &asked);
+    c->easy_getinfo(s->easy, CURLINFO_STARTTRANSFER_TIME_T, &first);
+    c->easy_getinfo(s->easy, CURLINFO_TOTAL_TIME_T, &end);
+    double wait = (double)(first - asked), took = (double)(end - first + 1);
+    s->span = 1 + 10 * wait / took * (double)(s->at - s->from) / HUB_BLOCK;
+}
+
 static mr_status ended(slot *s, CURLcode code) {
     transfer *t = s->t;
     hub_file *f = s->file;
@@ -351,6 +365,7 @@ static mr_status ended(slot *s, CURLcode code) {
         if (s->at < s->to)
             return try_again(s, mr_fail(t->err, MR_ENET, "%s: broke off at byte %lld; try again: what has arrived is kept",
                                         f->entry->path, (long long)s->at));
+        learn_span(s);
         release(s);
         return MR_OK;
     }
