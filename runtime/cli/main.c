@@ -51,6 +51,12 @@ const mr_command *mr_commands(int *n) {
     return commands;
 }
 
+static int find(const char *name) {
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, name) == 0) return i;
+    return -1;
+}
+
 /* The pages of docs/, which an installation has too: their names, in order. */
 enum { MAX_PAGES = 32, PAGE_NAME = 32 };
 static int find_pages(char names[MAX_PAGES][PAGE_NAME]) {
@@ -68,6 +74,14 @@ static int find_pages(char names[MAX_PAGES][PAGE_NAME]) {
     free(list);
     mr_free(dir);
     return found;
+}
+
+void mr_help_pages(mr_str *out) {
+    char pages[MAX_PAGES][PAGE_NAME];
+    const int n = find_pages(pages);
+    mr_str_puts(out, "recipe");
+    for (int i = 0; i < n; i++)
+        if (find(pages[i]) < 0) mr_str_printf(out, " %s", pages[i]); /* else it stands among the commands */
 }
 
 void mr_print_json(const cJSON *item) {
@@ -94,12 +108,6 @@ double mr_since_start_s(void) {
     clock_gettime(CLOCK_BOOTTIME, &now);
     double s = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec - strtod(p + 1, NULL) / (double)sysconf(_SC_CLK_TCK);
     return s > 0 ? s : 0;
-}
-
-static int find(const char *name) {
-    for (int i = 0; i < N_COMMANDS; i++)
-        if (strcmp(commands[i].name, name) == 0) return i;
-    return -1;
 }
 
 static mr_status unknown(const char *what, const char *word, bool topics, mr_err *err) {

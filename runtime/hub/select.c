@@ -2,7 +2,8 @@
  *
  * Of a model: its JSON, text and template files, and its weights once: model.safetensors, or the shards that its index
  * names, or what other safetensors there are, or the one GGUF file. Files in folders of a model are copies in other
- * formats and stay. Of a data set: every file of a known kind. With patterns: what they name. */
+ * formats and stay. Of a data set: every file of a known kind. Of both README.md, where the license stands, and from whose
+ * head the Python tools take the configurations of a data set. With patterns: what they name. */
 #include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,10 @@ static const char whole_name[] = "model.safetensors", index_name[] = "model.safe
 static bool ends(const char *path, const char *end) {
     size_t n = strlen(path), m = strlen(end);
     return n > m && strcasecmp(path + n - m, end) == 0;
+}
+
+static bool is_readme(const hub_entry *e) {
+    return strcmp(e->path, "README.md") == 0;
 }
 
 static hub_entry *find(hub_list *list, const char *path) {
@@ -44,7 +49,7 @@ static mr_status select_named(hub_list *list, const hub *h, mr_err *err) {
                 if (!exact && !ends(*p, strrchr(e->path, '.'))) continue; /* "*" means what can be had */
                 return refuse_pickle(h, e->path, "; want safetensors", err);
             }
-            if (!mr_hub_is_known_kind(e->path)) {
+            if (!mr_hub_is_known_kind(e->path) && !is_readme(e)) {
                 if (exact)
                     return mr_fail(err, MR_EREFUSED, "%s: %s is no kind of file that medrl downloads (safetensors, gguf, "
                                                      "json, txt, jinja, parquet, jsonl, csv)", h->name.repo, e->path);
@@ -117,7 +122,7 @@ static mr_status select_model(hub_list *list, bool *needs_index, const hub *h, c
         if (weights)
             e->wanted = has_whole ? strcmp(e->path, whole_name) == 0 : !has_index;
         else
-            e->wanted = ends(e->path, ".json") || ends(e->path, ".txt") || ends(e->path, ".jinja");
+            e->wanted = ends(e->path, ".json") || ends(e->path, ".txt") || ends(e->path, ".jinja") || is_readme(e);
         if (weights) has_weights = true;
         if (strcmp(e->path, "adapter_model.safetensors") == 0) e->wanted = true;
     }
@@ -168,7 +173,12 @@ mr_status hub_select(hub_list *list, bool *needs_index, const hub *h, const char
         MR_TRY(select_named(list, h, err));
     } else if (h->name.dataset) {
         int n = 0;
-        for (int i = 0; i < list->n; i++) n += list->items[i].wanted = mr_hub_is_known_kind(list->items[i].path);
+        for (int i = 0; i < list->n; i++) {
+            hub_entry *e = &list->items[i];
+            e->wanted = mr_hub_is_known_kind(e->path);
+            n += e->wanted;
+            if (is_readme(e)) e->wanted = true;
+        }
         if (n == 0)
             return mr_fail(err, MR_EDATA, "%s: holds no data that medrl reads, want parquet, jsonl, json, csv or txt",
                            h->name.repo);
