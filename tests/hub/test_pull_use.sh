@@ -168,6 +168,20 @@ run 0 data recipe.lua --pull
 [ -e "$(snapshot models--test--tiny_qwen2)/model.safetensors" ] || fail "no model was downloaded"
 HF_HUB_OFFLINE=1 run 0 data recipe.lua
 run 0 data recipe.lua --set data.files.gsm8k=test/one --pull
+# a run that has the token: no worker has it, and no file of the run
+HF_TOKEN=$token "$medrl" run recipe.lua --pull -o run --device cpu --threads 1 --set grpo.max_steps=100000 --set grpo.save_steps=5 \
+    >"$temp/out" 2>"$temp/err" &
+pid=$!
+for _ in $(seq 200); do [ -e run/checkpoint-5/MANIFEST ] && break; sleep 0.05; done
+children=$(cat /proc/$pid/task/*/children)
+[ -n "$children" ] || fail "the run has no workers"
+grep -q CANARY /proc/$pid/environ || fail "the run itself has no token"
+for child in $children; do is "$(grep -c CANARY "/proc/$child/environ")" 0; done
+kill -TERM $pid
+code=0
+wait $pid || code=$?
+is $code 143
+is "$(grep -rl CANARY run "$temp/out" "$temp/err" | wc -l)" 0
 run 65 data recipe.lua --set data.files.gsm8k=hf:test/data/absent.jsonl --pull
 says 'no file that medrl downloads matches "absent.jsonl"'
 feed n
