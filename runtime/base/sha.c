@@ -1,5 +1,5 @@
-/* sha.c - SHA-256 by libmd; of more than 64 KiB by OpenSSL's libcrypto where it is installed: it uses the processor's own
- * instructions, five times as fast. It is opened by name at the first such input, so that nothing else waits for it.
+/* sha.c - SHA-256 by libmd; of more than 64 KiB by OpenSSL's libcrypto where it is installed: it uses the processor's
+ * own instructions, five times as fast. It is opened by name at the first such input: nothing else waits for it.
  *
  * Source: FIPS 180-4; OpenSSL 3.0, EVP_DigestInit(3). */
 #include <dlfcn.h>

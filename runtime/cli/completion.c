@@ -29,7 +29,8 @@ static bool is_file_value(const char *value) {
            (!strcmp(value, "FILE") || !strcmp(value, "DIR") || !strcmp(value, "PATH") || !strcmp(value, "WHAT"));
 }
 
-/* Options whose values are one of a few words, by name; tests/cli/test_install.sh holds each against the option's help. */
+/* Options whose values are one of a few words, by name; tests/cli/test_install.sh holds each against the option's
+ * help. */
 static const char *choices(const char *name) {
     static const char *const table[][2] = {
         { "device", "auto cpu cuda:0" },
@@ -190,7 +191,8 @@ static void print_fish(const mr_command *c, int n) {
     for (int i = 0; i < n; i++) {
         char *words = first_words(c[i].name, c, n);
         if (words)
-            printf("complete -c medrl -n '__fish_seen_subcommand_from %s; and test (count (commandline -opc)) = 2' -f -a '%s'\n",
+            printf("complete -c medrl -n '__fish_seen_subcommand_from %s; and test (count (commandline -opc)) = 2' "
+                   "-f -a '%s'\n",
                    c[i].name, words);
         mr_free(words);
     }

@@ -27,7 +27,8 @@ static const mr_command commands[] = {
     { "report", "RUN", "a run as one HTML file, or served while it goes on", mr_cmd_report },
     { "chat", "MODEL|RUN", "talk to a model, or to what a run has made", mr_cmd_chat },
     { "generate", "MODEL|RUN [PROMPT]", "complete one prompt", mr_cmd_generate },
-    { "export", "RUN|MODEL", "the result as a PEFT adapter, merged safetensors or a GGUF, with a check", mr_cmd_export },
+    { "export", "RUN|MODEL", "the result as a PEFT adapter, merged safetensors or a GGUF, with a check",
+      mr_cmd_export },
     { "repl", "[RECIPE]", "a Lua session: sample, score, look at rows, train step by step", mr_cmd_repl },
     { "attach", "RUN", "the same session over a run that is going on", mr_cmd_attach },
     { "pull", "ORG/NAME", "download a model or a data set from the hub", mr_cmd_pull },
@@ -161,10 +162,15 @@ static mr_status print_page(const char *topic, mr_err *err) {
 }
 
 static mr_status help(int argc, char **argv, mr_err *err) {
-    static const mr_usage usage = { "help", "medrl help recipe\nmedrl help rewards\nmedrl help plan --page", "[TOPIC]", 0, 1,
-                                    "Prints the commands, or one topic: a command's name, recipe (every field), or a page "
-                                    "of the documentation. Nothing is fetched. A name that is both is the command; --page "
-                                    "prints the page." };
+    static const mr_usage usage = {
+        "help",
+        "medrl help recipe\nmedrl help rewards\nmedrl help plan --page",
+        "[TOPIC]",
+        0,
+        1,
+        "Prints the commands, or one topic: a command's name, recipe (every field), or a page of the documentation. "
+        "Nothing is fetched. A name that is both is the command; --page prints the page.",
+    };
     mr_args a;
     bool man = false, page = false;
     const mr_opt opts[] = {

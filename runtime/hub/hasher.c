@@ -1,4 +1,5 @@
-/* hasher.c - the threads behind the connections (transfer.h): one hashes what they have written, one has it put on the disk. */
+/* hasher.c - the threads behind the connections (transfer.h): one hashes what they have written, one has it put on the
+ * disk. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -6,9 +7,11 @@
 
 #include "hub/transfer.h"
 
-/* What is hashed at once stays in the processor's cache. What the disk is told of at once: the call waits where its queue
- * is full, for as long as hashing takes, which is why it has a thread of its own. */
-enum { PIECE = 256 << 10, STRETCH = 4 << 20, FLUSH = 16 << 20 };
+enum {
+    PIECE = 256 << 10,  /* hashed at once: stays in the processor's cache */
+    STRETCH = 4 << 20,  /* hashed between two looks at the lock */
+    FLUSH = 16 << 20    /* what the disk is told of at once; the call waits where its queue is full */
+};
 
 /* ---- hashing: in order, as far as the file is whole from its beginning ---- */
 
@@ -88,7 +91,7 @@ static void *keep_all(void *self) {
         bool last = f->judged;
         pthread_mutex_unlock(&h->lock);
         if (!last)
-            sync_file_range(f->blob.fd, from, to - from, SYNC_FILE_RANGE_WRITE); /* a hint: the commit's fsync is what counts */
+            sync_file_range(f->blob.fd, from, to - from, SYNC_FILE_RANGE_WRITE); /* a hint: the commit's fsync counts */
         else if (f->st == MR_OK && f->good)
             f->st = hub_blob_commit(&f->blob, h->cache, &f->err);
         pthread_mutex_lock(&h->lock);
@@ -105,10 +108,12 @@ mr_status hub_hasher_start(hub_hasher *h, mr_err *err) {
     pthread_cond_init(&h->work, NULL);
     pthread_cond_init(&h->keep, NULL);
     void *(*const jobs[HUB_HASHER_THREADS])(void *) = { hash_all, keep_all };
-    while (h->n_threads < HUB_HASHER_THREADS && pthread_create(&h->threads[h->n_threads], NULL, jobs[h->n_threads], h) == 0)
+    while (h->n_threads < HUB_HASHER_THREADS &&
+           pthread_create(&h->threads[h->n_threads], NULL, jobs[h->n_threads], h) == 0)
         h->n_threads++;
     h->started = true;
-    return h->n_threads == HUB_HASHER_THREADS ? MR_OK : mr_fail(err, MR_EAGAIN, "the system gives no thread; try again");
+    return h->n_threads == HUB_HASHER_THREADS ? MR_OK
+                                              : mr_fail(err, MR_EAGAIN, "the system gives no thread; try again");
 }
 
 void hub_hasher_stop(hub_hasher *h) {

@@ -2,8 +2,8 @@
  *
  * Of a model: its JSON, text and template files, and its weights once: model.safetensors, or the shards that its index
  * names, or what other safetensors there are, or the one GGUF file. Files in folders of a model are copies in other
- * formats and stay. Of a data set: every file of a known kind. Of both README.md, where the license stands, and from whose
- * head the Python tools take the configurations of a data set. With patterns: what they name. */
+ * formats and stay. Of a data set: every file of a known kind. Of both README.md, where the license stands, and from
+ * whose head the Python tools take the configurations of a data set. With patterns: what they name. */
 #include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,8 +31,8 @@ static hub_entry *find(hub_list *list, const char *path) {
 
 static mr_status refuse_pickle(const hub *h, const char *path, const char *why, mr_err *err) {
     return mr_fail(err, MR_EREFUSED,
-                   "%s: %s is a Python pickle, which can run code when it is read: never downloaded%s", h->name.repo, path,
-                   why);
+                   "%s: %s is a Python pickle, which can run code when it is read: never downloaded%s", h->name.repo,
+                   path, why);
 }
 
 /* The patterns, or the one file that the name holds. */
@@ -51,8 +51,9 @@ static mr_status select_named(hub_list *list, const hub *h, mr_err *err) {
             }
             if (!mr_hub_is_known_kind(e->path) && !is_readme(e)) {
                 if (exact)
-                    return mr_fail(err, MR_EREFUSED, "%s: %s is no kind of file that medrl downloads (safetensors, gguf, "
-                                                     "json, txt, jinja, parquet, jsonl, csv)", h->name.repo, e->path);
+                    return mr_fail(err, MR_EREFUSED,
+                                   "%s: %s is no kind of file that medrl downloads (safetensors, gguf, json, txt, "
+                                   "jinja, parquet, jsonl, csv, README.md)", h->name.repo, e->path);
                 continue;
             }
             e->wanted = true;
@@ -78,8 +79,8 @@ static mr_status select_shards(hub_list *list, const hub *h, const char *index, 
         if (file && strcmp(file, last) == 0) continue; /* tensors of a shard stand together */
         hub_entry *e = file ? find(list, file) : NULL;
         if (!e || !ends(file, ".safetensors"))
-            st = mr_fail(err, MR_EDATA, "%s: %s names a shard \"%.200s\" that the repository does not hold", h->name.repo,
-                         index_name, file ? file : "?");
+            st = mr_fail(err, MR_EDATA, "%s: %s names a shard \"%.200s\" that the repository does not hold",
+                         h->name.repo, index_name, file ? file : "?");
         else
             e->wanted = true;
         last = file ? file : "";
@@ -134,8 +135,8 @@ static mr_status select_model(hub_list *list, bool *needs_index, const hub *h, c
     for (int i = 0; i < list->n; i++)
         if (ends(list->items[i].path, ".gguf")) return select_gguf(list, h, err);
     if (pickle)
-        return refuse_pickle(h, pickle, ", and there is no .safetensors beside it; some have one at a revision refs/pr/N",
-                             err);
+        return refuse_pickle(h, pickle,
+                             ", and there is no .safetensors beside it; some have one at a revision refs/pr/N", err);
     return mr_fail(err, MR_EDATA, "%s: holds no weights that medrl reads, want .safetensors or .gguf%s", h->name.repo,
                    h->name.dataset ? "" : " (a data set wants --dataset)");
 }
@@ -153,7 +154,9 @@ static mr_status check_names(const hub_list *list, const hub *h, mr_err *err) {
         const hub_entry *e = &list->items[i];
         if (!e->wanted) continue;
         const char *why = mr_hub_bad_path(e->path, strlen(e->path));
-        if (why) st = mr_fail(err, MR_EREFUSED, "%s: holds a file named \"%.300s\": %s; refused", h->name.repo, e->path, why);
+        if (why)
+            st = mr_fail(err, MR_EREFUSED, "%s: holds a file named \"%.300s\": %s; refused", h->name.repo, e->path,
+                         why);
         all[n++] = e;
     }
     qsort(all, (size_t)n, sizeof *all, by_folded);
@@ -166,7 +169,8 @@ static mr_status check_names(const hub_list *list, const hub *h, mr_err *err) {
     return st;
 }
 
-mr_status hub_select(hub_list *list, bool *needs_index, const hub *h, const char *index, size_t index_len, mr_err *err) {
+mr_status hub_select(hub_list *list, bool *needs_index, const hub *h, const char *index, size_t index_len,
+                     mr_err *err) {
     *needs_index = false;
     for (int i = 0; i < list->n; i++) list->items[i].wanted = false;
     if (h->name.file[0] || h->opts.include) {

@@ -2,7 +2,8 @@
  *
  * One thread runs all connections (transfer.c). It writes blocks in any order and publishes how far a file is whole from
  * its beginning; the hasher reads that far from the page cache and judges when the last block is hashed. Behind it a
- * third thread has the disk write what is hashed, and syncs and names the blob that was judged good. A block that is marked is never written again, so what was hashed is what gets the name. */
+ * third thread has the disk write what is hashed, and syncs and names the blob that was judged good. A block that is
+ * marked is never written again, so what was hashed is what gets the name. */
 #ifndef MR_HUB_TRANSFER_H
 #define MR_HUB_TRANSFER_H
 
