@@ -50,7 +50,7 @@ struct transfer {
     double sample_s[SAMPLES];
     int64_t sample_bytes[SAMPLES];
     int n_samples;
-    double told_s;
+    double told_s, least_wait;
     mr_err *err;
 };
 
@@ -197,7 +197,7 @@ static bool claim(slot *s, hub_file *f) {
     while (f->next < b->n_blocks && (f->claimed[f->next] || b->here[f->next] == HUB_HERE)) f->next++;
     if (f->next == b->n_blocks) return false;
     int64_t span = (b->n_blocks - f->next + s->t->n_slots - 1) / s->t->n_slots, k = f->next;
-    if (s->span > 0 && span > s->span) span = (int64_t)s->span;
+    if (span > s->span) span = (int64_t)s->span; /* at first as small as may be */
     span = span < SPAN_MIN ? SPAN_MIN : span > SPAN_MAX ? SPAN_MAX : span;
     if (f->whole) span = b->n_blocks;
     for (int64_t n = 0; n < span && k < b->n_blocks && !f->claimed[k] && b->here[k] != HUB_HERE; n++)
@@ -344,7 +344,7 @@ static mr_status redirected(slot *s) {
     return MR_OK;
 }
 
-/* A request is worth ten times the wait for its first byte. From a server that answers at once come small spans, so
+/* A request is worth ten times the shortest wait for a first byte so far: longer ones are our own queue. From a server that answers at once come small spans, so
  * that the file is whole from its beginning as far as possible and the hasher is never far behind. */
 static void learn_span(slot *s) {
     const hub_curl *c = s->t->h->curl;
@@ -352,8 +352,9 @@ static void learn_span(slot *s) {
     c->easy_getinfo(s->easy, CURLINFO_PRETRANSFER_TIME_T, &asked);
     c->easy_getinfo(s->easy, CURLINFO_STARTTRANSFER_TIME_T, &first);
     c->easy_getinfo(s->easy, CURLINFO_TOTAL_TIME_T, &end);
-    double wait = (double)(first - asked), took = (double)(end - first + 1);
-    s->span = 1 + 10 * wait / took * (double)(s->at - s->from) / HUB_BLOCK;
+    double wait = (double)(first - asked), took = (double)(end - first + 1), *least = &s->t->least_wait;
+    if (*least == 0 || wait < *least) *least = wait;
+    s->span = 1 + 10 * *least / took * (double)(s->at - s->from) / HUB_BLOCK;
 }
 
 static mr_status ended(slot *s, CURLcode code) {
