@@ -190,5 +190,8 @@ if command -v script >/dev/null; then # a terminal is asked
     printf 'n\n' | script -qec "$medrl generate test/one-gguf x" /dev/null >"$temp/out" 2>&1
     prints "test/one-gguf is not on this machine. Download 9 kB into"
     prints "was not downloaded"
+    fresh slow-4000000 # the time that is left is seen in a window of 40 columns
+    script -qec "stty cols 40; $medrl pull test/tiny --connections 1" /dev/null </dev/null >"$temp/out" 2>&1
+    grep -aqE '[0-9] MB/s  ETA 0:0[0-9]' "$temp/out" || fail "no time left in a narrow window"
 fi
 passed
