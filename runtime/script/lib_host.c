@@ -52,7 +52,7 @@ static int files_open(lua_State *L) {
     if (!found || fd < 0)
         st = mr_fail(&err, MR_ENOTFOUND, "%s", found ? "the parent sent no descriptor" : name);
     else
-        st = mr_rows_open_fd(&r->rows, fd, name, &err);
+        st = (found == 2 ? mr_rows_open_cache : mr_rows_open_fd)(&r->rows, fd, name, &err);
     if (fd >= 0) close(fd);
     if (st != MR_OK) {
         lua_pushstring(L, err.msg);

@@ -29,6 +29,7 @@
 #include "base/fsafe.h"
 #include "base/log.h"
 #include "hub/hub.h"
+#include "script/import.h"
 #include "script/pool_impl.h"
 
 enum { MAX_RESPAWNS = 4096, MAX_ROW_BYTES = 16 << 20 };
@@ -111,12 +112,18 @@ static void send_text(mr_version *v, mr_peer *peer, const mr_frame *f) {
 
 /* A worker may read rows of data files and nothing else: the name says what it is, and it has to be a plain file. */
 static int open_data_file(const char *path, mr_err *err) {
-    static const char *const ends[] = { ".jsonl", ".ndjson", ".json", ".csv", ".tsv" };
-    const char *dot = strrchr(path, '.');
+    static const char *const ends[] = { ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet" };
+    const mr_packing packing = mr_packing_named(path);
+    const size_t len = strlen(path) - (packing == MR_PACKED_GZIP ? 3 : packing == MR_PACKED_ZSTD ? 4 : 0);
     bool known = false;
-    for (size_t i = 0; dot && i < sizeof ends / sizeof ends[0]; i++) known = known || strcasecmp(dot, ends[i]) == 0;
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+        const size_t n = strlen(ends[i]);
+        known = known || (len >= n && strncasecmp(path + len - n, ends[i], n) == 0);
+    }
     if (!known) {
-        mr_fail(err, MR_EINVAL, "%s: not a data file that medrl reads; want .jsonl, .json, .csv or .tsv", path);
+        mr_fail(err, MR_EINVAL, "%s: not a data file that medrl reads; want .parquet, .jsonl, .json, .csv or .tsv (or one of the last "
+                                "four with .gz or .zst behind it)",
+                path);
         return -1;
     }
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -141,6 +148,20 @@ static int open_data_file(const char *path, mr_err *err) {
     return fd;
 }
 
+/* A packed file becomes its row cache. The process that reads it has to be locked in as well as the worker that gets the rows. */
+static int unpacked(int fd, const char *path, int sandbox, bool *cached, mr_err *err) {
+    *cached = false;
+    if (fd < 0) return -1;
+    mr_packing how;
+    mr_status st = mr_import_kind(&how, fd, path, err);
+    if (st == MR_OK && how == MR_PACKED_NOT) return fd;
+    int cache = -1;
+    if (st == MR_OK) st = mr_import_open(&cache, fd, path, how, &(mr_import_opts){ .require_sandbox = sandbox }, err);
+    *cached = st == MR_OK;
+    close(fd);
+    return cache;
+}
+
 static void send_file(mr_peer *peer, const mr_frame *f) {
     char path[1024], *at = NULL;
     size_t n = f->len < sizeof path - 1 ? f->len : sizeof path - 1;
@@ -148,8 +169,10 @@ static void send_file(mr_peer *peer, const mr_frame *f) {
     path[n] = 0;
     mr_err err;
     int fd = mr_hub_file(&at, path, &err) == MR_OK ? open_data_file(at, &err) : -1; /* "hf:org/name/train.jsonl" */
+    bool cached;
+    fd = unpacked(fd, at, peer->sandbox.level, &cached, &err);
     mr_str s = { 0 };
-    mr_put_u8(&s, fd >= 0);
+    mr_put_u8(&s, fd < 0 ? 0 : cached ? 2 : 1);
     const char *name = fd >= 0 ? at : err.msg; /* its end says what kind it is */
     mr_put_bytes(&s, name, strlen(name));
     if (!mr_wire_send(&peer->wire, MR_WIRE_FILE, s.data, s.len, fd)) peer->alive = false;
