@@ -6,6 +6,7 @@
 local files = require "medrl.files"
 local host = require "medrl.host"
 local json = require "medrl.json"
+local layout = require "medrl.layout"
 local log = require "medrl.log"
 local rng = require "medrl.rng"
 
@@ -309,6 +310,47 @@ local function source_path(set, ctx)
   return path
 end
 
+-- Rows of several files, one behind the other.
+local function rows_of(paths)
+  local list, starts, n = {}, {}, 0
+  for k, path in ipairs(paths) do
+    list[k], starts[k] = files.open(path), n
+    n = n + list[k]:count()
+  end
+  local k = 1 -- the file that was read last: rows come in their order, mostly
+  local function find(i)
+    if i <= starts[k] then k = 1 end
+    while k < #list and i > starts[k + 1] do k = k + 1 end
+    return k, i - starts[k]
+  end
+  return {
+    n = n,
+    get = function(i)
+      local at, row = find(i)
+      return list[at]:get(row)
+    end,
+    at = function(i)
+      local at, row = find(i)
+      return ("%s:%d"):format(paths[at], list[at]:line(row))
+    end,
+  }
+end
+
+-- The files that path stands for: itself, or what a module with a place on the hub (M.hub) reads of a folder or a
+-- repository.
+local function paths_of(path, module, options)
+  local hub = module.hub
+  if type(hub) ~= "table" then return { path } end
+  local want = { split = options.split or "train", config = options.config or hub.config,
+                 parts = options.categories or hub.parts }
+  local base, names = files.folder(path, want.config and want.config .. "/*")
+  if not base then return { path } end
+  local found, missing = layout.pick(names, want)
+  if not found then error(("%s: %s"):format(path, missing), 0) end
+  for k = 1, #found do found[k] = base .. found[k] end
+  return found
+end
+
 function open.get(set, ctx)
   local name = set.name
   local path = source_path(set, ctx)
@@ -337,23 +379,25 @@ function open.get(set, ctx)
     raw_rows = { n = made.n, get = made.get, at = function(i) return ("%s row %d"):format(name, i) end }
     shown = "made by " .. place
   else
+    local given = path ~= nil
+    if not given and type(module.hub) == "table" then path = module.hub.name end
     if type(path) ~= "string" or path == "" then
       error(("%s%s: no file for data set \"%s\": put the file there with data.files.%s = \"PATH\" (or "
         .. "--set data.files.%s=PATH; \"none\" leaves the set out)")
         :format(host.recipe_fault, ctx.place, name, name, name), 0)
     end
-    local opened, rows = pcall(files.open, path)
+    local opened, rows = pcall(function() return rows_of(paths_of(path, module, set.options)) end)
     if not opened then
+      local why = tostring(rows)
       -- a name that has to be downloaded first is for the user to say, not a damaged file
-      local fault = tostring(rows):find("medrl pull", 1, true) and host.recipe_fault or ""
-      error(("%sdata set \"%s\": %s; set data.files.%s"):format(fault, name, tostring(rows), name), 0)
+      local absent = why:find("medrl pull", 1, true)
+      if absent and not given then
+        error(("%s%s: no file for data set \"%s\": put the file there with data.files.%s = \"PATH\" (\"none\" leaves "
+          .. "the set out), or fetch it: %s"):format(host.recipe_fault, ctx.place, name, name, why), 0)
+      end
+      error(("%sdata set \"%s\": %s; set data.files.%s"):format(absent and host.recipe_fault or "", name, why, name), 0)
     end
-    raw_rows = {
-      n = rows:count(),
-      get = function(i) return rows:get(i) end,
-      at = function(i) return ("%s:%d"):format(path, rows:line(i)) end,
-    }
-    shown = "from " .. path
+    raw_rows, shown = rows, "from " .. path
   end
 
   local options, row_of, keep = set.options, module.row, module.keep

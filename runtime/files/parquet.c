@@ -43,7 +43,7 @@ mr_status mr_parquet_read(int fd, const char *name, size_t memory_bytes, mr_parq
 #undef realloc
 #undef free
 
-enum { MAX_FIELDS = 1024, MAX_ROW_BYTES = 16 << 20, DEFAULT_MEMORY = 1 << 30 };
+enum { MAX_FIELDS = 1024, MAX_ROW_BYTES = 16 << 20, MAX_ROWS = INT32_MAX, DEFAULT_MEMORY = 1 << 30 };
 
 const char *mr_parquet_version(void) {
     return MEDRL_CARQUET;
@@ -440,6 +440,21 @@ static mr_status put_value(const reading *r, const field *f, mr_str *s, int64_t 
 
 /* ---- the file ---- */
 
+/* carquet calls a page that it cannot unpack a damaged one: which it is, the footer says. */
+static bool has_foreign_codec(const char *name) {
+    carquet_error_t e = CARQUET_ERROR_INIT;
+    carquet_reader_t *r = carquet_reader_open(name, NULL, &e);
+    bool foreign = false;
+    for (int32_t g = 0, n = r ? carquet_reader_num_row_groups(r) : 0; g < n && !foreign; g++)
+        for (int32_t c = 0; c < carquet_reader_num_columns(r) && !foreign; c++) {
+            carquet_column_chunk_metadata_t m;
+            foreign = carquet_reader_column_chunk_metadata(r, g, c, &m) == CARQUET_OK &&
+                      (m.codec == CARQUET_COMPRESSION_BROTLI || m.codec == CARQUET_COMPRESSION_LZO);
+        }
+    if (r) carquet_reader_close(r);
+    return foreign;
+}
+
 static mr_status explain(const char *name, const carquet_error_t *e, mr_err *err) {
     char where[96] = "";
     if (e->row_group_index >= 0 && e->column_index >= 0)
@@ -448,9 +463,8 @@ static mr_status explain(const char *name, const carquet_error_t *e, mr_err *err
         return mr_fail(err, MR_EDATA,
                        "%s: a row group%s needs more than %zu MiB to be read, or claims to; write the file with smaller row groups",
                        name, where, env.cap >> 20);
-    if (e->code == CARQUET_ERROR_UNSUPPORTED_CODEC)
-        return mr_fail(err, MR_EDATA, "%s: is compressed with brotli, lzo or a codec of its own%s, want snappy, zstd, gzip or lz4; write it anew",
-                       name, where);
+    if (e->code == CARQUET_ERROR_UNSUPPORTED_CODEC || has_foreign_codec(name))
+        return mr_fail(err, MR_EDATA, "%s: is compressed with brotli or lzo, want snappy, zstd, gzip or lz4; write it anew", name);
     return mr_fail(err, MR_EDATA, "%s: %.300s%s; the file is damaged or not written to the standard, fetch it again", name,
                    e->message[0] ? e->message : carquet_status_string(e->code), where);
 }
@@ -498,14 +512,53 @@ static mr_status read_groups(reading *r, mr_err *err) {
     return MR_OK;
 }
 
+/* What the footer says of itself, before anything is done that takes as long as the numbers in it are large. */
+static mr_status check_footer(const carquet_reader_t *r, const char *name, mr_err *err) {
+    const int32_t columns = carquet_reader_num_columns(r);
+    int64_t rows = 0;
+    for (int32_t g = 0, n = carquet_reader_num_row_groups(r); g < n; g++) {
+        carquet_row_group_metadata_t group;
+        bool good = carquet_reader_row_group_metadata(r, g, &group) == CARQUET_OK && group.num_rows >= 0 &&
+                    group.num_rows <= MAX_ROWS - rows;
+        for (int32_t c = 0; good && c < columns; c++) { /* a row has a value or more in each column, if only a null */
+            carquet_column_chunk_metadata_t m;
+            good = carquet_reader_column_chunk_metadata(r, g, c, &m) == CARQUET_OK && m.num_values >= group.num_rows &&
+                   m.num_values <= MAX_ROWS;
+        }
+        if (!good)
+            return mr_fail(err, MR_EDATA, "%s: row group %d has a number of rows that does not fit (up to %d in a file); the file is damaged",
+                           name, (int)g, MAX_ROWS);
+        rows += group.num_rows;
+    }
+    if (columns < 1 || rows != carquet_reader_num_rows(r))
+        return mr_fail(err, MR_EDATA, "%s: has %d columns, and %" PRId64 " rows where its groups have %" PRId64 "; the file is damaged",
+                       name, (int)columns, carquet_reader_num_rows(r), rows);
+    return MR_OK;
+}
+
+/* Lists in lists are more than carquet's validation can go through: it says so before it looks at their pages. The Arrow path, which
+ * can, looks at sizes, types and checksums itself. */
+static mr_status validate(const char *name, mr_err *err) {
+    carquet_error_t e = CARQUET_ERROR_INIT;
+    carquet_reader_t *r = carquet_reader_open(name, NULL, &e);
+    if (!r) return explain(name, &e, err);
+    const mr_status st = check_footer(r, name, err);
+    carquet_reader_close(r);
+    if (st != MR_OK) return st;
+    e.code = carquet_validate_file(name, &e);
+    if (e.code != CARQUET_OK && e.code != CARQUET_ERROR_NOT_IMPLEMENTED) return explain(name, &e, err);
+    env.short_of = false;
+    return MR_OK;
+}
+
 mr_status mr_parquet_read(int fd, const char *name, size_t memory_bytes, mr_parquet_row each, void *self, int64_t *n_rows,
                           mr_err *err) {
     env.fd = fd;
     env.used = 0;
     env.short_of = false;
     env.cap = memory_bytes ? memory_bytes : DEFAULT_MEMORY;
+    MR_TRY(validate(name, err));
     carquet_error_t e = CARQUET_ERROR_INIT;
-    if ((e.code = carquet_validate_file(name, &e)) != CARQUET_OK) return explain(name, &e, err);
     reading r = { .name = name, .each = each, .self = self };
     r.reader = carquet_reader_open(name, NULL, &e);
     mr_status st = r.reader ? read_groups(&r, err) : explain(name, &e, err);

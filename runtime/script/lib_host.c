@@ -61,6 +61,37 @@ static int files_open(lua_State *L) {
     return 1;
 }
 
+/* files.folder(path, pattern): what stands before the names, and a list of the data files of a folder or of a repository of the hub;
+ * nothing when path is neither. */
+static int files_folder(lua_State *L) {
+    size_t n_path, n_pattern;
+    const char *path = luaL_checklstring(L, 1, &n_path), *pattern = luaL_optlstring(L, 2, "", &n_pattern);
+    mr_worker *w = mr_worker_of(L);
+    const uint32_t lens[2] = { (uint32_t)n_path, (uint32_t)n_pattern };
+    char ask[2048];
+    luaL_argcheck(L, n_path < 1024 && n_pattern < 256, 1, "the name is too long");
+    memcpy(ask, &lens[0], 4);
+    memcpy(ask + 4, path, n_path);
+    memcpy(ask + 4 + n_path, &lens[1], 4);
+    memcpy(ask + 8 + n_path, pattern, n_pattern);
+    mr_frame f = mr_worker_ask(w, MR_WIRE_NEED_FOLDER, ask, 8 + n_path + n_pattern, MR_WIRE_FOLDER);
+    mr_take t = mr_take_frame(&f);
+    const unsigned found = mr_take_u8(&t);
+    size_t len;
+    const char *said = mr_take_bytes(&t, &len);
+    if (found == 2) return 0;
+    lua_pushlstring(L, said, len);
+    if (found == 0) return lua_error(L);
+    const uint32_t n = mr_take_u32(&t);
+    lua_createtable(L, 0, 0);
+    for (uint32_t i = 0; i < n && !t.bad; i++) {
+        const char *name = mr_take_bytes(&t, &len);
+        lua_pushlstring(L, name, len);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    return 2;
+}
+
 static int rows_count(lua_State *L) {
     lua_pushnumber(L, (lua_Number)mr_rows_count(check_rows(L)->rows));
     return 1;
@@ -175,9 +206,9 @@ int mr_lib_files(lua_State *L) {
     lua_setfield(L, -2, "__gc");
     lua_pop(L, 1);
     static const luaL_Reg f[] = {
-        { "open", files_open }, { "tick", files_tick }, { "key", files_key }, { NULL, NULL }
+        { "open", files_open }, { "folder", files_folder }, { "tick", files_tick }, { "key", files_key }, { NULL, NULL }
     };
-    lua_createtable(L, 0, 3);
+    lua_createtable(L, 0, 4);
     luaL_register(L, NULL, f);
     return 1;
 }

@@ -181,6 +181,26 @@ static void send_file(mr_peer *peer, const mr_frame *f) {
     mr_free(at);
 }
 
+/* What is in a folder or a repository: names only. */
+static void send_folder(mr_peer *peer, const mr_frame *f) {
+    mr_take t = mr_take_frame(f);
+    char path[1024], pattern[256];
+    mr_take_string(&t, path, sizeof path);
+    mr_take_string(&t, pattern, sizeof pattern);
+    mr_hub_files files;
+    mr_err err;
+    const mr_status st = mr_hub_files_find(&files, path, pattern[0] ? pattern : NULL, &err);
+    const char *said = st != MR_OK ? err.msg : files.base ? files.base : "";
+    mr_str s = { 0 };
+    mr_put_u8(&s, st != MR_OK ? 0 : files.base ? 1 : 2);
+    mr_put_bytes(&s, said, strlen(said));
+    mr_put_u32(&s, (uint32_t)files.n);
+    for (int i = 0; i < files.n; i++) mr_put_bytes(&s, files.names[i], strlen(files.names[i]));
+    if (!mr_wire_send(&peer->wire, MR_WIRE_FOLDER, s.data, s.len, -1)) peer->alive = false;
+    mr_str_clear(&s);
+    mr_hub_files_clear(&files);
+}
+
 bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
     switch (f->type) {
     case MR_WIRE_NEED_TEXT:
@@ -190,6 +210,10 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
     case MR_WIRE_NEED_FILE:
         if (++peer->n_asked > MR_MAX_ASKED) return false;
         send_file(peer, f);
+        return true;
+    case MR_WIRE_NEED_FOLDER:
+        if (++peer->n_asked > MR_MAX_ASKED) return false;
+        send_folder(peer, f);
         return true;
     case MR_WIRE_TICK: mr_watch_beat(); return true;
     case MR_WIRE_READY: {

@@ -10,7 +10,7 @@ top=$(cd "$(dirname "$0")/../.." && pwd)
 factor=${1:-1}
 cd "$top"
 cmake --preset fuzz "-DCMAKE_C_COMPILER_LAUNCHER=${CMAKE_C_COMPILER_LAUNCHER-}" >/dev/null
-targets="safetensors gguf json rows tokenizer encode adapter checkpoint recipe template wire replies control hub"
+targets="safetensors gguf json rows parquet packed tokenizer encode adapter checkpoint recipe template wire replies control hub"
 # shellcheck disable=SC2046
 cmake --build --preset fuzz --target fuzz_seeds $(printf 'fuzz_%s ' $targets) >build-fuzz/log || { tail -n 30 build-fuzz/log; exit 1; }
 work=build-fuzz/corpus
@@ -39,6 +39,7 @@ for f in "$golden"/tokenizer_tiny96 examples/nano; do cp "$f/tokenizer.json" "$w
 part tokenizer "$golden/tokenizer_qwen2_5/tokenizer.json" 60000
 for f in README.md docs/*.md "$golden"/templates/*.jinja; do part encode "$f" 3000; done
 cp "$golden"/templates/*.jinja "$work/template/"
+find "$golden/parquet" -name '*.parquet' -size -16k -exec cp {} "$work/parquet/" \;
 
 n=0
 hub() { n=$((n + 1)); printf "$@" >"$work/hub/$n"; } # a first byte, then what a server may say
@@ -73,6 +74,7 @@ lane1() {
     once rows 20000 4000
     once tokenizer 4000 8000
     once encode 40000 2000
+    once packed 60000 2000
     once recipe 6000 3000
     once control 6000 4000
     once hub 150000 2000
@@ -81,6 +83,7 @@ lane2() {
     once gguf 200000 4000
     once json 200000 4000
     once adapter 60000 2000
+    once parquet 100000 6000
     once checkpoint 60000 4000
     once template 40000 4000
     once wire 120000 4000
