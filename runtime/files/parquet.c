@@ -553,6 +553,7 @@ static mr_status validate(const char *name, mr_err *err) {
 
 mr_status mr_parquet_read(int fd, const char *name, size_t memory_bytes, mr_parquet_row each, void *self, int64_t *n_rows,
                           mr_err *err) {
+    if (n_rows) *n_rows = 0;
     env.fd = fd;
     env.used = 0;
     env.short_of = false;
