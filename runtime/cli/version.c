@@ -48,6 +48,7 @@ static cJSON *parts(void) {
     /* Sources of others that are linked in (cmake/vendored.txt); none is in the repository. */
     cJSON *vendored = cJSON_AddArrayToObject(o, "vendored");
     if (mr_parquet_version()) {
+        add_library(list, "liblz4", MEDRL_BUILT_LZ4, NULL);
         add_library(vendored, "carquet", mr_parquet_version(), NULL);
         cJSON_AddStringToObject(cJSON_GetArrayItem(vendored, 0), "license", MEDRL_CARQUET_LICENSE);
     }
