@@ -229,24 +229,33 @@ static mr_status read_end(mr_sha *sha, int fd, const char *name, int64_t from, c
     return MR_OK;
 }
 
-/* What a cache is of: the file, as far as that can be told without reading all of it. */
-static mr_status identify(uint8_t key[MR_ROWCACHE_KEY], char hex[65], const reading *r, const struct stat *s, mr_err *err) {
-    char text[160];
-    snprintf(text, sizeof text, "%d %s %" PRId64 " %" PRIu64 " %" PRId64 ".%09ld", (int)r->how,
-             r->how == MR_PACKED_PARQUET ? mr_parquet_version() : "", r->size, (uint64_t)s->st_ino, (int64_t)s->st_mtim.tv_sec,
-             s->st_mtim.tv_nsec);
+mr_status mr_import_identify(mr_sha *sha, int fd, const char *name, mr_err *err) {
+    struct stat s;
+    if (fstat(fd, &s) != 0) return mr_fail_errno(err, "%s", name);
+    char text[128];
+    snprintf(text, sizeof text, "%" PRId64 " %" PRIu64 " %" PRId64 ".%09ld", (int64_t)s.st_size, (uint64_t)s.st_ino,
+             (int64_t)s.st_mtim.tv_sec, s.st_mtim.tv_nsec);
+    mr_sha_add(sha, text, strlen(text) + 1);
     char *buffer = mr_alloc(END_BYTES);
+    mr_status st = read_end(sha, fd, name, 0, buffer, err);
+    if (st == MR_OK && s.st_size > END_BYTES) st = read_end(sha, fd, name, s.st_size - END_BYTES, buffer, err);
+    mr_free(buffer);
+    return st;
+}
+
+/* What a cache is of: the file, as far as that can be told without reading all of it, and what read it. */
+static mr_status identify(uint8_t key[MR_ROWCACHE_KEY], char hex[65], const reading *r, mr_err *err) {
+    char text[64];
+    snprintf(text, sizeof text, "%d %s", (int)r->how, r->how == MR_PACKED_PARQUET ? mr_parquet_version() : "");
     mr_sha *sha = mr_sha_new();
     mr_sha_add(sha, text, strlen(text) + 1);
-    mr_status st = read_end(sha, r->fd, r->name, 0, buffer, err);
-    if (st == MR_OK && r->size > END_BYTES) st = read_end(sha, r->fd, r->name, r->size - END_BYTES, buffer, err);
+    const mr_status st = mr_import_identify(sha, r->fd, r->name, err);
     mr_sha_end(sha, hex);
-    mr_free(buffer);
     for (int i = 0; i < MR_ROWCACHE_KEY; i++) key[i] = (uint8_t)(nibble(hex[2 * i]) << 4 | nibble(hex[2 * i + 1]));
     return st;
 }
 
-static char *cache_folder(void) {
+char *mr_import_folder(void) {
     const char *set = getenv("MEDRL_ROW_CACHE");
     return set && *set ? mr_strdup(set) : mr_path_join(mr_cache_dir(), "rows");
 }
@@ -383,8 +392,8 @@ mr_status mr_import_open(int *cache, int fd, const char *name, mr_packing how, c
                   .least = opts ? opts->require_sandbox : 0 };
     uint8_t key[MR_ROWCACHE_KEY];
     char state[65];
-    MR_TRY(identify(key, state, &r, &s, err));
-    char *folder = cache_folder(), *path = cache_path(folder, name, state);
+    MR_TRY(identify(key, state, &r, err));
+    char *folder = mr_import_folder(), *path = cache_path(folder, name, state);
     const mr_status st = open_cache(cache, path, key) ? MR_OK : make(cache, &r, folder, path, key, err);
     mr_free(path);
     mr_free(folder);

@@ -15,7 +15,7 @@
 #ifndef MR_IMPORT_H
 #define MR_IMPORT_H
 
-#include "base/memory.h"
+#include "base/fsafe.h"
 #include "files/unpack.h"
 #include "script/wire.h"
 
@@ -31,6 +31,10 @@ mr_status mr_import_kind(mr_packing *how, int fd, const char *name, mr_err *err)
 /* *cache: a descriptor for mr_rows_open_cache, the caller's. fd: the file, a plain one. opts may be NULL.
  * MR_EDATA: the file, `NAME:PLACE: what`. */
 mr_status mr_import_open(int *cache, int fd, const char *name, mr_packing how, const mr_import_opts *opts, mr_err *err);
+
+/* What identifies an open file, into a hash: size, time, inode, its first and last 64 KiB. */
+mr_status mr_import_identify(mr_sha *sha, int fd, const char *name, mr_err *err);
+char *mr_import_folder(void); /* of the caches; owned */
 
 /* The child's side: `medrl --worker` whose first frame is MR_WIRE_IMPORT. Does not come back. */
 _Noreturn void mr_import_child(mr_wire *wire, const mr_frame *f);

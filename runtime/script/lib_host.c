@@ -179,6 +179,61 @@ static int files_tick(lua_State *L) {
     return 0;
 }
 
+/* What NEED_PASS and KEEP_PASS begin with: arguments 1, a text, and 2, a list of paths. */
+static void put_pass(lua_State *L, mr_str *s) {
+    size_t len;
+    const char *what = luaL_checklstring(L, 1, &len);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    const int n = (int)lua_objlen(L, 2);
+    for (int i = 1; i <= n; i++) { /* all that may raise comes first */
+        lua_rawgeti(L, 2, i);
+        luaL_checkstring(L, -1);
+    }
+    mr_put_bytes(s, what, len);
+    mr_put_u32(s, (uint32_t)n);
+    for (int i = -n; i < 0; i++) {
+        const char *path = lua_tolstring(L, i, &len);
+        mr_put_bytes(s, path, len);
+    }
+    lua_pop(L, n);
+}
+
+/* files.recall(what, paths): what files.keep was given for the same pass over the same files by the same scripts; or nil. */
+static int files_recall(lua_State *L) {
+    mr_worker *w = mr_worker_of(L);
+    mr_str s = { 0 };
+    luaL_argcheck(L, lua_istable(L, 2) && lua_objlen(L, 2) <= 512, 2, "want a list of paths");
+    luaL_checkstack(L, 520, "paths");
+    put_pass(L, &s);
+    if (s.len > MR_WIRE_SMALL_BYTES) {
+        mr_str_clear(&s);
+        return 0;
+    }
+    mr_frame f = mr_worker_ask(w, MR_WIRE_NEED_PASS, s.data, s.len, MR_WIRE_PASS);
+    mr_str_clear(&s);
+    mr_take t = mr_take_frame(&f);
+    const unsigned found = mr_take_u8(&t);
+    size_t len;
+    const char *result = mr_take_bytes(&t, &len);
+    if (!found) return 0;
+    lua_pushlstring(L, result, len);
+    return 1;
+}
+
+/* files.keep(what, paths, result). */
+static int files_keep(lua_State *L) {
+    size_t len;
+    const char *result = luaL_checklstring(L, 3, &len);
+    mr_str s = { 0 };
+    luaL_argcheck(L, lua_istable(L, 2) && lua_objlen(L, 2) <= 512, 2, "want a list of paths");
+    luaL_checkstack(L, 520, "paths");
+    put_pass(L, &s);
+    mr_put_bytes(&s, result, len);
+    if (s.len < MR_WIRE_MAX_BYTES) mr_wire_send(&mr_worker_of(L)->wire, MR_WIRE_KEEP_PASS, s.data, s.len, -1);
+    mr_str_clear(&s);
+    return 0;
+}
+
 /* files.key(text): eight bytes that texts share when they differ in white space only. */
 static int files_key(lua_State *L) {
     size_t len;
@@ -206,9 +261,10 @@ int mr_lib_files(lua_State *L) {
     lua_setfield(L, -2, "__gc");
     lua_pop(L, 1);
     static const luaL_Reg f[] = {
-        { "open", files_open }, { "folder", files_folder }, { "tick", files_tick }, { "key", files_key }, { NULL, NULL }
+        { "open", files_open }, { "folder", files_folder }, { "recall", files_recall },
+        { "keep", files_keep }, { "tick", files_tick }, { "key", files_key }, { NULL, NULL }
     };
-    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, 6);
     luaL_register(L, NULL, f);
     return 1;
 }

@@ -162,13 +162,18 @@ static int unpacked(int fd, const char *path, int sandbox, bool *cached, mr_err 
     return cache;
 }
 
+int mr_pool_open_data(const char *name, char **at, mr_err *err) {
+    *at = NULL;
+    return mr_hub_file(at, name, err) == MR_OK ? open_data_file(*at, err) : -1; /* "hf:org/name/train.jsonl" */
+}
+
 static void send_file(mr_peer *peer, const mr_frame *f) {
     char path[1024], *at = NULL;
     size_t n = f->len < sizeof path - 1 ? f->len : sizeof path - 1;
     memcpy(path, f->data, n);
     path[n] = 0;
     mr_err err;
-    int fd = mr_hub_file(&at, path, &err) == MR_OK ? open_data_file(at, &err) : -1; /* "hf:org/name/train.jsonl" */
+    int fd = mr_pool_open_data(path, &at, &err);
     bool cached;
     fd = unpacked(fd, at, peer->sandbox.level, &cached, &err);
     mr_str s = { 0 };
@@ -215,6 +220,11 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
         if (++peer->n_asked > MR_MAX_ASKED) return false;
         send_folder(peer, f);
         return true;
+    case MR_WIRE_NEED_PASS:
+        if (++peer->n_asked > MR_MAX_ASKED) return false;
+        mr_pass_send(v, peer, f);
+        return true;
+    case MR_WIRE_KEEP_PASS: return ++peer->n_asked <= MR_MAX_ASKED && mr_pass_keep(v, f);
     case MR_WIRE_TICK: mr_watch_beat(); return true;
     case MR_WIRE_READY: {
         mr_take t = mr_take_frame(f);

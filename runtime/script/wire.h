@@ -53,6 +53,10 @@ typedef enum mr_wire_type {
     MR_WIRE_IMPORT,    /* to a process that gets nothing else (import.h): u8 mr_packing, i64 memory, string name; the file comes
                           with it -> READY, BYTES ..., REPLY or ERROR */
     MR_WIRE_BYTES,     /* whole rows with their newlines, or a piece of text */
+    /* what a pass over all rows of a set came to, kept from one start to the next (passes.h) */
+    MR_WIRE_NEED_PASS, /* string what the pass is, u32 n, n strings: the files -> PASS: u8 found, string result */
+    MR_WIRE_PASS,
+    MR_WIRE_KEEP_PASS, /* as NEED_PASS, then string result; no answer */
     MR_WIRE_TYPES
 } mr_wire_type;
 

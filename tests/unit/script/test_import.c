@@ -221,7 +221,15 @@ static void names_and_contents(void) {
 
 /* ---- data sets ---- */
 
-/* "N: first question | last question" of a set with these files; or the error. */
+static const char *answer_of(const cJSON *columns) {
+    static char text[32];
+    const cJSON *answer = cJSON_GetObjectItem(columns, "answer");
+    if (cJSON_IsString(answer)) return answer->valuestring;
+    snprintf(text, sizeof text, "%g", answer ? answer->valuedouble : -1);
+    return text;
+}
+
+/* "N: PLACE=ANSWER PLACE=ANSWER", of the first and the last row of a set with these files; or the error. */
 static char *set_of(const char *get, const char *files) {
     char *recipe = mr_asprintf("local data = require 'medrl.data'\nreturn { data = { system = '', train = data.get(%s), files = %s } }\n", get, files);
     put_file("set.lua", recipe);
@@ -236,9 +244,12 @@ static char *set_of(const char *get, const char *files) {
         mr_str_printf(&s, "%d:", (int)src.n_rows);
         for (int64_t i = 0; i < src.n_rows; i += src.n_rows > 1 ? src.n_rows - 1 : 1) {
             mr_row row = { 0 };
-            REQUIRE_OK(src.get(src.self, i, &row, &err), err);
+            if (src.get(src.self, i, &row, &err) != MR_OK) {
+                mr_str_printf(&s, " error: %s", err.msg);
+                break;
+            }
             cJSON *columns = cJSON_Parse(row.json);
-            mr_str_printf(&s, " %s=%s", row.place, cJSON_GetStringValue(cJSON_GetObjectItem(columns, "answer")));
+            mr_str_printf(&s, " %s=%s", row.place, answer_of(columns));
             cJSON_Delete(columns);
             mr_row_clear(&row);
         }
@@ -326,6 +337,76 @@ static void data_sets_of_parquet(void) {
     mr_free(lua);
 }
 
+/* ---- passes over many rows ---- */
+
+static int n_passes(void) {
+    glob_t g;
+    const int n = glob("row-cache/*.pass", 0, NULL, &g) == 0 ? (int)g.gl_pathc : 0;
+    globfree(&g);
+    return n;
+}
+
+/* 25,000 rows: what keep() and row() said is taken over while module, files, options and recipe are the same. A row that says "odd" is
+ * skipped, every third one is filtered. */
+static void passes_are_kept(void) {
+    static const char module[] =
+        "local M = { name = 'many' }\n"
+        "function M.keep(r) if r.k %% %d == 0 then return false, 'a multiple' end return true end\n"
+        "function M.row(r)\n"
+        "  if r.k == 17 then return nil, 'odd' end\n"
+        "  return { messages = { { role = 'user', content = 'q' .. r.k } }, answer = r.k }\n"
+        "end\n"
+        "return M\n";
+    mr_str rows = { 0 };
+    for (int i = 0; i < 25000; i++) mr_str_printf(&rows, "{\"k\":%d}\n", i);
+    put_file("many.jsonl", rows.data);
+    mr_str_clear(&rows);
+    char *text = mr_asprintf(module, 3);
+    put_file("datasets/many.lua", text);
+    mr_free(text);
+    forget_caches();
+    static const char get[] = "'many'", files[] = "{ many = 'many.jsonl' }";
+    CHECK_INT(n_passes(), 0);
+    char *one = set_of(get, files); /* made by looking */
+    CHECK_INT(n_passes(), 1);
+    char *two = set_of(get, files); /* by what was kept */
+    CHECK_INT(n_passes(), 1);
+    CHECK_STR(one, two);
+    CHECK(strncmp(one, "16665:", 6) == 0);
+    mr_free(one);
+    mr_free(two);
+    /* that it was kept shows when it is wrong: one place less, with a hash that is right */
+    glob_t g;
+    REQUIRE(glob("row-cache/*.pass", 0, NULL, &g) == 0);
+    char *kept, hex[65], *path = mr_strdup(g.gl_pathv[0]);
+    globfree(&g);
+    size_t len;
+    mr_err err = { "" };
+    REQUIRE_OK(mr_file_read(&kept, &len, path, 1 << 20, &err), err);
+    char *first = strstr(kept, "\"places\"");
+    REQUIRE(first && (first = strchr(first, '[')));
+    CHECK(strncmp(first, "[2,3,", 5) == 0);
+    memcpy(first, "[1,3,", 5);
+    put_file(path, kept);
+    SET(get, files, "16665: many.jsonl:2=1"); /* another hash: not believed, and made anew */
+    memcpy(first, "[1,3,", 5);
+    mr_sha256(hex, kept + 65, len - 65);
+    memcpy(kept, hex, 64);
+    put_file(path, kept);
+    SET(get, files, "16665: many.jsonl:1=0 many.jsonl:24999=24998"); /* believed: keep() is not asked again */
+    put_file("datasets/many.lua", "return {}\n"); /* the module has changed */
+    text = mr_asprintf(module, 5);
+    put_file("datasets/many.lua", text);
+    mr_free(text);
+    SET(get, files, "19999: many.jsonl:2=1 many.jsonl:25000=24999");
+    CHECK_INT(n_passes(), 2);
+    put_file("more.jsonl", "{\"k\":1}\n"); /* and another file is another pass, too few rows for one */
+    SET(get, "{ many = 'more.jsonl' }", "1: more.jsonl:1=1");
+    CHECK_INT(n_passes(), 2);
+    mr_free(kept);
+    mr_free(path);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "--worker") == 0) return worker();
     mr_log_set_level(MR_LOG_ERROR); /* of caches that are made anew */
@@ -333,6 +414,7 @@ int main(int argc, char **argv) {
         { "caches_are_found_again", caches_are_found_again }, { "caches_without_room", caches_without_room },
         { "processes_that_do_harm", processes_that_do_harm }, { "names_and_contents", names_and_contents },
         { "data_sets_of_text", data_sets_of_text },           { "data_sets_of_parquet", data_sets_of_parquet },
+        { "passes_are_kept", passes_are_kept },
     };
     enum { n_entries = sizeof entries / sizeof entries[0] };
     static struct CMUnitTest tests[n_entries];
