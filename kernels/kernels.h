@@ -204,6 +204,8 @@ struct mr_backend {
     /* The NF4 parts in host memory, borrowed until the weight is freed: codes [ceil(O*I/2)], absmax codes [n_blocks], nested absmax
      * [ceil(n_blocks/256)], nested offset (of the first part, when it was adopted). False when w is not NF4. */
     bool (*weight_nf4)(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);
+    /* The same copied to arrays of the caller's, keeping nothing; of a weight with one offset. NULL where weight_nf4 costs nothing. */
+    bool (*weight_nf4_read)(mr_backend *b, const mr_weight *w, uint8_t *codes, uint8_t *absmax, float *nested, float *offset);
 
     /* --- forward --- */
     /* x[N,C] = w[ids[n], :]. */

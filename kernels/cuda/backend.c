@@ -350,6 +350,7 @@ static const mr_backend table = {
     .weight_rows = cu_weight_rows,
     .weight_hold = cu_weight_hold,
     .weight_nf4 = cu_weight_nf4,
+    .weight_nf4_read = cu_weight_nf4_read,
     .embed = cu_embed,
     .rmsnorm = cu_rmsnorm,
     .rope = cu_rope,

@@ -292,7 +292,7 @@ static mr_status open_all(mr_parts *p, const char *what, const mr_parts_opts *o,
 
     MR_TRY(mr_parts_backend(&p->backend, o->device, o->n_threads, err));
     p->backend->exact = !o->no_exact;
-    mr_model_opts mo = { 0 };
+    mr_model_opts mo = { .cache = "auto" };
     MR_TRY(mr_parts_dtype(&mo.compute, o->dtype, p->backend, err));
     MR_TRY(store_of(&mo.store, o->store, p, mo.compute, err));
     if (p->adapter) MR_TRY(mr_adapter_peek(&mo.lora, p->adapter, err));

@@ -6,8 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
+#include "base/proc.h"
 #include "base/rng.h"
 #include "base/threads.h"
+#include "model/cache.h"
 #include "model/layout.h"
 
 const char *const mr_proj_names[MR_N_PROJ] = { "q_proj",    "k_proj",  "v_proj",   "o_proj",
@@ -427,6 +430,7 @@ static mr_status fill(mr_model *m, mr_tensors *t, mr_err *err) {
     MR_TRY(mr_weights_survey(m, t, err));
     MR_TRY(lay_out(m, err));
     MR_TRY(mr_weights_load(m, t, err));
+    const double made = mr_now_s();
     MR_TRY(create_lora(m, err));
     mr_threads_close(m->readers);
     m->readers = NULL;
@@ -437,7 +441,9 @@ static mr_status fill(mr_model *m, mr_tensors *t, mr_err *err) {
     walk_copies(&place);
     m->n_copies = place.n_copies;
     mr_model_refresh(m);
-    return m->b->sync(m->b, err);
+    mr_status st = m->b->sync(m->b, err);
+    mr_debug("adapter: %.2f s", mr_now_s() - made);
+    return st;
 }
 
 mr_status mr_model_open(mr_model **out, mr_backend *b, const char *path, const mr_model_opts *opts, mr_err *err) {
@@ -453,7 +459,8 @@ mr_status mr_model_open(mr_model **out, mr_backend *b, const char *path, const m
     m->adapter_on = true;
     mr_status st = fill(m, t, err);
     mr_tensors_close(t);
-    m->opts.config = NULL; /* was borrowed */
+    m->opts.config = NULL; /* these were borrowed */
+    m->opts.cache = NULL;
     if (st != MR_OK) {
         mr_model_close(m);
         return st;
@@ -466,6 +473,7 @@ void mr_model_close(mr_model *m) {
     if (!m) return;
     mr_backend *b = m->b;
     mr_threads_close(m->readers);
+    mr_cache_close(m->cache); /* it may read weights yet */
     for (int i = 0; m->layers && i < m->config.num_hidden_layers; i++)
         for (int g = 0; g < MR_N_GROUPS; g++) {
             mr_linear *lin = &m->layers[i].linear[g];
