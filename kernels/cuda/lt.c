@@ -106,6 +106,10 @@ static cu_lt *opened(mr_backend *b) {
 }
 
 void cu_lt_open(mr_backend *b) { opened(b); }
+void cu_lt_load(void) {
+    const char *want = getenv("MEDRL_CUDA_GEMM");
+    if (!(want && strcmp(want, "own") == 0)) open_library();
+}
 bool cu_lt_there(const mr_backend *b) {
     const char *want = getenv("MEDRL_CUDA_GEMM");
     return !cu_of(b)->no_lt && !(want && strcmp(want, "own") == 0);
@@ -378,6 +382,7 @@ bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, con
 
 void cu_lt_close(mr_backend *b) { (void)b; }
 void cu_lt_open(mr_backend *b) { (void)b; }
+void cu_lt_load(void) {}
 bool cu_lt_there(const mr_backend *b) {
     (void)b;
     return false;

@@ -370,6 +370,11 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
     } else {
         ok = take(w, &w->data, data_bytes(w));
     }
+    if (ok && !src.rows) {
+        assert(w->data);
+        cu_check(b, "weight_create", cudaMemsetAsync(w->data, 0, data_bytes(w), cu_of(b)->stream));
+        return own_failure(b, err);
+    }
     struct cu_staging *t = ok ? staging_of(b, (size_t)(rows * w->n_in) + 2 * NF4_BLOCK) : NULL;
     if (!t) return no_memory(w, err);
     return making ? fill_nf4(b, w, src, t, rows, making, err) : fill_dense(b, w, src, t, rows, err);

@@ -121,6 +121,12 @@ bool mr_parts_gpu_visible(void) {
     return false;
 }
 
+bool mr_parts_warm(const char *device) {
+    const bool any = !device || strcmp(device, "auto") == 0;
+    const int index = any ? 0 : cuda_index(device);
+    return index >= 0 && (!any || mr_parts_gpu_visible()) && mr_backend_warm(MR_CUDA, index);
+}
+
 mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, mr_err *err) {
     *out = NULL;
     if (!device || strcmp(device, "auto") == 0) {

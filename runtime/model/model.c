@@ -360,16 +360,9 @@ static void init_lora(mr_model *m, float *host) {
     }
 }
 
-static mr_status zero_rows(void *self, float *dst, int64_t row, int64_t n, mr_err *err) {
-    (void)row;
-    (void)err;
-    memset(dst, 0, (size_t)(n * *(const int64_t *)self) * sizeof(float));
-    return MR_OK;
-}
-
 static mr_status create_compute_copy(mr_model *m, mr_weight **out, int64_t rows, int64_t cols, mr_err *err) {
-    mr_weight_source source = { &cols, zero_rows };
-    mr_status st = m->b->weight_create(m->b, out, source, rows, cols, mr_copy_store(&m->opts), m->opts.compute,
+    const mr_weight_source zeros = { NULL, NULL }; /* until they are renewed from the masters */
+    mr_status st = m->b->weight_create(m->b, out, zeros, rows, cols, mr_copy_store(&m->opts), m->opts.compute,
                                        mr_linear_uses(&m->opts), err);
     if (st != MR_OK) return mr_wrap(err, st, "%s: the adapter", m->path);
     m->bytes += m->b->weight_info(*out).bytes;
