@@ -51,6 +51,7 @@ struct mr_model {
     float *noise; /* host, while loading with opts.config: MR_NOISE normals, scaled */
     struct mr_threads *readers; /* from mr_weights_load on until the model is open, for a GPU; NULL: the caller alone */
     double reading_s;           /* that the backend waited for rows */
+    struct mr_cache *cache;     /* model/cache.h; NULL: none */
 };
 enum { MR_NOISE = 1048573 }; /* a prime: no width of a matrix divides it, so rows differ */
 

@@ -43,6 +43,7 @@ mr_model_opts mr_plan_model_opts(const mr_settings *s, mr_dtype compute) {
         .full = s->lora.r == 0,
         .from_config = s->model.from_config,
         .seed = s->train.seed,
+        .cache = s->model.weight_cache,
         .lora = { .r = s->lora.r,
                   .lora_alpha = s->lora.lora_alpha,
                   .use_rslora = s->lora.use_rslora,
