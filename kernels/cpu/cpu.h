@@ -14,8 +14,9 @@
 #include "base/threads.h"
 #include "kernels.h"
 
-/* Ascending: each level contains those before it (CPU_AVX2: with FMA and F16C; CPU_AVX512: F, BW, DQ, VL). */
-typedef enum cpu_isa { CPU_GENERIC, CPU_AVX2, CPU_AVX512, CPU_AVX512_BF16 } cpu_isa;
+/* Ascending: each level contains those before it (CPU_AVX2: with FMA and F16C; CPU_AVX512: F, BW, DQ, VL; CPU_AMX: tiles
+ * and their bf16 products). */
+typedef enum cpu_isa { CPU_GENERIC, CPU_AVX2, CPU_AVX512, CPU_AVX512_BF16, CPU_AMX } cpu_isa;
 
 /* Scratch slots: one a thread (its own number, 0 .. n_threads - 1), and some for a whole operation. Slots from
  * CPU_SLOT_SHARED on are asked for before a parallel region, thread slots inside or before it. */

@@ -86,6 +86,7 @@ static void generic_round_bf16(float *dst, const float *src, int64_t n) {
 }
 
 const gemm_kernels gemm_generic = {
+    .tall = GEMM_ROWS,
     .f32 = generic_f32,
     .f32_bf16 = generic_f32_bf16,
     .tn = generic_tn,
@@ -96,6 +97,7 @@ const gemm_kernels gemm_generic = {
 const gemm_kernels *gemm_kernels_for(cpu_isa isa) {
 #if defined(__x86_64__)
     switch (isa) {
+    case CPU_AMX: return &gemm_amx;
     case CPU_AVX512_BF16: return &gemm_avx512_bf16;
     case CPU_AVX512: return &gemm_avx512;
     case CPU_AVX2: return &gemm_avx2;
@@ -114,14 +116,15 @@ static int64_t min64(int64_t a, int64_t b) {
 
 /* Rows of x that are worked through for one panel before the next: about 256 KiB, in the second cache beside the
  * panel. NF4 takes more, since each panel is unpacked again for every block of rows. */
-static int64_t row_block(int64_t k, bool bf16, bool nf4) {
+static int64_t row_block(int64_t k, bool bf16, bool nf4, int64_t tall) {
     int64_t row_bytes = min64(k, GEMM_K_BLOCK) * (bf16 ? 2 : 4);
     int64_t rows = 256 * 1024 / (row_bytes ? row_bytes : 1);
     if (nf4) rows *= 4;
+    if (tall > GEMM_ROWS) rows *= 2; /* a larger second cache */
     if (rows > 192 && !nf4) rows = 192;
     if (rows > 1024) rows = 1024;
     if (rows < 4 * GEMM_ROWS) rows = 4 * GEMM_ROWS;
-    return rows / GEMM_ROWS * GEMM_ROWS;
+    return rows < tall ? tall : rows / tall * tall;
 }
 
 /* Resting accumulators, and for NF4 the scales and steps of a panel. */
@@ -131,19 +134,21 @@ static size_t panel_scratch(int64_t block, bool nf4, mr_dtype w_type) {
 }
 
 size_t cpu_product_scratch(const mr_backend *b, const mr_weight_info *w) {
-    bool bf16 = w->compute == MR_BF16 && gemm_kernels_for(cpu_of(b)->isa)->bf16, nf4 = w->store == MR_NF4;
-    int64_t in = row_block(w->n_in, bf16, nf4), out = row_block(w->n_out, bf16, nf4);
+    const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
+    bool bf16 = w->compute == MR_BF16 && kernels->bf16, nf4 = w->store == MR_NF4;
+    int64_t tall = bf16 ? kernels->tall : GEMM_ROWS;
+    int64_t in = row_block(w->n_in, bf16, nf4, tall), out = row_block(w->n_out, bf16, nf4, tall);
     return panel_scratch(in > out ? in : out, nf4, nf4 ? w->compute : w->store);
 }
 
 void cpu_product_cut(gemm_product *p, int n_threads) {
     int64_t panels = gemm_panels(p->n_cols);
-    p->block = row_block(p->k, p->x_type == GEMM_X_BF16, p->nf4 != NULL);
+    p->block = row_block(p->k, p->x_type == GEMM_X_BF16, p->nf4 != NULL, p->tall);
     p->strips = 1;
     int64_t blocks = (p->n_rows + p->block - 1) / p->block;
     if (n_threads > 1 && !p->nf4 && panels * blocks < 16 * n_threads) {
-        if (p->n_rows > p->block / 2) {
-            p->block = p->block / 2 / GEMM_ROWS * GEMM_ROWS;
+        if (p->n_rows > p->block / 2 && p->block >= 2 * p->tall) {
+            p->block = p->block / 2 / p->tall * p->tall;
             blocks = (p->n_rows + p->block - 1) / p->block;
         } else {
             p->strips = 2; /* half a panel */
@@ -168,7 +173,7 @@ static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t
         unpacked = scratch + resting + scales;
     }
     int64_t width = GEMM_COLS / p->strips, col0 = index * GEMM_COLS + strip * width;
-    int64_t n_tiles = (rows + GEMM_ROWS - 1) / GEMM_ROWS;
+    int64_t n_tiles = (rows + p->tall - 1) / p->tall;
     if (col0 >= p->n_cols) return;
     size_t x_size = p->x_type == GEMM_X_BF16 ? 2 : 4, shift = (size_t)(strip * width) * 4;
     const gemm_more *more = NULL;
@@ -185,6 +190,7 @@ static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t
             .bias = p->bias ? p->bias + col0 : NULL,
             .alpha = p->alpha,
             .add = p->add,
+            .cold = n_tiles == 1 && !p->nf4,
         };
         if (p->nf4) {
             nf4_panel(kernels, unpacked, nf4_scratch, p->nf4, p->backward, index, k0, t.k);
@@ -212,6 +218,7 @@ static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t
                 t.next_stride = p->strips > 1 ? GEMM_STEP : 64;
             }
             int64_t r0 = rows * i / n_tiles, r1 = rows * (i + 1) / n_tiles;
+            if (p->tall > GEMM_ROWS) r0 = i * p->tall, r1 = min64(r0 + p->tall, rows); /* full tiles, then the rest */
             t.x = (const char *)p->x + (size_t)((row0 + r0) * p->ldx + k0) * x_size;
             if (t.more_k) t.more_x = (const char *)more->x + (size_t)((row0 + r0) * more->ldx) * x_size;
             t.y = p->y + (row0 + r0) * p->ldy + col0;
@@ -233,6 +240,8 @@ void cpu_product_items(mr_backend *b, const gemm_product *p, int thread, int64_t
         int64_t row0 = i / a_block * p->block, at = i % a_block;
         panel_part(b, p, thread, at / p->strips, (int)(at % p->strips), row0, min64(p->block, p->n_rows - row0));
     }
+    const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
+    if (kernels->leave) kernels->leave();
 }
 
 void cpu_product_all(mr_backend *b, const gemm_product *p, int thread) {

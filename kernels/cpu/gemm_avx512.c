@@ -363,6 +363,7 @@ static __attribute__((T512BF)) void native_nf4_bwd(void *panel, const uint8_t *c
 }
 
 const gemm_kernels gemm_avx512 = {
+    .tall = GEMM_ROWS,
     .f32 = avx512_f32,
     .f32_bf16 = avx512_f32_bf16,
     .tn = avx512_tn,
@@ -372,9 +373,22 @@ const gemm_kernels gemm_avx512 = {
     .nf4_bwd = avx512_nf4_bwd,
 };
 const gemm_kernels gemm_avx512_bf16 = {
+    .tall = GEMM_ROWS,
     .f32 = avx512_f32,
     .f32_bf16 = avx512_f32_bf16,
     .bf16 = avx512_bf16,
+    .tn = avx512_tn,
+    .to_bf16 = avx512_to_bf16,
+    .round_bf16 = avx512_round_bf16,
+    .nf4_fwd = native_nf4_fwd,
+    .nf4_bwd = native_nf4_bwd,
+};
+const gemm_kernels gemm_amx = {
+    .tall = GEMM_ROWS_AMX,
+    .f32 = avx512_f32,
+    .f32_bf16 = avx512_f32_bf16,
+    .bf16 = gemm_amx_bf16,
+    .leave = gemm_amx_leave,
     .tn = avx512_tn,
     .to_bf16 = avx512_to_bf16,
     .round_bf16 = avx512_round_bf16,

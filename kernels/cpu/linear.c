@@ -16,8 +16,9 @@ static view view_of(const gemm_kernels *kernels, const mr_weight *w) {
     return kernels->bf16 ? VIEW_BF16 : VIEW_ROUNDED;
 }
 
-static int64_t even(int64_t n) {
-    return n + (n & 1);
+/* Values of a row in a lower view: whole units of K, with zeros (of VIEW_BF16) behind the row's own. */
+static int64_t units(int64_t n) {
+    return (n + GEMM_K_UNIT - 1) / GEMM_K_UNIT * GEMM_K_UNIT;
 }
 
 /* A matrix in the caller's f32 and, where a product wants it, in a lower view. */
@@ -30,7 +31,7 @@ typedef struct input {
 } input;
 
 static size_t input_bytes(int64_t n, int64_t k) {
-    return (size_t)n * (size_t)even(k) * sizeof(float);
+    return (size_t)n * (size_t)units(k) * sizeof(float);
 }
 
 /* Rows [from, to) of the lower view. */
@@ -41,7 +42,7 @@ static void input_prepare(const gemm_kernels *kernels, const input *in, int64_t 
         if (in->low == VIEW_BF16) {
             uint16_t *dst = (uint16_t *)in->low_data + r * in->ld_low;
             kernels->to_bf16(dst, src, in->k);
-            if (in->k & 1) dst[in->k] = 0;
+            for (int64_t i = in->k; i < units(in->k); i++) dst[i] = 0;
         } else if (in->low == VIEW_ROUNDED) {
             kernels->round_bf16((float *)in->low_data + r * in->ld_low, src, in->k);
         } else {
@@ -66,6 +67,7 @@ static gemm_product product(const gemm_kernels *kernels, const mr_weight *w, boo
         .w_type = weight_panel_type(w),
         .panels = backward ? w->bwd : w->fwd,
         .nf4 = w->store == MR_NF4 ? w : NULL,
+        .tall = v == VIEW_BF16 ? kernels->tall : GEMM_ROWS,
         .backward = backward,
         .bias = bias,
         .alpha = alpha,
@@ -165,7 +167,7 @@ static void inner_parts(forward *f, char *at) {
             .k = part->r,
             .low = view_of(f->kernels, part->b),
             .low_data = at,
-            .ld_low = even(part->r),
+            .ld_low = units(part->r),
         };
         at += padded(input_bytes(f->n, part->r));
     }
@@ -197,7 +199,7 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
     int64_t I = l->w->n_in, O = l->w->n_out;
     forward f = { .b = b, .kernels = kernels, .l = l, .u = l->n_lora ? u : NULL, .n = N };
     f.x = (input){
-        .raw = x, .ld_raw = I, .k = I, .low = lower_view(kernels, l->w, l->n_lora ? l->a : NULL), .ld_low = even(I)
+        .raw = x, .ld_raw = I, .k = I, .low = lower_view(kernels, l->w, l->n_lora ? l->a : NULL), .ld_low = units(I)
     };
     if (sees(f.x.low) && !(f.x.low_data = cpu_scratch(b, CPU_SLOT_SHARED, input_bytes(N, I)))) return;
     int threads = cpu_threads(b, product_work(N, l->w));
@@ -221,7 +223,7 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
             (gemm_more){ l->lora[i].row0, p->n_cols, p->k, p->x, p->ldx, p->panels, p->alpha };
     }
     cpu_product_cut(&f.base, threads);
-    mr_work works[3] = { { forward_rows, &f, N, cpu_grain(N, GEMM_ROWS, threads) } };
+    mr_work works[3] = { { forward_rows, &f, N, cpu_grain(N, f.base.tall, threads) } };
     int n_works = 1;
     if (!f.u && N * I <= ALONE) {
         forward_rows(&f, 0, 0, N);
@@ -301,20 +303,20 @@ static void add_grad(backward *g, float *dst, const float *a, int64_t lda, int64
     g->grad_items[g->n_grads++] = cpu_tn_cut(t);
 }
 
-/* dy's views: slices of one lower copy where pairs allow it. Needs bytes_of_dy of scratch. */
+/* dy's views: slices of one lower copy where units allow it. Needs bytes_of_dy of scratch. */
 static void dy_views(backward *g, const float *dy, view low, char *at) {
     const mr_linear *l = g->l;
     int64_t O = l->w->n_out;
-    g->dy = (input){ .raw = dy, .ld_raw = O, .k = O, .low = low, .low_data = at, .ld_low = even(O) };
+    g->dy = (input){ .raw = dy, .ld_raw = O, .k = O, .low = low, .low_data = at, .ld_low = units(O) };
     at += sees(low) ? padded(input_bytes(g->n, O)) : 0;
     for (int i = 0; g->inner && i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
         input *p = &g->dy_part[i];
         *p = (input){ .raw = dy + part->row0, .ld_raw = O, .k = part->rows, .low = low };
         if (!sees(low)) continue;
-        if (low == VIEW_BF16 && part->rows & 1) { /* a pair must not reach into the next part */
+        if (low == VIEW_BF16 && part->rows % GEMM_K_UNIT) { /* a unit must not reach into the next part */
             g->own_part[i] = true;
-            p->low_data = at, p->ld_low = even(part->rows);
+            p->low_data = at, p->ld_low = units(part->rows);
             at += padded(input_bytes(g->n, part->rows));
         } else {
             p->low_data = (char *)g->dy.low_data + (size_t)part->row0 * (low == VIEW_BF16 ? 2 : 4);
@@ -326,7 +328,7 @@ static void dy_views(backward *g, const float *dy, view low, char *at) {
 static size_t bytes_of_dy(const mr_linear *l, int64_t n) {
     size_t bytes = padded(input_bytes(n, l->w->n_out));
     for (int i = 0; i < l->n_lora; i++)
-        if (l->lora[i].rows & 1) bytes += padded(input_bytes(n, l->lora[i].rows));
+        if (l->lora[i].rows % GEMM_K_UNIT) bytes += padded(input_bytes(n, l->lora[i].rows));
     return bytes;
 }
 
@@ -359,7 +361,7 @@ void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const 
     if (g.u) g.scaled = (float *)(void *)(inner + low_du);
     if (g.inner) {
         view low_a = dx ? view_of(kernels, l->a) : VIEW_RAW;
-        g.du_all = (input){ .raw = du, .ld_raw = R, .k = R, .low = low_a, .low_data = inner, .ld_low = even(R) };
+        g.du_all = (input){ .raw = du, .ld_raw = R, .k = R, .low = low_a, .low_data = inner, .ld_low = units(R) };
         for (int i = 0; i < l->n_lora; i++)
             g.du[i] = product(kernels, l->lora[i].b, true, &g.dy_part[i], N, du + l->lora[i].r0, R, l->lora[i].scale,
                               NULL, false);
@@ -373,7 +375,7 @@ void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const 
     if (l->dw) add_grad(&g, l->dw, dy, O, O, x, I, I);
 
     int threads = cpu_threads(b, product_work(N, l->w)), n_works = 1;
-    mr_work works[4] = { { backward_rows, &g, N, cpu_grain(N, GEMM_ROWS, threads) } };
+    mr_work works[4] = { { backward_rows, &g, N, cpu_grain(N, kernels->tall, threads) } };
     if (dx) {
         g.base = product(kernels, l->w, true, &g.dy, N, dx, I, 1.0f, NULL, add);
         if (fused) g.base.more[g.base.n_more++] = (gemm_more){ 0, I, R, g.outer.x, g.outer.ldx, g.outer.panels, 1.0f };
