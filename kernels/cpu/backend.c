@@ -124,9 +124,26 @@ static void cpu_host_free(mr_backend *b, void *p) {
     mr_free(p);
 }
 
+typedef struct moving {
+    char *dst;
+    const char *src;
+} moving;
+
+static void move_bytes(void *ctx, int thread, int64_t from, int64_t to) {
+    const moving *m = ctx;
+    (void)thread;
+    memcpy(m->dst + from, m->src + from, (size_t)(to - from));
+}
+
 static void cpu_move(mr_backend *b, void *dst, const void *src, size_t bytes) {
     if (cpu_failed(b) || !bytes) return;
-    memmove(dst, src, bytes);
+    uintptr_t to = (uintptr_t)dst, from = (uintptr_t)src;
+    if (to - from < bytes || from - to < bytes) { /* they overlap */
+        memmove(dst, src, bytes);
+        return;
+    }
+    moving m = { dst, src };
+    cpu_share(b, 0.05 * (double)bytes, move_bytes, &m, (int64_t)bytes, 1 << 16);
 }
 
 static void cpu_send(mr_backend *b, void *dst, const void *src, size_t bytes, int lane) {

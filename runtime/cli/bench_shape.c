@@ -480,7 +480,7 @@ static void print_table(const shaping *x) {
     printf("\nmedian of %d; sampled and trained log-probabilities differ by at most %g\n", x->repeats, x->job.logp_gap);
     mr_str text = { 0 };
     mr_estimate_describe(&p->t4, &mr_t4, &text);
-    fputs(text.data, stdout);
+    if (text.data) fputs(text.data, stdout); /* a small model has none */
     mr_str_clear(&text);
 }
 

@@ -2,6 +2,7 @@
  *
  *     build/tests/model_bench [MODEL] [THREADS] [GROUPS] [R]
  *
+ * MODEL may be a shape, as for `medrl bench --config`: random weights, no file.
  * The work of the recipe's CPU profile: 4 groups of a prompt of 250 and 6 completions of 48 tokens, LoRA r = 16 on all
  * linears, bf16 where the machine has it. One group a pack: forward, log-probabilities, backward. Then decoding at batch 24. With
  * one thread the times are processor time, so that other programs do not count. */
@@ -178,7 +179,10 @@ int main(int argc, char **argv) {
     mr_decoder *d = NULL;
     char *path = NULL;
     int groups = argc > 3 ? atoi(argv[3]) : 4;
-    if (mr_model_resolve(&path, argc > 1 ? argv[1] : "smollm2-135m-instruct", &err) != MR_OK) die(&err);
+    mr_config config;
+    bool shape = argc > 1 && mr_config_named(&config, argv[1], &err) == MR_OK;
+    if (shape) path = mr_strdup(argv[1]);
+    if (!shape && mr_model_resolve(&path, argc > 1 ? argv[1] : "smollm2-135m-instruct", &err) != MR_OK) die(&err);
     if (mr_backend_open(&open, MR_CPU, 0, argc > 2 ? atoi(argv[2]) : 0, &err) != MR_OK) die(&err);
     real = b = *open;
     b.embed = t_embed, b.rmsnorm = t_rmsnorm, b.rope = t_rope, b.linear = t_linear, b.silu_mul = t_silu, b.add = t_add,
@@ -191,6 +195,8 @@ int main(int argc, char **argv) {
     mr_model_opts o = { .store = type,
                         .compute = type,
                         .train = true,
+                        .from_config = shape,
+                        .config = shape ? &config : NULL,
                         .lora = { .r = argc > 4 ? atoi(argv[4]) : 16, .lora_alpha = 32, .seed = 1 } };
     for (int p = 0; p < MR_N_PROJ; p++) o.lora.targets[p] = true;
     double start = now();

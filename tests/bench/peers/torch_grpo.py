@@ -1,6 +1,6 @@
 """One GRPO step after another in plain PyTorch: the loop that `medrl bench` is compared with.
 
-  python torch_grpo.py MODEL.gguf [--steps 3] [--threads 2] -> one line of JSON
+  python torch_grpo.py MODEL.gguf|random [--steps 3] [--threads 2] -> one line of JSON
 
 The work of one step is that of `medrl bench`: 4 prompts of 250 random tokens, 6 completions of exactly 48 tokens each
 (no early end), bf16 products, f32 LoRA r=16 alpha=32 on the seven linears, temperature 1; rollout with a KV cache, all
