@@ -158,9 +158,9 @@ void cpu_product_cut(gemm_product *p, int n_threads) {
     p->n_ahead = n_threads;
 }
 
-/* One panel (or half of it) for rows [row0, row0 + rows): all blocks of K, one after the other. */
+/* One panel (or half of it) for rows [row0, row0 + rows) to y: all blocks of K, one after the other. */
 static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t index, int strip, int64_t row0,
-                       int64_t rows) {
+                       int64_t rows, float *y, int64_t ldy) {
     const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
     float *acc = NULL, *nf4_scratch = NULL;
     char *unpacked = NULL;
@@ -185,7 +185,7 @@ static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t
             .k = min64(GEMM_K_BLOCK, p->k - k0),
             .resume = k0 > 0,
             .rest = k0 + GEMM_K_BLOCK < p->k,
-            .ldy = p->ldy,
+            .ldy = ldy,
             .cols = (int)min64(width, p->n_cols - col0),
             .bias = p->bias ? p->bias + col0 : NULL,
             .alpha = p->alpha,
@@ -221,7 +221,7 @@ static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t
             if (p->tall > GEMM_ROWS) r0 = i * p->tall, r1 = min64(r0 + p->tall, rows); /* full tiles, then the rest */
             t.x = (const char *)p->x + (size_t)((row0 + r0) * p->ldx + k0) * x_size;
             if (t.more_k) t.more_x = (const char *)more->x + (size_t)((row0 + r0) * more->ldx) * x_size;
-            t.y = p->y + (row0 + r0) * p->ldy + col0;
+            t.y = y + r0 * ldy;
             t.acc = acc ? acc + r0 * GEMM_COLS : NULL;
             if (p->x_type == GEMM_X_BF16)
                 kernels->bf16(&t, (int)(r1 - r0));
@@ -238,10 +238,18 @@ void cpu_product_items(mr_backend *b, const gemm_product *p, int thread, int64_t
     int64_t a_block = gemm_panels(p->n_cols) * p->strips;
     for (int64_t i = from; i < to; i++) {
         int64_t row0 = i / a_block * p->block, at = i % a_block;
-        panel_part(b, p, thread, at / p->strips, (int)(at % p->strips), row0, min64(p->block, p->n_rows - row0));
+        int64_t index = at / p->strips, strip = at % p->strips;
+        float *y = p->y + row0 * p->ldy + index * GEMM_COLS + strip * GEMM_COLS / p->strips;
+        panel_part(b, p, thread, index, (int)strip, row0, min64(p->block, p->n_rows - row0), y, p->ldy);
     }
     const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
     if (kernels->leave) kernels->leave();
+}
+
+void cpu_product_panel(mr_backend *b, const gemm_product *p, int thread, int64_t index, int64_t row0, int64_t rows,
+                       float *y, int64_t ldy) {
+    assert(p->strips == 1 && rows <= p->block);
+    panel_part(b, p, thread, index, 0, row0, rows, y, ldy);
 }
 
 void cpu_product_all(mr_backend *b, const gemm_product *p, int thread) {
@@ -253,11 +261,13 @@ void cpu_product_all(mr_backend *b, const gemm_product *p, int thread) {
 /* --- dw += dy^T @ x --- */
 
 int64_t cpu_tn_cut(gemm_tn *t) {
-    if (t->n_q < GEMM_COLS && t->n_p > t->n_q) {
-        /* the wide side goes into vectors; the products and their order are the same */
+    assert(!t->a_bf16 || !t->x_bf16);
+    if (t->a_bf16 || (!t->x_bf16 && t->n_q < GEMM_COLS && t->n_p > t->n_q)) {
+        /* the wide side goes into vectors, or the one in bf16; the products and their order are the same */
         gemm_tn s = *t;
         t->a = s.x, t->lda = s.ldx, t->n_p = s.n_q, t->sp = s.sq;
         t->x = s.a, t->ldx = s.lda, t->n_q = s.n_p, t->sq = s.sp;
+        t->a_bf16 = s.x_bf16, t->x_bf16 = s.a_bf16;
     }
     return gemm_panels(t->n_q) * ((t->n_p + GEMM_ROWS - 1) / GEMM_ROWS);
 }
@@ -275,7 +285,11 @@ void cpu_tn_items(mr_backend *b, const gemm_tn *t, int64_t from, int64_t to) {
             for (int c = 0; c < cols; c++) row[c] = from_row[c * t->sq];
             for (int c = cols; c < GEMM_COLS; c++) row[c] = 0;
         }
-        kernels->tn(acc, t->a + p0, t->lda, t->x + q0, t->ldx, t->n, (int)(p1 - p0), cols);
+        const float *a = (const float *)t->a + p0;
+        if (t->x_bf16)
+            kernels->tn_bf16(acc, a, t->lda, (const uint16_t *)t->x + q0, t->ldx, t->n, (int)(p1 - p0), cols);
+        else
+            kernels->tn(acc, a, t->lda, (const float *)t->x + q0, t->ldx, t->n, (int)(p1 - p0), cols);
         for (int64_t p = p0; p < p1; p++) {
             float *to_row = t->dst + p * t->sp + q0 * t->sq;
             const float *row = acc + (p - p0) * GEMM_COLS;

@@ -58,6 +58,8 @@ typedef struct gemm_kernels {
     /* acc[rows][64] += sum over n of a[n * lda + row] * b[n * ldb + col], n ascending, one chain that begins with what is
      * there; cols 1 to 64. */
     void (*tn)(float *acc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t n, int rows, int cols);
+    /* The same with b in bf16; NULL without bf16 above. */
+    void (*tn_bf16)(float *acc, const float *a, int64_t lda, const uint16_t *b, int64_t ldb, int64_t n, int rows, int cols);
     void (*to_bf16)(uint16_t *dst, const float *src, int64_t n);
     void (*round_bf16)(float *dst, const float *src, int64_t n); /* to bf16 and back */
     /* NF4 to panels when rows of w are whole blocks of 64 (nf4.c has the other cases); NULL: the plain loops there.
@@ -123,6 +125,10 @@ typedef struct gemm_product {
 /* Cuts a product into p->n_items items for n_threads threads. Results do not depend on it. */
 void cpu_product_cut(gemm_product *p, int n_threads);
 void cpu_product_items(mr_backend *b, const gemm_product *p, int thread, int64_t from, int64_t to);
+/* Panel `index` alone for rows [row0, row0 + rows), at most p->block of them, to y; p is cut for one thread. Call
+ * kernels->leave afterwards. */
+void cpu_product_panel(mr_backend *b, const gemm_product *p, int thread, int64_t index, int64_t row0, int64_t rows,
+                       float *y, int64_t ldy);
 /* All of it, on the calling thread. */
 void cpu_product_all(mr_backend *b, const gemm_product *p, int thread);
 
@@ -134,10 +140,11 @@ size_t cpu_product_scratch(const mr_backend *b, const mr_weight_info *w);
 typedef struct gemm_tn {
     float *dst;
     int64_t sp, sq;
-    const float *a;
+    const void *a;
     int64_t lda, n_p;
-    const float *x;
+    const void *x;
     int64_t ldx, n_q, n;
+    bool a_bf16, x_bf16; /* one of the two at most, else they are f32 */
 } gemm_tn;
 
 /* May exchange the two sides. */

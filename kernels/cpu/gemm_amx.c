@@ -189,7 +189,7 @@ INLINE __attribute__((TAMX)) void chain_2(const char *x, int64_t ldx, const char
                                           int64_t stride, const bool cold, const bool two) {
     for (; k > 0; k -= K_STEP, x += 2 * K_STEP, w += K_BYTES) {
         if (cold) fetch_block(w + AHEAD);
-        if (next)
+        if (0 && next)
             for (int i = 0; i < K_STEP / 2; i++, next += stride) _mm_prefetch(next, _MM_HINT_T1);
         _tile_loadd(4, x, ldx);
         _tile_loadd(6, w, GEMM_STEP);
