@@ -31,6 +31,8 @@ enum {
     LINEAR,
     SILU,
     ADD,
+    MLP,
+    MLP_BWD,
     KV_PUT,
     ATTENTION,
     NORM_BWD,
@@ -43,7 +45,7 @@ enum {
     N_OPS
 };
 static const char *const op_names[N_OPS] = {
-    "embed",       "rmsnorm",    "rope",         "linear",        "silu_mul", "add",         "kv_put",    "attention",
+    "embed",       "rmsnorm",    "rope",         "linear",        "silu_mul", "add", "mlp", "mlp_bwd", "kv_put",    "attention",
     "rmsnorm_bwd", "linear_bwd", "silu_mul_bwd", "attention_bwd", "logprob",  "logprob_bwd", "copy, zero"
 };
 static double spent[N_OPS];
@@ -77,6 +79,16 @@ static void t_linear(mr_backend *b, float *y, float *u, const float *x, const mr
 }
 static void t_silu(mr_backend *b, float *y, const float *gu, int N, int F) {
     TIMED(SILU, real.silu_mul(b, y, gu, N, F));
+}
+static bool t_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add) {
+    bool served = false;
+    TIMED(MLP, served = real.mlp(b, y, x, m, N, add));
+    return served;
+}
+static bool t_mlp_bwd(mr_backend *b, float *dx, const float *dy, const float *x, const mr_gated *m, int N, bool again) {
+    bool served = false;
+    TIMED(MLP_BWD, served = real.mlp_bwd(b, dx, dy, x, m, N, again));
+    return served;
 }
 static void t_add(mr_backend *b, float *y, const float *x, int64_t n) {
     TIMED(ADD, real.add(b, y, x, n));
@@ -189,6 +201,7 @@ int main(int argc, char **argv) {
     b.kv_put = t_kv;
     b.attention = t_att, b.rmsnorm_bwd = t_norm_bwd, b.linear_bwd = t_linear_bwd, b.silu_mul_bwd = t_silu_bwd,
     b.attention_bwd = t_att_bwd;
+    b.mlp = t_mlp, b.mlp_bwd = t_mlp_bwd;
     b.logprob = t_logprob, b.logprob_bwd = t_logprob_bwd, b.copy = t_copy, b.zero = t_zero;
     if (b.n_threads == 1) bench_clock = CLOCK_THREAD_CPUTIME_ID;
     mr_dtype type = b.has_bf16 ? MR_BF16 : MR_F32;
