@@ -91,6 +91,7 @@ const gemm_kernels gemm_generic = {
     .f32_bf16 = generic_f32_bf16,
     .tn = generic_tn,
     .to_bf16 = generic_to_bf16,
+    .row_to_bf16 = generic_to_bf16,
     .round_bf16 = generic_round_bf16,
 };
 

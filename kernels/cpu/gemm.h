@@ -61,6 +61,7 @@ typedef struct gemm_kernels {
     /* The same with b in bf16; NULL without bf16 above. */
     void (*tn_bf16)(float *acc, const float *a, int64_t lda, const uint16_t *b, int64_t ldb, int64_t n, int rows, int cols);
     void (*to_bf16)(uint16_t *dst, const float *src, int64_t n);
+    void (*row_to_bf16)(uint16_t *dst, const float *src, int64_t n); /* what `bf16` reads: denormal numbers may be 0 */
     void (*round_bf16)(float *dst, const float *src, int64_t n); /* to bf16 and back */
     /* NF4 to panels when rows of w are whole blocks of 64 (nf4.c has the other cases); NULL: the plain loops there.
      * fwd: 64 rows x 64 k; absmax[64], one a row. bwd: n rows x 64 columns; absmax[n]. Rows are `stride` bytes apart.

@@ -197,6 +197,7 @@ const gemm_kernels gemm_avx2 = {
     .f32_bf16 = avx2_f32_bf16,
     .tn = avx2_tn,
     .to_bf16 = avx2_to_bf16,
+    .row_to_bf16 = avx2_to_bf16,
     .round_bf16 = avx2_round_bf16,
 };
 

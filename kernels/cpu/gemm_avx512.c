@@ -274,6 +274,18 @@ static __attribute__((T512)) void avx512_to_bf16(uint16_t *dst, const float *src
     for (; i < n; i++) dst[i] = cpu_to_bf16(src[i]);
 }
 
+/* The instruction flushes denormal numbers, which the products would flush anyway. */
+static __attribute__((T512BF)) void native_to_bf16(uint16_t *dst, const float *src, int64_t n) {
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32)
+        _mm512_storeu_si512(dst + i,
+                            (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(src + i + 16), _mm512_loadu_ps(src + i)));
+    for (; i < n; i += 16) {
+        __mmask16 mask = n - i >= 16 ? 0xffff : (__mmask16)((1u << (n - i)) - 1u);
+        _mm256_mask_storeu_epi16(dst + i, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, src + i)));
+    }
+}
+
 static __attribute__((T512)) void avx512_round_bf16(float *dst, const float *src, int64_t n) {
     int64_t i = 0;
     for (; i + 16 <= n; i += 16)
@@ -384,6 +396,7 @@ const gemm_kernels gemm_avx512 = {
     .f32_bf16 = avx512_f32_bf16,
     .tn = avx512_tn,
     .to_bf16 = avx512_to_bf16,
+    .row_to_bf16 = avx512_to_bf16,
     .round_bf16 = avx512_round_bf16,
     .nf4_fwd = avx512_nf4_fwd,
     .nf4_bwd = avx512_nf4_bwd,
@@ -396,6 +409,7 @@ const gemm_kernels gemm_avx512_bf16 = {
     .tn = avx512_tn,
     .tn_bf16 = avx512_tn_bf16,
     .to_bf16 = avx512_to_bf16,
+    .row_to_bf16 = native_to_bf16,
     .round_bf16 = avx512_round_bf16,
     .nf4_fwd = native_nf4_fwd,
     .nf4_bwd = native_nf4_bwd,
@@ -409,6 +423,7 @@ const gemm_kernels gemm_amx = {
     .tn = avx512_tn,
     .tn_bf16 = avx512_tn_bf16,
     .to_bf16 = avx512_to_bf16,
+    .row_to_bf16 = native_to_bf16,
     .round_bf16 = avx512_round_bf16,
     .nf4_fwd = native_nf4_fwd,
     .nf4_bwd = native_nf4_bwd,

@@ -100,6 +100,10 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
             f.outer[i] = product(kernels, part->b, false, &f.u_part[i], N, y + part->row0, O, part->scale, NULL,
                                  true);
             fused = fused && part->row0 % GEMM_COLS == 0 && continues(kernels, l->w, part->b, false);
+            if (f.u_part[i].low == VIEW_BF16 && folds(kernels, part->scale)) {
+                f.u_part[i].factor = part->scale;
+                f.outer[i].alpha = 1.0f;
+            }
         }
     }
     f.base = product(kernels, l->w, false, &f.x, N, y, O, 1.0f, l->bias, add);

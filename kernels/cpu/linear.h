@@ -3,6 +3,7 @@
 #define MR_CPU_LINEAR_H
 
 #include <assert.h>
+#include <math.h>
 
 #include "cpu/weights.h"
 
@@ -28,10 +29,22 @@ typedef struct input {
     view low;       /* VIEW_RAW: no lower view */
     void *low_data; /* [N][ld_low] */
     int64_t ld_low;
+    float factor;   /* of the lower view, a power of two; 0: 1 */
 } input;
 
 static inline size_t input_bytes(int64_t n, int64_t k) {
     return (size_t)n * (size_t)units(k) * sizeof(float);
+}
+
+/* Times a power of two, which bf16 holds exactly as f32 does. */
+static inline void scale_bf16(uint16_t *x, int64_t n, float factor) {
+    for (int64_t i = 0; i < n; i++) x[i] = cpu_to_bf16(factor * cpu_from_bf16(x[i]));
+}
+
+/* Whether an adapter's factor may go into the rows of its inner values, so that sums need not be scaled. */
+static inline bool folds(const gemm_kernels *kernels, float factor) {
+    int e;
+    return kernels->tall > GEMM_ROWS && factor != 1.0f && frexpf(factor, &e) == 0.5f;
 }
 
 /* Rows [from, to) of the lower view. */
@@ -41,7 +54,8 @@ static inline void input_prepare(const gemm_kernels *kernels, const input *in, i
         const float *src = in->raw + r * in->ld_raw;
         if (in->low == VIEW_BF16) {
             uint16_t *dst = (uint16_t *)in->low_data + r * in->ld_low;
-            kernels->to_bf16(dst, src, in->k);
+            kernels->row_to_bf16(dst, src, in->k);
+            if (in->factor != 0) scale_bf16(dst, in->k, in->factor);
             for (int64_t i = in->k; i < units(in->k); i++) dst[i] = 0;
         } else if (in->low == VIEW_ROUNDED) {
             kernels->round_bf16((float *)in->low_data + r * in->ld_low, src, in->k);

@@ -77,8 +77,10 @@ static gemm_product with_adapters(const gated *g, const mr_linear *l, const inpu
         part[i] = in_bf16(u + o->r0, o->r, *at);
         part[i].ld_raw = l->r_total;
         *at += padded(input_bytes(g->n, o->r));
-        p.more[p.n_more++] =
-            (gemm_more){ o->row0, o->rows, o->r, part[i].low_data, part[i].ld_low, o->b->fwd, o->scale };
+        bool folded = folds(g->kernels, o->scale);
+        if (folded) part[i].factor = o->scale;
+        p.more[p.n_more++] = (gemm_more){ o->row0, o->rows, o->r, part[i].low_data, part[i].ld_low, o->b->fwd,
+                                          folded ? 1.0f : o->scale };
     }
     return p;
 }
@@ -108,7 +110,7 @@ static void gate_items(void *ctx, int thread, int64_t from, int64_t to) {
         cpu_product_panel(g->b, &g->up, thread, at + panels, row0, rows, up, ld);
         for (int64_t r = 0; r < rows; r++) {
             g->ops->gate(act, gate + r * ld, up + r * ld, GEMM_COLS);
-            g->kernels->to_bf16((uint16_t *)g->act.low_data + (row0 + r) * g->F + at * GEMM_COLS, act, GEMM_COLS);
+            g->kernels->row_to_bf16((uint16_t *)g->act.low_data + (row0 + r) * g->F + at * GEMM_COLS, act, GEMM_COLS);
         }
     }
     if (g->kernels->leave) g->kernels->leave();
@@ -199,9 +201,9 @@ static void gate_bwd_items(void *ctx, int thread, int64_t from, int64_t to) {
             uint16_t *to_act = (uint16_t *)(void *)g->m->act + (row0 + r) * g->F + col0;
             uint16_t *to_gu = (uint16_t *)(void *)g->m->dgu + (row0 + r) * ld + col0;
             g->ops->gate_bwd(act, dg, dup, dact + r * GEMM_COLS, gate, gate + g->F, GEMM_COLS);
-            g->kernels->to_bf16(to_act, act, GEMM_COLS);
-            g->kernels->to_bf16(to_gu, dg, GEMM_COLS);
-            g->kernels->to_bf16(to_gu + g->F, dup, GEMM_COLS);
+            g->kernels->row_to_bf16(to_act, act, GEMM_COLS);
+            g->kernels->row_to_bf16(to_gu, dg, GEMM_COLS);
+            g->kernels->row_to_bf16(to_gu + g->F, dup, GEMM_COLS);
         }
     }
     if (g->kernels->leave) g->kernels->leave();
