@@ -294,7 +294,7 @@ struct mr_backend {
 };
 
 /* Opens device `index`; n_threads = 0 means all cores that this process may use. CPU: dispatches to the best instruction set and probes that
- * matrix products keep the row rule. MEDRL_CPU_ISA=avx2|avx512|avx512_bf16 lowers it (tests). CUDA: loads libmedrl_cuda.so, which lies
+ * matrix products keep the row rule. MEDRL_CPU_ISA=avx2|avx512|avx512_bf16|amx lowers it (tests). CUDA: loads libmedrl_cuda.so, which lies
  * beside the program or where MEDRL_CUDA_MODULE says; MEDRL_SM=75 takes libmedrl_cuda_sm75.so in the same folder: a newer GPU
  * behaves as a T4, without bf16 and with a T4's shared memory. MR_EINVAL when this build or machine lacks it; err names the way out. */
 mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int n_threads, mr_err *err);
