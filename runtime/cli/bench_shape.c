@@ -193,7 +193,9 @@ static mr_cost pack_cost(const shaping *x, bool backward) {
     mr_pass p = { .head_rows = (double)(o->prompts * o->group * o->n_new),
                   .kv_token_bytes = x->kv_token_bytes,
                   .backward = backward,
-                  .checkpointing = !o->no_checkpointing };
+                  .checkpointing = !o->no_checkpointing,
+                  .kept_attention = (double)x->plan.room.kept_attention / x->config.num_hidden_layers,
+                  .kept_mlp = (double)x->plan.room.kept_mlp / x->config.num_hidden_layers };
     mr_pass_group(&p, (double)o->prompts, (double)o->n_prompt, (double)o->group, (double)(o->n_new - 1));
     mr_cost c = mr_cost_pass(&x->config, &x->mo, &p);
     double states = x->set.train.optim == MR_ADAMW_8BIT ? 2 : 8;
@@ -362,6 +364,9 @@ static void print_table(const shaping *x) {
     print_part(x, "whole GRPO step", &x->step);
     printf("  rollout %.3f s (prefill %.3f, decode %.3f: %.3f ms a token), training %.3f s\n", x->rollout_s,
            x->step_prefill_s, x->step_decode_s, 1e3 * x->step_decode_s / (double)(o->n_new - 1), x->step_train_s);
+    if (p->kept)
+        printf("kept for the backward pass: %.3f GB, attention of %d layers, MLP of %d, %d rows of logits\n", (double)p->kept / 1e9,
+               p->room.kept_attention, p->room.kept_mlp, p->room.head_rows);
     printf("memory: planned %.3f GB, taken %.3f GB, process %.3f GB", (double)p->total / 1e9,
            (double)x->allocated / 1e9, (double)mr_rss_peak_bytes() / 1e9);
     if (p->cap) printf("; of %.3f GB", (double)p->cap / 1e9);
@@ -441,6 +446,7 @@ static cJSON *report(const shaping *x) {
     cJSON_AddNumberToObject(memory, "planned_bytes", (double)x->plan.total);
     cJSON_AddNumberToObject(memory, "taken_bytes", (double)x->allocated);
     cJSON_AddNumberToObject(memory, "process_bytes", (double)mr_rss_peak_bytes());
+    cJSON_AddNumberToObject(memory, "kept_bytes", (double)x->plan.kept);
     if (x->plan.cap) cJSON_AddNumberToObject(memory, "cap_bytes", (double)x->plan.cap);
     mr_put_estimate(o, "t4", &x->plan.t4, &mr_t4);
     return o;
