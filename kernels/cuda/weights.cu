@@ -158,22 +158,36 @@ template <int T> static void unpack(mr_backend *b, const char *op, u16 *dst, int
         LAUNCH(b, op, nf4_unpack_plain<T>, grid_for(n), THREADS, 0, dst, ld, view_of(w), n);
 }
 
+static void unpack_to(mr_backend *b, const char *op, u16 *dst, const mr_weight *w) {
+    if (w->compute == MR_F16)
+        unpack<F16>(b, op, dst, w->ld, w);
+    else
+        unpack<BF16>(b, op, dst, w->ld, w);
+}
+
 static size_t half_bytes(int64_t n_out, int64_t ld) { return (size_t)(n_out * ld) * sizeof(u16); }
 
 const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t more, int64_t *ld) {
     *ld = w->ld;
     if (w->store != MR_NF4) return (const uint16_t *)w->data;
+    if (w->half && more <= w->half_more) return w->half;
     cu_state *s = cu_of(b);
     size_t bytes = half_bytes(w->n_out + more, w->ld);
     int second = bytes <= s->scratch[CU_SLOT_W2].bytes;
     u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W + second, bytes);
     if (!half || s->unpacked[second] == w) return half;
-    if (w->compute == MR_F16)
-        unpack<F16>(b, op, half, w->ld, w);
-    else
-        unpack<BF16>(b, op, half, w->ld, w);
+    unpack_to(b, op, half, w);
     s->unpacked[second] = s->hold ? w : NULL;
     return half;
+}
+
+/* Recordings know where a product has found its weight. */
+void cu_weight_unpack(mr_backend *b, mr_weight *w, void *place, int64_t more) {
+    assert(w->store == MR_NF4 && w->compute != MR_F32 && (uintptr_t)place % 16 == 0);
+    if (cu_failed(b)) return;
+    cu_graphs_forget(b);
+    w->half = (u16 *)place, w->half_more = place ? more : 0;
+    if (place) unpack_to(b, "weight_unpack", w->half, w);
 }
 
 void cu_weight_hold(mr_backend *b, bool on) {
@@ -470,7 +484,7 @@ static_assert(CU_N_ROOMS <= sizeof((mr_room *)0)->so_far / sizeof(size_t), "mr_r
 static void room_of_products(mr_backend *b, mr_room *room, const mr_weight_info *w) {
     size_t *x = room->so_far;
     bool bwd = room->uses & MR_USE_BWD;
-    if (w->store == MR_NF4 && w->compute != MR_F32) {
+    if (w->store == MR_NF4 && w->compute != MR_F32 && !(room->uses & MR_USE_UNPACKED)) {
         size_t half = half_bytes(w->n_out + (bwd ? room->rank : 0), stride_of(w->store, w->n_in));
         if (half < x[CU_SLOT_W])
             cu_at_least(&x[CU_SLOT_W2], half);

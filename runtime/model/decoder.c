@@ -211,6 +211,7 @@ static size_t scratch(mr_backend *b, const mr_config *c, const mr_model_opts *m,
     mr_room room = { .uses = mr_linear_uses(m), .head_dim = c->head_dim, .take = take };
     room.heads = c->num_attention_heads;
     room.kv_heads = c->num_key_value_heads;
+    if (mr_keeps_unpacked(b, m)) room.uses |= MR_USE_UNPACKED;
     for (int g = 0; g <= MR_N_GROUPS; g++) {
         mr_weight_info w = { .store = m->store, .compute = m->compute };
         if (g < MR_N_GROUPS) {
