@@ -98,6 +98,7 @@ typedef struct mr_gated {
     const mr_linear *gate_up, *down;
     float *gu, *act;          /* [N,2F], [N,F]; what they hold is the backend's own */
     float *u_up, *u_down;     /* as linear's u */
+    bool sampling;            /* no mlp_bwd follows: nothing need be left for it */
     float *dgu, *dact, *du;   /* [N,2F], [N,F], [N, the larger r_total]: scratch of the backward pass, NULL in the forward pass */
 } mr_gated;
 
@@ -203,7 +204,7 @@ struct mr_backend {
     /* Keeps an NF4 weight in its compute type as well, so that products of many rows need not unpack it each time: the same values, so the
      * same bits. place: device memory of alloc for n_out + more rows, as many bytes as weight_room says of a weight of that size that is stored
      * in the compute type; it stays the caller's, until the weight is freed. more: rows behind it for the backend's own use, r_total of its
-     * adapters. place NULL: from now on unpacked by each product again. NULL: a device that gains nothing by it. */
+     * adapters and one. place NULL: from now on unpacked by each product again. NULL: a device that gains nothing by it. */
     void (*weight_unpack)(mr_backend *b, mr_weight *w, void *place, int64_t more);
     /* on: no weight changes until off, so what products unpack of one may stay for those that follow. */
     void (*weight_hold)(mr_backend *b, bool on);

@@ -160,6 +160,7 @@ struct mr_weight {
     cu_nf4 nf4;
     uint16_t *half;          /* weight_unpack: [n_out + half_more][ld] in the compute type; the caller's. NULL: none */
     int64_t half_more;
+    mr_weight *twin;         /* of w and its adapter's stacked a, on either: a's values are kept behind w's unpacked ones as well */
 };
 
 mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
@@ -188,6 +189,11 @@ bool cu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **ab
 double cu_seconds(mr_backend *b, bool (*call)(mr_backend *b, void *ctx), void *ctx);
 /* Whether the kernel for few rows, which would serve, is faster for this linear than unpacking the weight and cuBLASLt. */
 bool cu_few_pays(mr_backend *b, float *u, const float *x, const mr_linear *l, int N);
+
+/* Keeps a's values behind w's unpacked ones from now on, whatever weight_set does; false: there is no room for them. */
+bool cu_weight_join(mr_backend *b, const mr_weight *w, const mr_weight *a);
+/* Bytes of scratch in CU_SLOT_W2 for up to n rows of such a pair: joined.cu. */
+size_t cu_joined_bytes(const mr_weight_info *w, int64_t n, int rank);
 
 /* The matrix in 16 bits, [n_out][ld] with ld a multiple of 8: w's own data, or NF4 unpacked, once (weight_unpack) or to scratch, where there is
  * room for `more` rows after it. Of scratch the largest goes to CU_SLOT_W, others to CU_SLOT_W2; so the two weights of an MLP, which runs for a part of the rows at a time,

@@ -392,6 +392,7 @@ static mr_status run_decode(shaping *x, decoding *d, mr_err *err) {
     const mr_decoder_opts o = {
         .rollout_rows = d->batch > PREFILL_ROWS ? d->batch : PREFILL_ROWS,
         .rollout_slots = mr_rollout_slots(d->groups, (int)x->context, d->group, steps + 1),
+        .head_rows = x->plan.room.head_rows,
     };
     mr_decoder_room room;
     mr_decoder_plan(&room, j->b, &x->config, &x->mo, &o);

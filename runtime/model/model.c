@@ -231,7 +231,7 @@ static size_t planned_weight(mr_backend *b, const mr_model_opts *o, int64_t rows
 }
 
 size_t mr_unpacked_bytes(mr_backend *b, const mr_config *c, const mr_model_opts *o, int group) {
-    return planned_weight(b, o, mr_group_rows(c, group) + mr_lora_rank(&o->lora, group), mr_proj_cols(c, mr_groups[group].first),
+    return planned_weight(b, o, mr_group_rows(c, group) + mr_unpacked_more(o, group), mr_proj_cols(c, mr_groups[group].first),
                           o->compute, mr_linear_uses(o));
 }
 

@@ -228,7 +228,7 @@ static mr_status load_group(mr_model *m, const mr_tensors *t, int layer, int gro
     float *master = m->opts.full ? m->values + (lin->dw - m->grads) : NULL;
     MR_TRY(create(m, &lin->w, master, &s, m->opts.store, mr_linear_uses(&m->opts), err));
     if (m->unpacked) {
-        m->b->weight_unpack(m->b, lin->w, m->unpacked + m->unpacked_used, mr_lora_rank(&m->opts.lora, group));
+        m->b->weight_unpack(m->b, lin->w, m->unpacked + m->unpacked_used, mr_unpacked_more(&m->opts, group));
         m->unpacked_used += mr_unpacked_bytes(m->b, c, &m->opts, group);
     }
     return MR_OK;
