@@ -164,6 +164,12 @@ __device__ inline void follow() {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+/* Before follow, in a small kernel: the next one's blocks begin beside it and lay out what they need of weights. */
+__device__ inline void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 /* Weights pass by once a step, and are more than the second cache holds: they are the first that it gives up, so that what
  * lies between, and the kernels' code, can stay. */
 #if __CUDA_ARCH__ >= 800

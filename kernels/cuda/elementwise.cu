@@ -53,6 +53,7 @@ __global__ static void __launch_bounds__(THREADS) rmsnorm_kernel(float *y, int l
                                                                  float eps, packed_rows packed) {
     __shared__ float room[32];
     float kept[ROW ? ROW : 1], weight[ROW ? ROW : 1];
+    let_next_begin();
     x += (int64_t)blockIdx.x * ldx, y += (int64_t)blockIdx.x * ldy;
     if (ROW) for_row<ROW>(C, [&](int i, int c) { weight[i] = w[c]; }); /* on their way while the sum waits: few rows are all waiting */
     follow();

@@ -63,6 +63,7 @@ template <typename... P> static inline emu_bound<P...> emu_bind(void (*kernel)(P
 
 #define LAUNCH_EARLY LAUNCH
 static inline void follow() {}
+static inline void let_next_begin() {}
 
 template <typename V> static inline V __shfl_xor_sync(unsigned, V v, int d) {
     int lane = (int)threadIdx.x % 32;
