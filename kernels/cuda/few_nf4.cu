@@ -476,7 +476,7 @@ __global__ static void __launch_bounds__(warps_of(R8) * 32, 1) nf4_kernel(few_pr
     few_part part = {};
     int u_at = 0;
     bool has_part = part_of(&part, &u_at, p, q, s.row0) && mine;
-    lane_scales<NT> made;
+    lane_scales<NT> made = {};
     if (mine) { /* what is waited for longest comes first */
         made.load(p.w, s, lane);
         chain.begin(p.w, s, lane);
