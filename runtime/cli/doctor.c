@@ -11,6 +11,7 @@
 #include "cli/cli.h"
 #include "cli/parts.h"
 #include "hub/hub.h"
+#include "model/cache.h"
 #include "script/script.h"
 
 typedef struct checkup {
@@ -97,6 +98,9 @@ static void check_folders(checkup *c) {
     else
         note(c, false, "cache", "set XDG_CACHE_HOME to a folder that you may write", "%s", err.msg);
     mr_free(probe);
+    char *weights = mr_cache_describe();
+    note(c, true, "weights", NULL, "quantized ones are kept %s", weights);
+    mr_free(weights);
 }
 
 static void check_model(checkup *c) {

@@ -165,7 +165,13 @@ static mr_status fetch_missing(const mr_hub_name *name, mr_err *err) {
                        n_downloads);
     mr_hub_opts o = { 0 };
     mr_hub_result r;
-    mr_status st = download(&r, name, &o, ask, err);
+    mr_hub_name repo = *name;
+    const char *const pattern[] = { name->file, NULL };
+    if (strchr(name->file, '*')) { /* some files of it */
+        repo.file[0] = '\0';
+        o.include = pattern;
+    }
+    mr_status st = download(&r, &repo, &o, ask, err);
     mr_hub_result_clear(&r);
     return st;
 }
