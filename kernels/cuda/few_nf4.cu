@@ -627,7 +627,7 @@ static bool lay_out(const mr_backend *b, nf4_plan *q, int64_t k) {
     int a_bytes = q->n_a_tiles ? A_STAGES * A_BYTES * (q->r8 + q->a_tiles) : 0;
     q->warps = q->tiles > q->a_tiles ? q->tiles : q->a_tiles;
     if (q->warps < 8) q->warps = 8; /* all fetch x */
-    for (int pairs = q->r8 <= 2; pairs >= 0; pairs--) /* for more rows unpacking is the smaller part */
+    for (int pairs = q->r8 == 1; pairs >= 0; pairs--) /* for more rows unpacking is the smaller part */
         for (q->ring = pieces < 3 ? pieces + 1 : 4; q->ring >= 2; q->ring--) {
             q->pairs = pairs;
             q->table_bytes = (pairs ? TABLE_BYTES : 64) + MAP_BYTES;
@@ -697,12 +697,7 @@ static void launch_rows(mr_backend *b, const char *op, const few_product *p, con
         else
             launch<T, 1, NT, false>(b, op, p, a, q);
         break;
-    case 2:
-        if (q->pairs)
-            launch<T, 2, NT, true>(b, op, p, a, q);
-        else
-            launch<T, 2, NT, false>(b, op, p, a, q);
-        break;
+    case 2: launch<T, 2, NT, false>(b, op, p, a, q); break;
     case 4: launch<T, 4, NT, false>(b, op, p, a, q); break;
     case 6: launch<T, 6, NT, false>(b, op, p, a, q); break;
     default: launch<T, 8, NT, false>(b, op, p, a, q);
