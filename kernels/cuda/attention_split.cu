@@ -467,19 +467,22 @@ __global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending
 
 /* --- forward, sequences that go on by a row each: those that follow each other with one prefix read its chunks once --- */
 
-enum { TEAM = 16 /* sequences, at most, from a multiple of it on */ };
+enum { TEAM = 16 /* sequences, at most */ };
 
 __device__ inline bool same_prefix(const mr_span &a, const mr_span &b) {
     return a.n_prefix == b.n_prefix && a.prefix_slot0 == b.prefix_slot0;
 }
 
-/* The spans around this one that have its prefix: their first one, and how many they are. All threads of a block. */
+/* The spans around this one that have its prefix: the first of its team, and how many that has. Of up to 32 spans in a row every one sees all; more are
+ * cut at multiples of TEAM. All threads of a block. */
 __device__ inline int team_of(const attending &a, const mr_span &s, int which, int S, int *first) {
-    int lane = threadIdx.x % 32, base = which / TEAM * TEAM, other = base + lane;
-    bool same = lane < TEAM && other < S && same_prefix(a.spans[other], s);
-    float before = warp_max(!same && other < which ? (float)lane : -1.0f), behind = -warp_max(!same && other > which ? -(float)lane : -(float)TEAM);
-    *first = base + (int)before + 1;
-    return base + (int)behind - *first;
+    int lane = threadIdx.x % 32, left = which - 1 - lane, right = which + 1 + lane;
+    bool before = left >= 0 && same_prefix(a.spans[left], s), behind = right < S && same_prefix(a.spans[right], s);
+    int n_before = (int)-warp_max(before ? -32.0f : -(float)lane), n_behind = (int)-warp_max(behind ? -32.0f : -(float)lane);
+    int all = n_before + 1 + n_behind, from = which - n_before, end = which + n_behind + 1;
+    int cut = all <= 32 ? from + n_before / TEAM * TEAM : which / TEAM * TEAM;
+    *first = cut > from ? cut : from;
+    return (cut + TEAM < end ? cut + TEAM : end) - *first;
 }
 
 /* A chunk of the prefix of `team` spans from `which` on: a warp has as many of them as 16 pairs hold. */
@@ -560,7 +563,7 @@ template <int W> __global__ static void __launch_bounds__(FEW_THREADS) split_ste
 
 void split_step(mr_backend *b, const attending *a, int S, float *parts) {
     attending w = *a;
-    int each = 3 * cu_of(b)->n_sm / (S * a->K), blocks = each < 1 ? 1 : each < a->n_chunks ? each : a->n_chunks; /* 3 go on a multiprocessor */
+    int each = 6 * cu_of(b)->n_sm / (S * a->K), blocks = each < 1 ? 1 : each < a->n_chunks ? each : a->n_chunks; /* 3 are on a multiprocessor */
     dim3 grid(S * blocks, a->K);
     if (a->D <= 64)
         LAUNCH_EARLY(b, "attention", split_step_kernel<64>, grid, FEW_THREADS, (int)sizeof(few_room<64>), w, S, blocks, parts);

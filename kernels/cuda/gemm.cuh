@@ -108,7 +108,7 @@ typedef struct cu_side {
 
 /* --- a linear with LoRA whose weight is unpacked for good (weight_unpack), joined.cu: a's rows lie behind w's, so x is read once --- */
 
-enum { CU_JOINED_FROM = 13, CU_JOINED_ROWS = 512 }; /* as many rows as it pays for: fewer are few's, more are a training pass's */
+enum { CU_JOINED_FROM = 9, CU_JOINED_ROWS = 512 }; /* as many rows as it pays for: fewer are few's, more are a training pass's */
 /* False: not this way, and nothing is done. Bits are the same either way. */
 bool cu_joined_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
 /* The MLP, of which nothing is left for a backward pass. */

@@ -55,8 +55,20 @@ __device__ inline inner inner_of(const joined &w, int64_t col) {
     return x;
 }
 
-__device__ inline float4 add4(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
-__device__ inline float4 none4() { return make_float4(0, 0, 0, 0); }
+__device__ inline float4 add4(float4 a, float4 b) {
+    float4 sum = { a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w };
+    return sum;
+}
+__device__ inline float4 none4() {
+    float4 zero = { 0.0f, 0.0f, 0.0f, 0.0f };
+    return zero;
+}
+
+/* Four neighbors of a row in 16 bits. */
+template <int T> __device__ inline void put_half4(u16 *to, float4 v) {
+    uint2 two = { pack2<T>(v.x, v.y), pack2<T>(v.z, v.w) };
+    *(uint2 *)to = two;
+}
 
 /* n groups of 4 neighbors, at(i) each or none, as the planes' sums in order, the first one's through begin(i, sum): loads of a plane are on
  * their way together. */
@@ -137,7 +149,7 @@ template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) fi
 #pragma unroll
             for (int i = 0; i < U_EACH; i++) {
                 int r = (i * THREADS + (int)threadIdx.x) / (INNER / 4), c = (int)threadIdx.x % (INNER / 4) * 4;
-                *(uint2 *)&room.u[s][r][c] = make_uint2(pack2<T>(u[i].x, u[i].y), pack2<T>(u[i].z, u[i].w));
+                put_half4<T>(&room.u[s][r][c], u[i]);
             }
         }
         copy_commit();
@@ -182,7 +194,7 @@ template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) fi
         } else {
             x.x = x.x / (1.0f + exp_f32(-x.x)) * up.x, x.y = x.y / (1.0f + exp_f32(-x.y)) * up.y;
             x.z = x.z / (1.0f + exp_f32(-x.z)) * up.z, x.w = x.w / (1.0f + exp_f32(-x.w)) * up.w;
-            *(uint2 *)(w.act + row[i % 2] * w.ld_act + first + i / 2 * 16) = make_uint2(pack2<T>(x.x, x.y), pack2<T>(x.z, x.w));
+            put_half4<T>(w.act + row[i % 2] * w.ld_act + first + i / 2 * 16, x);
         }
     }
     if (SIDES == 1 && blockIdx.x == 0) /* u is linear's to give, too */

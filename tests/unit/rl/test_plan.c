@@ -365,10 +365,11 @@ static void seeds_job(void) {
     const mr_census census = { .prompt = 1024, .completion = 1024 };
     mr_model_opts mo = mr_plan_model_opts(&s, MR_BF16);
     mo.store = MR_NF4;
-    const double caps[] = { 0, 6, 5, 4.5 }; /* GiB */
+    const double caps[] = { 0, 6, 5, 4.5, 16 }; /* GiB */
     mr_plan p;
     for (size_t i = 0; i < sizeof caps / sizeof caps[0]; i++) {
         s.vram = (size_t)(caps[i] * 1073741824.0);
+        mo.dequantize = i ? MR_DEQUANTIZE_AUTO : MR_DEQUANTIZE_NO;
         mr_status st = mr_plan_make(&p, b, &c, &mo, &s, &census, &err);
         if (b->kind == MR_CPU && i) { /* which keeps weights in 16 bits for the backward pass, and nothing aside */
             CHECK_INT(p.room.aside_layers, 0);
@@ -376,6 +377,8 @@ static void seeds_job(void) {
         }
         REQUIRE_OK(st, err);
         CHECK(!mr_plan_cuts_groups(&p));
+        CHECK_INT(p.unpacked, 0); /* a small GPU keeps one copy of the weights */
+        if (caps[i] > 8) continue;
         CHECK(i ? p.total <= s.vram : p.total < (size_t)(7.3 * 1073741824.0));
         CHECK((p.room.aside_layers > 0) == (i > 0));
         CHECK_INT(p.decoder.aside, (size_t)p.room.aside_layers * 7162 * 2048 * sizeof(float));
