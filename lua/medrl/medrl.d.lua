@@ -192,7 +192,8 @@
 
 ---require "medrl.files": rows of data files; opened by the program, for data sets.
 ---@class medrl.files
----@field open fun(path: string): medrl.rows .jsonl, .json, .csv or .tsv
+---@field open fun(path: string): medrl.rows .parquet, .jsonl, .json, .csv or .tsv, the last four also .gz and .zst
+---@field folder fun(path: string, pattern: string?): string?, string[]? what stands before the names, and the data files
 
 ---@class medrl.rows
 ---@field count fun(self: medrl.rows): integer

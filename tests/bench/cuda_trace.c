@@ -6,7 +6,8 @@
  * The driver loads it (CUDA_INJECTION64_PATH), the program need not know. One row a kernel, its grid and block with it, so that shapes
  * show; `idle` is the time between the end of one and the start of the next when that is under a millisecond: launches. With
  * CUDA_TRACE_PARTS="NAME,A,B;..." a table of its own for what ran behind the Ath last kernel whose name has NAME in it, up to and with the Bth
- * last: "sample,7,1" is the last 6 decode steps. Source of the interface: CUPTI's manual, Activity API. */
+ * last: "sample,7,1" is the last 6 decode steps. TRACE_LIST=FILE writes all of them in order, a line each: start and duration in ns, name.
+ * Source of the interface: CUPTI's manual, Activity API. */
 #include <cupti.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -29,9 +30,11 @@ static row rows[MAX_ROWS];
 static int n_rows;
 static event *events;
 static size_t n_events, max_events;
+static FILE *list;
 
 static void count(const char *name, uint64_t start, uint64_t end) {
     int i = 0;
+    if (list) fprintf(list, "%llu %llu %s\n", (unsigned long long)start, (unsigned long long)(end - start), name);
     while (i < n_rows && strcmp(rows[i].name, name) != 0) i++;
     if (i == MAX_ROWS) return;
     if (i == n_rows) snprintf(rows[n_rows++].name, sizeof rows[0].name, "%s", name);
@@ -116,6 +119,7 @@ static size_t behind(const char *name, int nth) {
 static void print(void) {
     const char *parts = getenv("CUDA_TRACE_PARTS");
     cuptiActivityFlushAll(1);
+    if (list) fclose(list);
     qsort(events, n_events, sizeof *events, by_start);
     if (!parts) table(0, n_events);
     for (char name[64]; parts; parts = strchr(parts, ';') ? strchr(parts, ';') + 1 : NULL) {
@@ -131,6 +135,7 @@ int InitializeInjection(void) {
     const CUpti_ActivityKind kinds[] = { CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY, CUPTI_ACTIVITY_KIND_MEMSET };
     for (int i = 0; i < 3; i++)
         if (cuptiActivityEnable(kinds[i]) != CUPTI_SUCCESS) fprintf(stderr, "trace: CUPTI refuses kind %d\n", (int)kinds[i]);
+    if (getenv("TRACE_LIST")) list = fopen(getenv("TRACE_LIST"), "w");
     cuptiActivityRegisterCallbacks(ask, done);
     atexit(print);
     return 1;
