@@ -10,8 +10,8 @@
 #include "cuda/gemm.cuh"
 #include "cuda/lt.h"
 
-/* A block's rows and columns, columns of u at a time, and its row stride in shared memory: an odd number of 16 bytes for ldmatrix. */
-enum { ROWS = 64, COLS = 64, INNER = 64, LD = INNER + 8, THREADS = ROWS / 16 * 32, MOST_PARTS = 3, ROW = CU_JOINED_ROWS };
+/* A block's rows, of its columns a multiple, columns of u at a time, and its row stride in shared memory: an odd number of 16 bytes for ldmatrix. */
+enum { ROWS = 64, WHOLE = 64, INNER = 64, LD = INNER + 8, THREADS = ROWS / 16 * 32, MOST_PARTS = 3, ROW = CU_JOINED_ROWS };
 
 typedef struct joined_part {
     int row0, rows, r0, r;
@@ -22,8 +22,7 @@ typedef struct joined_part {
 
 typedef struct joined {
     const float *sums; /* planes of ROW rows, [y | u] each */
-    int64_t ld;
-    int n_planes, N, O, F, R; /* F: of gate and up, else O */
+    int ld, n_planes, N, O, F, R; /* F: of gate and up, else O */
     float *y, *u;             /* [N][O], [N][R] */
     u16 *act;                 /* [N][ld_act] instead of y and u, zero from F on */
     int ld_act;
@@ -32,7 +31,7 @@ typedef struct joined {
     joined_part part[MOST_PARTS]; /* rows 0: none */
 } joined;
 
-template <int SIDES> struct joined_room {
+template <int SIDES, int COLS> struct joined_room {
     u16 u[SIDES][ROWS][LD], b[SIDES][COLS][LD];
 };
 
@@ -45,7 +44,7 @@ typedef struct inner {
     int64_t ldb;
 } inner;
 
-__device__ inline inner inner_of(const joined &w, int64_t col) {
+__device__ inline inner inner_of(const joined &w, int col) {
     inner x = { 0, 0, 0.0f, NULL, 0 };
 #pragma unroll
     for (int i = 0; i < MOST_PARTS; i++) {
@@ -73,7 +72,7 @@ template <int T> __device__ inline void put_half4(u16 *to, float4 v) {
 /* n groups of 4 neighbors, at(i) each or none, as the planes' sums in order, the first one's through begin(i, sum): loads of a plane are on
  * their way together. */
 template <int n, typename F, typename G> __device__ inline void add_planes(float4 v[n], const joined &w, F at, G begin) {
-    int64_t place[n];
+    int place[n];
     float4 more[n];
 #pragma unroll
     for (int i = 0; i < n; i++) place[i] = at(i);
@@ -83,7 +82,7 @@ template <int n, typename F, typename G> __device__ inline void add_planes(float
     for (int i = 0; i < n; i++) v[i] = begin(i, v[i]);
 #pragma unroll 1
     for (int p = 1; p < w.n_planes; p++) {
-        const float *plane = w.sums + p * ROW * w.ld;
+        const float *plane = w.sums + (int64_t)p * ROW * w.ld;
 #pragma unroll
         for (int i = 0; i < n; i++) more[i] = place[i] >= 0 ? *(const float4 *)(plane + place[i]) : none4();
 #pragma unroll
@@ -92,17 +91,18 @@ template <int n, typename F, typename G> __device__ inline void add_planes(float
 }
 __device__ inline float4 as_it_is(int, float4 x) { return x; }
 
-enum { TILES = COLS / 16, MINE = 2 * TILES, U_EACH = ROWS * INNER / 4 / THREADS };
+enum { U_EACH = ROWS * INNER / 4 / THREADS };
 
 /* A warp has 16 rows, and 16 columns of each side at a time; which of them is which column of an mma is as in mlp.cu, so that a lane's are 4
  * neighbors of rows lane / 4 and lane / 4 + 8. SIDES = 2: gate and up. */
-template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) finish_kernel(joined w) {
-    __shared__ joined_room<SIDES> room;
+template <int T, int SIDES, int COLS> __global__ static void __launch_bounds__(THREADS) finish_kernel(joined w) {
+    __shared__ joined_room<SIDES, COLS> room;
+    enum { TILES = COLS / 16, MINE = 2 * TILES };
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int64_t n0 = blockIdx.x * (int64_t)COLS, m0 = blockIdx.y * (int64_t)ROWS;
+    int n0 = blockIdx.x * COLS, m0 = blockIdx.y * ROWS; /* all places fit into an int */
     inner part[SIDES];
 #pragma unroll
-    for (int s = 0; s < SIDES; s++) part[s] = inner_of(w, n0 + (int64_t)s * w.F);
+    for (int s = 0; s < SIDES; s++) part[s] = inner_of(w, n0 + s * w.F);
     int longest = SIDES == 2 && part[SIDES - 1].r > part[0].r ? part[SIDES - 1].r : part[0].r;
     follow();
     if (SIDES == 2 && n0 >= w.F) { /* the next product reads whole segments */
@@ -110,12 +110,11 @@ template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) fi
             if (m0 + i / (COLS / 8) < w.N) *(uint4 *)(w.act + (m0 + i / (COLS / 8)) * w.ld_act + n0 + i % (COLS / 8) * 8) = make_uint4(0, 0, 0, 0);
         return;
     }
-    int64_t row[2] = { m0 + warp * 16 + lane / 4, m0 + warp * 16 + lane / 4 + 8 };
-    int64_t first = n0 + lane % 4 * 4;
+    int row[2] = { m0 + warp * 16 + lane / 4, m0 + warp * 16 + lane / 4 + 8 }, first = n0 + lane % 4 * 4;
     float4 v[SIDES][MINE]; /* of tile i / 2, row i % 2 */
 #pragma unroll
     for (int s = 0; s < SIDES; s++) {
-        auto at = [&](int i) { return row[i % 2] < w.N ? row[i % 2] * w.ld + first + i / 2 * 16 + (int64_t)s * w.F : (int64_t)-1; };
+        auto at = [&](int i) { return row[i % 2] < w.N ? row[i % 2] * w.ld + first + i / 2 * 16 + s * w.F : -1; };
         float4 old[MINE];
 #pragma unroll
         for (int i = 0; SIDES == 1 && i < MINE; i++)
@@ -143,7 +142,7 @@ template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) fi
             float4 u[U_EACH];
             auto at = [&](int i) {
                 int r = (i * THREADS + (int)threadIdx.x) / (INNER / 4), c = k0 + (int)threadIdx.x % (INNER / 4) * 4;
-                return c < p.r && m0 + r < w.N ? (m0 + r) * w.ld + w.O + p.r0 + c : (int64_t)-1;
+                return c < p.r && m0 + r < w.N ? (m0 + r) * w.ld + w.O + p.r0 + c : -1;
             };
             add_planes<U_EACH>(u, w, at, as_it_is);
 #pragma unroll
@@ -174,7 +173,7 @@ template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) fi
     for (int s = 0; s < SIDES; s++)
 #pragma unroll
         for (int j = 0; j < TILES; j++) {
-            float4 more = w.bias ? *(const float4 *)(w.bias + first + j * 16 + (int64_t)s * w.F) : none4();
+            float4 more = w.bias ? *(const float4 *)(w.bias + first + j * 16 + s * w.F) : none4();
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 float4 &x = v[s][2 * j + h];
@@ -199,9 +198,9 @@ template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) fi
     }
     if (SIDES == 1 && blockIdx.x == 0) /* u is linear's to give, too */
         for (int i = threadIdx.x; i < ROWS * w.R / 4; i += THREADS) {
-            int64_t r = m0 + i / (w.R / 4), c = i % (w.R / 4) * 4;
+            int r = m0 + i / (w.R / 4), c = i % (w.R / 4) * 4;
             float4 x;
-            add_planes<1>(&x, w, [&](int) { return r < w.N ? r * w.ld + w.O + c : (int64_t)-1; }, as_it_is);
+            add_planes<1>(&x, w, [&](int) { return r < w.N ? r * w.ld + w.O + c : -1; }, as_it_is);
             if (r < w.N) *(float4 *)(w.u + r * w.R + c) = x;
         }
 }
@@ -222,11 +221,11 @@ size_t cu_joined_bytes(const mr_weight_info *w, int64_t n, int rank) {
 /* By the layer, which is the same in each call. */
 static bool takes(const mr_linear *l, int64_t F) {
     const mr_weight *w = l->w;
-    bool ok = w->half && l->n_lora > 0 && l->n_lora <= MOST_PARTS && w->n_out % COLS == 0 && F % COLS == 0 && w->n_in % 8 == 0 &&
+    bool ok = w->half && l->n_lora > 0 && l->n_lora <= MOST_PARTS && w->n_out % WHOLE == 0 && F % WHOLE == 0 && w->n_in % 8 == 0 &&
               l->r_total % 4 == 0 && l->r_total < w->half_more;
     for (int i = 0; ok && i < l->n_lora; i++) {
         const mr_lora_part *p = &l->lora[i];
-        ok = p->row0 % COLS == 0 && p->rows % COLS == 0 && p->r % 8 == 0 && p->r0 % 4 == 0 && p->b->store == w->compute &&
+        ok = p->row0 % WHOLE == 0 && p->rows % WHOLE == 0 && p->r % 8 == 0 && p->r0 % 4 == 0 && p->b->store == w->compute &&
              p->b->compute == w->compute;
     }
     return ok;
@@ -260,12 +259,19 @@ static joined joined_of(float *sums, const mr_linear *l, int N, int n_planes) {
     return w;
 }
 
+#ifndef JOINED_COLS1
+#define JOINED_COLS1 64
+#endif
+#ifndef JOINED_COLS2
+#define JOINED_COLS2 64
+#endif
 template <int SIDES> static void finish(mr_backend *b, const char *op, const joined &w, mr_dtype compute) {
+    enum { COLS = SIDES == 2 ? JOINED_COLS2 : JOINED_COLS1 };
     dim3 grid((unsigned)((SIDES == 2 ? w.ld_act : w.F) / COLS), (unsigned)((w.N + ROWS - 1) / ROWS));
     if (compute == MR_F16)
-        LAUNCH_EARLY(b, op, (finish_kernel<F16, SIDES>), grid, THREADS, 0, w);
+        LAUNCH_EARLY(b, op, (finish_kernel<F16, SIDES, COLS>), grid, THREADS, 0, w);
     else
-        LAUNCH_EARLY(b, op, (finish_kernel<BF16, SIDES>), grid, THREADS, 0, w);
+        LAUNCH_EARLY(b, op, (finish_kernel<BF16, SIDES, COLS>), grid, THREADS, 0, w);
 }
 
 /* Sums of l for rows in 16 bits. NULL after a failure. */
