@@ -204,7 +204,7 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
     if (cu_joined_linear(b, y, u, x, l, N, add)) return;
     bool few = cu_few_fits(b, l->w, l, N) && (b->exact || cu_few_pays(b, u, x, l, N));
     bool together = few && l->n_lora && l->a->compute == l->w->compute && l->a->store == l->a->compute;
-    if (!few && (N > CU_FEW_ROWS || !l->n_lora || l->w->half)) {
+    if (!few && (N > CU_FEW_ROWS || !l->n_lora || cu_joined_fits(l->w, N))) {
         cu_first_products(b, "linear", y, u, in, l, N, add);
         cu_second_products(b, "linear", y, u, l, N);
         return;
