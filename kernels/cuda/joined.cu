@@ -218,7 +218,7 @@ static size_t sums_bytes(int64_t n_planes, int64_t n_out, int64_t rank) { return
 static int64_t x_stride(int64_t k, int n_planes) { return n_planes > 1 ? n_planes * (int64_t)CU_K_SEGMENT : k; }
 
 void cu_joined_room(size_t need[], const mr_weight_info *w, int64_t n, int rank) {
-    int64_t n_planes = (w->n_in + CU_K_SEGMENT - 1) / CU_K_SEGMENT, rows = n < CU_JOINED_ROWS ? n : CU_JOINED_ROWS;
+    int64_t n_planes = (w->n_in + CU_K_SEGMENT - 1) / CU_K_SEGMENT, rows = n < (int64_t)CU_JOINED_ROWS ? n : (int64_t)CU_JOINED_ROWS;
     if (w->compute == MR_F32 || n < CU_JOINED_FROM || !rank) return;
     cu_at_least(&need[CU_SLOT_W2], sums_bytes(n_planes, w->n_out, rank));
     cu_at_least(&need[CU_SLOT_X], (size_t)(rows * x_stride(w->n_in, (int)n_planes)) * sizeof(u16));
