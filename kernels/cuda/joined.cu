@@ -1,7 +1,8 @@
 /* joined.cu - a linear with LoRA for some dozens of rows (decoding many sequences, prompts): gemm.cuh.
  *
- * Products: x is converted once and multiplied with [w; a], whose rows lie behind each other in the weight's unpacked copy (weight_unpack): y's
- *           and u's columns come side by side, in f32, to scratch. (A weight that is stored in 16 bits has no room behind it: two products.) Segments of K go to planes of their own, in one launch: few outputs alone would not go round the multiprocessors.
+ * Products: x is converted once and multiplied with [w; a], whose rows lie behind each other in the weight's unpacked copy (weight_unpack):
+ *           y's and u's columns come side by side, in f32, to scratch. (A weight that is stored in 16 bits has no room behind it: two
+ *           products.) Segments of K go to planes of their own, in one launch: few outputs alone would not go round the multiprocessors.
  * Finish:   one kernel adds the planes in order, bias, what y held and LoRA's second products, which are small and made on the way, and
  *           writes y; for gate and up silu(g) * up instead, in the 16 bits that the next product reads.
  * Bits:     those of linear, silu_mul and linear (gemm.cuh, order). */
@@ -10,8 +11,8 @@
 #include "cuda/gemm.cuh"
 #include "cuda/lt.h"
 
-/* A block's rows, of its columns a multiple, columns of u at a time, and its row stride in shared memory: an odd number of 16 bytes for ldmatrix. */
-enum { ROWS = 64, WHOLE = 64, INNER = 64, LD = INNER + 8, THREADS = ROWS / 16 * 32, MOST_PARTS = 3, ROW = CU_JOINED_ROWS };
+/* A block's rows and columns, columns of u at a time, and its row stride in shared memory: an odd number of 16 bytes for ldmatrix. */
+enum { ROWS = 64, COLS = 32, INNER = 64, LD = INNER + 8, THREADS = ROWS / 16 * 32, MOST_PARTS = 3, ROW = CU_JOINED_ROWS };
 
 typedef struct joined_part {
     int row0, rows, r0, r;
@@ -31,7 +32,7 @@ typedef struct joined {
     joined_part part[MOST_PARTS]; /* rows 0: none */
 } joined;
 
-template <int SIDES, int COLS> struct joined_room {
+template <int SIDES> struct joined_room {
     u16 u[SIDES][ROWS][LD], b[SIDES][COLS][LD];
 };
 
@@ -92,13 +93,12 @@ __device__ inline void add_planes(float4 v[n], const float *sums, int ld, int n_
 }
 __device__ inline float4 as_it_is(int, float4 x) { return x; }
 
-enum { U_EACH = ROWS * INNER / 4 / THREADS };
+enum { TILES = COLS / 16, MINE = 2 * TILES, U_EACH = ROWS * INNER / 4 / THREADS };
 
 /* A warp has 16 rows, and 16 columns of each side at a time; which of them is which column of an mma is as in mlp.cu, so that a lane's are 4
  * neighbors of rows lane / 4 and lane / 4 + 8. SIDES = 2: gate and up. */
-template <int T, int SIDES, int COLS> __global__ static void __launch_bounds__(THREADS) finish_kernel(joined w) {
-    __shared__ joined_room<SIDES, COLS> room;
-    enum { TILES = COLS / 16, MINE = 2 * TILES };
+template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) finish_kernel(joined w) {
+    __shared__ joined_room<SIDES> room;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int n0 = blockIdx.x * COLS, m0 = blockIdx.y * ROWS; /* all places fit into an int */
     inner part[SIDES];
@@ -233,11 +233,11 @@ static bool beside(mr_backend *b, const mr_linear *l) { return !l->w->half || cu
 /* By the layer and N, which say it for each call. */
 static bool takes(const mr_linear *l, int N, int64_t F) {
     const mr_weight *w = l->w;
-    bool ok = cu_joined_fits(w, N) && l->n_lora > 0 && l->n_lora <= MOST_PARTS && w->n_out % WHOLE == 0 && F % WHOLE == 0 &&
+    bool ok = cu_joined_fits(w, N) && l->n_lora > 0 && l->n_lora <= MOST_PARTS && w->n_out % COLS == 0 && F % COLS == 0 &&
               w->n_in % 8 == 0 && l->r_total % 4 == 0 && l->a->store == w->compute && l->a->compute == w->compute;
     for (int i = 0; ok && i < l->n_lora; i++) {
         const mr_lora_part *p = &l->lora[i];
-        ok = p->row0 % WHOLE == 0 && p->rows % WHOLE == 0 && p->r % 8 == 0 && p->r0 % 4 == 0 && p->b->store == w->compute &&
+        ok = p->row0 % COLS == 0 && p->rows % COLS == 0 && p->r % 8 == 0 && p->r0 % 4 == 0 && p->b->store == w->compute &&
              p->b->compute == w->compute;
     }
     return ok;
@@ -271,19 +271,12 @@ static joined joined_of(float *sums, const mr_linear *l, int N, int n_planes) {
     return w;
 }
 
-#ifndef JOINED_COLS1
-#define JOINED_COLS1 64
-#endif
-#ifndef JOINED_COLS2
-#define JOINED_COLS2 64
-#endif
 template <int SIDES> static void finish(mr_backend *b, const char *op, const joined &w, mr_dtype compute) {
-    enum { COLS = SIDES == 2 ? JOINED_COLS2 : JOINED_COLS1 };
     dim3 grid((unsigned)((SIDES == 2 ? w.ld_act : w.F) / COLS), (unsigned)((w.N + ROWS - 1) / ROWS));
     if (compute == MR_F16)
-        LAUNCH_EARLY(b, op, (finish_kernel<F16, SIDES, COLS>), grid, THREADS, 0, w);
+        LAUNCH_EARLY(b, op, (finish_kernel<F16, SIDES>), grid, THREADS, 0, w);
     else
-        LAUNCH_EARLY(b, op, (finish_kernel<BF16, SIDES, COLS>), grid, THREADS, 0, w);
+        LAUNCH_EARLY(b, op, (finish_kernel<BF16, SIDES>), grid, THREADS, 0, w);
 }
 
 /* Sums of l for rows in 16 bits. NULL after a failure. */
