@@ -59,6 +59,19 @@ template <int T, bool BACKWARD> __global__ static void __launch_bounds__(THREADS
         }
     }
     copy_commit();
+    /* a lane's neighbors of two rows: those of the next columns come while these are worked on */
+    float next_x[2][2][4], next_d[2][4];
+    auto fetch = [&](int c0) {
+        int64_t c = n0 + c0 + lane % 4 * 4;
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int64_t row = m0 + warp * 16 + lane / 4 + 8 * h;
+            if (row >= w.N || c >= w.F) continue;
+            get4(next_x[0][h], w.gu + 2 * row * w.F + c), get4(next_x[1][h], w.gu + (2 * row + 1) * w.F + c);
+            if (BACKWARD) get4(next_d[h], w.dact + row * w.F + c);
+        }
+    };
+    fetch(0);
     copy_wait<0>();
     __syncthreads();
     uint32_t a[2][MOST_R / 16][4];
@@ -68,17 +81,18 @@ template <int T, bool BACKWARD> __global__ static void __launch_bounds__(THREADS
         for (int k = 0; k < MOST_R / 16; k++)
             if (k * 16 < w.part[p].r) load_matrices(a[p][k], &room.u[p][warp * 16 + lane % 16][k * 16 + lane / 16 * 8]);
     int right = lane % 8 / 2 * 4 + lane % 2 + lane / 16 * 2, step = lane / 8 % 2 * 8;
-#pragma unroll 1
+#pragma unroll
     for (int c0 = 0; c0 < COLS; c0 += 16) {
         int64_t c = n0 + c0 + lane % 4 * 4;
         float x[2][2][4], d[2][4];
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            int64_t row = m0 + warp * 16 + lane / 4 + 8 * h;
-            if (row >= w.N || c >= w.F) continue;
-            get4(x[0][h], w.gu + 2 * row * w.F + c), get4(x[1][h], w.gu + (2 * row + 1) * w.F + c);
-            if (BACKWARD) get4(d[h], w.dact + row * w.F + c);
-        }
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                x[0][h][i] = next_x[0][h][i], x[1][h][i] = next_x[1][h][i];
+                if (BACKWARD) d[h][i] = next_d[h][i];
+            }
+        if (c0 + 16 < COLS) fetch(c0 + 16);
 #pragma unroll
         for (int p = 0; p < 2; p++) {
             if (!w.part[p].r) continue;

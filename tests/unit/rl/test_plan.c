@@ -339,7 +339,9 @@ static void seeds_job(void) {
         }
         REQUIRE_OK(st, err);
         CHECK(!mr_plan_cuts_groups(&p));
-        CHECK(i ? p.total <= s.vram : p.total < (size_t)(7.3 * 1073741824.0));
+        CHECK(i ? p.total <= s.vram : p.total - p.kept < (size_t)(7.3 * 1073741824.0));
+        CHECK(!p.kept || (b->kind == MR_CUDA && p.total <= p.cap));
+        if (i) CHECK_INT(p.kept, 0);
         CHECK((p.room.aside_layers > 0) == (i > 0));
         CHECK_INT(p.decoder.aside, (size_t)p.room.aside_layers * 7162 * 2048 * sizeof(float));
     }
