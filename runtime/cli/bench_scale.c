@@ -225,6 +225,13 @@ static mr_status train_job(point *p, mr_bench_job *j, int64_t train_rows, mr_err
     return MR_OK;
 }
 
+/* The other phase of the same memory. */
+static mr_status sample_some(mr_bench_job *j, mr_err *err) {
+    double ticks[STEPS];
+    int n;
+    return mr_bench_clock(j, ticks, STEPS, &n, 1, j->group, j->n_prompt, STEPS, err);
+}
+
 static double train_limit(const scaling *x, const mr_bench_job *j) {
     mr_pass pass = { .head_rows = (double)j->prompts * j->group * j->n_new,
                      .kv_token_bytes = x->kv_token_bytes,
@@ -254,6 +261,7 @@ static mr_status train(scaling *x, axis a, double at, int sequences, int group, 
         p->limit_s = train_limit(x, &j);
         st = mr_bench_open(&j, j.prompts * j.n_prompt, err);
         if (st == MR_OK) st = train_job(p, &j, plan.room.train_rows, err);
+        if (st == MR_OK && a == MEMORY) st = sample_some(&j, err);
         p->planned = (double)plan.total;
         p->taken = (double)b->bytes_peak;
         mr_decoder_close(j.decoder);
