@@ -209,14 +209,14 @@ static mr_status decode(scaling *x, axis a, kind k, double at, int sequences, in
     return st;
 }
 
-/* Seconds of a training step: after one pack to warm up, unless all is one that takes long. */
+/* Seconds of a training step: after one pack to warm up, unless all is one that takes long; on a CPU nothing has to. */
 static mr_status train_job(point *p, mr_bench_job *j, int64_t train_rows, mr_err *err) {
     const int64_t rows = j->n_prompt + (int64_t)j->group * (j->n_new - 1);
     const int together = train_rows / rows < 1 ? 1 : train_rows / rows > j->prompts ? j->prompts : (int)(train_rows / rows);
     double s[3];
     int n = p->limit_s > 0.15 ? 1 : 3;
     mr_bench_pretend(j, j->prompts);
-    if (p->limit_s < 1 || together < j->prompts) MR_TRY(mr_bench_train(j, together, err));
+    if (j->b->kind == MR_CUDA && (p->limit_s < 1 || together < j->prompts)) MR_TRY(mr_bench_train(j, together, err));
     for (int i = 0; i < n; i++) {
         MR_TRY(mr_bench_train(j, j->prompts, err));
         s[i] = j->train_s;
@@ -299,11 +299,12 @@ static mr_status around_the_center(scaling *x, mr_err *err) {
     return MR_OK;
 }
 
-/* Keeps the first and the last of a list. */
-static void ends_only(int *list) {
+/* Keeps the first and the last of a list, or the first alone. */
+static void ends_only(int *list, bool both) {
     int n = 0;
     while (list[n]) n++;
     if (n > 2) list[1] = list[n - 1], list[2] = 0;
+    if (!both) list[1] = 0;
 }
 
 static mr_status sweep(scaling *x, mr_err *err) {
@@ -515,7 +516,7 @@ static mr_status run(scaling *x, const char *dir, const mr_parts_opts *po, bool 
     x->gpu = x->parts.backend->kind == MR_CUDA;
     x->l = x->gpu ? on_gpu : on_cpu;
     int *const all[] = { x->l.ranks, x->l.batches, x->l.trained, x->l.contexts, x->l.completions };
-    for (int i = 0; x->o->quick && i < 5; i++) ends_only(all[i]);
+    for (int i = 0; x->o->quick && i < 5; i++) ends_only(all[i], x->gpu);
     if (x->o->quick && x->gpu) x->l.models[1] = NULL;
     MR_TRY(mr_bench_limits(&x->limits, x->parts.backend, x->compute, err));
     MR_TRY(sweep(x, err));
