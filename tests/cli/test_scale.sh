@@ -16,7 +16,7 @@ for axis in batch context rank model memory; do
     grep -q "nan\|inf" "grown/scale-$axis.svg" && fail "scale-$axis.svg has a number that is none"
 done
 is "$(grep -c '^| ms (share' grown/scale.md)" 4
-is "$(grep -c '^| GB ' grown/scale.md)" 2
+is "$(grep -c "^| GB " grown/scale.md)" 3
 
 # the cache
 tiny_model tiny_qwen2
