@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "base/proc.h"
+#include "cli/bench_scale.h"
 #include "cli/bench_shape.h"
 #include "cli/bench_step.h"
 #include "model/cost.h"
@@ -265,13 +266,16 @@ static void print_report(const benching *b) {
 }
 
 /* A shape's options without --config would do nothing, and a model's name with it neither. */
-static mr_status check_options(const mr_bench_shape *s, const char *model, bool no_exact, mr_err *err) {
+static mr_status check_options(const mr_bench_shape *s, const char *model, const char *scale, bool no_exact, mr_err *err) {
     const mr_bench_shape d = MR_BENCH_SHAPE;
+    if (scale && model)
+        return mr_fail(err, MR_EINVAL, "bench: \"%s\" and --scale together; the middle of --scale is a shape: --config qwen2.5-3b", model);
+    if (scale) return MR_OK;
     if (s->config && model)
         return mr_fail(err, MR_EINVAL, "bench: \"%s\" and --config %s together; name one of them", model, s->config);
     bool changed = s->rank != d.rank || s->prompts != d.prompts || s->group != d.group || s->n_prompt != d.n_prompt ||
                    s->n_new != d.n_new || s->batches || s->context || s->repeats || s->optim || s->vram ||
-                   s->no_checkpointing || s->compare_exact;
+                   s->dequantize || s->no_checkpointing || s->compare_exact;
     if (s->compare_exact && no_exact)
         return mr_fail(err, MR_EINVAL, "bench: --compare-exact measures with and without --no-exact; leave that out");
     if (!s->config && changed)
@@ -283,7 +287,7 @@ mr_status mr_cmd_bench(int argc, char **argv, mr_err *err) {
     static const mr_usage usage = {
         "bench",
         "medrl bench\nmedrl bench --quick\nmedrl bench smollm2-135m-instruct --steps 9 --json\n"
-        "medrl bench --config qwen2.5-3b --store nf4 --prompt 512 --new 512",
+        "medrl bench --config qwen2.5-3b --store nf4 --prompt 512 --new 512\nmedrl bench --scale scale-out",
         "[MODEL]",
         0,
         1,
@@ -291,12 +295,12 @@ mr_status mr_cmd_bench(int argc, char **argv, mr_err *err) {
         "and 24 sequences, and whole GRPO steps of the CPU profile of recipes/medical_mix.lua (4 prompts of 250 random "
         "ids, 6 completions of 48 each, LoRA of rank 16). About a minute on two cores.\n"
         "With --config: a named shape with random weights, no files: making the model, prefill, decode steps, "
-        "log-probabilities, training and whole steps of one job, in milliseconds and against the device's own limits.",
+        "log-probabilities, training and whole steps of one job, in milliseconds and against the device's own limits. With --scale: how these grow.",
     };
     benching *b = mr_alloc(sizeof *b);
     mr_bench_shape shape = MR_BENCH_SHAPE;
     mr_parts_opts po = { 0 };
-    const char *model = "smollm2-135m-instruct";
+    const char *model = "smollm2-135m-instruct", *scale = NULL;
     int64_t threads = 0, steps = 0;
     bool json = false;
     const mr_opt opts[] = {
@@ -328,17 +332,24 @@ mr_status mr_cmd_bench(int argc, char **argv, mr_err *err) {
         { "no-exact", 0, MR_OPT_FLAG, NULL, "products on a GPU need not keep the row rule: exact = false", &po.no_exact, 0, 0 },
         { "compare-exact", 0, MR_OPT_FLAG, NULL, "--config: with the row rule and without, and the ratio", &shape.compare_exact,
           0, 0 },
+        { "scale", 0, MR_OPT_TEXT, "DIR", "time and memory against batch, context, rank and model: tables and pictures into DIR", &scale,
+          0, 0 },
         { "vram", 0, MR_OPT_TEXT, "SIZE", "--config: most device memory of the job, as in 14G", &shape.vram, 0, 0 },
+        { "dequantize", 0, MR_OPT_TEXT, "WHEN", "--config: nf4 weights in 16 bits as well: auto, true or false", &shape.dequantize, 0,
+          0 },
     };
     mr_args a;
     mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);
-    if (st == MR_OK && !a.help) st = check_options(&shape, a.n ? a.items[0] : NULL, po.no_exact, err);
+    if (st == MR_OK && !a.help) st = check_options(&shape, a.n ? a.items[0] : NULL, scale, po.no_exact, err);
     if (st == MR_OK && !a.help) {
         po.n_threads = (int)threads;
         shape.quick = b->quick;
-        if (shape.config) st = mr_bench_shape_run(&shape, &po, json, err);
+        if (scale)
+            st = mr_bench_scale_run(&shape, scale, &po, json, err);
+        else if (shape.config)
+            st = mr_bench_shape_run(&shape, &po, json, err);
     }
-    if (st == MR_OK && !a.help && !shape.config) {
+    if (st == MR_OK && !a.help && !shape.config && !scale) {
         b->repeats = steps ? (int)steps : b->quick ? 1 : 3;
         st = bench(b, a.n ? a.items[0] : model, &po, err);
         if (st == MR_OK && json)
