@@ -290,10 +290,14 @@ cpu_linear_room cpu_linear_needs(mr_backend *b, const mr_weight_info *w, const m
     cpu_linear_room x = { n * (64 + sizeof(float) * (size_t)room->heads), n + 256, 0 };
     if (w->compute != MR_F32) {
         size_t in = input_bytes(room->rows, w->n_in), out = bwd ? padded(input_bytes(room->rows, w->n_out)) : 0;
+        /* parts that end within a unit have a copy; of the parts' sizes only these are known */
+        bool cut = w->n_out / 2 % GEMM_K_UNIT || room->kv_heads * room->head_dim % GEMM_K_UNIT;
+        if (bwd && room->rank && cut) out += padded(input_bytes(room->rows, w->n_out + 2 * GEMM_K_UNIT)) + 3 * 64;
         size_t most = in > out ? in : out;
         if (most > x.rows) x.rows = most;
     }
-    if (room->rank) x.inner += padded(input_bytes(room->rows, room->rank)) + 3 * 64;
+    /* three parts at most; those of down beside gate_up's, whose rank is half of theirs (mlp.c) */
+    if (room->rank) x.inner += n * (size_t)(room->rank + room->rank / 2 + 3 * GEMM_K_UNIT) * sizeof(float) + 5 * 64;
     if (room->rank && bwd) x.inner += n * (size_t)room->rank * sizeof(float);
     bool deep = w->n_in > GEMM_K_BLOCK || (bwd && w->n_out > GEMM_K_BLOCK);
     if (deep || w->store == MR_NF4) x.thread = cpu_product_scratch(b, w);
