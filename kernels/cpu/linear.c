@@ -7,6 +7,12 @@
 /* Too little to wake anybody: about this many values are converted in the time. */
 enum { ALONE = 64 * 1024 };
 
+/* Few rows read the weights from memory, and fetch ahead what lies behind them: neighbors for the same thread. */
+static int64_t run_of(int64_t n_items, int n_threads) {
+    int64_t run = n_items / (2 * n_threads);
+    return run < 1 ? 1 : run > 8 ? 8 : run;
+}
+
 /* --- forward --- */
 
 typedef struct forward {
@@ -119,7 +125,9 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
         forward_rows(&f, 0, 0, N);
         n_works = 0;
     }
-    works[n_works++] = items(forward_base, &f, f.base.n_items, threads);
+    works[n_works] = items(forward_base, &f, f.base.n_items, threads);
+    if (N <= f.base.tall) works[n_works].grain = run_of(f.base.n_items, threads);
+    n_works++;
     if (f.u && !fused) works[n_works++] = (mr_work){ forward_outer, &f, N, cpu_grain(N, GEMM_ROWS, threads) };
     mr_parallel(cpu_of(b)->pool, threads, works, n_works);
 }
