@@ -243,13 +243,9 @@ int __wrap_fsync(int fd) { CALL(FSYNC, NULL, fd, __real_fsync(fd), trace_fd("fsy
 int __wrap_mkostemp(char *path, int flags) { CALL(OPEN, path, -1, __real_mkostemp(path, flags), trace("create", path, "", NULL, 0)); }
 int __wrap_mkdir(const char *path, mode_t mode) { CALL(MKDIR, path, -1, __real_mkdir(path, mode), trace("mkdir", path, "", NULL, 0)); }
 int __wrap_rename(const char *from, const char *to) { CALL(RENAME, to, -1, __real_rename(from, to), trace("rename", from, to, NULL, 0)); }
-/* A checkpoint that is saved again; power.pl knows no such step. */
+/* A checkpoint that is saved again takes the place of the one that is there. */
 int __wrap_renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
-    const char *what = due(RENAME, to, -1);
-    if (fails(what)) return -1;
-    int result = __real_renameat2(a, from, b, to, flags);
-    after(what);
-    return result;
+    CALL(RENAME, to, -1, __real_renameat2(a, from, b, to, flags), trace(flags & RENAME_EXCHANGE ? "exchange" : "rename", from, to, NULL, 0));
 }
 int __wrap_unlink(const char *path) { CALL(UNLINK, path, -1, __real_unlink(path), trace("unlink", path, "", NULL, 0)); }
 int __wrap_ftruncate(int fd, off_t len) {
