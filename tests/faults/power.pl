@@ -14,7 +14,7 @@ my ($trace, $root, $medrl, $hashes, $state, $every, $before, $first) = @ARGV;
 my %hash_of; open my $h, '<', $hashes or die; while (<$h>) { my ($n, $x) = split; $hash_of{$x} = $n } close $h;
 srand 20;
 my (%at, @inodes, @meta);           # path => inode number, as the process sees it; names in order
-my ($committed, $pending_commit) = (0, 0);
+my $committed = 0;
 my ($states, $bad, $op_n, %seen) = (0, 0, 0);
 sub parent { my ($p) = @_; $p =~ s{/[^/]*$}{}; return $p }
 sub moved { my ($map, $from, $to) = @_; for my $p (grep { $_ eq $to || index($_, "$to/") == 0 } keys %$map) { delete $map->{$p} }
@@ -94,11 +94,11 @@ while (my $line = <$in>) {
     } elsif ($op eq 'fsync') {
         if (defined $at{$path} && !$inodes[$at{$path}]{dir}) { my $f = $inodes[$at{$path}]; $f->{synced} = $f->{now}; $f->{later} = [] }
         else { for my $m (@meta) { $m->{durable} = 1 if parent($m->{path}) eq $path || (defined $m->{other} && parent($m->{other}) eq $path) }
-            $committed = $pending_commit if $path eq $root && $pending_commit > $committed }
+        }
+    } elsif ($op eq 'committed') { $committed = $rest[0] if $rest[0] > $committed # said by the program, not read off what it did
     } elsif ($op eq 'rename' || $op eq 'exchange') {
         if ($op eq 'rename') { moved(\%at, $path, $rest[0]) } else { exchanged(\%at, $path, $rest[0]) }
         push @meta, { op => $op, path => $path, other => $rest[0] };
-        $pending_commit = $1 if $rest[0] =~ m{^\Q$root\E/checkpoint-(\d+)$};
     } else { delete $at{$path}; push @meta, { op => $op, path => $path } }
     check($_) for 0 .. 4;
 }
