@@ -463,8 +463,8 @@ static double worked_s(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* One character, a quarter of a megabyte of it and a whole one, through the real tokenizers: at most 2.1 times the work each time that there is
- * twice as much (the merges' queue has a logarithm in it); the square would be four times. The least of several measurements counts, of both
+/* One character, a quarter of a megabyte of it and a whole one, through the real tokenizers: at most 2.45 times the work each time that there is
+ * twice as much (observed: 1.9 to 2.3, the last where other programs had the caches); the square would be four times. The least of several measurements counts, of both
  * sizes in turn: what disturbs can only make one longer, and the more there are the nearer both come to what the work takes.
  * A letter, a space, a combining mark, a character of four bytes. */
 static void a_megabyte_of_one_character(void) {
@@ -484,7 +484,7 @@ static void a_megabyte_of_one_character(void) {
             const double start = worked_s();
             REQUIRE_OK(mr_tokenizer_encode(t, &ids, text.data, text.len, false, &err), err);
             took[round % 2] = fmin(took[round % 2], worked_s() - start);
-            linear = round % 2 && took[1] <= 2.1 * 2.1 * took[0];
+            linear = round % 2 && took[1] <= 2.45 * 2.45 * took[0];
             mr_free(ids.data);
             mr_str_clear(&text);
         }
