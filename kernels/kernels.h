@@ -50,7 +50,8 @@ typedef struct mr_nf4_part {
 enum {
     MR_USE_FWD = 1,  /* multiplied as y = x @ w^T */
     MR_USE_BWD = 2,  /* multiplied as dx = dy @ w */
-    MR_USE_ROWS = 4  /* rows are looked up (embedding) */
+    MR_USE_ROWS = 4, /* rows are looked up (embedding) */
+    MR_USE_UNPACKED = 8 /* for weight_room: products find it unpacked (weight_unpack), so they need no scratch for that */
 };
 
 typedef struct mr_weight_info {
@@ -97,6 +98,7 @@ typedef struct mr_gated {
     const mr_linear *gate_up, *down;
     float *gu, *act;          /* [N,2F], [N,F]; what they hold is the backend's own */
     float *u_up, *u_down;     /* as linear's u */
+    bool sampling;            /* no mlp_bwd follows: nothing need be left for it */
     float *dgu, *dact, *du;   /* [N,2F], [N,F], [N, the larger r_total]: scratch of the backward pass, NULL in the forward pass */
 } mr_gated;
 
@@ -180,7 +182,7 @@ struct mr_backend {
     mr_status (*sync)(mr_backend *b, mr_err *err);
 
     /* --- weights --- */
-    /* Packs src into a weight. store NF4: blocks of 64 along the row-major matrix, double quantization with blocks of 256
+    /* Packs src into a weight (src.rows NULL, not for NF4: zeros). store NF4: blocks of 64 along the row-major matrix, double quantization with blocks of 256
      * (spec/quantization.md, 5.1 to 5.3); bytes equal to bitsandbytes. MR_ENOMEM when it does not fit; the source's own failure otherwise. */
     mr_status (*weight_create)(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
                                mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
@@ -199,11 +201,18 @@ struct mr_backend {
     /* dst[n,I] = rows of the stored matrix as f32 (dequantized, exactly the values that products use). Needs MR_USE_ROWS or NF4 or
      * F32/BF16 with MR_USE_FWD. Row-wise use in tests and merging; not fast. */
     void (*weight_rows)(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
+    /* Keeps an NF4 weight in its compute type as well, so that products of many rows need not unpack it each time: the same values, so the
+     * same bits. place: device memory of alloc for n_out + more rows, as many bytes as weight_room says of a weight of that size that is stored
+     * in the compute type; it stays the caller's, until the weight is freed. more: rows behind it for the backend's own use, r_total of its
+     * adapters and one. place NULL: from now on unpacked by each product again. NULL: a device that gains nothing by it. */
+    void (*weight_unpack)(mr_backend *b, mr_weight *w, void *place, int64_t more);
     /* on: no weight changes until off, so what products unpack of one may stay for those that follow. */
     void (*weight_hold)(mr_backend *b, bool on);
     /* The NF4 parts in host memory, borrowed until the weight is freed: codes [ceil(O*I/2)], absmax codes [n_blocks], nested absmax
      * [ceil(n_blocks/256)], nested offset (of the first part, when it was adopted). False when w is not NF4. */
     bool (*weight_nf4)(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);
+    /* The same copied to arrays of the caller's, keeping nothing; of a weight with one offset. NULL where weight_nf4 costs nothing. */
+    bool (*weight_nf4_read)(mr_backend *b, const mr_weight *w, uint8_t *codes, uint8_t *absmax, float *nested, float *offset);
 
     /* --- forward --- */
     /* x[N,C] = w[ids[n], :]. */
@@ -292,10 +301,15 @@ struct mr_backend {
 };
 
 /* Opens device `index`; n_threads = 0 means all cores that this process may use. CPU: dispatches to the best instruction set and probes that
- * matrix products keep the row rule. MEDRL_CPU_ISA=avx2|avx512|avx512_bf16 lowers it (tests). CUDA: loads libmedrl_cuda.so, which lies
+ * matrix products keep the row rule. MEDRL_CPU_ISA=avx2|avx512|avx512_bf16|amx lowers it (tests). CUDA: loads libmedrl_cuda.so, which lies
  * beside the program or where MEDRL_CUDA_MODULE says; MEDRL_SM=75 takes libmedrl_cuda_sm75.so in the same folder: a newer GPU
  * behaves as a T4, without bf16 and with a T4's shared memory. MR_EINVAL when this build or machine lacks it; err names the way out. */
 mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int n_threads, mr_err *err);
 void mr_backend_close(mr_backend *b);
+/* Begins in a thread what takes longest in opening such a device, a tenth of a second or two for CUDA; mr_backend_open waits for it. False: not
+ * begun, since there is nothing of the kind, or the module is not there. Nothing is said of what fails; open will. For the thread that opens. */
+bool mr_backend_warm(mr_device_kind kind, int index);
+/* Waits for that thread, if there is one: before a program ends that has not opened the device. */
+void mr_backend_warmed(void);
 
 #endif

@@ -42,6 +42,8 @@ out=$(
         sed 's/$/   <- CUDA is used below kernels\/cuda only/'
     grep -rnE '#[[:space:]]*include[[:space:]]*<curl/' runtime kernels | grep -v '^runtime/hub/' |
         sed 's/$/   <- the network is used behind runtime\/hub only/'
+    grep -rnE '#[[:space:]]*include[[:space:]]*<(carquet/|zlib|zstd|lz4)' runtime kernels | grep -vE '^runtime/files/(parquet|unpack)\.c:' |
+        sed 's/$/   <- packed bytes are taken apart in runtime\/files\/parquet.c and unpack.c only, which run behind runtime\/script\/import.h/'
     true
 )
 if [ -n "$out" ]; then

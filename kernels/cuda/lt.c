@@ -6,6 +6,7 @@
  * sums. So whichever is chosen, results are the same. MEDRL_CUDA_GEMM=own leaves the library out.
  *
  * With exact = false there is no probe: the fastest of the heuristic's choices serves, split K among them, for few rows too. */
+#include "cuda/hints.h"
 #include "cuda/lt.h"
 
 #if !defined(MR_EMULATE) && defined(__has_include)
@@ -23,6 +24,8 @@
 
 enum { MAX_SHAPES = 512, WORKSPACE = CU_LT_WORKSPACE, PROBE_ROWS = 384, PROBE_VALUES = 65521, CHOICES = 8 };
 enum { MOST_ROWS = 2048, ALIGNMENT = 16, NARROW = 128 };
+
+_Static_assert(sizeof(cublasLtMatmulAlgo_t) == CU_ALGO_WORDS * sizeof(uint64_t), "hints.h keeps an algorithm whole");
 
 typedef struct lt_shape {
     cu_lt_product key; /* without pointers; n_rows: those that it was chosen for */
@@ -55,6 +58,8 @@ struct cu_lt {
     cublasStatus_t (*matmul)(cublasLtHandle_t, cublasLtMatmulDesc_t, const void *, const void *, cublasLtMatrixLayout_t,
                              const void *, cublasLtMatrixLayout_t, const void *, const void *, cublasLtMatrixLayout_t, void *,
                              cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *, void *, size_t, cudaStream_t);
+    size_t (*version)(void);
+    cu_hints *hints; /* NULL: none */
     lt_shape shapes[MAX_SHAPES];
     int n_shapes;
 };
@@ -76,6 +81,7 @@ static bool symbol(void *lib, const char *name, void *to) {
 static bool load(cu_lt *lt) {
     void *lib = open_library(); /* stays: unloading CUDA libraries is not safe */
     return lib && symbol(lib, "cublasLtCreate", &lt->create) && symbol(lib, "cublasLtDestroy", &lt->destroy) &&
+           symbol(lib, "cublasLtGetVersion", &lt->version) &&
            symbol(lib, "cublasLtMatmulDescCreate", &lt->desc_create) &&
            symbol(lib, "cublasLtMatmulDescSetAttribute", &lt->desc_set) &&
            symbol(lib, "cublasLtMatmulDescDestroy", &lt->desc_destroy) &&
@@ -100,12 +106,17 @@ static cu_lt *opened(mr_backend *b) {
         return NULL;
     }
     cu_take(b, &lt->workspace, WORKSPACE); /* without it, algorithms that want none are asked for */
+    lt->hints = cu_hints_open(b, lt->version());
     s->no_lt = false;
     s->lt = lt;
     return lt;
 }
 
 void cu_lt_open(mr_backend *b) { opened(b); }
+void cu_lt_load(void) {
+    const char *want = getenv("MEDRL_CUDA_GEMM");
+    if (!(want && strcmp(want, "own") == 0)) open_library();
+}
 bool cu_lt_there(const mr_backend *b) {
     const char *want = getenv("MEDRL_CUDA_GEMM");
     return !cu_of(b)->no_lt && !(want && strcmp(want, "own") == 0);
@@ -123,6 +134,7 @@ void cu_lt_close(mr_backend *b) {
     cu_lt *lt = cu_of(b)->lt;
     if (!lt) return;
     for (int i = 0; i < lt->n_shapes; i++) shape_clear(lt, &lt->shapes[i]);
+    cu_hints_close(lt->hints);
     lt->destroy(lt->handle);
     cu_give(b, lt->workspace, WORKSPACE);
     free(lt);
@@ -139,10 +151,17 @@ static bool describe(cu_lt *lt, lt_shape *h) {
     if (!k->backward &&
         lt->desc_set(h->desc, CUBLASLT_MATMUL_DESC_TRANSA, &turn, sizeof turn) != CUBLAS_STATUS_SUCCESS)
         return false;
-    return lt->layout_create(&h->w, half, k->backward ? cols : depth, k->backward ? depth : cols, k->ldw) ==
-               CUBLAS_STATUS_SUCCESS &&
-           lt->layout_create(&h->x, half, depth, PROBE_ROWS, k->ldx) == CUBLAS_STATUS_SUCCESS &&
-           lt->layout_create(&h->y, CUDA_R_32F, cols, PROBE_ROWS, k->ldy) == CUBLAS_STATUS_SUCCESS;
+    bool ok = lt->layout_create(&h->w, half, k->backward ? cols : depth, k->backward ? depth : cols, k->ldw) == CUBLAS_STATUS_SUCCESS &&
+              lt->layout_create(&h->x, half, depth, PROBE_ROWS, k->ldx) == CUBLAS_STATUS_SUCCESS &&
+              lt->layout_create(&h->y, CUDA_R_32F, cols, PROBE_ROWS, k->ldy) == CUBLAS_STATUS_SUCCESS;
+    const cublasLtMatrixLayout_t all[] = { h->w, h->x, h->y };
+    for (int i = 0; ok && k->n_batch > 1 && i < 3; i++) {
+        int32_t n = k->n_batch;
+        int64_t step = i < 2 ? k->k : k->step_y;
+        ok = lt->layout_set(all[i], CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &n, sizeof n) == CUBLAS_STATUS_SUCCESS &&
+             lt->layout_set(all[i], CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step) == CUBLAS_STATUS_SUCCESS;
+    }
+    return ok;
 }
 
 /* The heuristic's unsplit choices for that many rows, best first; their number. */
@@ -205,28 +224,39 @@ typedef struct probe_room {
     uint64_t sums[COUNTS]; /* the own kernel's bits */
 } probe_room;
 
+/* Values of the probe's y. */
+static int64_t probe_values(const cu_lt_product *p, int64_t rows) {
+    return p->n_batch > 1 ? p->n_batch * p->step_y : rows * p->ldy;
+}
+
 /* Rows [0, counts[i]) of the probe's own, added to old values or not; the sum of all bits of the results. NULL: the library's. */
 static bool probe_sum(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, const probe_room *r, int i,
                       cu_lt_own own, const void *ctx, uint64_t *sum) {
-    size_t bytes = (size_t)r->rows * (size_t)p->ldy * sizeof(float);
+    size_t bytes = (size_t)probe_values(p, r->rows) * sizeof(float);
     cu_lt_product q = *p;
     q.x = r->x, q.y = r->y, q.n_rows = r->counts[i], q.add = i % 2;
     /* old values: any finite floats, the same on both sides */
     if (cudaMemsetAsync(q.y, 0x3c, bytes, cu_of(b)->stream) != cudaSuccess) return false;
-    if (own) own(b, &q, ctx);
     if (!own && !multiply(b, lt, h, &q)) return false;
-    return cu_bits_sum(b, q.y, (int64_t)(bytes / sizeof(float)), sum);
+    float *y = q.y;
+    for (int k = 0; own && (k == 0 || k < p->n_batch); k++) {
+        own(b, &q, ctx);
+        q.x += p->k, q.w += p->k, q.y += p->step_y;
+    }
+    return cu_bits_sum(b, y, (int64_t)(bytes / sizeof(float)), sum);
 }
 
 /* As many rows as it has room for, PROBE_ROWS at most. */
 static bool probe_room_of(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx,
                           probe_room *r) {
-    int64_t row = h->key.ldy * (int64_t)sizeof(float) + h->key.ldx * (int64_t)sizeof(uint16_t), fit = CU_ATT_BYTES / row;
+    bool batch = p->n_batch > 1;
+    int64_t planes = batch ? probe_values(p, 0) * (int64_t)sizeof(float) : 0;
+    int64_t row = (batch ? 0 : h->key.ldy * (int64_t)sizeof(float)) + h->key.ldx * (int64_t)sizeof(uint16_t), fit = (CU_ATT_BYTES - planes) / row;
     r->rows = h->key.n_rows < PROBE_ROWS ? h->key.n_rows : PROBE_ROWS;
     if (r->rows > fit) r->rows = fit;
     r->y = cu_scratch(b, "probe", CU_SLOT_ATT, CU_ATT_BYTES);
     if (!r->y || r->rows < 16) return false;
-    r->x = (uint16_t *)(r->y + r->rows * h->key.ldy); /* ldy is a multiple of 4 */
+    r->x = (uint16_t *)(r->y + probe_values(p, r->rows)); /* ldy is a multiple of 4 */
     r->counts[0] = r->rows / 2 + 1, r->counts[1] = r->rows * 3 / 4 + 1, r->counts[2] = r->rows;
     if (!fill_probe(b, r->x, h->key.ldx, r->rows)) return false;
     for (int i = 0; i < COUNTS; i++)
@@ -285,6 +315,7 @@ static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p
     cublasLtMatmulHeuristicResult_t r[CHOICES];
     probe_room room;
     if (!describe(lt, h) || !probe_room_of(b, lt, h, p, own, ctx, &room)) return false;
+    if (cu_hints_find(lt->hints, &h->key, h->algo.data) && probe(b, lt, h, p, &room)) return true;
     for (int64_t rows = h->key.n_rows < MOST_ROWS ? h->key.n_rows : p->n_rows;; rows = MOST_ROWS) {
         int n = choices(lt, h, (uint64_t)rows, r), n_pass = 0, best = 0;
         int enough = worth_timing(p) ? CHOICES : 1;
@@ -299,6 +330,7 @@ static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p
             if (ms < least) least = ms, best = i;
         }
         h->algo = r[best].algo;
+        if (n_pass) cu_hints_note(lt->hints, &h->key, h->algo.data);
         if (n_pass) return true;
         if (rows >= MOST_ROWS) return false;
     }
@@ -348,7 +380,7 @@ static int64_t rows_of_choice(bool exact, int64_t n) {
 }
 
 static bool same_shape(const cu_lt_product *a, const cu_lt_product *k) {
-    return a->n_rows == k->n_rows && a->alpha == k->alpha && a->f16 == k->f16 && a->backward == k->backward && a->n_cols == k->n_cols &&
+    return a->n_rows == k->n_rows && a->alpha == k->alpha && a->f16 == k->f16 && a->backward == k->backward && a->n_batch == k->n_batch && a->n_cols == k->n_cols &&
            a->k == k->k && a->ldx == k->ldx &&
            a->ldw == k->ldw && a->ldy == k->ldy;
 }
@@ -378,6 +410,7 @@ bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, con
 
 void cu_lt_close(mr_backend *b) { (void)b; }
 void cu_lt_open(mr_backend *b) { (void)b; }
+void cu_lt_load(void) {}
 bool cu_lt_there(const mr_backend *b) {
     (void)b;
     return false;

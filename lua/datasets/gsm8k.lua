@@ -1,7 +1,11 @@
 --- GSM8K: grade-school word problems; the gold answer stands behind "####".
 local text = require "medrl.text"
 
-local M = { name = "gsm8k", columns = { { "question", "string" }, { "answer", "string" } } }
+local M = {
+  name = "gsm8k",
+  columns = { { "question", "string" }, { "answer", "string" } },
+  hub = { name = "openai/gsm8k", config = "main" },
+}
 
 --- The part between the first and the second "####"; nil without one. Commas stay.
 function M.gold(answer)

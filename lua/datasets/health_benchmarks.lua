@@ -1,7 +1,25 @@
---- Health_Benchmarks: a question with its options A to D inside, and the letter.
+--- Health_Benchmarks: a question with its options A to D inside, and the letter. On the hub each specialty has a file
+--- of its own; 52 of them are read, in the order of the published recipe (all but "Ethics").
+--- Option categories = { "Cardiology", ... }: these in place of the 52.
 local text = require "medrl.text"
 
-local M = { name = "health_benchmarks", columns = { { "Questions", "string" }, { "Answers", "string" } } }
+local categories = {
+  "Lab_Medicine", "Wearables", "Dermatology", "Gastroenterology", "Internal_Medicine", "Oncology", "Orthopedics",
+  "General_Surgery", "Ophthalmology", "Audiology", "Head_Neck_Surgery", "Elderly_Care", "Pediatrics",
+  "Allergy_Immunology", "Rheumatology", "Pharmacy", "Obstetrics_Gynecology", "Microbiology", "Dentistry",
+  "Physical_Medicine_and_Rehabilitation", "Neurology", "Psychiatry", "Pathology", "Genetics", "Rare_Diseases",
+  "Hematology", "Emergency", "Endocrinology", "Radiology", "Cardiology", "Pulmonology", "Infectious_Diseases",
+  "Critical_Care", "Pediatric_Surgery", "Neuroscience", "Epidemiology", "Fitness_Sports", "Health_Education",
+  "Health_Economics", "Health_Entrepreneurship", "Hospital_Management", "Mental_Health", "Nutrition",
+  "Palliative_Care", "Preventive_Medicine", "Public_Health", "Social_Media_Addiction", "Sleep", "Supplements",
+  "Vaccination", "Work_Health", "Wellbeing",
+}
+
+local M = {
+  name = "health_benchmarks",
+  columns = { { "Questions", "string" }, { "Answers", "string" } },
+  hub = { name = "yesilhealth/Health_Benchmarks", parts = categories },
+}
 
 --- The user message of every multiple-choice row of the mix.
 function M.ask(question)

@@ -1,11 +1,13 @@
 --- PubMedQA: an abstract in parts, a question, and yes, no or maybe. Rows with 1024 code points of context or more are
 --- left out, as published.
+--- Option config = "pqa_labeled": that one of the hub's, in place of pqa_artificial.
 --- Option short = true: only the last two sentences of the last part, for small models on a CPU (all rows then).
 local text = require "medrl.text"
 
 local M = {
   name = "pubmedqa",
   columns = { { "question", "string" }, { "context", "table" }, { "final_decision", "string" } },
+  hub = { name = "qiaojin/PubMedQA", config = "pqa_artificial" },
 }
 
 local function contexts(r)

@@ -6,6 +6,7 @@
 local files = require "medrl.files"
 local host = require "medrl.host"
 local json = require "medrl.json"
+local layout = require "medrl.layout"
 local log = require "medrl.log"
 local rng = require "medrl.rng"
 
@@ -309,6 +310,68 @@ local function source_path(set, ctx)
   return path
 end
 
+-- What a pass over many rows came to is kept from one start to the next; fewer are looked at as fast.
+local MANY_ROWS = 20000
+
+-- The result of a former pass as { places =, filtered =, skipped =, first_skip =, reasons = }; nil when there is none,
+-- or when it does not fit (no file of ours, then).
+local function recall(what, paths, n)
+  local text = files.recall(what, paths)
+  local ok, pass = pcall(json.decode, text or "")
+  if not ok or type(pass) ~= "table" then return nil end
+  if type(pass.places) ~= "table" or type(pass.reasons) ~= "table" then return nil end
+  local last, kept = 0, pass.places
+  for k = 1, #kept do
+    if not whole(kept[k], last + 1) or kept[k] > n then return nil end
+    last = kept[k]
+  end
+  if not whole(pass.filtered, 0) or not whole(pass.skipped, 0) or #kept + pass.filtered + pass.skipped ~= n then
+    return nil
+  end
+  return pass
+end
+
+-- Rows of several files, one behind the other.
+local function rows_of(paths)
+  local list, starts, n = {}, {}, 0
+  for k, path in ipairs(paths) do
+    list[k], starts[k] = files.open(path), n
+    n = n + list[k]:count()
+  end
+  local k = 1 -- the file that was read last: rows come in their order, mostly
+  local function find(i)
+    if i <= starts[k] then k = 1 end
+    while k < #list and i > starts[k + 1] do k = k + 1 end
+    return k, i - starts[k]
+  end
+  return {
+    n = n,
+    get = function(i)
+      local at, row = find(i)
+      return list[at]:get(row)
+    end,
+    at = function(i)
+      local at, row = find(i)
+      return ("%s:%d"):format(paths[at], list[at]:line(row))
+    end,
+  }
+end
+
+-- The files that path stands for: itself, or what a module with a place on the hub (M.hub) reads of a folder or a
+-- repository.
+local function paths_of(path, module, options)
+  local hub = module.hub
+  if type(hub) ~= "table" then return { path } end
+  local want = { split = options.split or "train", config = options.config or hub.config,
+                 parts = options.categories or hub.parts }
+  local base, names = files.folder(path, want.config and want.config .. "/*")
+  if not base then return { path } end
+  local found, missing = layout.pick(names, want)
+  if not found then error(("%s: %s"):format(path, missing), 0) end
+  for k = 1, #found do found[k] = base .. found[k] end
+  return found
+end
+
 function open.get(set, ctx)
   local name = set.name
   local path = source_path(set, ctx)
@@ -328,7 +391,7 @@ function open.get(set, ctx)
   if module.name ~= nil and module.name ~= place:match("([^/]+)%.lua$") then
     error(("%s%s: M.name is \"%s\", want the file's name"):format(host.recipe_fault, place, tostring(module.name)), 0)
   end
-  local raw_rows, shown
+  local raw_rows, shown, paths
   if module.load and path == nil then
     local made = module.load(set.options)
     if type(made) ~= "table" or not whole(made.n, 0) or type(made.get) ~= "function" then
@@ -337,23 +400,28 @@ function open.get(set, ctx)
     raw_rows = { n = made.n, get = made.get, at = function(i) return ("%s row %d"):format(name, i) end }
     shown = "made by " .. place
   else
+    local given = path ~= nil
+    if not given and type(module.hub) == "table" then path = module.hub.name end
     if type(path) ~= "string" or path == "" then
       error(("%s%s: no file for data set \"%s\": put the file there with data.files.%s = \"PATH\" (or "
         .. "--set data.files.%s=PATH; \"none\" leaves the set out)")
         :format(host.recipe_fault, ctx.place, name, name, name), 0)
     end
-    local opened, rows = pcall(files.open, path)
+    local opened, rows = pcall(function()
+      paths = paths_of(path, module, set.options)
+      return rows_of(paths)
+    end)
     if not opened then
+      local why = tostring(rows)
       -- a name that has to be downloaded first is for the user to say, not a damaged file
-      local fault = tostring(rows):find("medrl pull", 1, true) and host.recipe_fault or ""
-      error(("%sdata set \"%s\": %s; set data.files.%s"):format(fault, name, tostring(rows), name), 0)
+      local absent = why:find("medrl pull", 1, true)
+      if absent and not given then
+        error(("%s%s: no file for data set \"%s\": put the file there with data.files.%s = \"PATH\" (\"none\" leaves "
+          .. "the set out), or fetch it: %s"):format(host.recipe_fault, ctx.place, name, name, why), 0)
+      end
+      error(("%sdata set \"%s\": %s; set data.files.%s"):format(absent and host.recipe_fault or "", name, why, name), 0)
     end
-    raw_rows = {
-      n = rows:count(),
-      get = function(i) return rows:get(i) end,
-      at = function(i) return ("%s:%d"):format(path, rows:line(i)) end,
-    }
-    shown = "from " .. path
+    raw_rows, shown = rows, "from " .. path
   end
 
   local options, row_of, keep = set.options, module.row, module.keep
@@ -375,7 +443,14 @@ function open.get(set, ctx)
     first_skip = first_skip or ("%s: %s"):format(at(i), why)
     count_reason(reasons, "skipped", why, at(i))
   end
-  for i = 1, raw_rows.n do
+  local many = paths and raw_rows.n >= MANY_ROWS
+  local what = many and json.encode({ name, module_name, options, raw_rows.n })
+  local known = many and recall(what, paths, raw_rows.n)
+  if known then
+    places, n_kept, filtered, skipped = known.places, #known.places, known.filtered, known.skipped
+    first_skip, reasons.list = known.first_skip, known.reasons
+  end
+  for i = 1, known and 0 or raw_rows.n do
     files.tick()
     local raw = get_raw(i)
     local why = type(raw) ~= "table" and "the row is no object" or bad_column(module, raw)
@@ -406,6 +481,10 @@ function open.get(set, ctx)
   if skipped > 0.05 * raw_rows.n then
     error(("%s; %d of %d rows were skipped like this, at most 5 %% may be: this is not the file that \"%s\" reads")
       :format(first_skip, skipped, raw_rows.n, name), 0)
+  end
+  if many and not known then
+    files.keep(what, paths, json.encode({ places = json.array(places), filtered = filtered, skipped = skipped,
+      first_skip = first_skip, reasons = json.array(reasons.list) }))
   end
   if skipped > 0 then log.warn(("%s: %d rows skipped; the first: %s"):format(name, skipped, first_skip)) end
   add_report(ctx, ("%s: %d of %d rows %s, %d filtered, %d skipped"):format(name, n_kept, raw_rows.n, shown, filtered,

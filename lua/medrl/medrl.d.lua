@@ -58,7 +58,7 @@
 ---A file recipes/NAME.lua returns one; `medrl help recipe` lists every field of the sections.
 ---@class medrl.Recipe
 ---@field method "grpo"|"sft"|nil
----@field model { name: string, max_seq_length: integer?, load_in_4bit: boolean?, dtype: string?, adapter: string? }
+---@field model { name: string, max_seq_length: integer?, load_in_4bit: boolean?, dequantize: "auto"|boolean|nil, dtype: string?, adapter: string? }
 ---@field lora { r: integer?, lora_alpha: number?, target_modules: string|string[]?, use_rslora: boolean? }?
 ---@field data medrl.RecipeData
 ---@field rewards (string|table)[]? names, or { "name", option = value, weight = number }
@@ -192,7 +192,8 @@
 
 ---require "medrl.files": rows of data files; opened by the program, for data sets.
 ---@class medrl.files
----@field open fun(path: string): medrl.rows .jsonl, .json, .csv or .tsv
+---@field open fun(path: string): medrl.rows .parquet, .jsonl, .json, .csv or .tsv, the last four also .gz and .zst
+---@field folder fun(path: string, pattern: string?): string?, string[]? what stands before the names, and the data files
 
 ---@class medrl.rows
 ---@field count fun(self: medrl.rows): integer

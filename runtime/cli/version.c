@@ -4,6 +4,7 @@
 
 #include "base/fsafe.h"
 #include "cli/cli.h"
+#include "files/parquet.h"
 #include "record/control.h"
 #include "rl/checkpoint.h"
 
@@ -42,7 +43,15 @@ static cJSON *parts(void) {
     add_library(list, "libmd", MEDRL_BUILT_LIBMD, NULL);
     add_library(list, "libedit", MEDRL_BUILT_LIBEDIT, NULL);
     add_library(list, "libcurl", MEDRL_BUILT_CURL, NULL); /* opened when something is fetched */
-    cJSON_AddArrayToObject(o, "vendored"); /* no source of others is in the repository */
+    add_library(list, "zlib", MEDRL_BUILT_ZLIB, NULL);
+    add_library(list, "libzstd", MEDRL_BUILT_ZSTD, NULL);
+    /* Sources of others that are linked in (cmake/vendored.txt); none is in the repository. */
+    cJSON *vendored = cJSON_AddArrayToObject(o, "vendored");
+    if (mr_parquet_version()) {
+        add_library(list, "liblz4", MEDRL_BUILT_LZ4, NULL);
+        add_library(vendored, "carquet", mr_parquet_version(), NULL);
+        cJSON_AddStringToObject(cJSON_GetArrayItem(vendored, 0), "license", MEDRL_CARQUET_LICENSE);
+    }
     cJSON_AddStringToObject(o, "home", mr_home_dir());
     return o;
 }

@@ -18,7 +18,9 @@
 #include "base/fsafe.h"
 #include "base/json.h"
 #include "base/utf8.h"
+#include "files/rowcache.h"
 #include "files/rows.h"
+#include "files/unpack.h"
 
 enum {
     max_row_bytes = 16 << 20,
@@ -454,17 +456,26 @@ static mr_status refuse_foreign(const mr_rows *r, mr_err *err) {
         const char *magic, *what;
         size_t len;
     } foreign[] = {
-        { "\x1f\x8b", "is compressed with gzip; gunzip it first", 2 },
-        { "\x28\xb5\x2f\xfd", "is compressed with zstd; unpack it first", 4 },
         { "PK\x03\x04", "is a ZIP archive; unpack it first", 4 },
-        { "PAR1", "is Parquet, want text; export it as JSON lines", 4 },
         { "\xff\xfe", "is UTF-16; save it as UTF-8", 2 },
         { "\xfe\xff", "is UTF-16; save it as UTF-8", 2 },
     };
     for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++)
         if (r->len >= foreign[i].len && !memcmp(r->data, foreign[i].magic, foreign[i].len))
             return mr_fail(err, MR_EDATA, "%s:1: the file %s", r->name, foreign[i].what);
+    const mr_packing packing = mr_packing_of(r->data, r->len);
+    if (packing != MR_PACKED_NOT) /* of a file that was packed twice, or of one that only text can be in */
+        return mr_fail(err, MR_EDATA, "%s:1: is %s%s, want text; unpack it first", r->name, mr_packing_name(packing),
+                       mr_packing_named(r->name) != MR_PACKED_NOT ? " inside" : "");
     return MR_OK;
+}
+
+/* Whether a name, without what says how it is packed, ends so. */
+static bool named(const mr_rows *r, const char *end) {
+    const mr_packing packing = mr_packing_named(r->name);
+    const size_t cut = packing == MR_PACKED_GZIP ? 3 : packing == MR_PACKED_ZSTD ? 4 : 0;
+    const size_t len = strlen(r->name) - cut, n = strlen(end);
+    return len > n && memcmp(r->name + len - n, end, n) == 0;
 }
 
 static mr_status index_rows(mr_rows *r, mr_err *err) {
@@ -472,19 +483,19 @@ static mr_status index_rows(mr_rows *r, mr_err *err) {
     if (!r->whole) MR_TRY(slide(r, &at, 1, err));
     MR_TRY(refuse_foreign(r, err));
     at = r->len >= 3 && !memcmp(r->data, "\xef\xbb\xbf", 3) ? 3 : 0;
-    if (mr_ends_with(r->name, ".csv") || mr_ends_with(r->name, ".tsv")) {
+    if (named(r, ".csv") || named(r, ".tsv")) {
         r->format = CSV;
-        r->separator = mr_ends_with(r->name, ".tsv") ? '\t' : ',';
+        r->separator = named(r, ".tsv") ? '\t' : ',';
         return index_csv(r, at, err);
     }
-    if (mr_ends_with(r->name, ".json")) {
+    if (named(r, ".json")) {
         int64_t line = 1;
         const size_t first = skip_space(r, at, &line);
         if (first < r->len && r->data[first] == '[') {
             r->format = JSON_ARRAY;
             return index_array(r, at, err);
         }
-    } else if (!mr_ends_with(r->name, ".jsonl") && !mr_ends_with(r->name, ".ndjson")) {
+    } else if (!named(r, ".jsonl") && !named(r, ".ndjson")) {
         return mr_fail(err, MR_EINVAL,
                        "%s: unknown kind of data, want a name that ends in .jsonl, .ndjson, .json, .csv or .tsv; "
                        "rename or convert it",
@@ -542,22 +553,68 @@ static void drop_window(mr_rows *r) {
     r->len = r->cap = 0;
 }
 
-mr_status mr_rows_open_fd(mr_rows **out, int fd, const char *name, mr_err *err) {
-    *out = NULL;
+static mr_rows *start(const char *name) {
     mr_rows *r = mr_alloc(sizeof *r);
     r->name = mr_strdup(name);
     r->fd = -1;
     r->cache = mr_alloc(sizeof *r->cache);
     r->cache->last = -2;
+    return r;
+}
+
+static mr_status finish(mr_rows **out, mr_rows *r, mr_status st) {
+    drop_window(r);
+    if (st != MR_OK)
+        mr_rows_close(r);
+    else
+        *out = r;
+    return st;
+}
+
+mr_status mr_rows_open_fd(mr_rows **out, int fd, const char *name, mr_err *err) {
+    *out = NULL;
+    mr_rows *r = start(name);
     mr_status st = load(r, fd, err);
     if (st == MR_OK) st = index_rows(r, err);
-    drop_window(r);
-    if (st != MR_OK) {
-        mr_rows_close(r);
-        return st;
+    return finish(out, r, st);
+}
+
+/* The index of a cache. Its bytes were checked, by the parent of a process that reads them here; sizes and order are looked at again. */
+static mr_status load_index(mr_rows *r, const mr_rowcache_info *info, mr_err *err) {
+    const size_t n = (size_t)info->n_rows;
+    if (n == 0) return MR_OK;
+    uint64_t *begins = n <= SIZE_MAX / sizeof *r->rows ? mr_try_alloc(n * sizeof *begins) : NULL;
+    r->rows = begins ? mr_try_alloc(n * sizeof *r->rows) : NULL;
+    if (!r->rows) {
+        mr_free(begins);
+        return mr_fail(err, MR_ENOMEM, "%s: no memory for %zu rows", r->name, n);
     }
-    *out = r;
-    return MR_OK;
+    size_t got;
+    mr_status st = read_at(r, (char *)begins, r->size, n * sizeof *begins, &got, err);
+    bool good = got == n * sizeof *begins && begins[0] == 0;
+    for (size_t i = 0; st == MR_OK && good && i < n; i++) {
+        const uint64_t end = i + 1 < n ? begins[i + 1] : r->size;
+        good = begins[i] < end && end <= r->size && end - begins[i] - 1 <= max_row_bytes;
+        r->rows[i] = (place){ (size_t)begins[i], (size_t)(end - begins[i] - 1), (int64_t)i + 1 }; /* without its newline */
+    }
+    mr_free(begins);
+    r->n_rows = n;
+    return st == MR_OK && !good ? mr_fail(err, MR_EDATA, "%s: its row cache is damaged; start again", r->name) : st;
+}
+
+mr_status mr_rows_open_cache(mr_rows **out, int fd, const char *name, mr_err *err) {
+    *out = NULL;
+    mr_rowcache_info info;
+    MR_TRY(mr_rowcache_info_read(&info, fd, name, err));
+    mr_rows *r = start(name);
+    mr_status st = load(r, fd, err);
+    r->size = (size_t)info.payload_bytes;
+    r->whole = r->size == 0;
+    if (st == MR_OK && info.text)
+        st = index_rows(r, err);
+    else if (st == MR_OK)
+        st = load_index(r, &info, err);
+    return finish(out, r, st);
 }
 
 mr_status mr_rows_open(mr_rows **out, const char *path, mr_err *err) {

@@ -1,6 +1,9 @@
 /* find.c - what is in the cache already, by path and without the network. */
 #include <ctype.h>
 #include <dirent.h>
+#include <fnmatch.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "hub/hub_impl.h"
@@ -49,8 +52,10 @@ mr_status mr_hub_find(char **dir, const mr_hub_name *name, mr_err *err) {
 
 char *mr_hub_command(const mr_hub_name *name) {
     bool main = strcmp(name->revision, "main") == 0;
-    return mr_asprintf("medrl pull %s%s%s%s%s%s", name->repo, main ? "" : "@", main ? "" : name->revision,
-                       name->file[0] ? "/" : "", name->file, name->dataset ? " --dataset" : "");
+    const bool pattern = strchr(name->file, '*') != NULL;
+    return mr_asprintf("medrl pull %s%s%s%s%s%s%s%s%s", name->repo, main ? "" : "@", main ? "" : name->revision,
+                       name->file[0] && !pattern ? "/" : "", pattern ? "" : name->file, name->dataset ? " --dataset" : "",
+                       pattern ? " --include '" : "", pattern ? name->file : "", pattern ? "'" : "");
 }
 
 static mr_status (*hook)(const mr_hub_name *name, mr_err *err);
@@ -68,19 +73,19 @@ mr_status mr_hub_missing(const mr_hub_name *name, mr_err *err) {
     return st;
 }
 
-/* Names of data files below a snapshot, three folders deep as data sets have them. */
-static void list_data(const char *dir, const char *prefix, int depth, mr_str *names, char **only, int *n) {
+/* Data files below a folder, three folders deep as data sets have them. */
+static void list_data(mr_hub_files *f, const char *dir, const char *prefix, int depth, const char *pattern) {
     DIR *d = opendir(dir);
-    for (struct dirent *e; d && (e = readdir(d));) {
+    for (struct dirent *e; d && (e = readdir(d)) && f->n < MR_HUB_FILES_MAX;) {
         if (e->d_name[0] == '.') continue;
         char *path = mr_path_join(dir, e->d_name), *name = prefix[0] ? mr_path_join(prefix, e->d_name) : mr_strdup(e->d_name);
         if (mr_path_is_dir(path)) {
-            if (depth < 3) list_data(path, name, depth + 1, names, only, n);
-        } else if (mr_hub_is_known_kind(name) && !mr_ends_with(name, ".safetensors") && !mr_ends_with(name, ".txt") &&
-                   strcmp(e->d_name, "dataset_infos.json") != 0) {
-            if (++*n <= 12) mr_str_printf(names, "%s%s", names->len ? ", " : "", name);
-            mr_free(*only);
-            *only = mr_strdup(path);
+            if (depth < 3) list_data(f, path, name, depth + 1, pattern);
+        } else if (mr_hub_is_known_kind(name) && !mr_ends_with(name, ".safetensors") && !mr_ends_with(name, ".gguf") &&
+                   !mr_ends_with(name, ".txt") && strcmp(e->d_name, "dataset_infos.json") != 0 &&
+                   (!pattern || fnmatch(pattern, name, 0) == 0)) {
+            f->names = mr_realloc(f->names, ((size_t)f->n + 1) * sizeof *f->names);
+            f->names[f->n++] = mr_strdup(name);
         }
         mr_free(name);
         mr_free(path);
@@ -88,18 +93,68 @@ static void list_data(const char *dir, const char *prefix, int depth, mr_str *na
     if (d) closedir(d);
 }
 
-static mr_status only_file(char **path, const char *dir, const mr_hub_name *name, mr_err *err) {
-    mr_str names = { 0 };
-    int n = 0;
-    list_data(dir, "", 0, &names, path, &n);
-    mr_status st = MR_OK;
-    if (n != 1) {
-        mr_free(*path);
-        *path = NULL;
-        st = mr_fail(err, MR_EINVAL, "data set \"%s\": want one file of it, as in hf:%s/FILE; there are %d: %.500s",
-                     name->repo, name->repo, n, names.data ? names.data : "none");
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void list_folder(mr_hub_files *f, const char *dir, const char *pattern) {
+    list_data(f, dir, "", 0, pattern);
+    if (f->n > 1) qsort(f->names, (size_t)f->n, sizeof *f->names, by_name);
+}
+
+void mr_hub_files_clear(mr_hub_files *f) {
+    for (int i = 0; i < f->n; i++) mr_free(f->names[i]);
+    mr_free(f->names);
+    mr_free(f->base);
+    *f = (mr_hub_files){ 0 };
+}
+
+mr_status mr_hub_files_find(mr_hub_files *out, const char *text, const char *pattern, mr_err *err) {
+    *out = (mr_hub_files){ 0 };
+    const bool named = strncmp(text, "hf:", 3) == 0;
+    if (!named && mr_path_is_dir(text)) {
+        out->base = mr_asprintf("%s%s", text, mr_ends_with(text, "/") ? "" : "/");
+        list_folder(out, text, NULL);
+        return MR_OK;
     }
-    mr_str_clear(&names);
+    if (!named && (mr_path_exists(text) || !mr_hub_is_name(text))) return MR_OK;
+    mr_hub_name name;
+    MR_TRY(mr_hub_name_parse(&name, text, true, err));
+    if (name.file[0]) return MR_OK;
+    if (pattern) snprintf(name.file, sizeof name.file, "%s", pattern);
+    mr_status st = MR_OK;
+    for (int asked = 0; st == MR_OK && !out->base; asked++) {
+        char *dir;
+        if (mr_hub_find(&dir, &name, NULL) == MR_OK) {
+            list_folder(out, dir, pattern);
+            mr_free(dir);
+        }
+        if (out->n > 0) {
+            const bool main = strcmp(name.revision, "main") == 0;
+            out->base = mr_asprintf("hf:%s%s%s/", name.repo, main ? "" : "@", main ? "" : name.revision);
+        } else if (asked) {
+            st = mr_fail(err, MR_ENOTFOUND, "data set \"%s\" has no data file that matches \"%s\"", name.repo, pattern ? pattern : "*");
+        } else {
+            st = mr_hub_missing(&name, err);
+        }
+    }
+    return st;
+}
+
+static mr_status only_file(char **path, const char *dir, const mr_hub_name *name, mr_err *err) {
+    mr_hub_files f = { 0 };
+    list_folder(&f, dir, NULL);
+    mr_status st = MR_OK;
+    if (f.n == 1) {
+        *path = mr_path_join(dir, f.names[0]);
+    } else {
+        mr_str names = { 0 };
+        for (int i = 0; i < f.n && i < 12; i++) mr_str_printf(&names, "%s%s", i ? ", " : "", f.names[i]);
+        st = mr_fail(err, MR_EINVAL, "data set \"%s\": want one file of it, as in hf:%s/FILE; there are %d: %.500s",
+                     name->repo, name->repo, f.n, names.data ? names.data : "none");
+        mr_str_clear(&names);
+    }
+    mr_hub_files_clear(&f);
     return st;
 }
 

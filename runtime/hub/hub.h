@@ -36,11 +36,24 @@ mr_status mr_hub_find(char **dir, const mr_hub_name *name, mr_err *err);
  * "hf:org/name", or "org/name" where no such file is: the one data file of that repository, MR_EINVAL with their names
  * when it holds several. Anything else: a copy of the text. What is not here: mr_hub_missing. Owned. */
 mr_status mr_hub_file(char **path, const char *text, mr_err *err);
+/* The data files of a folder, or of a repository ("org/name", "hf:org/name@revision"): MR_OK, and *base is what stands before their names
+ * in a path that mr_hub_file takes ("data/", "hf:org/name/"), names[] their paths below it, sorted. pattern: what is downloaded of a
+ * repository that has no such file here, and which of its files are meant ("main/" and a star; NULL: all). Anything else than a
+ * folder or a repository: MR_OK with base NULL. At most MR_HUB_FILES_MAX files, three folders deep. Clear with
+ * mr_hub_files_clear. */
+enum { MR_HUB_FILES_MAX = 4096 };
+typedef struct mr_hub_files {
+    char *base;
+    char **names;
+    int n;
+} mr_hub_files;
+mr_status mr_hub_files_find(mr_hub_files *out, const char *text, const char *pattern, mr_err *err);
+void mr_hub_files_clear(mr_hub_files *f);
 /* What happens when a name is not in the cache: the hook downloads it, or says why not. Without a hook MR_ENOTFOUND with
  * the command that does. The program sets it once, before anything else (cli/pull.c). */
 mr_status mr_hub_missing(const mr_hub_name *name, mr_err *err);
 void mr_hub_on_missing(mr_status (*fetch)(const mr_hub_name *name, mr_err *err));
-/* "medrl pull org/name@revision --dataset": what to type; owned. */
+/* "medrl pull org/name@revision --dataset": what to type; owned. A file with a * in it is a pattern: --include. */
 char *mr_hub_command(const mr_hub_name *name);
 
 typedef struct mr_hub_setup {

@@ -52,13 +52,44 @@ static int files_open(lua_State *L) {
     if (!found || fd < 0)
         st = mr_fail(&err, MR_ENOTFOUND, "%s", found ? "the parent sent no descriptor" : name);
     else
-        st = mr_rows_open_fd(&r->rows, fd, name, &err);
+        st = (found == 2 ? mr_rows_open_cache : mr_rows_open_fd)(&r->rows, fd, name, &err);
     if (fd >= 0) close(fd);
     if (st != MR_OK) {
         lua_pushstring(L, err.msg);
         return lua_error(L);
     }
     return 1;
+}
+
+/* files.folder(path, pattern): what stands before the names, and a list of the data files of a folder or of a repository of the hub;
+ * nothing when path is neither. */
+static int files_folder(lua_State *L) {
+    size_t n_path, n_pattern;
+    const char *path = luaL_checklstring(L, 1, &n_path), *pattern = luaL_optlstring(L, 2, "", &n_pattern);
+    mr_worker *w = mr_worker_of(L);
+    const uint32_t lens[2] = { (uint32_t)n_path, (uint32_t)n_pattern };
+    char ask[2048];
+    luaL_argcheck(L, n_path < 1024 && n_pattern < 256, 1, "the name is too long");
+    memcpy(ask, &lens[0], 4);
+    memcpy(ask + 4, path, n_path);
+    memcpy(ask + 4 + n_path, &lens[1], 4);
+    memcpy(ask + 8 + n_path, pattern, n_pattern);
+    mr_frame f = mr_worker_ask(w, MR_WIRE_NEED_FOLDER, ask, 8 + n_path + n_pattern, MR_WIRE_FOLDER);
+    mr_take t = mr_take_frame(&f);
+    const unsigned found = mr_take_u8(&t);
+    size_t len;
+    const char *said = mr_take_bytes(&t, &len);
+    if (found == 2) return 0;
+    lua_pushlstring(L, said, len);
+    if (found == 0) return lua_error(L);
+    const uint32_t n = mr_take_u32(&t);
+    lua_createtable(L, 0, 0);
+    for (uint32_t i = 0; i < n && !t.bad; i++) {
+        const char *name = mr_take_bytes(&t, &len);
+        lua_pushlstring(L, name, len);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    return 2;
 }
 
 static int rows_count(lua_State *L) {
@@ -148,6 +179,61 @@ static int files_tick(lua_State *L) {
     return 0;
 }
 
+/* What NEED_PASS and KEEP_PASS begin with: arguments 1, a text, and 2, a list of paths. */
+static void put_pass(lua_State *L, mr_str *s) {
+    size_t len;
+    const char *what = luaL_checklstring(L, 1, &len);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    const int n = (int)lua_objlen(L, 2);
+    for (int i = 1; i <= n; i++) { /* all that may raise comes first */
+        lua_rawgeti(L, 2, i);
+        luaL_checkstring(L, -1);
+    }
+    mr_put_bytes(s, what, len);
+    mr_put_u32(s, (uint32_t)n);
+    for (int i = -n; i < 0; i++) {
+        const char *path = lua_tolstring(L, i, &len);
+        mr_put_bytes(s, path, len);
+    }
+    lua_pop(L, n);
+}
+
+/* files.recall(what, paths): what files.keep was given for the same pass over the same files by the same scripts; or nil. */
+static int files_recall(lua_State *L) {
+    mr_worker *w = mr_worker_of(L);
+    mr_str s = { 0 };
+    luaL_argcheck(L, lua_istable(L, 2) && lua_objlen(L, 2) <= 512, 2, "want a list of paths");
+    luaL_checkstack(L, 520, "paths");
+    put_pass(L, &s);
+    if (s.len > MR_WIRE_SMALL_BYTES) {
+        mr_str_clear(&s);
+        return 0;
+    }
+    mr_frame f = mr_worker_ask(w, MR_WIRE_NEED_PASS, s.data, s.len, MR_WIRE_PASS);
+    mr_str_clear(&s);
+    mr_take t = mr_take_frame(&f);
+    const unsigned found = mr_take_u8(&t);
+    size_t len;
+    const char *result = mr_take_bytes(&t, &len);
+    if (!found) return 0;
+    lua_pushlstring(L, result, len);
+    return 1;
+}
+
+/* files.keep(what, paths, result). */
+static int files_keep(lua_State *L) {
+    size_t len;
+    const char *result = luaL_checklstring(L, 3, &len);
+    mr_str s = { 0 };
+    luaL_argcheck(L, lua_istable(L, 2) && lua_objlen(L, 2) <= 512, 2, "want a list of paths");
+    luaL_checkstack(L, 520, "paths");
+    put_pass(L, &s);
+    mr_put_bytes(&s, result, len);
+    if (s.len < MR_WIRE_MAX_BYTES) mr_wire_send(&mr_worker_of(L)->wire, MR_WIRE_KEEP_PASS, s.data, s.len, -1);
+    mr_str_clear(&s);
+    return 0;
+}
+
 /* files.key(text): eight bytes that texts share when they differ in white space only. */
 static int files_key(lua_State *L) {
     size_t len;
@@ -175,9 +261,10 @@ int mr_lib_files(lua_State *L) {
     lua_setfield(L, -2, "__gc");
     lua_pop(L, 1);
     static const luaL_Reg f[] = {
-        { "open", files_open }, { "tick", files_tick }, { "key", files_key }, { NULL, NULL }
+        { "open", files_open }, { "folder", files_folder }, { "recall", files_recall },
+        { "keep", files_keep }, { "tick", files_tick }, { "key", files_key }, { NULL, NULL }
     };
-    lua_createtable(L, 0, 3);
+    lua_createtable(L, 0, 6);
     luaL_register(L, NULL, f);
     return 1;
 }

@@ -29,6 +29,7 @@
 #include "base/fsafe.h"
 #include "base/log.h"
 #include "hub/hub.h"
+#include "script/import.h"
 #include "script/pool_impl.h"
 
 enum { MAX_RESPAWNS = 4096, MAX_ROW_BYTES = 16 << 20 };
@@ -111,12 +112,18 @@ static void send_text(mr_version *v, mr_peer *peer, const mr_frame *f) {
 
 /* A worker may read rows of data files and nothing else: the name says what it is, and it has to be a plain file. */
 static int open_data_file(const char *path, mr_err *err) {
-    static const char *const ends[] = { ".jsonl", ".ndjson", ".json", ".csv", ".tsv" };
-    const char *dot = strrchr(path, '.');
+    static const char *const ends[] = { ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet" };
+    const mr_packing packing = mr_packing_named(path);
+    const size_t len = strlen(path) - (packing == MR_PACKED_GZIP ? 3 : packing == MR_PACKED_ZSTD ? 4 : 0);
     bool known = false;
-    for (size_t i = 0; dot && i < sizeof ends / sizeof ends[0]; i++) known = known || strcasecmp(dot, ends[i]) == 0;
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+        const size_t n = strlen(ends[i]);
+        known = known || (len >= n && strncasecmp(path + len - n, ends[i], n) == 0);
+    }
     if (!known) {
-        mr_fail(err, MR_EINVAL, "%s: not a data file that medrl reads; want .jsonl, .json, .csv or .tsv", path);
+        mr_fail(err, MR_EINVAL, "%s: not a data file that medrl reads; want .parquet, .jsonl, .json, .csv or .tsv (or one of the last "
+                                "four with .gz or .zst behind it)",
+                path);
         return -1;
     }
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -141,21 +148,62 @@ static int open_data_file(const char *path, mr_err *err) {
     return fd;
 }
 
+/* A packed file becomes its row cache. The process that reads it has to be locked in as well as the worker that gets the rows. */
+static int unpacked(int fd, const char *path, int sandbox, bool *cached, mr_err *err) {
+    *cached = false;
+    if (fd < 0) return -1;
+    mr_packing how;
+    mr_status st = mr_import_kind(&how, fd, path, err);
+    if (st == MR_OK && how == MR_PACKED_NOT) return fd;
+    int cache = -1;
+    if (st == MR_OK) st = mr_import_open(&cache, fd, path, how, &(mr_import_opts){ .require_sandbox = sandbox }, err);
+    *cached = st == MR_OK;
+    close(fd);
+    return cache;
+}
+
+int mr_pool_open_data(const char *name, char **at, mr_err *err) {
+    *at = NULL;
+    return mr_hub_file(at, name, err) == MR_OK ? open_data_file(*at, err) : -1; /* "hf:org/name/train.jsonl" */
+}
+
 static void send_file(mr_peer *peer, const mr_frame *f) {
     char path[1024], *at = NULL;
     size_t n = f->len < sizeof path - 1 ? f->len : sizeof path - 1;
     memcpy(path, f->data, n);
     path[n] = 0;
     mr_err err;
-    int fd = mr_hub_file(&at, path, &err) == MR_OK ? open_data_file(at, &err) : -1; /* "hf:org/name/train.jsonl" */
+    int fd = mr_pool_open_data(path, &at, &err);
+    bool cached;
+    fd = unpacked(fd, at, peer->sandbox.level, &cached, &err);
     mr_str s = { 0 };
-    mr_put_u8(&s, fd >= 0);
+    mr_put_u8(&s, fd < 0 ? 0 : cached ? 2 : 1);
     const char *name = fd >= 0 ? at : err.msg; /* its end says what kind it is */
     mr_put_bytes(&s, name, strlen(name));
     if (!mr_wire_send(&peer->wire, MR_WIRE_FILE, s.data, s.len, fd)) peer->alive = false;
     if (fd >= 0) close(fd);
     mr_str_clear(&s);
     mr_free(at);
+}
+
+/* What is in a folder or a repository: names only. */
+static void send_folder(mr_peer *peer, const mr_frame *f) {
+    mr_take t = mr_take_frame(f);
+    char path[1024], pattern[256];
+    mr_take_string(&t, path, sizeof path);
+    mr_take_string(&t, pattern, sizeof pattern);
+    mr_hub_files files;
+    mr_err err;
+    const mr_status st = mr_hub_files_find(&files, path, pattern[0] ? pattern : NULL, &err);
+    const char *said = st != MR_OK ? err.msg : files.base ? files.base : "";
+    mr_str s = { 0 };
+    mr_put_u8(&s, st != MR_OK ? 0 : files.base ? 1 : 2);
+    mr_put_bytes(&s, said, strlen(said));
+    mr_put_u32(&s, (uint32_t)files.n);
+    for (int i = 0; i < files.n; i++) mr_put_bytes(&s, files.names[i], strlen(files.names[i]));
+    if (!mr_wire_send(&peer->wire, MR_WIRE_FOLDER, s.data, s.len, -1)) peer->alive = false;
+    mr_str_clear(&s);
+    mr_hub_files_clear(&files);
 }
 
 bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
@@ -168,6 +216,15 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f) {
         if (++peer->n_asked > MR_MAX_ASKED) return false;
         send_file(peer, f);
         return true;
+    case MR_WIRE_NEED_FOLDER:
+        if (++peer->n_asked > MR_MAX_ASKED) return false;
+        send_folder(peer, f);
+        return true;
+    case MR_WIRE_NEED_PASS:
+        if (++peer->n_asked > MR_MAX_ASKED) return false;
+        mr_pass_send(v, peer, f);
+        return true;
+    case MR_WIRE_KEEP_PASS: return ++peer->n_asked <= MR_MAX_ASKED && mr_pass_keep(v, f);
     case MR_WIRE_TICK: mr_watch_beat(); return true;
     case MR_WIRE_READY: {
         mr_take t = mr_take_frame(f);

@@ -58,7 +58,7 @@ static void limit_rest(void) {
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_FSIZE, 0);
     limit(RLIMIT_NPROC, 0);   /* does not bind root: there the filter is what forbids clone */
-    limit(RLIMIT_NOFILE, 16); /* 0 to 3 and the data files that are on their way */
+    limit(RLIMIT_NOFILE, 1024); /* 0 to 3 and data files, of which a set may have many */
     signal(SIGXFSZ, SIG_IGN); /* fd 2 may be a file: a last word that cannot be written there is not a crash */
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd >= 0) {

@@ -1,6 +1,7 @@
 /* texts.c - finding and reading Lua files: see texts.h. */
 #include "script/texts.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include "base/fsafe.h"
 #include "base/proc.h"
 #include "base/rng.h"
+#include "rl/settings.h"
 
 enum { TEXT_MAX_BYTES = 4 << 20, MAX_TEXTS = 1024 /* a worker could ask for one file by many names */ };
 static const double YOUNG_S = 0.1;
@@ -48,6 +50,26 @@ static bool is_kind_folder(const char *name) {
     return false;
 }
 
+/* "recipes/medical_mix.lua" for "recipes/medical_mx.lua", of the files that come with medrl; owned, NULL: none is near. */
+static char *nearest_file(const char *home_lua, const char *kind, const char *arg) {
+    enum { MAX_NAMES = 64 };
+    char *dir = mr_path_join(home_lua, kind), *names[MAX_NAMES], *near = NULL;
+    struct dirent **list = NULL;
+    const int found = scandir(dir, &list, NULL, alphasort);
+    int n = 0;
+    for (int i = 0; i < found; i++) {
+        if (mr_ends_with(list[i]->d_name, ".lua") && n < MAX_NAMES)
+            names[n++] = strchr(arg, '/') ? mr_asprintf("%s/%s", kind, list[i]->d_name) : mr_strdup(list[i]->d_name);
+        free(list[i]);
+    }
+    free(list);
+    const char *name = mr_nearest_name(arg, (const char *const *)names, n);
+    if (name) near = strchr(name, '/') ? mr_strdup(name) : mr_asprintf("%s/%s", kind, name);
+    for (int i = 0; i < n; i++) mr_free(names[i]);
+    mr_free(dir);
+    return near;
+}
+
 /* The file that an argument of a command names; owned. `kind`: the folder where its like lie. One that is gone is still
  * found where a pinned version has stored it as `module`. */
 static mr_status find_named(char **path, const mr_texts *t, const char *arg, const char *module, const char *kind,
@@ -61,9 +83,15 @@ static mr_status find_named(char **path, const mr_texts *t, const char *arg, con
     }
     if (!*path && mr_detail_hash(t->pinned, module)) *path = mr_strdup(arg); /* gone, but stored */
     mr_status st = MR_OK;
-    if (!*path)
-        st = mr_fail(err, MR_ENOTFOUND, "%s: no such file here or in %s; `ls %s/%s` shows what comes with medrl", arg,
-                     home_lua, home_lua, kind);
+    if (!*path) {
+        char *near = nearest_file(home_lua, kind, arg);
+        if (near)
+            st = mr_fail(err, MR_ENOTFOUND, "%s: no such file here or in %s; did you mean \"%s\"?", arg, home_lua, near);
+        else
+            st = mr_fail(err, MR_ENOTFOUND, "%s: no such file here or in %s; `ls %s/%s` shows what comes with medrl", arg,
+                         home_lua, home_lua, kind);
+        mr_free(near);
+    }
     for (int i = 0; i < 4; i++) mr_free(tries[i]);
     mr_free(home_lua);
     return st;

@@ -153,6 +153,9 @@ static size_t longest(const mr_wire *w, uint32_t type) {
     case MR_WIRE_ERROR:
     case MR_WIRE_NEED_TEXT:
     case MR_WIRE_NEED_FILE:
+    case MR_WIRE_NEED_FOLDER:
+    case MR_WIRE_NEED_PASS:
+    case MR_WIRE_IMPORT:
     case MR_WIRE_LOG:
     case MR_WIRE_TICK:
     case MR_WIRE_READY:

@@ -33,7 +33,8 @@ typedef enum mr_wire_type {
     MR_WIRE_TEMPLATE,  /* nothing: "@main" is a chat template -> REPLY: nothing, or ERROR */
     MR_WIRE_RENDER,    /* u32 n, n strings: constants (JSON), date, variables (JSON) ... -> REPLY: u32 n, n times (u8 is markup, string
                           text), or ERROR */
-    MR_WIRE_FILE,      /* u8 found, string name or reason; a descriptor comes with it when found: answers NEED_FILE */
+    MR_WIRE_FILE,      /* u8 found (1: the file, 2: a row cache of it), string name or reason; a descriptor comes with it when
+                          found: answers NEED_FILE */
     /* child to parent */
     MR_WIRE_REPLY,
     MR_WIRE_ERROR,     /* i32 status, string message */
@@ -45,6 +46,17 @@ typedef enum mr_wire_type {
     MR_WIRE_TICK,      /* nothing: still at work (a scan of many rows) */
     MR_WIRE_READY,     /* u8 level of the sandbox, string what is missing */
     MR_WIRE_DENIED,    /* u32 number of a system call that the sandbox refuses: the worker's last frame */
+    /* folders and packed files: to the parent, and its answer; to a process that reads one, and what it sends */
+    MR_WIRE_NEED_FOLDER, /* strings path, pattern of what is wanted of a repository */
+    MR_WIRE_FOLDER,    /* u8 found (0: an error, 1: a folder, 2: no folder), string reason or what stands before the names, u32 n, n
+                          strings: answers NEED_FOLDER */
+    MR_WIRE_IMPORT,    /* to a process that gets nothing else (import.h): u8 mr_packing, i64 memory, string name; the file comes
+                          with it -> READY, BYTES ..., REPLY or ERROR */
+    MR_WIRE_BYTES,     /* whole rows with their newlines, or a piece of text */
+    /* what a pass over all rows of a set came to, kept from one start to the next (passes.h) */
+    MR_WIRE_NEED_PASS, /* string what the pass is, u32 n, n strings: the files -> PASS: u8 found, string result */
+    MR_WIRE_PASS,
+    MR_WIRE_KEEP_PASS, /* as NEED_PASS, then string result; no answer */
     MR_WIRE_TYPES
 } mr_wire_type;
 

@@ -15,6 +15,7 @@
 
 #include "base/proc.h"
 #include "rl/interfaces.h"
+#include "script/import.h"
 #include "script/sandbox.h"
 #include "script/script.h"
 
@@ -696,6 +697,7 @@ int mr_worker_main(void) {
             start(w, &f);
             continue;
         }
+        if (!w->L && f.type == MR_WIRE_IMPORT) mr_import_child(&w->wire, &f);
         if (!w->L) _exit(70);
         switch (f.type) {
         case MR_WIRE_LOAD: run_load(w, &f); break;

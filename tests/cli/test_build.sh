@@ -26,16 +26,24 @@ checks=$((checks + 8))
 
 # --- the list
 run 0 version --json
-for name in glibc luajit cjson pcre2 utf8proc libmd libedit libcurl; do
+for name in glibc luajit cjson pcre2 utf8proc libmd libedit libcurl zlib libzstd; do
     grep -qE "\"name\": ?\"$name\", ?\"version\": ?\"[0-9]+\.[0-9]" "$temp/out" || fail "version --json: no version of $name"
 done
 prints '"compiler"'
-prints '"vendored": []'
+if grep -q '"carquet"' "$temp/out"; then # with Parquet: what cmake/vendored.txt says
+    read -r _ version _ _ license <<EOF
+$(grep '^carquet ' "$here/../../cmake/vendored.txt")
+EOF
+    prints "\"vendored\": [{\"name\": \"carquet\", \"version\": \"$version\", \"license\": \"$license\"}]"
+else
+    prints '"vendored": []'
+fi
 prints '"checkpoint_format": 1'
 linked=$(grep -o 'Shared library: \[[^]]*' "$temp/dynamic" | sed 's/.*\[//')
 for lib in $linked; do
     case $lib in
-    libc.so* | libm.so* | libdl.so* | libpthread.so* | ld-linux* | libluajit-5.1.so* | libcjson.so* | libpcre2-8.so* | libutf8proc.so* | libmd.so* | libedit.so*) ;;
+    libc.so* | libm.so* | libdl.so* | libpthread.so* | ld-linux* | libluajit-5.1.so* | libcjson.so* | libpcre2-8.so* | libutf8proc.so* | libmd.so* | libedit.so* | libz.so* | libzstd.so*) ;;
+    liblz4.so*) grep -q '"carquet"' "$temp/out" || fail "it is linked with $lib, and not for Parquet" ;;
     *) fail "it is linked with $lib, which version --json does not list" ;;
     esac
 done

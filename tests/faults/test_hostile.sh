@@ -62,6 +62,12 @@ done
 make rows
 for file in bad/jsonl-*; do cp "$file" x.jsonl; hostile "0 65" x.jsonl data recipes/gs.lua --set data.files.gsm8k=x.jsonl; done
 for file in bad/csv-*; do cp "$file" x.csv; hostile "0 65" x.csv data recipes/gs.lua --set data.files.gsm8k=x.csv; done
+make packed
+for file in bad/packed-*; do cp "$file" x.jsonl; hostile "0 65" x.jsonl data recipes/gs.lua -n 0 --set data.files.gsm8k=x.jsonl; done
+if "$medrl" version --json | grep -q '"carquet"'; then
+    make parquet
+    for file in bad/parquet-*; do cp "$file" x.parquet; hostile "0 65" x.parquet data recipes/gs.lua -n 0 --set data.files.gsm8k=x.parquet; done
+fi
 make checkpoint
 for file in bad/manifest-* bad/trainer_state-*; do
     rm -rf cut

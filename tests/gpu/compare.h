@@ -56,10 +56,12 @@ void test_elementwise(void);
 void test_linear(void);
 void test_rows(void);
 void test_mlp(void);
+void test_unpacked(void);
 void test_attention(void);
 void test_head(void);
 void test_optimizer(void);
 void bench_all(void);
 void bench_between(void); /* all but the products */
+void bench_decode(void);  /* NF4 products of 6 rows, here and what that says of a T4 */
 
 #endif

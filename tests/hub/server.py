@@ -8,7 +8,7 @@ one JSON line in DIR/requests. What goes wrong is the first part of the path: HF
 list stands in SCENARIOS. Written after what huggingface.co answers: /api/{models,datasets}/REPO/revision/REV, /tree/COMMIT,
 /resolve/COMMIT/PATH with X-Linked-Etag and a redirect for large files, git's SHA-1 as ETag for small ones. Standard library only.
 """
-import gzip, hashlib, json, os, random, socket, sys, threading, time
+import gzip, hashlib, json, os, random, re, socket, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -92,6 +92,21 @@ def make_repos(top):
             tokens = os.environ["MEDRL_GOLDEN"] + "/tokenizer_tiny96/"
             files.update({n: (tokens + n,) for n in os.listdir(tokens)})
             add("models/test/" + name, files)
+    # the data sets of recipes/medical_mix.lua, as the hub lays them out
+    parquet = os.path.join(os.environ.get("MEDRL_GOLDEN", ""), "parquet")
+    if os.path.isdir(parquet):
+        def rows(name):
+            return (os.path.join(parquet, name + "_like.parquet"),)
+        add("datasets/openai/gsm8k", {"main/train-00000-of-00001.parquet": rows("gsm8k"),
+            "main/test-00000-of-00001.parquet": rows("gsm8k"), "socratic/train-00000-of-00001.parquet": rows("gsm8k"),
+            "README.md": b"x"})
+        add("datasets/qiaojin/PubMedQA", {"pqa_%s/train-00000-of-00001.parquet" % c: rows("pubmedqa_" + ("labeled" if c == "labeled" else "artificial"))
+            for c in ("artificial", "labeled", "unlabeled")})
+        lua = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../lua/datasets/health_benchmarks.lua")
+        parts = re.findall(r'"(\w+)"', open(lua).read().split("local categories")[1].split("}")[0]) + ["Ethics"]
+        health = rows("health_benchmarks")
+        add("datasets/yesilhealth/Health_Benchmarks", {"data/%s-00000-of-00001.parquet" % p: health for p in parts})
+        add("datasets/test/health", {"%s/%s-00000-of-00001.parquet" % (p, p): health for p in parts})
     big = int(os.environ.get("HUB_BIG", "0"))
     if big:
         add("models/test/big", {"config.json": b"{}", "model.safetensors": noise(1 << 20) * big})
@@ -107,6 +122,22 @@ class State:
         with cls.lock:
             cls.counts[key] = cls.counts.get(key, 0) + 1
             return cls.counts[key]
+
+
+class HeadOnly:
+    """Lets an answer's head through and nothing after its empty line."""
+
+    def __init__(self, to):
+        self.to, self.done = to, False
+
+    def write(self, data):
+        if not self.done:
+            self.to.write(data)
+        self.done = self.done or data.endswith(b"\r\n\r\n")
+        return len(data)
+
+    def flush(self):
+        self.to.flush()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -151,6 +182,11 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
+    def do_HEAD(self):  # what huggingface_hub asks before it downloads (peers/hub_check.py); medrl never does
+        body, self.wfile = self.wfile, HeadOnly(self.wfile)
+        self.do_GET()
+        self.wfile = body
+
     def do_GET(self):
         self.note()
         parts = urlsplit(self.path).path.split("/")
@@ -167,7 +203,7 @@ class Handler(BaseHTTPRequestHandler):
             kind = "datasets" if rest[0] == "datasets" else "models"
             rest = rest[1:] if kind == "datasets" else rest
             repo, word, path = "/".join([kind, *rest[:2]]), rest[2], "/".join(rest[4:])
-            if word != "resolve" or rest[3] != COMMIT:
+            if word != "resolve" or rest[3] not in (COMMIT, "main"):
                 return self.text(404, "{}")
             return self.resolve(scenario, repo, path)
         except (BrokenPipeError, ConnectionResetError):
@@ -258,7 +294,7 @@ class Handler(BaseHTTPRequestHandler):
                 body = body[:-1] + b"?"
             if scenario == "gzip":
                 return self.text(200, gzip.compress(body), ETag='"%s"' % f["oid"], Content_Encoding="gzip")
-            return self.text(200, body, "text/plain; charset=utf-8", ETag='"%s"' % f["oid"])
+            return self.text(200, body, "text/plain; charset=utf-8", ETag='"%s"' % f["oid"], X_Repo_Commit=COMMIT)
         headers = {"X_Linked_Etag": '"%s"' % f["sha256"], "X_Linked_Size": str(f["size"]), "X_Repo_Commit": COMMIT}
         if scenario == "badetag":
             headers["X_Linked_Etag"] = '"%s"' % ("0" * 64)

@@ -114,7 +114,7 @@ static void csv(void) {
 }
 
 static void foreign_files(void) {
-    CHECK_CONTAINS(READ("a.jsonl", "\x1f\x8b\x08\x00"), "compressed with gzip");
+    CHECK_CONTAINS(READ("a.jsonl", "\x1f\x8b\x08\x00"), "a.jsonl:1: is gzip, want text; unpack it first");
     CHECK_CONTAINS(READ("a.csv", "PAR1xxxxPAR1"), "is Parquet");
     CHECK_CONTAINS(READ("a.csv", "\xff\xfeq\0"), "UTF-16");
     CHECK_CONTAINS(READ("a.txt", "x"), "unknown kind of data");

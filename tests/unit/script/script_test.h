@@ -31,6 +31,8 @@ static char scratch[64];
 static int scratch_open(void **state) {
     (void)state;
     setenv("MEDRL_HOME", MR_ROOT, 1);
+    setenv("MEDRL_ROW_CACHE", "row-cache", 1);
+    setenv("HF_HUB_CACHE", "/tmp/medrl-no-hub", 1);
     strcpy(scratch, "/tmp/medrl-script-XXXXXX");
     return mkdtemp(scratch) && chdir(scratch) == 0 ? 0 : -1;
 }

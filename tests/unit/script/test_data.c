@@ -188,8 +188,9 @@ static void mistakes_name_their_place(void) {
     check_set("data.interleave { a, b:take(0) }", "error: mix.lua: interleave: list of 6 rows:take(0) has no rows");
     check_set(
         "data.get 'gsm8k'",
-        "error: mix.lua: no file for data set \"gsm8k\": put the file there with data.files.gsm8k = \"PATH\" (or --set "
-        "data.files.gsm8k=PATH; \"none\" leaves the set out)");
+        "error: mix.lua: no file for data set \"gsm8k\": put the file there with data.files.gsm8k = \"PATH\" (\"none\" leaves "
+        "the set out), or fetch it: data set \"openai/gsm8k\" is not on this machine; `medrl pull openai/gsm8k --dataset "
+        "--include 'main/*'` downloads it");
     check_set("a:rename('k', 'messages')",
               "error: row 1 of a list: rename: the row has a column \"messages\" already; remove it first "
               "(remove_columns)");
@@ -301,7 +302,7 @@ static void files_that_are_not_what_they_should_be(void) {
     CHECK(strlen(open_row("seed.lua", NULL, 0, &row)) > 0);
     const char *const other[][2] = {
         { "data.files.gsm8k=/etc/passwd", "not a data file that medrl reads" },
-        { "data.files.gsm8k=.", "not a data file" },
+        { "data.files.gsm8k=.", "data set \"gsm8k\": .: no file of split \"train\" of \"main\"; set data.files.gsm8k" },
         { "data.files.gsm8k=5", "no file for data set \"gsm8k\"" },
         { "data.files.gsm8k.x=5",
           "--set data.files.gsm8k.x=5: \"data.files.gsm8k\" is a string, so nothing below it can be set" },

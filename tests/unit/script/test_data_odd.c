@@ -158,7 +158,8 @@ static void odd_files(void) {
     check_file("x.jsonl", NULL, "error: odd.lua: data.train has no rows: odd: 0 of 0 rows from x.jsonl");
     put_bytes("x.jsonl", "\x1f\x8b\x08\x00\x00", 5);
     check_file("x.jsonl", NULL,
-               "error: data set \"odd\": x.jsonl:1: the file is compressed with gzip; gunzip it first");
+               "error: data set \"odd\": x.jsonl: byte 5: the file ends in the middle of the stream (gzip, in line 1 of the text); "
+               "fetch the file again");
     put_bytes("x.jsonl", "\xff\xfe{\0", 4);
     check_file("x.jsonl", NULL, "error: data set \"odd\": x.jsonl:1: the file is UTF-16; save it as UTF-8");
 
