@@ -11,6 +11,14 @@
 #include "cli/cli.h"
 #include "cli/session.h"
 
+/* One line of what a run ends with, as wide as the terminal, indented behind its first word. */
+static void put_wrapped(const char *line) {
+    mr_str wrapped = { 0 };
+    mr_progress_wrap(&wrapped, line, 9, isatty(STDOUT_FILENO) ? mr_log_columns() : 0);
+    printf("%s\n", wrapped.data ? wrapped.data : "");
+    mr_str_clear(&wrapped);
+}
+
 static mr_status train(const mr_session_opts *so, bool json, mr_err *err) {
     mr_session s;
     mr_status st = mr_session_open(&s, so, err);
@@ -25,16 +33,16 @@ static mr_status train(const mr_session_opts *so, bool json, mr_err *err) {
         for (char *line = text.data, *next; line && *line; line = next) {
             next = line + strcspn(line, "\n");
             if (*next) *next++ = '\0';
-            mr_str wrapped = { 0 };
-            mr_progress_wrap(&wrapped, line, 9, isatty(STDOUT_FILENO) ? mr_log_columns() : 0);
-            printf("%s\n", wrapped.data ? wrapped.data : "");
-            mr_str_clear(&wrapped);
+            put_wrapped(line);
         }
         mr_str_clear(&text);
         double peak = (double)mr_rss_peak_bytes();
-        printf("result   %s, in %.0f s with at most %.*f %s of memory\n\ntalk to it: medrl chat %s\n", s.result,
-               mr_now_s() - s.start_s, peak < 1e9 ? 0 : 2, peak / (peak < 1e9 ? 1e6 : 1e9), peak < 1e9 ? "MB" : "GB",
-               mr_run_dir(s.run));
+        char *result = mr_asprintf("result   %s, in %.0f s with at most %.*f %s of memory", s.result,
+                                   mr_now_s() - s.start_s, peak < 1e9 ? 0 : 2, peak / (peak < 1e9 ? 1e6 : 1e9),
+                                   peak < 1e9 ? "MB" : "GB");
+        put_wrapped(result);
+        mr_free(result);
+        printf("\ntalk to it: medrl chat %s\n", mr_run_dir(s.run));
     }
     mr_session_close(&s);
     return st;

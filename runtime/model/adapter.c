@@ -122,8 +122,11 @@ static mr_status read_targets(bool targets[MR_N_PROJ], const cJSON *item, const 
     const cJSON *x = NULL;
     cJSON_ArrayForEach(x, item) {
         const char *name = cJSON_IsString(x) ? x->valuestring : mr_json_type_name(x);
+        /* PEFT matches the last parts of a module's name, so "self_attn.q_proj" and "model.layers.0.self_attn.q_proj" are
+         * names too. A layer that none of them means lacks its weights, which loading refuses. */
+        const char *last = strrchr(name, '.') ? strrchr(name, '.') + 1 : name;
         int p = 0;
-        while (p < MR_N_PROJ && strcmp(name, mr_proj_names[p]) != 0) p++;
+        while (p < MR_N_PROJ && strcmp(last, mr_proj_names[p]) != 0) p++;
         if (p == MR_N_PROJ)
             return mr_fail(err, MR_EDATA,
                            "%s: target_modules has \"%s\", want some of q_proj, k_proj, v_proj, o_proj, gate_proj, "

@@ -349,9 +349,10 @@ static void put_state(flow *f, const mr_run *r, int64_t left) {
         add_part(f, &part, false);
     }
     if (isfinite(r->usd)) {
+        const double all = r->usd + r->step_s * (double)left / 3600 * r->opts.usd_per_hour;
         mr_str_printf(&part, "$%.2f", r->usd);
-        if (isfinite(r->step_s) && r->opts.usd_per_hour > 0)
-            mr_str_printf(&part, " of $%.2f", r->usd + r->step_s * (double)left / 3600 * r->opts.usd_per_hour);
+        if (isfinite(all) && r->opts.usd_per_hour > 0)
+            mr_str_printf(&part, all < 0.005 ? ", less than a cent in all" : " of $%.2f", all);
         add_part(f, &part, false);
     }
     mr_str_clear(&part);

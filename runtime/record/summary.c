@@ -289,20 +289,36 @@ static void put_answers(mr_str *out, answers *a) {
     mr_str_printf(out, " of the answers are \"%s\": a constant answer shows the format, not knowledge.\n", a->text[0]);
 }
 
-static void put_change(mr_str *out, const char *label, double first, double last) {
-    mr_str_printf(out, "%-8s ", label);
-    if (isfinite(first) && isfinite(last))
-        mr_str_printf(out, "%.2f -> %.2f", first, last);
-    else
+/* The first three steps and the last three share some: then the last ones are all there is to say. */
+static bool is_short(const metrics_summary *m) {
+    return m->last_begin <= m->first_end;
+}
+
+static void put_numbers(mr_str *out, const metrics_summary *m, double first, double last) {
+    if (!isfinite(first) || !isfinite(last))
         mr_str_puts(out, "-");
+    else if (is_short(m))
+        mr_str_printf(out, "%.2f", last);
+    else
+        mr_str_printf(out, "%.2f -> %.2f", first, last);
+}
+
+static void put_change(mr_str *out, const metrics_summary *m, const char *label, double first, double last) {
+    mr_str_printf(out, "%-8s ", label);
+    put_numbers(out, m, first, last);
+}
+
+static void put_steps(mr_str *out, const metrics_summary *m) {
+    mr_str_puts(out, "   mean of steps ");
+    if (!is_short(m)) mr_str_printf(out, "%" PRId64 " to %" PRId64 " and ", m->first_step, m->first_end);
+    mr_str_printf(out, "%" PRId64 " to %" PRId64 "\n", m->last_begin, m->last_step);
 }
 
 static void put_rewards(mr_str *out, const metrics_summary *m, const samples_summary *s) {
     double sum[2] = { 0, 0 };
     bool any = false;
-    put_change(out, "reward", mean_of(m->reward[0]), mean_of(m->reward[1]));
-    mr_str_printf(out, "   mean of steps %" PRId64 " to %" PRId64 " and %" PRId64 " to %" PRId64 "\n", m->first_step,
-                  m->first_end, m->last_begin, m->last_step);
+    put_change(out, m, "reward", mean_of(m->reward[0]), mean_of(m->reward[1]));
+    put_steps(out, m);
     for (int i = 0; i < m->n_rewards; i++) {
         const double first = mean_of(m->rewards[i].first), last = mean_of(m->rewards[i].last);
         if (mr_is_correctness(m->rewards[i].name) || !isfinite(first) || !isfinite(last)) continue;
@@ -311,25 +327,23 @@ static void put_rewards(mr_str *out, const metrics_summary *m, const samples_sum
         any = true;
     }
     if (any) {
-        put_change(out, "format", sum[0], sum[1]);
+        put_change(out, m, "format", sum[0], sum[1]);
         mr_str_puts(out, "   ");
         bool comma = false;
         for (int i = 0; i < m->n_rewards; i++) {
             if (mr_is_correctness(m->rewards[i].name)) continue;
             mr_str_printf(out, "%s%s ", comma ? ", " : "", m->rewards[i].name);
             comma = true;
-            const double first = mean_of(m->rewards[i].first), last = mean_of(m->rewards[i].last);
-            if (isfinite(first) && isfinite(last))
-                mr_str_printf(out, "%.2f -> %.2f", first, last);
-            else
-                mr_str_puts(out, "-");
+            put_numbers(out, m, mean_of(m->rewards[i].first), mean_of(m->rewards[i].last));
         }
         mr_str_puts(out, "\n");
     }
     if (s->judged[0] && s->judged[1]) {
         mr_str_puts(out, "exact    ");
-        put_percent(out, s->exact[0], s->judged[0]);
-        mr_str_puts(out, " -> ");
+        if (!is_short(m)) {
+            put_percent(out, s->exact[0], s->judged[0]);
+            mr_str_puts(out, " -> ");
+        }
         put_percent(out, s->exact[1], s->judged[1]);
         mr_str_puts(out, "   completions whose answer is exactly right (correctness 2)\n");
     }
@@ -342,9 +356,8 @@ void mr_run_summary(mr_run *r, mr_str *out) {
     if (m->n_steps == 0) {
         mr_str_puts(out, "no step was finished\n");
     } else if (m->reward[0].n + m->reward[1].n == 0 && m->n_rewards == 0) {
-        put_change(out, "loss", mean_of(m->loss[0]), mean_of(m->loss[1]));
-        mr_str_printf(out, "   mean of steps %" PRId64 " to %" PRId64 " and %" PRId64 " to %" PRId64 "\n",
-                      m->first_step, m->first_end, m->last_begin, m->last_step);
+        put_change(out, m, "loss", mean_of(m->loss[0]), mean_of(m->loss[1]));
+        put_steps(out, m);
     } else {
         read_samples(&s, r->samples.path, m);
         put_rewards(out, m, &s);

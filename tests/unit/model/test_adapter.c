@@ -115,6 +115,13 @@ static void target_forms(void) {
     for (int p = 0; p < MR_N_PROJ; p++) CHECK(o.targets[p]);
     CHECK(o.use_rslora);
     CHECK_NEAR(o.lora_alpha, 8.5, 0);
+    /* names of modules as PEFT matches them: by their last parts; "all-linear" is saved so for models of few layers */
+    static const char paths[] = "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8,\"target_modules\":"
+                                "[\"model.layers.0.mlp.up_proj\",\"model.layers.1.mlp.up_proj\",\"self_attn.q_proj\"]}";
+    put(dir, "adapter_config.json", paths, strlen(paths));
+    REQUIRE_OK(mr_adapter_peek(&o, dir, &err), err);
+    for (int p = 0; p < MR_N_PROJ; p++)
+        CHECK(o.targets[p] == (strcmp(mr_proj_names[p], "up_proj") == 0 || strcmp(mr_proj_names[p], "q_proj") == 0));
     mr_remove_tree(dir, NULL);
     mr_free(dir);
 }
@@ -136,6 +143,8 @@ static void damaged_config(void) {
           "\"r\" is 2147483648, want 1..4096" },
         { "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8,\"target_modules\":[]}", "target_modules" },
         { "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8,\"target_modules\":[\"lm_head\"]}", "\"lm_head\"" },
+        { "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8,\"target_modules\":[\"xq_proj\"]}", "\"xq_proj\"" },
+        { "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8,\"target_modules\":[\"a.b.\"]}", "\"a.b.\"" },
         { "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8}", "target_modules" },
         { "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8,\"target_modules\":[\"q_proj\"],\"use_dora\":true}",
           "use_dora = true" },
