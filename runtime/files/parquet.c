@@ -232,7 +232,7 @@ static mr_status plan_leaf(reading *r, field *f, const char *format, mr_err *err
         }
     if (format[0] == 'z') return refuse(r, f, "binary (bytes without a character set)", err);
     if (format[0] == 'w') return refuse(r, f, "binary of a fixed size", err);
-    char type[48];
+    char type[64];
     snprintf(type, sizeof type, "of a type (%.20s) that is not known here", format);
     return refuse(r, f, type, err);
 }
