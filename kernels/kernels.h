@@ -180,7 +180,7 @@ struct mr_backend {
     mr_status (*sync)(mr_backend *b, mr_err *err);
 
     /* --- weights --- */
-    /* Packs src into a weight. store NF4: blocks of 64 along the row-major matrix, double quantization with blocks of 256
+    /* Packs src into a weight (src.rows NULL, not for NF4: zeros). store NF4: blocks of 64 along the row-major matrix, double quantization with blocks of 256
      * (spec/quantization.md, 5.1 to 5.3); bytes equal to bitsandbytes. MR_ENOMEM when it does not fit; the source's own failure otherwise. */
     mr_status (*weight_create)(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
                                mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
@@ -204,6 +204,8 @@ struct mr_backend {
     /* The NF4 parts in host memory, borrowed until the weight is freed: codes [ceil(O*I/2)], absmax codes [n_blocks], nested absmax
      * [ceil(n_blocks/256)], nested offset (of the first part, when it was adopted). False when w is not NF4. */
     bool (*weight_nf4)(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);
+    /* The same copied to arrays of the caller's, keeping nothing; of a weight with one offset. NULL where weight_nf4 costs nothing. */
+    bool (*weight_nf4_read)(mr_backend *b, const mr_weight *w, uint8_t *codes, uint8_t *absmax, float *nested, float *offset);
 
     /* --- forward --- */
     /* x[N,C] = w[ids[n], :]. */
@@ -292,10 +294,15 @@ struct mr_backend {
 };
 
 /* Opens device `index`; n_threads = 0 means all cores that this process may use. CPU: dispatches to the best instruction set and probes that
- * matrix products keep the row rule. MEDRL_CPU_ISA=avx2|avx512|avx512_bf16 lowers it (tests). CUDA: loads libmedrl_cuda.so, which lies
+ * matrix products keep the row rule. MEDRL_CPU_ISA=avx2|avx512|avx512_bf16|amx lowers it (tests). CUDA: loads libmedrl_cuda.so, which lies
  * beside the program or where MEDRL_CUDA_MODULE says; MEDRL_SM=75 takes libmedrl_cuda_sm75.so in the same folder: a newer GPU
  * behaves as a T4, without bf16 and with a T4's shared memory. MR_EINVAL when this build or machine lacks it; err names the way out. */
 mr_status mr_backend_open(mr_backend **out, mr_device_kind kind, int index, int n_threads, mr_err *err);
 void mr_backend_close(mr_backend *b);
+/* Begins in a thread what takes longest in opening such a device, a tenth of a second or two for CUDA; mr_backend_open waits for it. False: not
+ * begun, since there is nothing of the kind, or the module is not there. Nothing is said of what fails; open will. For the thread that opens. */
+bool mr_backend_warm(mr_device_kind kind, int index);
+/* Waits for that thread, if there is one: before a program ends that has not opened the device. */
+void mr_backend_warmed(void);
 
 #endif

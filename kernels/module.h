@@ -19,6 +19,7 @@
 typedef struct mr_cuda_module_table {
     uint64_t abi;
     mr_status (*open)(mr_backend **out, int index, mr_err *err);
+    void (*warm)(int index); /* what takes long and leaves no trace: the driver's context, libraries; in any thread, before open */
 } mr_cuda_module_table;
 
 #endif

@@ -1,5 +1,6 @@
 /* open.c - mr_backend_open: the CPU, which is always there, or the CUDA module, which is loaded when it is asked for. */
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,8 @@ static void module_path(char *path, size_t size, bool turing) {
     snprintf(path + dir, size - dir, "%s", turing ? MR_CUDA_FILE_SM75 : MR_CUDA_FILE);
 }
 
-static mr_status open_cuda(mr_backend **out, int index, mr_err *err) {
+/* The module's table; it is never closed: the CUDA runtime in it cannot be unloaded. */
+static mr_status load_cuda(const mr_cuda_module_table **out, int index, mr_err *err) {
     char path[512];
     const char *sm = getenv("MEDRL_SM");
     bool turing = sm && strcmp(sm, "75") == 0;
@@ -41,7 +43,6 @@ static mr_status open_cuda(mr_backend **out, int index, mr_err *err) {
                        "device cuda:%d: %s is not there; build it with `./bootstrap cuda` (needs nvcc), or use "
                        "--device cpu",
                        index, path);
-    /* never closed: the CUDA runtime in it cannot be unloaded */
     void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!module)
         return mr_fail(err, MR_EINVAL, "device cuda:%d: %s; build it again with `./bootstrap cuda`, or use --device cpu",
@@ -57,6 +58,43 @@ static mr_status open_cuda(mr_backend **out, int index, mr_err *err) {
                        "`./bootstrap cuda`",
                        index, path);
     }
+    *out = table;
+    return MR_OK;
+}
+
+/* --- ahead of time --- */
+
+static pthread_t warming;
+static bool is_warming; /* these two are of the thread that opens */
+static int warming_index;
+
+static void *warm(void *none) {
+    const mr_cuda_module_table *table;
+    mr_err err; /* open will find the same */
+    if (load_cuda(&table, warming_index, &err) == MR_OK) table->warm(warming_index);
+    return none;
+}
+
+bool mr_backend_warm(mr_device_kind kind, int index) {
+    char path[512];
+    const char *sm = getenv("MEDRL_SM");
+    module_path(path, sizeof path, sm && strcmp(sm, "75") == 0);
+    if (kind != MR_CUDA || access(path, R_OK) != 0) return false;
+    if (is_warming) return true;
+    warming_index = index;
+    is_warming = pthread_create(&warming, NULL, warm, NULL) == 0;
+    return is_warming;
+}
+
+void mr_backend_warmed(void) {
+    if (is_warming) pthread_join(warming, NULL); /* wait: the driver, for which open would wait as well */
+    is_warming = false;
+}
+
+static mr_status open_cuda(mr_backend **out, int index, mr_err *err) {
+    const mr_cuda_module_table *table;
+    mr_backend_warmed();
+    MR_TRY(load_cuda(&table, index, err));
     return table->open(out, index, err);
 }
 

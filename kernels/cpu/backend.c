@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -122,9 +124,26 @@ static void cpu_host_free(mr_backend *b, void *p) {
     mr_free(p);
 }
 
+typedef struct moving {
+    char *dst;
+    const char *src;
+} moving;
+
+static void move_bytes(void *ctx, int thread, int64_t from, int64_t to) {
+    const moving *m = ctx;
+    (void)thread;
+    memcpy(m->dst + from, m->src + from, (size_t)(to - from));
+}
+
 static void cpu_move(mr_backend *b, void *dst, const void *src, size_t bytes) {
     if (cpu_failed(b) || !bytes) return;
-    memmove(dst, src, bytes);
+    uintptr_t to = (uintptr_t)dst, from = (uintptr_t)src;
+    if (to - from < bytes || from - to < bytes) { /* they overlap */
+        memmove(dst, src, bytes);
+        return;
+    }
+    moving m = { dst, src };
+    cpu_share(b, 0.05 * (double)bytes, move_bytes, &m, (int64_t)bytes, 1 << 16);
 }
 
 static void cpu_send(mr_backend *b, void *dst, const void *src, size_t bytes, int lane) {
@@ -156,6 +175,17 @@ static mr_status cpu_sync(mr_backend *b, mr_err *err) {
 
 /* --- what the machine has --- */
 
+#if defined(__x86_64__)
+/* AMX: in the CPU (leaf 7, EDX), and allowed by the system to this process, which has to ask (Linux,
+ * Documentation/arch/x86/xstate.rst). */
+static bool has_tiles(void) {
+    enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_BF16) || !(d & AMX_TILE)) return false;
+    return syscall(SYS_arch_prctl, REQ_XCOMP_PERM, XTILEDATA) == 0;
+}
+#endif
+
 static cpu_isa best_isa(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -163,13 +193,14 @@ static cpu_isa best_isa(void) {
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
         return CPU_AVX2;
-    return __builtin_cpu_supports("avx512bf16") ? CPU_AVX512_BF16 : CPU_AVX512;
+    if (!__builtin_cpu_supports("avx512bf16")) return CPU_AVX512;
+    return has_tiles() ? CPU_AMX : CPU_AVX512_BF16;
 #else
     return CPU_GENERIC;
 #endif
 }
 
-static const char *const isa_names[] = { "generic", "avx2", "avx512", "avx512_bf16" };
+static const char *const isa_names[] = { "generic", "avx2", "avx512", "avx512_bf16", "amx" };
 
 static void machine_name(char *name, size_t size) {
     snprintf(name, size, "CPU");
@@ -245,6 +276,7 @@ static const mr_backend table = {
     .rope = cpu_rope,
     .linear = cpu_linear,
     .silu_mul = cpu_silu_mul,
+    .mlp = cpu_mlp,
     .add = cpu_add,
     .kv_bytes = cpu_kv_bytes,
     .kv_put = cpu_kv_put,
@@ -252,6 +284,7 @@ static const mr_backend table = {
     .rmsnorm_bwd = cpu_rmsnorm_bwd,
     .linear_bwd = cpu_linear_bwd,
     .silu_mul_bwd = cpu_silu_mul_bwd,
+    .mlp_bwd = cpu_mlp_bwd,
     .attention_bwd = cpu_attention_bwd,
     .embed_bwd = cpu_embed_bwd,
     .logprob = cpu_logprob,
@@ -271,11 +304,11 @@ mr_status cpu_open(mr_backend **out, int index, int n_threads, mr_err *err) {
     const char *want = getenv("MEDRL_CPU_ISA");
     if (want && *want) {
         int level = -1;
-        for (int i = 0; i <= CPU_AVX512_BF16; i++)
+        for (int i = 0; i <= CPU_AMX; i++)
             if (strcmp(want, isa_names[i]) == 0) level = i;
         if (level < 0)
             return mr_fail(err, MR_EINVAL,
-                           "MEDRL_CPU_ISA: \"%s\" is unknown, expected avx2, avx512, avx512_bf16 or generic", want);
+                           "MEDRL_CPU_ISA: \"%s\" is unknown, expected avx2, avx512, avx512_bf16, amx or generic", want);
         if (level > (int)isa)
             return mr_fail(err, MR_EINVAL, "MEDRL_CPU_ISA: this machine has no %s, its best is %s; unset the variable",
                            want, isa_names[isa]);
@@ -293,7 +326,7 @@ mr_status cpu_open(mr_backend **out, int index, int n_threads, mr_err *err) {
     s->b.state = s;
     s->isa = isa;
     s->n_threads = s->b.n_threads = n_threads;
-    s->b.has_bf16 = isa == CPU_AVX512_BF16;
+    s->b.has_bf16 = isa >= CPU_AVX512_BF16;
     char brand[64];
     machine_name(brand, sizeof brand);
     snprintf(s->device, sizeof s->device, "%s, %s, %d thread%s", brand, isa_names[isa], n_threads,

@@ -14,8 +14,9 @@
 #include "base/threads.h"
 #include "kernels.h"
 
-/* Ascending: each level contains those before it (CPU_AVX2: with FMA and F16C; CPU_AVX512: F, BW, DQ, VL). */
-typedef enum cpu_isa { CPU_GENERIC, CPU_AVX2, CPU_AVX512, CPU_AVX512_BF16 } cpu_isa;
+/* Ascending: each level contains those before it (CPU_AVX2: with FMA and F16C; CPU_AVX512: F, BW, DQ, VL; CPU_AMX: tiles
+ * and their bf16 products). */
+typedef enum cpu_isa { CPU_GENERIC, CPU_AVX2, CPU_AVX512, CPU_AVX512_BF16, CPU_AMX } cpu_isa;
 
 /* Scratch slots: one a thread (its own number, 0 .. n_threads - 1), and some for a whole operation. Slots from
  * CPU_SLOT_SHARED on are asked for before a parallel region, thread slots inside or before it. */
@@ -137,6 +138,8 @@ void cpu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, cons
 void cpu_rope(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *inv_freq, int N, int H, int D,
               bool inverse);
 void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
+bool cpu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
+bool cpu_mlp_bwd(mr_backend *b, float *dx, const float *dy, const float *x, const mr_gated *m, int N, bool again);
 void cpu_silu_mul(mr_backend *b, float *y, const float *gu, int N, int F);
 void cpu_add(mr_backend *b, float *y, const float *x, int64_t n);
 size_t cpu_kv_bytes(mr_backend *b, int64_t n_slots, int K, int D);

@@ -86,16 +86,19 @@ static void generic_round_bf16(float *dst, const float *src, int64_t n) {
 }
 
 const gemm_kernels gemm_generic = {
+    .tall = GEMM_ROWS,
     .f32 = generic_f32,
     .f32_bf16 = generic_f32_bf16,
     .tn = generic_tn,
     .to_bf16 = generic_to_bf16,
+    .row_to_bf16 = generic_to_bf16,
     .round_bf16 = generic_round_bf16,
 };
 
 const gemm_kernels *gemm_kernels_for(cpu_isa isa) {
 #if defined(__x86_64__)
     switch (isa) {
+    case CPU_AMX: return &gemm_amx;
     case CPU_AVX512_BF16: return &gemm_avx512_bf16;
     case CPU_AVX512: return &gemm_avx512;
     case CPU_AVX2: return &gemm_avx2;
@@ -114,14 +117,15 @@ static int64_t min64(int64_t a, int64_t b) {
 
 /* Rows of x that are worked through for one panel before the next: about 256 KiB, in the second cache beside the
  * panel. NF4 takes more, since each panel is unpacked again for every block of rows. */
-static int64_t row_block(int64_t k, bool bf16, bool nf4) {
+static int64_t row_block(int64_t k, bool bf16, bool nf4, int64_t tall) {
     int64_t row_bytes = min64(k, GEMM_K_BLOCK) * (bf16 ? 2 : 4);
     int64_t rows = 256 * 1024 / (row_bytes ? row_bytes : 1);
     if (nf4) rows *= 4;
+    if (tall > GEMM_ROWS) rows *= 2; /* a larger second cache */
     if (rows > 192 && !nf4) rows = 192;
     if (rows > 1024) rows = 1024;
     if (rows < 4 * GEMM_ROWS) rows = 4 * GEMM_ROWS;
-    return rows / GEMM_ROWS * GEMM_ROWS;
+    return rows < tall ? tall : rows / tall * tall;
 }
 
 /* Resting accumulators, and for NF4 the scales and steps of a panel. */
@@ -131,19 +135,21 @@ static size_t panel_scratch(int64_t block, bool nf4, mr_dtype w_type) {
 }
 
 size_t cpu_product_scratch(const mr_backend *b, const mr_weight_info *w) {
-    bool bf16 = w->compute == MR_BF16 && gemm_kernels_for(cpu_of(b)->isa)->bf16, nf4 = w->store == MR_NF4;
-    int64_t in = row_block(w->n_in, bf16, nf4), out = row_block(w->n_out, bf16, nf4);
+    const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
+    bool bf16 = w->compute == MR_BF16 && kernels->bf16, nf4 = w->store == MR_NF4;
+    int64_t tall = bf16 ? kernels->tall : GEMM_ROWS;
+    int64_t in = row_block(w->n_in, bf16, nf4, tall), out = row_block(w->n_out, bf16, nf4, tall);
     return panel_scratch(in > out ? in : out, nf4, nf4 ? w->compute : w->store);
 }
 
 void cpu_product_cut(gemm_product *p, int n_threads) {
     int64_t panels = gemm_panels(p->n_cols);
-    p->block = row_block(p->k, p->x_type == GEMM_X_BF16, p->nf4 != NULL);
+    p->block = row_block(p->k, p->x_type == GEMM_X_BF16, p->nf4 != NULL, p->tall);
     p->strips = 1;
     int64_t blocks = (p->n_rows + p->block - 1) / p->block;
     if (n_threads > 1 && !p->nf4 && panels * blocks < 16 * n_threads) {
-        if (p->n_rows > p->block / 2) {
-            p->block = p->block / 2 / GEMM_ROWS * GEMM_ROWS;
+        if (p->n_rows > p->block / 2 && p->block >= 2 * p->tall) {
+            p->block = p->block / 2 / p->tall * p->tall;
             blocks = (p->n_rows + p->block - 1) / p->block;
         } else {
             p->strips = 2; /* half a panel */
@@ -153,9 +159,9 @@ void cpu_product_cut(gemm_product *p, int n_threads) {
     p->n_ahead = n_threads;
 }
 
-/* One panel (or half of it) for rows [row0, row0 + rows): all blocks of K, one after the other. */
+/* One panel (or half of it) for rows [row0, row0 + rows) to y: all blocks of K, one after the other. */
 static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t index, int strip, int64_t row0,
-                       int64_t rows) {
+                       int64_t rows, float *y, int64_t ldy) {
     const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
     float *acc = NULL, *nf4_scratch = NULL;
     char *unpacked = NULL;
@@ -168,7 +174,7 @@ static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t
         unpacked = scratch + resting + scales;
     }
     int64_t width = GEMM_COLS / p->strips, col0 = index * GEMM_COLS + strip * width;
-    int64_t n_tiles = (rows + GEMM_ROWS - 1) / GEMM_ROWS;
+    int64_t n_tiles = (rows + p->tall - 1) / p->tall;
     if (col0 >= p->n_cols) return;
     size_t x_size = p->x_type == GEMM_X_BF16 ? 2 : 4, shift = (size_t)(strip * width) * 4;
     const gemm_more *more = NULL;
@@ -180,11 +186,12 @@ static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t
             .k = min64(GEMM_K_BLOCK, p->k - k0),
             .resume = k0 > 0,
             .rest = k0 + GEMM_K_BLOCK < p->k,
-            .ldy = p->ldy,
+            .ldy = ldy,
             .cols = (int)min64(width, p->n_cols - col0),
             .bias = p->bias ? p->bias + col0 : NULL,
             .alpha = p->alpha,
             .add = p->add,
+            .cold = n_tiles == 1 && !p->nf4,
         };
         if (p->nf4) {
             nf4_panel(kernels, unpacked, nf4_scratch, p->nf4, p->backward, index, k0, t.k);
@@ -212,9 +219,10 @@ static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t
                 t.next_stride = p->strips > 1 ? GEMM_STEP : 64;
             }
             int64_t r0 = rows * i / n_tiles, r1 = rows * (i + 1) / n_tiles;
+            if (p->tall > GEMM_ROWS) r0 = i * p->tall, r1 = min64(r0 + p->tall, rows); /* full tiles, then the rest */
             t.x = (const char *)p->x + (size_t)((row0 + r0) * p->ldx + k0) * x_size;
             if (t.more_k) t.more_x = (const char *)more->x + (size_t)((row0 + r0) * more->ldx) * x_size;
-            t.y = p->y + (row0 + r0) * p->ldy + col0;
+            t.y = y + r0 * ldy;
             t.acc = acc ? acc + r0 * GEMM_COLS : NULL;
             if (p->x_type == GEMM_X_BF16)
                 kernels->bf16(&t, (int)(r1 - r0));
@@ -231,8 +239,18 @@ void cpu_product_items(mr_backend *b, const gemm_product *p, int thread, int64_t
     int64_t a_block = gemm_panels(p->n_cols) * p->strips;
     for (int64_t i = from; i < to; i++) {
         int64_t row0 = i / a_block * p->block, at = i % a_block;
-        panel_part(b, p, thread, at / p->strips, (int)(at % p->strips), row0, min64(p->block, p->n_rows - row0));
+        int64_t index = at / p->strips, strip = at % p->strips;
+        float *y = p->y + row0 * p->ldy + index * GEMM_COLS + strip * GEMM_COLS / p->strips;
+        panel_part(b, p, thread, index, (int)strip, row0, min64(p->block, p->n_rows - row0), y, p->ldy);
     }
+    const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
+    if (kernels->leave) kernels->leave();
+}
+
+void cpu_product_panel(mr_backend *b, const gemm_product *p, int thread, int64_t index, int64_t row0, int64_t rows,
+                       float *y, int64_t ldy) {
+    assert(p->strips == 1 && rows <= p->block);
+    panel_part(b, p, thread, index, 0, row0, rows, y, ldy);
 }
 
 void cpu_product_all(mr_backend *b, const gemm_product *p, int thread) {
@@ -244,11 +262,13 @@ void cpu_product_all(mr_backend *b, const gemm_product *p, int thread) {
 /* --- dw += dy^T @ x --- */
 
 int64_t cpu_tn_cut(gemm_tn *t) {
-    if (t->n_q < GEMM_COLS && t->n_p > t->n_q) {
-        /* the wide side goes into vectors; the products and their order are the same */
+    assert(!t->a_bf16 || !t->x_bf16);
+    if (t->a_bf16 || (!t->x_bf16 && t->n_q < GEMM_COLS && t->n_p > t->n_q)) {
+        /* the wide side goes into vectors, or the one in bf16; the products and their order are the same */
         gemm_tn s = *t;
         t->a = s.x, t->lda = s.ldx, t->n_p = s.n_q, t->sp = s.sq;
         t->x = s.a, t->ldx = s.lda, t->n_q = s.n_p, t->sq = s.sp;
+        t->a_bf16 = s.x_bf16, t->x_bf16 = s.a_bf16;
     }
     return gemm_panels(t->n_q) * ((t->n_p + GEMM_ROWS - 1) / GEMM_ROWS);
 }
@@ -266,7 +286,11 @@ void cpu_tn_items(mr_backend *b, const gemm_tn *t, int64_t from, int64_t to) {
             for (int c = 0; c < cols; c++) row[c] = from_row[c * t->sq];
             for (int c = cols; c < GEMM_COLS; c++) row[c] = 0;
         }
-        kernels->tn(acc, t->a + p0, t->lda, t->x + q0, t->ldx, t->n, (int)(p1 - p0), cols);
+        const float *a = (const float *)t->a + p0;
+        if (t->x_bf16)
+            kernels->tn_bf16(acc, a, t->lda, (const uint16_t *)t->x + q0, t->ldx, t->n, (int)(p1 - p0), cols);
+        else
+            kernels->tn(acc, a, t->lda, (const float *)t->x + q0, t->ldx, t->n, (int)(p1 - p0), cols);
         for (int64_t p = p0; p < p1; p++) {
             float *to_row = t->dst + p * t->sp + q0 * t->sq;
             const float *row = acc + (p - p0) * GEMM_COLS;

@@ -192,10 +192,12 @@ static T256 void avx2_round_bf16(float *dst, const float *src, int64_t n) {
 }
 
 const gemm_kernels gemm_avx2 = {
+    .tall = GEMM_ROWS,
     .f32 = avx2_f32,
     .f32_bf16 = avx2_f32_bf16,
     .tn = avx2_tn,
     .to_bf16 = avx2_to_bf16,
+    .row_to_bf16 = avx2_to_bf16,
     .round_bf16 = avx2_round_bf16,
 };
 

@@ -160,8 +160,14 @@ INLINE __attribute__((T512BF)) void tile_bf16(const gemm_tile *t, const int R, c
     store_tile(t, acc, R, C);
 }
 
-INLINE __attribute__((T512)) void tile_tn(float *out, const float *a, int64_t lda, const float *b, int64_t ldb,
-                                          int64_t n, int cols, const int R, const int C, const bool full) {
+INLINE __attribute__((T512)) __m512 widen16(const uint16_t *x, __mmask16 mask) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+INLINE __attribute__((T512)) void tile_tn(float *out, const float *a, int64_t lda, const void *b, int64_t ldb,
+                                          int64_t n, int cols, const int R, const int C, const bool full,
+                                          const bool bf16) {
     __m512 acc[GEMM_ROWS][4];
     __mmask16 mask[4];
 #pragma GCC unroll 4
@@ -173,11 +179,14 @@ INLINE __attribute__((T512)) void tile_tn(float *out, const float *a, int64_t ld
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
         for (int c = 0; c < C; c++) acc[r][c] = _mm512_loadu_ps(out + r * GEMM_COLS + 16 * c);
-    for (int64_t i = 0; i < n; i++, a += lda, b += ldb) {
+    const char *row = b;
+    for (int64_t i = 0; i < n; i++, a += lda, row += ldb * (bf16 ? 2 : 4)) {
         __m512 bv[4];
 #pragma GCC unroll 4
         for (int c = 0; c < C; c++)
-            bv[c] = full ? _mm512_loadu_ps(b + 16 * c) : _mm512_maskz_loadu_ps(mask[c], b + 16 * c);
+            bv[c] = bf16 ? widen16((const uint16_t *)(const void *)row + 16 * c, mask[c])
+                    : full ? _mm512_loadu_ps((const float *)(const void *)row + 16 * c)
+                           : _mm512_maskz_loadu_ps(mask[c], (const float *)(const void *)row + 16 * c);
 #pragma GCC unroll 6
         for (int r = 0; r < R; r++) {
             __m512 av = _mm512_set1_ps(a[r]);
@@ -232,14 +241,21 @@ static __attribute__((T512BF)) void avx512_bf16(const gemm_tile *t, int rows) {
 static __attribute__((T512)) void avx512_tn(float *acc, const float *a, int64_t lda, const float *b, int64_t ldb,
                                             int64_t n, int rows, int cols) {
     if (cols == GEMM_COLS) {
-#define CALL(R, C) tile_tn(acc, a, lda, b, ldb, n, cols, R, C, true)
+#define CALL(R, C) tile_tn(acc, a, lda, b, ldb, n, cols, R, C, true, false)
         BY_ROWS(CALL, 4)
 #undef CALL
     } else {
-#define CALL(R, C) tile_tn(acc, a, lda, b, ldb, n, cols, R, C, false)
+#define CALL(R, C) tile_tn(acc, a, lda, b, ldb, n, cols, R, C, false, false)
         BY_COLS(CALL, cols);
 #undef CALL
     }
+}
+
+static __attribute__((T512)) void avx512_tn_bf16(float *acc, const float *a, int64_t lda, const uint16_t *b,
+                                                 int64_t ldb, int64_t n, int rows, int cols) {
+#define CALL(R, C) tile_tn(acc, a, lda, b, ldb, n, cols, R, C, false, true)
+    BY_COLS(CALL, cols);
+#undef CALL
 }
 
 /* cpu_to_bf16 for sixteen values, the bf16 in the low half of each. */
@@ -256,6 +272,18 @@ static __attribute__((T512)) void avx512_to_bf16(uint16_t *dst, const float *src
     for (; i + 16 <= n; i += 16)
         _mm256_storeu_si256((__m256i *)(void *)(dst + i), _mm512_cvtepi32_epi16(round16(_mm512_loadu_ps(src + i))));
     for (; i < n; i++) dst[i] = cpu_to_bf16(src[i]);
+}
+
+/* The instruction flushes denormal numbers, which the products would flush anyway. */
+static __attribute__((T512BF)) void native_to_bf16(uint16_t *dst, const float *src, int64_t n) {
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32)
+        _mm512_storeu_si512(dst + i,
+                            (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(src + i + 16), _mm512_loadu_ps(src + i)));
+    for (; i < n; i += 16) {
+        __mmask16 mask = n - i >= 16 ? 0xffff : (__mmask16)((1u << (n - i)) - 1u);
+        _mm256_mask_storeu_epi16(dst + i, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, src + i)));
+    }
 }
 
 static __attribute__((T512)) void avx512_round_bf16(float *dst, const float *src, int64_t n) {
@@ -363,20 +391,39 @@ static __attribute__((T512BF)) void native_nf4_bwd(void *panel, const uint8_t *c
 }
 
 const gemm_kernels gemm_avx512 = {
+    .tall = GEMM_ROWS,
     .f32 = avx512_f32,
     .f32_bf16 = avx512_f32_bf16,
     .tn = avx512_tn,
     .to_bf16 = avx512_to_bf16,
+    .row_to_bf16 = avx512_to_bf16,
     .round_bf16 = avx512_round_bf16,
     .nf4_fwd = avx512_nf4_fwd,
     .nf4_bwd = avx512_nf4_bwd,
 };
 const gemm_kernels gemm_avx512_bf16 = {
+    .tall = GEMM_ROWS,
     .f32 = avx512_f32,
     .f32_bf16 = avx512_f32_bf16,
     .bf16 = avx512_bf16,
     .tn = avx512_tn,
+    .tn_bf16 = avx512_tn_bf16,
     .to_bf16 = avx512_to_bf16,
+    .row_to_bf16 = native_to_bf16,
+    .round_bf16 = avx512_round_bf16,
+    .nf4_fwd = native_nf4_fwd,
+    .nf4_bwd = native_nf4_bwd,
+};
+const gemm_kernels gemm_amx = {
+    .tall = GEMM_ROWS_AMX,
+    .f32 = avx512_f32,
+    .f32_bf16 = avx512_f32_bf16,
+    .bf16 = gemm_amx_bf16,
+    .leave = gemm_amx_leave,
+    .tn = avx512_tn,
+    .tn_bf16 = avx512_tn_bf16,
+    .to_bf16 = avx512_to_bf16,
+    .row_to_bf16 = native_to_bf16,
     .round_bf16 = avx512_round_bf16,
     .nf4_fwd = native_nf4_fwd,
     .nf4_bwd = native_nf4_bwd,

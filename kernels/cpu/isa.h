@@ -66,6 +66,9 @@ typedef struct cpu_kernels {
     void (*rope)(float *x, int ldx, const int32_t *pos, const float *inv_freq, int n, int H, int D, bool inverse);
     void (*silu_mul)(float *y, const float *gu, int n, int F);
     void (*silu_mul_bwd)(float *dgu, const float *dy, const float *gu, int n, int F);
+    /* pieces of one row, for mlp.c: act = silu(g) * up; and with its gradients from dact */
+    void (*gate)(float *act, const float *g, const float *up, int n);
+    void (*gate_bwd)(float *act, float *dg, float *dup, const float *dact, const float *g, const float *up, int n);
     void (*add)(float *y, const float *x, int64_t n);
 
     void (*attention)(const cpu_att_keys *keys, const cpu_att_queries *q);

@@ -2,119 +2,7 @@
  *
  * A layer is one call of the pool with two works: by rows, the rows' lower views and the adapters' inner values; then
  * the products by panels, where the base product's sums begin with the adapter's. */
-#include <assert.h>
-
-#include "cpu/weights.h"
-
-/* How a weight's products read their rows: as they are, as bf16, or as f32 that was rounded to bf16 (no bf16
- * instruction) or to f16. */
-typedef enum view { VIEW_RAW, VIEW_BF16, VIEW_ROUNDED, VIEW_ROUNDED_F16 } view;
-
-static view view_of(const gemm_kernels *kernels, const mr_weight *w) {
-    if (w->compute == MR_F32) return VIEW_RAW;
-    if (w->compute == MR_F16) return VIEW_ROUNDED_F16;
-    return kernels->bf16 ? VIEW_BF16 : VIEW_ROUNDED;
-}
-
-static int64_t even(int64_t n) {
-    return n + (n & 1);
-}
-
-/* A matrix in the caller's f32 and, where a product wants it, in a lower view. */
-typedef struct input {
-    const float *raw;
-    int64_t ld_raw, k;
-    view low;       /* VIEW_RAW: no lower view */
-    void *low_data; /* [N][ld_low] */
-    int64_t ld_low;
-} input;
-
-static size_t input_bytes(int64_t n, int64_t k) {
-    return (size_t)n * (size_t)even(k) * sizeof(float);
-}
-
-/* Rows [from, to) of the lower view. */
-static void input_prepare(const gemm_kernels *kernels, const input *in, int64_t from, int64_t to) {
-    if (in->low == VIEW_RAW) return;
-    for (int64_t r = from; r < to; r++) {
-        const float *src = in->raw + r * in->ld_raw;
-        if (in->low == VIEW_BF16) {
-            uint16_t *dst = (uint16_t *)in->low_data + r * in->ld_low;
-            kernels->to_bf16(dst, src, in->k);
-            if (in->k & 1) dst[in->k] = 0;
-        } else if (in->low == VIEW_ROUNDED) {
-            kernels->round_bf16((float *)in->low_data + r * in->ld_low, src, in->k);
-        } else {
-            cpu_round_f16_n((float *)in->low_data + r * in->ld_low, src, in->k);
-        }
-    }
-}
-
-/* Our own kernels' product of `in` (columns from col0) with w. */
-static gemm_product product(const gemm_kernels *kernels, const mr_weight *w, bool backward, const input *in,
-                            int64_t n_rows, float *y, int64_t ldy, float alpha, const float *bias, bool add) {
-    view v = view_of(kernels, w);
-    gemm_product p = {
-        .y = y,
-        .ldy = ldy,
-        .n_rows = n_rows,
-        .n_cols = backward ? w->n_in : w->n_out,
-        .k = backward ? w->n_out : w->n_in,
-        .x_type = v == VIEW_BF16 ? GEMM_X_BF16 : GEMM_X_F32,
-        .x = v == VIEW_RAW ? (const void *)in->raw : in->low_data,
-        .ldx = v == VIEW_RAW ? in->ld_raw : in->ld_low,
-        .w_type = weight_panel_type(w),
-        .panels = backward ? w->bwd : w->fwd,
-        .nf4 = w->store == MR_NF4 ? w : NULL,
-        .backward = backward,
-        .bias = bias,
-        .alpha = alpha,
-        .add = add,
-    };
-    assert(v == VIEW_RAW || in->low == v);
-    assert(in->k == p.k && (p.panels || p.nf4));
-    return p;
-}
-
-/* Nanoseconds, about: arithmetic for many rows, memory for few. */
-static double product_work(int64_t n, const mr_weight *w) {
-    double rows = (double)n / 100.0;
-    return (double)w->n_out * (double)w->n_in * (rows > 0.1 ? rows : 0.1);
-}
-
-/* The lower view that x needs when it meets both weights (a may be NULL); where both are lower they agree. */
-static view lower_view(const gemm_kernels *kernels, const mr_weight *w, const mr_weight *a) {
-    view v = view_of(kernels, w);
-    return v == VIEW_RAW && a ? view_of(kernels, a) : v;
-}
-
-static bool sees(view v) {
-    return v != VIEW_RAW;
-}
-
-static size_t padded(size_t bytes) {
-    return (bytes + 63) & ~(size_t)63;
-}
-
-/* The same product for rows [from, to) alone. */
-static gemm_product rows_of(gemm_product p, int64_t from, int64_t to) {
-    p.x = (const char *)p.x + (size_t)(from * p.ldx) * (p.x_type == GEMM_X_BF16 ? 2 : 4);
-    p.y += from * p.ldy;
-    p.n_rows = to - from;
-    return p;
-}
-
-/* Whether a product with `more` can continue the sums of one with w. */
-static bool continues(const gemm_kernels *kernels, const mr_weight *w, const mr_weight *more, bool backward) {
-    return view_of(kernels, w) == view_of(kernels, more) && weight_panel_type(w) == weight_panel_type(more) &&
-           (backward ? more->bwd : more->fwd);
-}
-
-/* Some items for each thread, so that one that is late does not matter, but not more than needed. */
-static mr_work items(void (*fn)(void *ctx, int thread, int64_t from, int64_t to), void *ctx, int64_t n, int n_threads) {
-    int64_t grain = n / (16 * n_threads);
-    return (mr_work){ fn, ctx, n, grain < 1 ? 1 : grain };
-}
+#include "cpu/linear.h"
 
 /* Too little to wake anybody: about this many values are converted in the time. */
 enum { ALONE = 64 * 1024 };
@@ -165,7 +53,7 @@ static void inner_parts(forward *f, char *at) {
             .k = part->r,
             .low = view_of(f->kernels, part->b),
             .low_data = at,
-            .ld_low = even(part->r),
+            .ld_low = units(part->r),
         };
         at += padded(input_bytes(f->n, part->r));
     }
@@ -197,7 +85,7 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
     int64_t I = l->w->n_in, O = l->w->n_out;
     forward f = { .b = b, .kernels = kernels, .l = l, .u = l->n_lora ? u : NULL, .n = N };
     f.x = (input){
-        .raw = x, .ld_raw = I, .k = I, .low = lower_view(kernels, l->w, l->n_lora ? l->a : NULL), .ld_low = even(I)
+        .raw = x, .ld_raw = I, .k = I, .low = lower_view(kernels, l->w, l->n_lora ? l->a : NULL), .ld_low = units(I)
     };
     if (sees(f.x.low) && !(f.x.low_data = cpu_scratch(b, CPU_SLOT_SHARED, input_bytes(N, I)))) return;
     int threads = cpu_threads(b, product_work(N, l->w));
@@ -212,6 +100,10 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
             f.outer[i] = product(kernels, part->b, false, &f.u_part[i], N, y + part->row0, O, part->scale, NULL,
                                  true);
             fused = fused && part->row0 % GEMM_COLS == 0 && continues(kernels, l->w, part->b, false);
+            if (f.u_part[i].low == VIEW_BF16 && folds(kernels, part->scale)) {
+                f.u_part[i].factor = part->scale;
+                f.outer[i].alpha = 1.0f;
+            }
         }
     }
     f.base = product(kernels, l->w, false, &f.x, N, y, O, 1.0f, l->bias, add);
@@ -221,7 +113,7 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
             (gemm_more){ l->lora[i].row0, p->n_cols, p->k, p->x, p->ldx, p->panels, p->alpha };
     }
     cpu_product_cut(&f.base, threads);
-    mr_work works[3] = { { forward_rows, &f, N, cpu_grain(N, GEMM_ROWS, threads) } };
+    mr_work works[3] = { { forward_rows, &f, N, cpu_grain(N, f.base.tall, threads) } };
     int n_works = 1;
     if (!f.u && N * I <= ALONE) {
         forward_rows(&f, 0, 0, N);
@@ -297,24 +189,24 @@ static void backward_grads(void *ctx, int thread, int64_t from, int64_t to) {
 static void add_grad(backward *g, float *dst, const float *a, int64_t lda, int64_t n_p, const float *x, int64_t ldx,
                      int64_t n_q) {
     gemm_tn *t = &g->grads[g->n_grads];
-    *t = (gemm_tn){ dst, n_q, 1, a, lda, n_p, x, ldx, n_q, g->n };
+    *t = (gemm_tn){ dst, n_q, 1, a, lda, n_p, x, ldx, n_q, g->n, false, false };
     g->grad_items[g->n_grads++] = cpu_tn_cut(t);
 }
 
-/* dy's views: slices of one lower copy where pairs allow it. Needs bytes_of_dy of scratch. */
+/* dy's views: slices of one lower copy where units allow it. Needs bytes_of_dy of scratch. */
 static void dy_views(backward *g, const float *dy, view low, char *at) {
     const mr_linear *l = g->l;
     int64_t O = l->w->n_out;
-    g->dy = (input){ .raw = dy, .ld_raw = O, .k = O, .low = low, .low_data = at, .ld_low = even(O) };
+    g->dy = (input){ .raw = dy, .ld_raw = O, .k = O, .low = low, .low_data = at, .ld_low = units(O) };
     at += sees(low) ? padded(input_bytes(g->n, O)) : 0;
     for (int i = 0; g->inner && i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
         input *p = &g->dy_part[i];
         *p = (input){ .raw = dy + part->row0, .ld_raw = O, .k = part->rows, .low = low };
         if (!sees(low)) continue;
-        if (low == VIEW_BF16 && part->rows & 1) { /* a pair must not reach into the next part */
+        if (low == VIEW_BF16 && part->rows % GEMM_K_UNIT) { /* a unit must not reach into the next part */
             g->own_part[i] = true;
-            p->low_data = at, p->ld_low = even(part->rows);
+            p->low_data = at, p->ld_low = units(part->rows);
             at += padded(input_bytes(g->n, part->rows));
         } else {
             p->low_data = (char *)g->dy.low_data + (size_t)part->row0 * (low == VIEW_BF16 ? 2 : 4);
@@ -326,7 +218,7 @@ static void dy_views(backward *g, const float *dy, view low, char *at) {
 static size_t bytes_of_dy(const mr_linear *l, int64_t n) {
     size_t bytes = padded(input_bytes(n, l->w->n_out));
     for (int i = 0; i < l->n_lora; i++)
-        if (l->lora[i].rows & 1) bytes += padded(input_bytes(n, l->lora[i].rows));
+        if (l->lora[i].rows % GEMM_K_UNIT) bytes += padded(input_bytes(n, l->lora[i].rows));
     return bytes;
 }
 
@@ -359,7 +251,7 @@ void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const 
     if (g.u) g.scaled = (float *)(void *)(inner + low_du);
     if (g.inner) {
         view low_a = dx ? view_of(kernels, l->a) : VIEW_RAW;
-        g.du_all = (input){ .raw = du, .ld_raw = R, .k = R, .low = low_a, .low_data = inner, .ld_low = even(R) };
+        g.du_all = (input){ .raw = du, .ld_raw = R, .k = R, .low = low_a, .low_data = inner, .ld_low = units(R) };
         for (int i = 0; i < l->n_lora; i++)
             g.du[i] = product(kernels, l->lora[i].b, true, &g.dy_part[i], N, du + l->lora[i].r0, R, l->lora[i].scale,
                               NULL, false);
@@ -373,7 +265,7 @@ void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const 
     if (l->dw) add_grad(&g, l->dw, dy, O, O, x, I, I);
 
     int threads = cpu_threads(b, product_work(N, l->w)), n_works = 1;
-    mr_work works[4] = { { backward_rows, &g, N, cpu_grain(N, GEMM_ROWS, threads) } };
+    mr_work works[4] = { { backward_rows, &g, N, cpu_grain(N, kernels->tall, threads) } };
     if (dx) {
         g.base = product(kernels, l->w, true, &g.dy, N, dx, I, 1.0f, NULL, add);
         if (fused) g.base.more[g.base.n_more++] = (gemm_more){ 0, I, R, g.outer.x, g.outer.ldx, g.outer.panels, 1.0f };

@@ -132,4 +132,8 @@ void nf4_panel(const gemm_kernels *kernels, void *panel, float *scratch, const m
                int64_t index, int64_t k0, int64_t k) {
     unpack_panel(kernels, panel, scratch, w, backward, index, k0, k);
     if (w->compute == MR_F16) cpu_round_f16_n(panel, panel, k * GEMM_COLS);
+    /* bf16: to whole units of K */
+    mr_dtype type = weight_panel_type(w);
+    size_t used = (size_t)gemm_steps(k, type) * GEMM_STEP;
+    __builtin_memset((char *)panel + used, 0, gemm_panel_bytes(k, type) - used);
 }

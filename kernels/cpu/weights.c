@@ -64,7 +64,10 @@ static mr_status fill_dense(mr_backend *b, mr_weight *w, mr_weight_source src, f
                             mr_err *err) {
     for (int64_t row = 0; row < w->n_out; row += rows) {
         int64_t n = w->n_out - row < rows ? w->n_out - row : rows;
-        MR_TRY(src.rows(src.self, block, row, n, err));
+        if (src.rows)
+            MR_TRY(src.rows(src.self, block, row, n, err));
+        else if (row == 0)
+            memset(block, 0, (size_t)(rows * w->n_in) * sizeof *block);
         if (w->store == MR_F16) cpu_round_f16_n(block, block, n * w->n_in);
         put_rows(b, w, block, row, n);
     }

@@ -14,12 +14,7 @@
  *           the next of every 8. */
 #include <assert.h>
 
-#include "cuda/attention.cuh"
-
-static __host__ __device__ inline int width_of(int D) { return (D + 15) / 16 * 16; }
-
-/* 16-bit numbers of a chunk and head: 4 matrices and the marks. */
-static __host__ __device__ inline int64_t chunk_size(int P) { return CHUNK * (4 * (int64_t)P + 2); }
+#include "cuda/attention_split.cuh"
 
 size_t split_kv_bytes(int64_t n_slots, int K, int D) {
     return (size_t)(n_slots / CHUNK * K * chunk_size(width_of(D))) * sizeof(u16);
@@ -63,13 +58,6 @@ void split_kv_put(mr_backend *b, void *kv, const float *k, const float *v, int l
 
 /* --- pieces --- */
 
-/* The halves of two neighbors of a row. */
-__device__ inline void split2(uint32_t *hi, uint32_t *lo, float x, float y) {
-    uint32_t h = pack2<BF16>(x, y);
-    *hi = h;
-    *lo = pack2<BF16>(x - __uint_as_float(h << 16), y - __uint_as_float(h & 0xffff0000u));
-}
-
 /* Matrices in shared memory: rows of W columns; 8 more put the rows of a load into different banks. */
 template <int W, int ROWS> struct halves {
     u16 hi[ROWS][W + 8], lo[ROWS][W + 8];
@@ -95,20 +83,12 @@ template <int W> struct chunk_room {
     float mark[2][CHUNK];
 };
 
-__device__ inline const u16 *chunk_in(const float *kv, const chunk_ref &c, int kh, int K, int P) {
-    return (const u16 *)kv + (c.index * K + kh) * chunk_size(P);
-}
-
 template <int T, int W> __device__ inline void stage_keys(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
     stage<W, CHUNK, T>(to, chunk, chunk + CHUNK * P, P, n);
 }
 template <int T, int W> __device__ inline void stage_values(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
     stage<W, CHUNK, T>(to, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, n);
 }
-__device__ inline void stage_marks(float *to, const u16 *chunk, int P) {
-    if (threadIdx.x < CHUNK / 4) copy16(to + threadIdx.x * 4, chunk + 4 * CHUNK * P + threadIdx.x * 8, true);
-}
-
 /* Where a lane points for load_matrices: with rows of the matrix as columns of the right operand, and with its rows along the sum. */
 template <int LD> __device__ inline int lane_columns() {
     int i = threadIdx.x % 32 / 8, r = threadIdx.x % 8;
@@ -156,104 +136,6 @@ __device__ inline void step_both(float (*c)[4], const uint32_t ch[4], const uint
 }
 
 enum { WIDE = 4 }; /* times 16 columns of a step, where registers suffice */
-
-template <int N> __device__ inline void clear(float (*c)[4]) {
-#pragma unroll
-    for (int t = 0; t < N; t++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) c[t][i] = 0.0f;
-}
-
-/* Sums of two neighboring tiles of 8 columns as a left operand of 16. */
-__device__ inline void as_left(uint32_t hi[4], uint32_t lo[4], const float (*c)[4]) {
-#pragma unroll
-    for (int r = 0; r < 4; r++) split2(&hi[r], &lo[r], c[r / 2][r % 2 * 2], c[r / 2][r % 2 * 2 + 1]);
-}
-
-/* Over the 4 lanes that share a row. */
-__device__ inline float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-__device__ inline float quad_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
-#define LOG2_E 0x1.715476p+0f
-
-/* body(j, i) for the lane's scores of its row h: x[j][2 h + i], key 8 j + 2 (lane % 4) + i. */
-template <typename F> __device__ inline void for_scores(F body) {
-#pragma unroll
-    for (int j = 0; j < 8; j++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) body(j, i);
-}
-
-/* One chunk's own softmax for 16 rows: maximum and sum of the lane's two rows, and the weights. x: scores by tiles of 8 keys (overwritten).
- * A row that sees nothing has m = -inf, sum = 0. all: every row sees every key, which shows in no bits. e^x is 2^(x log2 e), to about
- * 2^-22 of a weight where x and the maximum are below 16; what products leave out is more. */
-__device__ inline void chunk_weights(uint32_t ph[4][4], uint32_t pl[4][4], float m[2], float sum[2], float (*x)[4],
-                                     const int seen[2], bool all, const float *mark, float scale) {
-    int key = threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float most = -INFINITY, total = 0.0f;
-        for_scores([&](int j, int i) { x[j][2 * h + i] = fmaf(x[j][2 * h + i], scale, mark[j * 8 + key + i]); });
-        if (!all) for_scores([&](int j, int i) { x[j][2 * h + i] = j * 8 + key + i < seen[h] ? x[j][2 * h + i] : -INFINITY; });
-        for_scores([&](int j, int i) { most = fmaxf(most, x[j][2 * h + i]); });
-        most = quad_max(most);
-        float from = most == -INFINITY ? 0.0f : most * -LOG2_E; /* e^-inf of what is not seen is 0, without a branch */
-        for_scores([&](int j, int i) {
-            float e = exp2_fast(fmaf(x[j][2 * h + i], LOG2_E, from));
-            x[j][2 * h + i] = e;
-            total += e;
-        });
-        m[h] = most, sum[h] = quad_sum(total);
-    }
-#pragma unroll
-    for (int k = 0; k < 4; k++) as_left(ph[k], pl[k], x + 2 * k);
-}
-
-/* The queries of a tile: numbers first .. of the pairs (row, head) of a span and key head, in the order row by row. */
-typedef struct tile {
-    int first, n, G, kh; /* n: of the span */
-    int64_t row0;
-    int H;
-} tile;
-
-__device__ inline tile tile_of(const mr_span &s, int first, int kh, int G, int H) {
-    tile t;
-    t.first = first, t.n = s.n_rows * G, t.G = G, t.kh = kh, t.row0 = s.row0, t.H = H;
-    return t;
-}
-/* (row, head) as row * H + head */
-__device__ inline int64_t place(const tile &t, int pair) { return (t.row0 + pair / t.G) * t.H + t.kh * t.G + pair % t.G; }
-
-/* Left operands from rows of q in f32: the warp's 16 pairs begin at `pair`. */
-template <int W>
-__device__ inline void load_queries(uint32_t (*qh)[4], uint32_t (*ql)[4], const float *q, int64_t ldq, const tile &t, int pair, int D) {
-    int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        int at = pair + lane / 4 + 8 * h;
-        bool have = at < t.n;
-        const float *row = q + (t.row0 + (have ? at / t.G : 0)) * ldq + (t.kh * t.G + (have ? at % t.G : 0)) * D;
-#pragma unroll
-        for (int k = 0; k < W / 16; k++)
-#pragma unroll
-            for (int c = 0; c < 2; c++) {
-                int d = k * 16 + c * 8 + lane % 4 * 2;
-                float x = have && d < D ? row[d] : 0.0f, y = have && d + 1 < D ? row[d + 1] : 0.0f;
-                split2(&qh[k][h + 2 * c], &ql[k][h + 2 * c], x, y);
-            }
-    }
-}
-
-/* Keys of a chunk that a pair sees. */
-__device__ inline int pair_sees(const mr_span &s, const chunk_ref &c, const tile &t, int pair) {
-    return pair < t.n ? keys_seen(c.prefix ? s.n_prefix : s.past + pair / t.G + 1, c.number) : 0;
-}
 
 /* --- forward, many queries: a block has 16 * WARPS pairs of a span and key head, a warp 16 of them --- */
 
@@ -383,6 +265,7 @@ template <int W, int WARPS, int BUFFERS> static void launch_many(mr_backend *b, 
 
 void split_many(mr_backend *b, const attending *a, const tile_item *items, int n) {
     bool large = many_is_large(b, a->D);
+    if (large && sm90_many(b, a, items, n)) return;
     if (a->D <= 64) {
         if (large)
             launch_many<64, 8, 2>(b, *a, items, n);
@@ -507,38 +390,6 @@ void split_rows(mr_backend *b, backward *w, void *room, int N) {
     w->delta = (float *)room, w->row_lse = w->delta + w->n_rows;
     w->rows = (u16 *)room + cu_round(w->n_rows * 8, 16) / (int64_t)sizeof(u16);
     LAUNCH(b, "attention_bwd", split_rows_kernel, (int)((w->n_rows + 7) / 8), 256, 0, *w);
-}
-
-/* Where the pairs of a span and key head begin there. */
-__device__ inline int64_t pair_place(const backward &w, const mr_span &s, int kh) {
-    return (kh * (w.n_rows / w.H) + s.row0) * w.G;
-}
-
-/* Left operands from halves in memory, of 16 pairs. */
-__device__ inline void load_left(uint32_t a[4], const u16 *from, const tile &t, int pair, int P, int k) {
-    int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int r = 0; r < 4; r++) {
-        int at = pair + lane / 4 + r % 2 * 8, d = k * 16 + r / 2 * 8 + lane % 4 * 2;
-        a[r] = at < t.n && d < P ? *(const uint32_t *)(from + (int64_t)at * P + d) : 0;
-    }
-}
-
-/* A row's numbers in the form that score_grad wants: -lse log2 e, -delta scale. */
-typedef struct grad_row {
-    float lse, delta;
-} grad_row;
-
-__device__ inline grad_row grad_row_of(const backward &w, int64_t at, bool have, float scale) {
-    grad_row r = { have ? w.row_lse[at] * -LOG2_E : 0.0f, have ? w.delta[at] * -scale : 0.0f };
-    return r;
-}
-
-/* e^(scale s - lse) and the gradient of the scaled score times scale (arXiv:2205.14135, alg. 4); scale2: scale log2 e. */
-__device__ inline void score_grad(float *s, float *dp, float scale, float scale2, const grad_row &r) {
-    float e = exp2_fast(fmaf(*s, scale2, r.lse));
-    *dp = e * fmaf(*dp, scale, r.delta);
-    *s = e;
 }
 
 template <int W, int WARPS, int BUFFERS> struct dq_room {
@@ -667,6 +518,7 @@ template <int W, int WARPS, int BUFFERS> static void launch_dq(mr_backend *b, co
 
 void split_dq(mr_backend *b, const backward *w, const tile_item *items, int n) {
     int kind = dq_kind(b, w->D);
+    if (kind == 34 && sm90_dq(b, w, items, n)) return;
     if (w->D <= 64) {
         if (kind == 34)
             launch_dq<64, 8, 2>(b, *w, items, n);
@@ -803,6 +655,7 @@ template <int W, int NP> static void launch_dkv(mr_backend *b, const backward &w
 
 void split_dkv(mr_backend *b, const backward *w, const share_item *items, int n) {
     size_t most = (size_t)cu_of(b)->max_shared;
+    if (sm90_dkv(b, w, items, n)) return;
     if (w->D <= 64)
         launch_dkv<64, 2>(b, *w, items, n);
     else if (most >= sizeof(dkv_room<128, 2>))

@@ -350,6 +350,7 @@ static const mr_backend table = {
     .weight_rows = cu_weight_rows,
     .weight_hold = cu_weight_hold,
     .weight_nf4 = cu_weight_nf4,
+    .weight_nf4_read = cu_weight_nf4_read,
     .embed = cu_embed,
     .rmsnorm = cu_rmsnorm,
     .rope = cu_rope,
@@ -504,9 +505,15 @@ static mr_status open_device(mr_backend **out, int index, mr_err *err) {
     return MR_OK;
 }
 
+static void warm_device(int index) {
+    if (cudaSetDevice(index) == cudaSuccess) cudaFree(NULL); /* makes the context */
+    cudaGetLastError();
+    if (!CU_FORCED_SM) cu_lt_load();
+}
+
 /* The one symbol that the module exports: module.h. */
 __attribute__((visibility("default"))) const mr_cuda_module_table *mr_cuda_module(void);
 const mr_cuda_module_table *mr_cuda_module(void) {
-    static const mr_cuda_module_table entry = { MR_CUDA_ABI, open_device };
+    static const mr_cuda_module_table entry = { MR_CUDA_ABI, open_device, warm_device };
     return &entry;
 }

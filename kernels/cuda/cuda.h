@@ -180,6 +180,7 @@ void cu_weight_set(mr_backend *b, mr_weight *w, const float *values);
 void cu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
 void cu_weight_hold(mr_backend *b, bool on);
 bool cu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);
+bool cu_weight_nf4_read(mr_backend *b, const mr_weight *w, uint8_t *codes, uint8_t *absmax, float *nested, float *offset);
 /* --- choose.c: exact = false --- */
 /* Seconds of one call, from several; 1e30 when one is false. */
 double cu_seconds(mr_backend *b, bool (*call)(mr_backend *b, void *ctx), void *ctx);

@@ -6,6 +6,7 @@
  * sums. So whichever is chosen, results are the same. MEDRL_CUDA_GEMM=own leaves the library out.
  *
  * With exact = false there is no probe: the fastest of the heuristic's choices serves, split K among them, for few rows too. */
+#include "cuda/hints.h"
 #include "cuda/lt.h"
 
 #if !defined(MR_EMULATE) && defined(__has_include)
@@ -23,6 +24,8 @@
 
 enum { MAX_SHAPES = 512, WORKSPACE = CU_LT_WORKSPACE, PROBE_ROWS = 384, PROBE_VALUES = 65521, CHOICES = 8 };
 enum { MOST_ROWS = 2048, ALIGNMENT = 16, NARROW = 128 };
+
+_Static_assert(sizeof(cublasLtMatmulAlgo_t) == CU_ALGO_WORDS * sizeof(uint64_t), "hints.h keeps an algorithm whole");
 
 typedef struct lt_shape {
     cu_lt_product key; /* without pointers; n_rows: those that it was chosen for */
@@ -55,6 +58,8 @@ struct cu_lt {
     cublasStatus_t (*matmul)(cublasLtHandle_t, cublasLtMatmulDesc_t, const void *, const void *, cublasLtMatrixLayout_t,
                              const void *, cublasLtMatrixLayout_t, const void *, const void *, cublasLtMatrixLayout_t, void *,
                              cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *, void *, size_t, cudaStream_t);
+    size_t (*version)(void);
+    cu_hints *hints; /* NULL: none */
     lt_shape shapes[MAX_SHAPES];
     int n_shapes;
 };
@@ -76,6 +81,7 @@ static bool symbol(void *lib, const char *name, void *to) {
 static bool load(cu_lt *lt) {
     void *lib = open_library(); /* stays: unloading CUDA libraries is not safe */
     return lib && symbol(lib, "cublasLtCreate", &lt->create) && symbol(lib, "cublasLtDestroy", &lt->destroy) &&
+           symbol(lib, "cublasLtGetVersion", &lt->version) &&
            symbol(lib, "cublasLtMatmulDescCreate", &lt->desc_create) &&
            symbol(lib, "cublasLtMatmulDescSetAttribute", &lt->desc_set) &&
            symbol(lib, "cublasLtMatmulDescDestroy", &lt->desc_destroy) &&
@@ -100,12 +106,17 @@ static cu_lt *opened(mr_backend *b) {
         return NULL;
     }
     cu_take(b, &lt->workspace, WORKSPACE); /* without it, algorithms that want none are asked for */
+    lt->hints = cu_hints_open(b, lt->version());
     s->no_lt = false;
     s->lt = lt;
     return lt;
 }
 
 void cu_lt_open(mr_backend *b) { opened(b); }
+void cu_lt_load(void) {
+    const char *want = getenv("MEDRL_CUDA_GEMM");
+    if (!(want && strcmp(want, "own") == 0)) open_library();
+}
 bool cu_lt_there(const mr_backend *b) {
     const char *want = getenv("MEDRL_CUDA_GEMM");
     return !cu_of(b)->no_lt && !(want && strcmp(want, "own") == 0);
@@ -123,6 +134,7 @@ void cu_lt_close(mr_backend *b) {
     cu_lt *lt = cu_of(b)->lt;
     if (!lt) return;
     for (int i = 0; i < lt->n_shapes; i++) shape_clear(lt, &lt->shapes[i]);
+    cu_hints_close(lt->hints);
     lt->destroy(lt->handle);
     cu_give(b, lt->workspace, WORKSPACE);
     free(lt);
@@ -285,6 +297,7 @@ static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p
     cublasLtMatmulHeuristicResult_t r[CHOICES];
     probe_room room;
     if (!describe(lt, h) || !probe_room_of(b, lt, h, p, own, ctx, &room)) return false;
+    if (cu_hints_find(lt->hints, &h->key, h->algo.data) && probe(b, lt, h, p, &room)) return true;
     for (int64_t rows = h->key.n_rows < MOST_ROWS ? h->key.n_rows : p->n_rows;; rows = MOST_ROWS) {
         int n = choices(lt, h, (uint64_t)rows, r), n_pass = 0, best = 0;
         int enough = worth_timing(p) ? CHOICES : 1;
@@ -299,6 +312,7 @@ static bool settle(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p
             if (ms < least) least = ms, best = i;
         }
         h->algo = r[best].algo;
+        if (n_pass) cu_hints_note(lt->hints, &h->key, h->algo.data);
         if (n_pass) return true;
         if (rows >= MOST_ROWS) return false;
     }
@@ -378,6 +392,7 @@ bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, con
 
 void cu_lt_close(mr_backend *b) { (void)b; }
 void cu_lt_open(mr_backend *b) { (void)b; }
+void cu_lt_load(void) {}
 bool cu_lt_there(const mr_backend *b) {
     (void)b;
     return false;

@@ -30,6 +30,8 @@ bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, con
 void cu_lt_close(mr_backend *b);
 /* Opens the library now, with its workspace, not in the first large product. */
 void cu_lt_open(mr_backend *b);
+/* Only loads it, for whoever comes later: in any thread. */
+void cu_lt_load(void);
 /* False when it is known that it will not serve. */
 bool cu_lt_there(const mr_backend *b);
 

@@ -100,6 +100,16 @@ __global__ static void nf4_tile_kernel(uint8_t *tiled, const uint8_t *plain, int
     }
 }
 
+/* And back. */
+__global__ static void nf4_plain_kernel(uint8_t *plain, const uint8_t *tiled, int64_t n_in, int64_t n) {
+    for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < n; at += (int64_t)gridDim.x * blockDim.x) {
+        int64_t tile = at / 32, tiles = n_in / NF4_BLOCK, row = tile / tiles * 16, col = tile % tiles * NF4_BLOCK;
+        int lane = (int)(at % 32);
+        for (int k = 0; k < 16; k++)
+            plain[((row + lane / 4 + k / 8 * 8) * n_in + col) / 2 + k % 8 * 4 + lane % 4] = tiled[at * 16 + k];
+    }
+}
+
 /* Rows of a weight as f32: ids[n], or row0 + n. */
 __global__ static void rows_kernel(float *dst, weight_view w, const int32_t *ids, int64_t row0, int64_t n) {
     for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < n; at += (int64_t)gridDim.x * blockDim.x) {
@@ -360,6 +370,11 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
     } else {
         ok = take(w, &w->data, data_bytes(w));
     }
+    if (ok && !src.rows) {
+        assert(w->data);
+        cu_check(b, "weight_create", cudaMemsetAsync(w->data, 0, data_bytes(w), cu_of(b)->stream));
+        return own_failure(b, err);
+    }
     struct cu_staging *t = ok ? staging_of(b, (size_t)(rows * w->n_in) + 2 * NF4_BLOCK) : NULL;
     if (!t) return no_memory(w, err);
     return making ? fill_nf4(b, w, src, t, rows, making, err) : fill_dense(b, w, src, t, rows, err);
@@ -543,6 +558,29 @@ void cu_embed_bwd(mr_backend *b, float *dw, const float *dx, const int32_t *ids,
 
 /* --- NF4 parts on the host --- */
 
+/* Codes row by row, in scratch where they lie in tiles. */
+static const uint8_t *plain_codes(mr_backend *b, const mr_weight *w) {
+    const cu_nf4 *q = &w->nf4;
+    if (!q->tiled) return q->codes;
+    if (!cu_reserve(b, "weight_nf4", CU_SLOT_W, nf4_making_bytes(q->n))) return NULL;
+    cu_of(b)->unpacked[0] = NULL;
+    uint8_t *plain = (uint8_t *)cu_of(b)->scratch[CU_SLOT_W].p;
+    LAUNCH(b, "weight_nf4", nf4_plain_kernel, grid_for(q->n / 32), THREADS, 0, plain, (const uint8_t *)q->codes, w->n_in, q->n / 32);
+    return plain;
+}
+
+bool cu_weight_nf4_read(mr_backend *b, const mr_weight *w, uint8_t *codes, uint8_t *absmax, float *nested, float *offset) {
+    if (w->store != MR_NF4 || w->nf4.offsets || cu_failed(b)) return false;
+    const cu_nf4 *q = &w->nf4;
+    const uint8_t *plain = plain_codes(b, w);
+    if (!plain) return false;
+    b->download(b, codes, plain, codes_bytes(q->n));
+    b->download(b, absmax, q->absmax, (size_t)q->n_blocks);
+    b->download(b, nested, q->nested, nested_bytes(q->n_blocks));
+    *offset = q->offset;
+    return !cu_failed(b);
+}
+
 static void *fetch(const mr_weight *w, const void *device, size_t bytes) {
     void *host = malloc(bytes ? bytes : 1);
     if (host) w->b->download(w->b, host, device, bytes);
@@ -554,18 +592,10 @@ bool cu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **ab
     cu_nf4 *q = &((mr_weight *)w)->nf4; /* a cache: the weight does not change */
     if (!q->host_codes) {
         size_t n_codes = (size_t)(q->n + 1) / 2;
-        uint8_t *raw = (uint8_t *)fetch(w, q->codes, n_codes);
+        const uint8_t *plain = plain_codes(w->b, w);
+        q->host_codes = plain ? (uint8_t *)fetch(w, plain, n_codes) : NULL;
         q->host_absmax = (uint8_t *)fetch(w, q->absmax, (size_t)q->n_blocks);
         q->host_nested = (float *)fetch(w, q->nested, (size_t)((q->n_blocks + NF4_NESTED - 1) / NF4_NESTED) * sizeof(float));
-        q->host_codes = raw;
-        if (raw && q->tiled) {
-            q->host_codes = (uint8_t *)malloc(n_codes);
-            for (int64_t at = 0; q->host_codes && at < (int64_t)n_codes; at++) {
-                int64_t row = at * 2 / w->n_in, col = at * 2 % w->n_in;
-                q->host_codes[at] = raw[nf4_tiled_at(row, col, w->n_in)];
-            }
-            free(raw);
-        }
         if (!q->host_codes || !q->host_absmax || !q->host_nested) {
             free(q->host_codes), free(q->host_absmax), free(q->host_nested);
             q->host_codes = q->host_absmax = NULL, q->host_nested = NULL;

@@ -277,19 +277,28 @@ mr_status mr_dir_commit(const char *tmp, const char *final, mr_err *err) {
 
 /* ---- locks ---- */
 
-mr_status mr_lock_take(int *fd, const char *path, mr_err *err) {
-    *fd = -1;
+/* False when somebody else has it; true also where this cannot be known. */
+static bool lock_folder(int *fd, const char *path) {
+    char *dir = mr_path_dir(path);
+    *fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    mr_free(dir);
+    return *fd < 0 || flock(*fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+}
+
+mr_status mr_lock_take(mr_lock *lock, const char *path, mr_err *err) {
+    *lock = (mr_lock){ -1, -1 };
     int f = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (f < 0) {
         mr_fail_errno(err, "%s: lock could not be opened", path);
         return MR_EIO;
     }
+    lock->file = f;
     char owner[32] = "";
     if (flock(f, LOCK_EX | LOCK_NB) != 0) {
         int code = errno;
         ssize_t n = code == EWOULDBLOCK ? pread(f, owner, sizeof owner - 1, 0) : 0;
         owner[n > 0 ? strspn(owner, "0123456789") : 0] = '\0';
-        close(f);
+        mr_lock_release(lock);
         if (code == EWOULDBLOCK)
             return mr_fail(err, MR_EAGAIN, "%s: is in use by process %s; wait for it, or end it", path,
                            owner[0] ? owner : "?");
@@ -297,14 +306,20 @@ mr_status mr_lock_take(int *fd, const char *path, mr_err *err) {
         mr_fail_errno(err, "%s: lock", path);
         return MR_EIO;
     }
+    if (!lock_folder(&lock->folder, path)) {
+        mr_lock_release(lock);
+        return mr_fail(err, MR_EAGAIN, "%s: its folder is in use by another process, whose lock file was removed; wait for it, or end it",
+                       path);
+    }
     int n = snprintf(owner, sizeof owner, "%ld\n", (long)getpid());
     if (ftruncate(f, 0) != 0 ||
         pwrite(f, owner, (size_t)n, 0) != n) { /* only for the message above; the lock holds anyway */
     }
-    *fd = f;
     return MR_OK;
 }
 
-void mr_lock_release(int fd) {
-    if (fd >= 0) close(fd);
+void mr_lock_release(mr_lock *lock) {
+    if (lock->folder >= 0) close(lock->folder);
+    if (lock->file >= 0) close(lock->file);
+    *lock = (mr_lock){ -1, -1 };
 }

@@ -40,10 +40,14 @@ mr_status mr_remove_tree(const char *path, mr_err *err);
  * was changed then. */
 mr_status mr_dir_commit(const char *tmp, const char *final, mr_err *err);
 
-/* An advisory lock that dies with the process: names its owner's pid in the message when it is held,
- * which is MR_EAGAIN. */
-mr_status mr_lock_take(int *fd, const char *path, mr_err *err);
-void mr_lock_release(int fd);
+/* An advisory lock on a file, which is made, and on the folder that it is in: a file that somebody deletes does not let a second one in. It
+ * dies with the process. MR_EAGAIN when it is held: the message names its owner's pid, which the file has. Where a file system
+ * cannot lock folders, the file alone counts. */
+typedef struct mr_lock {
+    int file, folder; /* -1: not held */
+} mr_lock;
+mr_status mr_lock_take(mr_lock *lock, const char *path, mr_err *err);
+void mr_lock_release(mr_lock *lock); /* one that is not held is fine */
 
 /* The folder of medrl's own files: $MEDRL_HOME, else beside the program (build tree, installation). Borrowed until
  * exit. */

@@ -7,8 +7,11 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/proc.h"
+#include "cli/bench_scale.h"
 #include "cli/bench_shape.h"
 #include "cli/bench_step.h"
+#include "model/cost.h"
 #include "cli/cli.h"
 #include "cli/parts.h"
 
@@ -26,7 +29,8 @@ enum {
     ROLLOUT_ROWS = 512, /* rows of one forward while sampling, as rl/plan.c */
     MAX_REPEATS = 99,
     PREFILLS = 5,
-    PREFILLS_QUICK = 3
+    PREFILLS_QUICK = 3,
+    COPIES = 6
 };
 
 static const int batches[3] = { 1, 6, DECODE_MOST };
@@ -43,6 +47,8 @@ static const char recipe[] =
 
 typedef struct figures {
     double first_token_s, prefill_tok_s, decode_tok_s[3];
+    double copy_rate;       /* bytes a second, read and written */
+    double weights_rate[3]; /* bytes of weights a second while decoding */
     double rollout_s, train_s, step_s, all_s[MAX_REPEATS];
     double spread; /* (slowest - fastest) / median of the steps */
 } figures;
@@ -67,6 +73,11 @@ static mr_status clock_rollout(benching *b, double *s, int *n_ticks, int n_ids, 
     return mr_bench_clock(&b->job, s, MAX_TICKS, n_ticks, 1, n, n_ids, n_new, err);
 }
 
+/* What every token reads: all linears, adapters and the head. */
+static double weight_bytes(const mr_model *m) {
+    return mr_cost_pass(mr_model_config(m), mr_model_options(m), &(mr_pass){ .head_rows = 1e-9 }).bytes;
+}
+
 static mr_status bench_rates(benching *b, mr_err *err) {
     int n_prefills = b->quick ? PREFILLS_QUICK : PREFILLS, n;
     int steps = (b->quick ? DECODE_TO_QUICK : DECODE_TO) - DECODE_FROM;
@@ -80,7 +91,9 @@ static mr_status bench_rates(benching *b, mr_err *err) {
     for (int k = 0; k < 3; k++) {
         /* the prompt's rows end at DECODE_FROM - 1 and its forward gives the first token */
         MR_TRY(clock_rollout(b, ticks, &n, DECODE_FROM, batches[k], steps + 1, err));
-        b->f.decode_tok_s[k] = batches[k] / mr_bench_median(ticks + 1, n - 1);
+        double token_s = mr_bench_median(ticks + 1, n - 1);
+        b->f.decode_tok_s[k] = batches[k] / token_s;
+        b->f.weights_rate[k] = weight_bytes(b->parts.model) / token_s;
     }
     return MR_OK;
 }
@@ -128,6 +141,24 @@ static mr_status bench_start(benching *b, const char *model, const mr_parts_opts
     return MR_OK;
 }
 
+/* What memory gives: a copy that no cache holds, the best of some. */
+static mr_status bench_copy(benching *b, mr_err *err) {
+    mr_backend *d = b->parts.backend;
+    const size_t bytes = (size_t)256 << 20;
+    void *to = d->alloc(d, bytes), *from = d->alloc(d, bytes);
+    mr_status st = to && from ? MR_OK : mr_fail(err, MR_ENOMEM, "bench: two buffers of 256 MB do not fit on %s", d->name);
+    for (int i = 0; st == MR_OK && i < COPIES; i++) {
+        double start = mr_now_s();
+        d->copy(d, to, from, bytes);
+        st = d->sync(d, err);
+        double rate = 2.0 * (double)bytes / (mr_now_s() - start);
+        if (i && rate > b->f.copy_rate) b->f.copy_rate = rate; /* the first one makes the pages */
+    }
+    if (from) d->free(d, from);
+    if (to) d->free(d, to);
+    return st;
+}
+
 static mr_status open_training(benching *b, const mr_parts_opts *po, mr_err *err) {
     cJSON *tree = NULL;
     MR_TRY(mr_json_parse(&tree, recipe, sizeof recipe - 1, "bench", err));
@@ -170,6 +201,7 @@ static mr_status open_training(benching *b, const mr_parts_opts *po, mr_err *err
 
 static mr_status bench(benching *b, const char *model, const mr_parts_opts *po, mr_err *err) {
     MR_TRY(bench_start(b, model, po, err));
+    MR_TRY(bench_copy(b, err));
     MR_TRY(open_training(b, po, err));
     MR_TRY(bench_rates(b, err));
     return bench_steps(b, err);
@@ -187,8 +219,10 @@ static void print_table(const benching *b) {
     printf("start to the first token       %8.2f s (a prompt of %d)\n", f->first_token_s, FIRST_PROMPT);
     printf("prefill, a prompt of %d       %8.0f tokens/s\n", PREFILL, f->prefill_tok_s);
     for (int k = 0; k < 3; k++)
-        printf("decode, %2d at once             %8.0f tokens/s (positions %d to %d)\n", batches[k], f->decode_tok_s[k],
-               DECODE_FROM, b->quick ? DECODE_TO_QUICK : DECODE_TO);
+        printf("decode, %2d at once             %8.0f tokens/s (positions %d to %d; weights read at %.0f %% of the copy)\n",
+               batches[k], f->decode_tok_s[k], DECODE_FROM, b->quick ? DECODE_TO_QUICK : DECODE_TO,
+               100 * f->weights_rate[k] / f->copy_rate);
+    printf("copy of 256 MB                 %8.1f GB/s (read and written)\n", f->copy_rate / 1e9);
     printf("GRPO step                      %8.2f s (%d prompts of %d, %d completions of %d each)\n", f->step_s, PROMPTS,
            PROMPT, GROUP, NEW);
     printf("  rollout                      %8.2f s\n", f->rollout_s);
@@ -214,6 +248,10 @@ static void print_report(const benching *b) {
     cJSON_AddNumberToObject(o, "decode_1_tok_s", f->decode_tok_s[0]);
     cJSON_AddNumberToObject(o, "decode_6_tok_s", f->decode_tok_s[1]);
     cJSON_AddNumberToObject(o, "decode_24_tok_s", f->decode_tok_s[2]);
+    cJSON_AddNumberToObject(o, "copy_bytes_s", f->copy_rate);
+    cJSON_AddNumberToObject(o, "decode_1_of_copy", f->weights_rate[0] / f->copy_rate);
+    cJSON_AddNumberToObject(o, "decode_6_of_copy", f->weights_rate[1] / f->copy_rate);
+    cJSON_AddNumberToObject(o, "decode_24_of_copy", f->weights_rate[2] / f->copy_rate);
     cJSON_AddNumberToObject(o, "rollout_s", f->rollout_s);
     cJSON_AddNumberToObject(o, "train_s", f->train_s);
     cJSON_AddNumberToObject(o, "step_s", f->step_s);
@@ -228,8 +266,11 @@ static void print_report(const benching *b) {
 }
 
 /* A shape's options without --config would do nothing, and a model's name with it neither. */
-static mr_status check_options(const mr_bench_shape *s, const char *model, bool no_exact, mr_err *err) {
+static mr_status check_options(const mr_bench_shape *s, const char *model, const char *scale, bool no_exact, mr_err *err) {
     const mr_bench_shape d = MR_BENCH_SHAPE;
+    if (scale && model)
+        return mr_fail(err, MR_EINVAL, "bench: \"%s\" and --scale together; the middle of --scale is a shape: --config qwen2.5-3b", model);
+    if (scale) return MR_OK;
     if (s->config && model)
         return mr_fail(err, MR_EINVAL, "bench: \"%s\" and --config %s together; name one of them", model, s->config);
     bool changed = s->rank != d.rank || s->prompts != d.prompts || s->group != d.group || s->n_prompt != d.n_prompt ||
@@ -246,7 +287,7 @@ mr_status mr_cmd_bench(int argc, char **argv, mr_err *err) {
     static const mr_usage usage = {
         "bench",
         "medrl bench\nmedrl bench --quick\nmedrl bench smollm2-135m-instruct --steps 9 --json\n"
-        "medrl bench --config qwen2.5-3b --store nf4 --prompt 512 --new 512",
+        "medrl bench --config qwen2.5-3b --store nf4 --prompt 512 --new 512\nmedrl bench --scale scale-out",
         "[MODEL]",
         0,
         1,
@@ -254,12 +295,12 @@ mr_status mr_cmd_bench(int argc, char **argv, mr_err *err) {
         "and 24 sequences, and whole GRPO steps of the CPU profile of recipes/medical_mix.lua (4 prompts of 250 random "
         "ids, 6 completions of 48 each, LoRA of rank 16). About a minute on two cores.\n"
         "With --config: a named shape with random weights, no files: making the model, prefill, decode steps, "
-        "log-probabilities, training and whole steps of one job, in milliseconds and against the device's own limits.",
+        "log-probabilities, training and whole steps of one job, in milliseconds and against the device's own limits. With --scale: how these grow.",
     };
     benching *b = mr_alloc(sizeof *b);
     mr_bench_shape shape = MR_BENCH_SHAPE;
     mr_parts_opts po = { 0 };
-    const char *model = "smollm2-135m-instruct";
+    const char *model = "smollm2-135m-instruct", *scale = NULL;
     int64_t threads = 0, steps = 0;
     bool json = false;
     const mr_opt opts[] = {
@@ -291,17 +332,22 @@ mr_status mr_cmd_bench(int argc, char **argv, mr_err *err) {
         { "no-exact", 0, MR_OPT_FLAG, NULL, "products on a GPU need not keep the row rule: exact = false", &po.no_exact, 0, 0 },
         { "compare-exact", 0, MR_OPT_FLAG, NULL, "--config: with the row rule and without, and the ratio", &shape.compare_exact,
           0, 0 },
+        { "scale", 0, MR_OPT_TEXT, "DIR", "time and memory against batch, context, rank and model: tables and pictures into DIR", &scale,
+          0, 0 },
         { "vram", 0, MR_OPT_TEXT, "SIZE", "--config: most device memory of the job, as in 14G", &shape.vram, 0, 0 },
     };
     mr_args a;
     mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);
-    if (st == MR_OK && !a.help) st = check_options(&shape, a.n ? a.items[0] : NULL, po.no_exact, err);
+    if (st == MR_OK && !a.help) st = check_options(&shape, a.n ? a.items[0] : NULL, scale, po.no_exact, err);
     if (st == MR_OK && !a.help) {
         po.n_threads = (int)threads;
         shape.quick = b->quick;
-        if (shape.config) st = mr_bench_shape_run(&shape, &po, json, err);
+        if (scale)
+            st = mr_bench_scale_run(&shape, scale, &po, json, err);
+        else if (shape.config)
+            st = mr_bench_shape_run(&shape, &po, json, err);
     }
-    if (st == MR_OK && !a.help && !shape.config) {
+    if (st == MR_OK && !a.help && !shape.config && !scale) {
         b->repeats = steps ? (int)steps : b->quick ? 1 : 3;
         st = bench(b, a.n ? a.items[0] : model, &po, err);
         if (st == MR_OK && json)

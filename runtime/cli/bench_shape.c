@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/proc.h"
+#include "cli/bench_limits.h"
 #include "cli/bench_step.h"
 #include "cli/cli.h"
 #include "model/cost.h"
@@ -47,122 +48,13 @@ typedef struct shaping {
     double kv_token_bytes; /* of one layer */
     double *ticks;         /* [MAX_TICKS] */
     /* figures */
-    double copy_rate, product_rate; /* bytes and operations a second */
+    mr_limits limits;
     double load_s, n_params;
     part prefill, logprobs, train, step;
     double rollout_s, step_prefill_s, step_decode_s, step_train_s;
     size_t allocated;
     decoding decodes[MAX_BATCHES];
 } shaping;
-
-/* --- what the device can do --- */
-
-/* Seconds of one call of what fn queues, from as many calls as fill a tenth of a second; the best of three. */
-static mr_status time_op(shaping *x, void (*fn)(shaping *x, void *ctx), void *ctx, double *seconds, mr_err *err) {
-    mr_backend *b = x->parts.backend;
-    int n = 1;
-    double best = 1e30, took = 0;
-    fn(x, ctx);
-    MR_TRY(b->sync(b, err));
-    for (int i = 0; i < 3;) {
-        double t0 = mr_now_s();
-        for (int k = 0; k < n; k++) fn(x, ctx);
-        MR_TRY(b->sync(b, err));
-        took = mr_now_s() - t0;
-        if (took < 0.1 && n < 1 << 16) {
-            n *= 2;
-            continue;
-        }
-        if (took / n < best) best = took / n;
-        i++;
-    }
-    *seconds = best;
-    return MR_OK;
-}
-
-typedef struct copying {
-    void *to, *from;
-    size_t bytes;
-} copying;
-
-static void copy_once(shaping *x, void *ctx) {
-    const copying *c = ctx;
-    x->parts.backend->copy(x->parts.backend, c->to, c->from, c->bytes);
-}
-
-static mr_status measure_copy(shaping *x, mr_err *err) {
-    mr_backend *b = x->parts.backend;
-    copying c = { .bytes = (size_t)256 << 20 };
-    double s = 0;
-    c.to = b->alloc(b, c.bytes);
-    c.from = b->alloc(b, c.bytes);
-    mr_status st = c.to && c.from ? time_op(x, copy_once, &c, &s, err)
-                                  : mr_fail(err, MR_ENOMEM, "bench: two buffers of 256 MB do not fit on %s", b->name);
-    if (c.to) b->free(b, c.to);
-    if (c.from) b->free(b, c.from);
-    if (st == MR_OK) x->copy_rate = 2.0 * (double)c.bytes / s; /* read and written */
-    return st;
-}
-
-typedef struct multiplying {
-    float *y, *x;
-    mr_linear l;
-    int n;
-} multiplying;
-
-static void multiply_once(shaping *x, void *ctx) {
-    const multiplying *m = ctx;
-    x->parts.backend->linear(x->parts.backend, m->y, NULL, m->x, &m->l, m->n, false);
-}
-
-/* Values of all sizes: a device draws more power for them than for zeros, and runs slower. */
-static void fill_random(float *dst, int64_t n) {
-    uint32_t state = 1;
-    for (int64_t i = 0; i < n; i++) {
-        state = state * 1664525u + 1013904223u;
-        dst[i] = (float)(int32_t)state * 0x1p-31f;
-    }
-}
-
-static mr_status random_rows(void *self, float *dst, int64_t row, int64_t n, mr_err *err) {
-    (void)row, (void)err;
-    fill_random(dst, n * *(const int64_t *)self);
-    return MR_OK;
-}
-
-static mr_status multiply(shaping *x, multiplying *m, int64_t size, mr_err *err) {
-    mr_backend *b = x->parts.backend;
-    size_t bytes = (size_t)size * (size_t)m->n * sizeof(float);
-    mr_dtype type = x->mo.compute;
-    mr_weight_source source = { &size, random_rows };
-    MR_TRY(b->weight_create(b, &m->l.w, source, size, size, type, x->mo.compute, MR_USE_FWD, err));
-    m->y = b->alloc(b, bytes);
-    m->x = b->alloc(b, bytes);
-    float *host = mr_try_alloc(bytes);
-    if (!m->y || !m->x || !host) {
-        mr_free(host);
-        return mr_fail(err, MR_ENOMEM, "bench: a product of %lld rows does not fit on %s", (long long)m->n, b->name);
-    }
-    fill_random(host, size * m->n);
-    b->upload(b, m->x, host, bytes);
-    mr_status st = b->sync(b, err);
-    mr_free(host);
-    double s = 0;
-    if (st == MR_OK) st = time_op(x, multiply_once, m, &s, err);
-    if (st == MR_OK) x->product_rate = 2.0 * (double)m->n * (double)size * (double)size / s;
-    return st;
-}
-
-static mr_status measure_product(shaping *x, mr_err *err) {
-    mr_backend *b = x->parts.backend;
-    int64_t size = b->kind == MR_CUDA ? 8192 : 1024;
-    multiplying m = { .n = (int)size };
-    mr_status st = multiply(x, &m, size, err);
-    if (m.l.w) b->weight_free(b, m.l.w);
-    if (m.y) b->free(b, m.y);
-    if (m.x) b->free(b, m.x);
-    return st;
-}
 
 /* --- opening --- */
 
@@ -246,8 +138,7 @@ static mr_status open_job(shaping *x, const mr_parts_opts *po, mr_err *err) {
     const mr_census census = { .prompt = (int)o->n_prompt, .completion = (int)o->n_new };
     MR_TRY(mr_plan_make(&x->plan, b, &x->config, &x->mo, &x->set, &census, err));
     mr_info("limits of %s ...", b->device);
-    MR_TRY(measure_copy(x, err));
-    MR_TRY(measure_product(x, err));
+    MR_TRY(mr_bench_limits(&x->limits, b, x->mo.compute, err));
     b->bytes_peak = b->bytes; /* the account of the job begins here */
     mr_info("%s as %s: %.2f billion weights ...", o->config, mr_dtype_name(x->mo.store), x->n_params / 1e9);
     double t0 = mr_now_s();
@@ -302,7 +193,9 @@ static mr_cost pack_cost(const shaping *x, bool backward) {
     mr_pass p = { .head_rows = (double)(o->prompts * o->group * o->n_new),
                   .kv_token_bytes = x->kv_token_bytes,
                   .backward = backward,
-                  .checkpointing = !o->no_checkpointing };
+                  .checkpointing = !o->no_checkpointing,
+                  .kept_attention = (double)x->plan.room.kept_attention / x->config.num_hidden_layers,
+                  .kept_mlp = (double)x->plan.room.kept_mlp / x->config.num_hidden_layers };
     mr_pass_group(&p, (double)o->prompts, (double)o->n_prompt, (double)o->group, (double)(o->n_new - 1));
     mr_cost c = mr_cost_pass(&x->config, &x->mo, &p);
     double states = x->set.train.optim == MR_ADAMW_8BIT ? 2 : 8;
@@ -431,16 +324,16 @@ static mr_status run(shaping *x, const mr_parts_opts *po, mr_err *err) {
 /* --- the report --- */
 
 static double flop_unit(const shaping *x) {
-    return x->product_rate < 1e13 ? 1e9 : 1e12;
+    return x->limits.product < 1e13 ? 1e9 : 1e12;
 }
 static const char *flop_name(const shaping *x) {
-    return x->product_rate < 1e13 ? "GFLOP/s" : "TFLOP/s";
+    return x->limits.product < 1e13 ? "GFLOP/s" : "TFLOP/s";
 }
 
 static void print_part(const shaping *x, const char *what, const part *p) {
     printf("%-26s %10.3f ms %10.0f tokens/s %9.1f GB/s %4.0f %% %9.1f %s %4.0f %%\n", what, 1e3 * p->s,
-           p->tokens / p->s, p->cost.bytes / p->s / 1e9, 100 * p->cost.bytes / p->s / x->copy_rate,
-           p->cost.flops / p->s / flop_unit(x), flop_name(x), 100 * p->cost.flops / p->s / x->product_rate);
+           p->tokens / p->s, p->cost.bytes / p->s / 1e9, 100 * p->cost.bytes / p->s / x->limits.copy,
+           p->cost.flops / p->s / flop_unit(x), flop_name(x), 100 * p->cost.flops / p->s / x->limits.product);
 }
 
 static void print_table(const shaping *x) {
@@ -454,7 +347,7 @@ static void print_table(const shaping *x) {
            (long long)o->prompts, (long long)o->group, (long long)o->n_new, (long long)o->n_prompt,
            o->no_checkpointing ? "off" : "on");
     printf("%.1f GB/s (a copy, read and written) and %.1f %s (a large product), both measured here\n",
-           x->copy_rate / 1e9, x->product_rate / flop_unit(x), flop_name(x));
+           x->limits.copy / 1e9, x->limits.product / flop_unit(x), flop_name(x));
     printf("%-26s %10.3f s  %10.1f million weights/s\n", "make and store weights", x->load_s,
            x->n_params / x->load_s / 1e6);
     print_part(x, "prefill", &x->prefill);
@@ -471,6 +364,9 @@ static void print_table(const shaping *x) {
     print_part(x, "whole GRPO step", &x->step);
     printf("  rollout %.3f s (prefill %.3f, decode %.3f: %.3f ms a token), training %.3f s\n", x->rollout_s,
            x->step_prefill_s, x->step_decode_s, 1e3 * x->step_decode_s / (double)(o->n_new - 1), x->step_train_s);
+    if (p->kept)
+        printf("kept for the backward pass: %.3f GB, attention of %d layers, MLP of %d, %d rows of logits\n", (double)p->kept / 1e9,
+               p->room.kept_attention, p->room.kept_mlp, p->room.head_rows);
     printf("memory: planned %.3f GB, taken %.3f GB, process %.3f GB", (double)p->total / 1e9,
            (double)x->allocated / 1e9, (double)mr_rss_peak_bytes() / 1e9);
     if (p->cap) printf("; of %.3f GB", (double)p->cap / 1e9);
@@ -480,7 +376,7 @@ static void print_table(const shaping *x) {
     printf("\nmedian of %d; sampled and trained log-probabilities differ by at most %g\n", x->repeats, x->job.logp_gap);
     mr_str text = { 0 };
     mr_estimate_describe(&p->t4, &mr_t4, &text);
-    fputs(text.data, stdout);
+    if (text.data) fputs(text.data, stdout);
     mr_str_clear(&text);
 }
 
@@ -492,8 +388,8 @@ static cJSON *part_json(const shaping *x, const part *p) {
     cJSON_AddNumberToObject(o, "flop", p->cost.flops);
     cJSON_AddNumberToObject(o, "bytes_s", p->cost.bytes / p->s);
     cJSON_AddNumberToObject(o, "flop_s", p->cost.flops / p->s);
-    cJSON_AddNumberToObject(o, "of_copy", p->cost.bytes / p->s / x->copy_rate);
-    cJSON_AddNumberToObject(o, "of_product", p->cost.flops / p->s / x->product_rate);
+    cJSON_AddNumberToObject(o, "of_copy", p->cost.bytes / p->s / x->limits.copy);
+    cJSON_AddNumberToObject(o, "of_product", p->cost.flops / p->s / x->limits.product);
     return o;
 }
 
@@ -515,8 +411,8 @@ static cJSON *report(const shaping *x) {
     cJSON_AddBoolToObject(o, "gradient_checkpointing", !s->no_checkpointing);
     cJSON_AddNumberToObject(o, "repeats", x->repeats);
     limits = cJSON_AddObjectToObject(o, "limits");
-    cJSON_AddNumberToObject(limits, "copy_bytes_s", x->copy_rate);
-    cJSON_AddNumberToObject(limits, "product_flop_s", x->product_rate);
+    cJSON_AddNumberToObject(limits, "copy_bytes_s", x->limits.copy);
+    cJSON_AddNumberToObject(limits, "product_flop_s", x->limits.product);
     load = cJSON_AddObjectToObject(o, "load");
     cJSON_AddNumberToObject(load, "s", x->load_s);
     cJSON_AddNumberToObject(load, "parameters_s", x->n_params / x->load_s);
@@ -550,6 +446,7 @@ static cJSON *report(const shaping *x) {
     cJSON_AddNumberToObject(memory, "planned_bytes", (double)x->plan.total);
     cJSON_AddNumberToObject(memory, "taken_bytes", (double)x->allocated);
     cJSON_AddNumberToObject(memory, "process_bytes", (double)mr_rss_peak_bytes());
+    cJSON_AddNumberToObject(memory, "kept_bytes", (double)x->plan.kept);
     if (x->plan.cap) cJSON_AddNumberToObject(memory, "cap_bytes", (double)x->plan.cap);
     mr_put_estimate(o, "t4", &x->plan.t4, &mr_t4);
     return o;

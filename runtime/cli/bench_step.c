@@ -140,6 +140,25 @@ static mr_status sample(mr_bench_job *j, int n_prompts, uint32_t step, mr_err *e
     return st;
 }
 
+void mr_bench_pretend(mr_bench_job *j, int n_prompts) {
+    const int vocab = mr_model_config(j->model)->vocab_size, n = n_prompts * j->group;
+    mr_rollout_clear(&j->roll);
+    mr_bench_random_ids(j, n_prompts * j->n_prompt);
+    j->roll.items = mr_arena_alloc(&j->roll.arena, (size_t)n * sizeof *j->roll.items);
+    j->roll.n = n;
+    for (int i = 0; i < n; i++) {
+        mr_completion *c = &j->roll.items[i];
+        *c = (mr_completion){ .prompt = i / j->group, .sample = i % j->group, .n = j->n_new };
+        c->ids = mr_arena_alloc(&j->roll.arena, (size_t)j->n_new * sizeof *c->ids);
+        c->logp = mr_arena_alloc(&j->roll.arena, (size_t)j->n_new * sizeof *c->logp);
+        for (int t = 0; t < j->n_new; t++) {
+            c->ids[t] = (int32_t)(mr_uniform(2, j->n_drawn, (uint32_t)i, 0, (uint32_t)t) * (float)vocab) % vocab;
+            c->logp[t] = -logf((float)vocab); /* what random weights give, nearly */
+        }
+        j->adv[i] = i % 2 ? 1.0f : -1.0f;
+    }
+}
+
 /* Groups from completion *next on (counted through all groups), as many as the packer takes. */
 static void fill_pack(mr_bench_job *j, int n_prompts, int *next) {
     mr_packer_reset(&j->packer);

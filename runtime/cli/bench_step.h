@@ -46,6 +46,8 @@ void mr_bench_close(mr_bench_job *j);
 void mr_bench_random_ids(mr_bench_job *j, int n);
 /* A whole step over the first n_prompts; number makes its random numbers its own. j->roll stays. */
 mr_status mr_bench_step(mr_bench_job *j, int n_prompts, uint32_t number, mr_err *err);
+/* Completions of random ids into j->roll, as if they had been sampled: for training that is measured without a rollout. */
+void mr_bench_pretend(mr_bench_job *j, int n_prompts);
 /* The training part again on j->roll; and only its forward pass with log-probabilities, without gradients. */
 mr_status mr_bench_train(mr_bench_job *j, int n_prompts, mr_err *err);
 mr_status mr_bench_logprobs(mr_bench_job *j, int n_prompts, mr_err *err);

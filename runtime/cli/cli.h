@@ -19,6 +19,8 @@ typedef struct mr_command {
     mr_command_fn run;
 } mr_command;
 const mr_command *mr_commands(int *n);
+/* What `medrl help` knows beside the commands: "recipe" and the names of the pages, a space behind each but the last. */
+void mr_help_pages(mr_str *out);
 
 mr_status mr_cmd_run(int argc, char **argv, mr_err *err);
 mr_status mr_cmd_resume(int argc, char **argv, mr_err *err);

@@ -29,6 +29,34 @@ static bool is_file_value(const char *value) {
            (!strcmp(value, "FILE") || !strcmp(value, "DIR") || !strcmp(value, "PATH") || !strcmp(value, "WHAT"));
 }
 
+/* Options whose values are one of a few words, by name; tests/cli/test_install.sh holds each against the option's
+ * help. */
+static const char *choices(const char *name) {
+    static const char *const table[][2] = {
+        { "device", "auto cpu cuda:0" },
+        { "device-assume", "t4 l4 a10g rtx4090 a100 h100" },
+        { "dtype", "auto f32 bf16 f16" },
+        { "on-error", "pause stop" },
+        { "store", "auto f32 bf16 f16 nf4" },
+        { "to", "adapter merged gguf" },
+        { "type", "q8_0 q4_k_m q4_0 f16 bf16 f32" },
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
+        if (strcmp(table[i][0], name) == 0) return table[i][1];
+    return NULL;
+}
+
+/* What `medrl help`, `medrl new` and `medrl completion` want in first place; owned, NULL: nothing in particular. */
+static char *first_words(const char *command, const mr_command *c, int n) {
+    if (strcmp(command, "new") == 0) return mr_strdup("reward dataset recipe template");
+    if (strcmp(command, "completion") == 0) return mr_strdup("bash zsh fish");
+    if (strcmp(command, "help") != 0) return NULL;
+    mr_str s = { 0 };
+    for (int i = 0; i < n; i++) mr_str_printf(&s, "%s ", c[i].name);
+    mr_help_pages(&s);
+    return mr_str_steal(&s);
+}
+
 /* ---- bash ---- */
 
 static void bash_options(void *self, const mr_usage *u, const mr_opt *opts, int n) {
@@ -40,12 +68,16 @@ static void bash_options(void *self, const mr_usage *u, const mr_opt *opts, int 
 
 static void bash_values(void *self, const mr_usage *u, const mr_opt *opts, int n) {
     (void)self;
-    for (int i = 0; i < n; i++)
-        if (opts[i].kind != MR_OPT_FLAG)
-            printf("        %s:--%s) %s ;;\n", u->command, opts[i].name,
-                   !strcmp(opts[i].name, "device") ? "COMPREPLY=($(compgen -W 'auto cpu cuda:0' -- \"$word\"))"
-                   : is_file_value(opts[i].value)  ? "COMPREPLY=($(compgen -f -- \"$word\"))"
-                                                   : "COMPREPLY=()");
+    for (int i = 0; i < n; i++) {
+        if (opts[i].kind == MR_OPT_FLAG) continue;
+        const char *words = choices(opts[i].name);
+        printf("        %s:--%s) COMPREPLY=(", u->command, opts[i].name);
+        if (words)
+            printf("$(compgen -W '%s' -- \"$word\")", words);
+        else if (is_file_value(opts[i].value))
+            printf("$(compgen -f -- \"$word\")");
+        printf(") ;;\n");
+    }
 }
 
 static void print_bash(const mr_command *c, int n) {
@@ -59,11 +91,14 @@ static void print_bash(const mr_command *c, int n) {
     printf("        *) before='' ;;\n    esac\n    [ -n \"$before\" ] && return\n    case $command in\n");
     for (int i = 0; i < n; i++) mr_args_describe(&c[i], bash_options, NULL);
     printf("    esac\n    case $word in\n        -*) COMPREPLY=($(compgen -W \"$words\" -- \"$word\")) ;;\n        *)\n"
-           "            case $command in\n                help) COMPREPLY=($(compgen -W '");
-    for (int i = 0; i < n; i++) printf("%s ", c[i].name);
-    printf("recipe' -- \"$word\")) ;;\n                completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- "
-           "\"$word\")) ;;\n"
-           "                *) COMPREPLY=($(compgen -f -- \"$word\")) ;;\n            esac ;;\n    esac\n}\n"
+           "            case $command:$COMP_CWORD in\n");
+    for (int i = 0; i < n; i++) {
+        char *words = first_words(c[i].name, c, n);
+        if (words)
+            printf("                %s:2) COMPREPLY=($(compgen -W '%s' -- \"$word\")) ;;\n", c[i].name, words);
+        mr_free(words);
+    }
+    printf("                *) COMPREPLY=($(compgen -f -- \"$word\")) ;;\n            esac ;;\n    esac\n}\n"
            "complete -o filenames -F _medrl medrl\n");
 }
 
@@ -83,6 +118,8 @@ static void put_zsh(const char *text) {
 
 static void zsh_options(void *self, const mr_usage *u, const mr_opt *opts, int n) {
     const mr_command *c = self;
+    int n_commands;
+    const mr_command *commands = mr_commands(&n_commands);
     printf("        %s) _arguments", u->command);
     for (int i = 0; i < n; i++) {
         printf(" \\\n            '%s--%s", opts[i].kind == MR_OPT_LIST ? "*" : "", opts[i].name);
@@ -92,19 +129,22 @@ static void zsh_options(void *self, const mr_usage *u, const mr_opt *opts, int n
         putchar(']');
         if (opts[i].kind != MR_OPT_FLAG) {
             printf(":%s:", opts[i].value ? opts[i].value : "value");
-            if (!strcmp(opts[i].name, "device"))
-                printf("(auto cpu cuda\\:0)");
-            else if (is_file_value(opts[i].value))
+            const char *words = choices(opts[i].name);
+            if (words) {
+                putchar('(');
+                put_zsh(words);
+                putchar(')');
+            } else if (is_file_value(opts[i].value))
                 printf("_files");
         }
         putchar('\'');
     }
-    if (!strcmp(c->name, "completion"))
-        printf(" \\\n            '1:shell:(bash zsh fish)'");
-    else if (!strcmp(c->name, "help"))
-        printf(" \\\n            '1:topic:_medrl_commands'");
+    char *words = first_words(c->name, commands, n_commands);
+    if (words)
+        printf(" \\\n            '1:word:(%s)'", words);
     else if (takes_files(c->args))
         printf(" \\\n            '*:file:_files'");
+    mr_free(words);
     printf(" ;;\n");
 }
 
@@ -133,7 +173,7 @@ static void fish_options(void *self, const mr_usage *u, const mr_opt *opts, int 
         printf("complete -c medrl -n '__fish_seen_subcommand_from %s' -l %s", u->command, opts[i].name);
         if (opts[i].letter) printf(" -s %c", opts[i].letter);
         if (opts[i].kind != MR_OPT_FLAG) printf(is_file_value(opts[i].value) ? " -r -F" : " -x");
-        if (!strcmp(opts[i].name, "device")) printf(" -a 'auto cpu cuda:0'");
+        if (choices(opts[i].name)) printf(" -a '%s'", choices(opts[i].name));
         printf(" -d ");
         put_quoted(opts[i].help);
         putchar('\n');
@@ -148,7 +188,14 @@ static void print_fish(const mr_command *c, int n) {
         putchar('\n');
     }
     for (int i = 0; i < n; i++) mr_args_describe(&c[i], fish_options, NULL);
-    printf("complete -c medrl -n '__fish_seen_subcommand_from completion' -x -a 'bash zsh fish'\n");
+    for (int i = 0; i < n; i++) {
+        char *words = first_words(c[i].name, c, n);
+        if (words)
+            printf("complete -c medrl -n '__fish_seen_subcommand_from %s; and test (count (commandline -opc)) = 2' "
+                   "-f -a '%s'\n",
+                   c[i].name, words);
+        mr_free(words);
+    }
 }
 
 /* ---- man ---- */

@@ -11,6 +11,7 @@
 #include "cli/cli.h"
 #include "cli/parts.h"
 #include "hub/hub.h"
+#include "model/cache.h"
 #include "script/script.h"
 
 typedef struct checkup {
@@ -41,8 +42,8 @@ static void check_cpu(checkup *c) {
     mr_backend *b;
     double t = mr_now_s();
     if (mr_backend_open(&b, MR_CPU, 0, 0, &err) != MR_OK) {
-        note(c, false, "cpu", "free some memory and call this again; a processor of x86-64 or AArch64 is all it needs", "%s",
-             err.msg);
+        note(c, false, "cpu", "free some memory and call this again; a processor of x86-64 or AArch64 is all it needs",
+             "%s", err.msg);
         return;
     }
     note(c, true, "cpu", NULL, "%s; %d of %ld cores; %s products; ready in %.0f ms", b->device, b->n_threads,
@@ -53,7 +54,8 @@ static void check_cpu(checkup *c) {
         mr_backend_close(b);
     } else {
         note(c, !mr_parts_gpu_visible(), "gpu",
-             "build the module with ./bootstrap cuda (needs nvcc), put libmedrl_cuda.so beside the program or name it in "
+             "build the module with ./bootstrap cuda (needs nvcc), put libmedrl_cuda.so beside the program or "
+             "name it in "
              "MEDRL_CUDA_MODULE; or use --device cpu",
              "none: %s", err.msg);
     }
@@ -73,8 +75,8 @@ static void check_memory(checkup *c) {
     struct sysinfo s;
     double total = sysinfo(&s) == 0 ? (double)s.totalram * s.mem_unit : 0, free_bytes = available_bytes();
     bool ok = free_bytes > 1.5e9;
-    note(c, ok, "memory", "close other programs: the default recipe takes 1.5 GB", "%.1f GB free of %.1f GB", free_bytes / 1e9,
-         total / 1e9);
+    note(c, ok, "memory", "close other programs: the default recipe takes 1.5 GB", "%.1f GB free of %.1f GB",
+         free_bytes / 1e9, total / 1e9);
 }
 
 static void check_folders(checkup *c) {
@@ -96,6 +98,9 @@ static void check_folders(checkup *c) {
     else
         note(c, false, "cache", "set XDG_CACHE_HOME to a folder that you may write", "%s", err.msg);
     mr_free(probe);
+    char *weights = mr_cache_describe();
+    note(c, true, "weights", NULL, "quantized ones are kept %s", weights);
+    mr_free(weights);
 }
 
 static void check_model(checkup *c) {
@@ -104,8 +109,9 @@ static void check_model(checkup *c) {
     if (mr_model_resolve(&path, "smollm2-135m-instruct", &err) == MR_OK)
         note(c, true, "model", NULL, "%s", path);
     else
-        note(c, false, "model", "`./bootstrap fetch` in the clone gets it once (94 MB); any model folder of yours does as well",
-             "%s", err.msg);
+        note(c, false, "model",
+             "`./bootstrap fetch` in the clone gets it once (94 MB); any model folder of yours does as well", "%s",
+             err.msg);
     mr_free(path);
 }
 
@@ -170,8 +176,8 @@ static void check_sandbox(checkup *c) {
         note(c, false, "sandbox", "please report this with the kernel's version (uname -r)", "%s", err.msg);
         return;
     }
-    note(c, level >= 2, "sandbox", "run no scripts of strangers, or use a kernel that allows seccomp", "level %d of 3: %s%s%s",
-         level, what[level], missing[0] ? "; missing: " : "", missing);
+    note(c, level >= 2, "sandbox", "run no scripts of strangers, or use a kernel that allows seccomp",
+         "level %d of 3: %s%s%s", level, what[level], missing[0] ? "; missing: " : "", missing);
     cJSON *o = cJSON_GetObjectItemCaseSensitive(c->report, "sandbox");
     cJSON_AddNumberToObject(o, "level", level);
     cJSON_AddStringToObject(o, "missing", missing);

@@ -210,7 +210,7 @@ static void put_set(mr_str *out, const cJSON *set, const char *name) {
         if (!side) continue;
         mr_str_printf(out, "%-20.20s %-6s", first ? name : "", sides[k]);
         put_rate(out, side);
-        if (first) mr_str_printf(out, "  %6.0f rows", number(set, "judged"));
+        if (first) mr_str_printf(out, "  %6.0f row%s", number(set, "judged"), number(set, "judged") == 1 ? "" : "s");
         mr_str_puts(out, "\n");
         first = false;
     }
@@ -230,7 +230,8 @@ static void put_answers(mr_str *out, const cJSON *set) {
         if (field(answers->child, sides[k])) mr_str_printf(out, "%6s right   said", sides[k]);
     mr_str_puts(out, "\n");
     cJSON_ArrayForEach(a, answers) {
-        mr_str_printf(out, "  %-20.20s %4.0f rows", text(a, "answer"), number(a, "rows"));
+        mr_str_printf(out, "  %-20.20s %4.0f %-4s", text(a, "answer"), number(a, "rows"),
+                      number(a, "rows") == 1 ? "row" : "rows");
         for (size_t k = 0; k < 3; k++)
             if (field(a, sides[k]))
                 mr_str_printf(out, "%12.0f %6.0f", number(field(a, sides[k]), "right"),

@@ -403,7 +403,7 @@ mr_status mr_cmd_export(int argc, char **argv, mr_err *err) {
     options o = { .tokens = 32 };
     const mr_opt opts[] = {
         { "to", 0, MR_OPT_TEXT, "KIND", "adapter (PEFT), merged (safetensors) or gguf", &o.to, 0, 0 },
-        { "type", 0, MR_OPT_TEXT, "TYPE", "merged: bf16, f16 (the base's); gguf: q8_0, q4_k_m, q4_0, f16, bf16 (q8_0)",
+        { "type", 0, MR_OPT_TEXT, "TYPE", "merged: bf16, f16, f32 (the base's); gguf: q8_0, q4_k_m, q4_0, f16, bf16, f32 (q8_0)",
           &o.type, 0, 0 },
         { "out", 0, MR_OPT_TEXT, "DIR", "the new folder (in the run, or beside you)", &o.out, 0, 0 },
         { "force", 0, MR_OPT_FLAG, NULL, "replace the folder when it is there", &o.force, 0, 0 },

@@ -27,7 +27,8 @@ static const mr_command commands[] = {
     { "report", "RUN", "a run as one HTML file, or served while it goes on", mr_cmd_report },
     { "chat", "MODEL|RUN", "talk to a model, or to what a run has made", mr_cmd_chat },
     { "generate", "MODEL|RUN [PROMPT]", "complete one prompt", mr_cmd_generate },
-    { "export", "RUN|MODEL", "the result as a PEFT adapter, merged safetensors or a GGUF, with a check", mr_cmd_export },
+    { "export", "RUN|MODEL", "the result as a PEFT adapter, merged safetensors or a GGUF, with a check",
+      mr_cmd_export },
     { "repl", "[RECIPE]", "a Lua session: sample, score, look at rows, train step by step", mr_cmd_repl },
     { "attach", "RUN", "the same session over a run that is going on", mr_cmd_attach },
     { "pull", "ORG/NAME", "download a model or a data set from the hub", mr_cmd_pull },
@@ -51,6 +52,12 @@ const mr_command *mr_commands(int *n) {
     return commands;
 }
 
+static int find(const char *name) {
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, name) == 0) return i;
+    return -1;
+}
+
 /* The pages of docs/, which an installation has too: their names, in order. */
 enum { MAX_PAGES = 32, PAGE_NAME = 32 };
 static int find_pages(char names[MAX_PAGES][PAGE_NAME]) {
@@ -68,6 +75,14 @@ static int find_pages(char names[MAX_PAGES][PAGE_NAME]) {
     free(list);
     mr_free(dir);
     return found;
+}
+
+void mr_help_pages(mr_str *out) {
+    char pages[MAX_PAGES][PAGE_NAME];
+    const int n = find_pages(pages);
+    mr_str_puts(out, "recipe");
+    for (int i = 0; i < n; i++)
+        if (find(pages[i]) < 0) mr_str_printf(out, " %s", pages[i]); /* else it stands among the commands */
 }
 
 void mr_print_json(const cJSON *item) {
@@ -94,12 +109,6 @@ double mr_since_start_s(void) {
     clock_gettime(CLOCK_BOOTTIME, &now);
     double s = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec - strtod(p + 1, NULL) / (double)sysconf(_SC_CLK_TCK);
     return s > 0 ? s : 0;
-}
-
-static int find(const char *name) {
-    for (int i = 0; i < N_COMMANDS; i++)
-        if (strcmp(commands[i].name, name) == 0) return i;
-    return -1;
 }
 
 static mr_status unknown(const char *what, const char *word, bool topics, mr_err *err) {
@@ -153,10 +162,15 @@ static mr_status print_page(const char *topic, mr_err *err) {
 }
 
 static mr_status help(int argc, char **argv, mr_err *err) {
-    static const mr_usage usage = { "help", "medrl help recipe\nmedrl help rewards\nmedrl help plan --page", "[TOPIC]", 0, 1,
-                                    "Prints the commands, or one topic: a command's name, recipe (every field), or a page "
-                                    "of the documentation. Nothing is fetched. A name that is both is the command; --page "
-                                    "prints the page." };
+    static const mr_usage usage = {
+        "help",
+        "medrl help recipe\nmedrl help rewards\nmedrl help plan --page",
+        "[TOPIC]",
+        0,
+        1,
+        "Prints the commands, or one topic: a command's name, recipe (every field), or a page of the documentation. "
+        "Nothing is fetched. A name that is both is the command; --page prints the page.",
+    };
     mr_args a;
     bool man = false, page = false;
     const mr_opt opts[] = {

@@ -121,6 +121,12 @@ bool mr_parts_gpu_visible(void) {
     return false;
 }
 
+bool mr_parts_warm(const char *device) {
+    const bool any = !device || strcmp(device, "auto") == 0;
+    const int index = any ? 0 : cuda_index(device);
+    return index >= 0 && (!any || mr_parts_gpu_visible()) && mr_backend_warm(MR_CUDA, index);
+}
+
 mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, mr_err *err) {
     *out = NULL;
     if (!device || strcmp(device, "auto") == 0) {
@@ -292,7 +298,7 @@ static mr_status open_all(mr_parts *p, const char *what, const mr_parts_opts *o,
 
     MR_TRY(mr_parts_backend(&p->backend, o->device, o->n_threads, err));
     p->backend->exact = !o->no_exact;
-    mr_model_opts mo = { 0 };
+    mr_model_opts mo = { .cache = "auto" };
     MR_TRY(mr_parts_dtype(&mo.compute, o->dtype, p->backend, err));
     MR_TRY(store_of(&mo.store, o->store, p, mo.compute, err));
     if (p->adapter) MR_TRY(mr_adapter_peek(&mo.lora, p->adapter, err));

@@ -53,6 +53,8 @@ mr_status mr_parts_locate(char **path, char **adapter, cJSON **run, const char *
 /* device: auto (or NULL), cpu, cuda or cuda:N. A GPU that is asked for is opened or refused; auto takes the first one
  * that opens, else the CPU, and says why where the machine has a GPU. */
 mr_status mr_parts_backend(mr_backend **out, const char *device, int n_threads, mr_err *err);
+/* Where that will likely be a GPU: begins to open it in a thread (mr_backend_warm), and true. mr_parts_backend decides. */
+bool mr_parts_warm(const char *device);
 /* A checkpoint that is 4-bit on the disk, which stays so in memory unless another store is asked for. */
 bool mr_parts_is_four_bit(const char *path);
 /* Whether the system shows an NVIDIA GPU, be it of use or not. */

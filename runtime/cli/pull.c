@@ -48,14 +48,16 @@ static void put_time(mr_str *s, double seconds) {
         mr_str_printf(s, "%ld:%02ld:%02ld", n / 3600, n / 60 % 60, n % 60);
 }
 
-/* "45 %  1.40 GB of 3.10 GB  85 MB/s  ETA 0:20" */
-static void put_figures(mr_str *s, const mr_hub_progress *p) {
+/* "45 %  1.40 GB of 3.10 GB  85 MB/s  ETA 0:20"; brief: without the sizes */
+static void put_figures(mr_str *s, const mr_hub_progress *p, bool brief) {
     double share = p->total_bytes > 0 ? (double)p->bytes / (double)p->total_bytes : 1;
     mr_str_printf(s, "%3.0f %%  ", 100 * share);
-    put_bytes(s, (double)p->bytes);
-    mr_str_puts(s, " of ");
-    put_bytes(s, (double)p->total_bytes);
-    mr_str_puts(s, "  ");
+    if (!brief) {
+        put_bytes(s, (double)p->bytes);
+        mr_str_puts(s, " of ");
+        put_bytes(s, (double)p->total_bytes);
+        mr_str_puts(s, "  ");
+    }
     put_bytes(s, p->bytes_s);
     mr_str_puts(s, "/s  ETA ");
     put_time(s, p->eta_s);
@@ -63,7 +65,7 @@ static void put_figures(mr_str *s, const mr_hub_progress *p) {
 
 static void draw_bar(const mr_hub_progress *p) {
     mr_str s = { 0 }, figures = { 0 };
-    put_figures(&figures, p);
+    put_figures(&figures, p, mr_log_columns() < 52);
     int room = mr_log_columns() - 1 - (int)figures.len - 2, width = room > 50 ? 24 : room - 26;
     if (width > 4) {
         int full = p->total_bytes > 0 ? (int)((double)width * (double)p->bytes / (double)p->total_bytes) : width;
@@ -91,7 +93,7 @@ static void tell(void *self, const mr_hub_progress *p) {
     w->told_s = now;
     w->told_tenth = tenth;
     mr_str s = { 0 };
-    put_figures(&s, p);
+    put_figures(&s, p, false);
     mr_info("%s: %s%s", w->name, s.data, p->waiting ? " (waiting for another program)" : "");
     mr_str_clear(&s);
 }

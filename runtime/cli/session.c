@@ -350,10 +350,35 @@ static mr_status beyond_plan(const mr_session *s, mr_status st, mr_err *err) {
         why, (double)s->plan.total / 1e9, (double)b->bytes_total / 1e9, b->name);
 }
 
+static mr_status open_device(mr_session *s, mr_err *err) {
+    if (s->parts.backend) return MR_OK;
+    MR_TRY(mr_parts_backend(&s->parts.backend, s->opts.device, s->opts.n_threads, err));
+    s->no_gpu = s->parts.backend->kind == MR_CPU;
+    reached("the device is open");
+    return MR_OK;
+}
+
+/* A GPU was expected, and it is a CPU: what the recipe says of that (on_cpu) may be other scripts, data and another model. */
+static mr_status start_over(mr_session *s, mr_err *err) {
+    mr_backend *b = s->parts.backend;
+    mr_pool_close(s->pool);
+    s->pool = NULL;
+    s->rows = (mr_row_source){ 0 };
+    mr_settings_clear(&s->settings);
+    s->parts.backend = NULL;
+    mr_parts_close(&s->parts);
+    s->parts.backend = b;
+    s->stage = MR_STAGE_NOTHING;
+    return mr_session_need(s, MR_STAGE_TEXT, err);
+}
+
 static mr_status open_model(mr_session *s, mr_err *err) {
     const mr_settings *set = &s->settings;
     mr_parts *p = &s->parts;
     mr_model_opts mo;
+    MR_TRY(open_device(s, err));
+    if (s->on_cpu != s->no_gpu && !s->opts.resume) MR_TRY(start_over(s, err));
+    p->backend->exact = set->exact;
     MR_TRY(mr_parts_plan(p, &s->plan, &mo, set, s->rows, err)); /* refused before anything is loaded */
     reached("planned");
     MR_TRY(beyond_plan(s, mr_model_open(&p->model, p->backend, p->path, &mo, err), err));
@@ -457,11 +482,11 @@ static mr_status open_scripts(mr_session *s, mr_err *err) {
     /* before any work: is there something to continue? */
     if (o->resume) MR_TRY(read_past(s, err));
     reached("main begins");
-    if (!s->parts.backend) MR_TRY(mr_parts_backend(&s->parts.backend, o->device, o->n_threads, err));
-    reached("the device is open");
+    const bool later = !s->parts.backend && mr_parts_warm(o->device); /* while scripts, rows and tokenizer are opened */
+    if (!later || o->resume) MR_TRY(open_device(s, err));
     const cJSON *run = cJSON_GetObjectItemCaseSensitive(s->config, "run"); /* a run keeps its settings */
     const cJSON *was = cJSON_GetObjectItemCaseSensitive(run, "on_cpu");
-    const bool cpu = s->parts.backend->kind == MR_CPU;
+    const bool cpu = s->parts.backend ? s->parts.backend->kind == MR_CPU : s->no_gpu;
     s->on_cpu = was ? cJSON_IsTrue(was) : cpu;
     if (o->resume) MR_TRY(compare_device(s, run, err));
     mr_pool_opts po = { .on_cpu = s->on_cpu,
@@ -481,7 +506,6 @@ static mr_status open_scripts(mr_session *s, mr_err *err) {
         s->pool = NULL;
         return st;
     }
-    s->parts.backend->exact = s->settings.exact;
     if (o->on_error) s->settings.on_error = strcmp(o->on_error, "stop") == 0 ? MR_ON_ERROR_STOP : MR_ON_ERROR_PAUSE;
     return MR_OK;
 }
@@ -667,6 +691,7 @@ mr_status mr_session_reset(mr_session *s, mr_err *err) {
 }
 
 void mr_session_close(mr_session *s) {
+    mr_backend_warmed();
     close_run(s);
     mr_live_close(s->live);
     if (s->parts.model) drop_start(s);

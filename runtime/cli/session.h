@@ -51,6 +51,7 @@ typedef struct mr_session {
     mr_session_opts opts;
     mr_stage stage;
     bool on_cpu;    /* the recipe's on_cpu part is in use */
+    bool no_gpu;    /* the backend is the CPU; false before it is open: a GPU is on its way */
     mr_live *live;  /* who is told and who may ask */
     float **start;  /* the trained parameters as they were before the first step, on the host; NULL: not kept */
     mr_pool *pool;

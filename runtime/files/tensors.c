@@ -1,6 +1,9 @@
 /* tensors.c - one handle over whichever container a model came in: opening, finding, reading rows as f32, hashing. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/json.h"
 #include "base/rng.h"
@@ -281,6 +284,43 @@ mr_status mr_tensors_hash(const mr_tensors *t, char hex[65], mr_err *err) {
     for (int i = 0; i < t->n_maps; i++) mr_sha_add(sha, t->maps[i].data, t->maps[i].len);
     mr_sha_end(sha, hex);
     return MR_OK;
+}
+
+/* A hub's cache links a file's name to a blob that is named by its SHA-256. */
+static bool named_by_hash(char hash[65], const char *path) {
+    char target[4096];
+    const ssize_t n = readlink(path, target, sizeof target - 1);
+    if (n < 64) return false;
+    target[n] = '\0';
+    const char *name = mr_path_name(target);
+    if (strlen(name) != 64 || strspn(name, "0123456789abcdef") != 64) return false;
+    memcpy(hash, name, 65);
+    return true;
+}
+
+static mr_status add_identity(mr_sha *sha, const char *path, const mr_map *m, mr_err *err) {
+    enum { HEADER = 1 << 20, PIECE = 1 << 16, PIECES = 16 };
+    struct stat info;
+    char hash[65], line[512];
+    if (stat(path, &info) != 0) return mr_fail_errno(err, "%s", path);
+    const bool named = named_by_hash(hash, path);
+    if (!named)
+        snprintf(hash, sizeof hash, "%lld.%09ld", (long long)info.st_mtim.tv_sec, info.st_mtim.tv_nsec);
+    const int n = snprintf(line, sizeof line, "%.300s %zu %s\n", mr_path_name(path), m->len, hash);
+    mr_sha_add(sha, line, (size_t)n);
+    size_t header = m->len < HEADER ? m->len : HEADER;
+    mr_sha_add(sha, m->data, header);
+    for (size_t i = 1; !named && i <= PIECES && m->len > HEADER + PIECE; i++)
+        mr_sha_add(sha, m->data + (m->len - PIECE) / PIECES * i, PIECE);
+    return MR_OK;
+}
+
+mr_status mr_tensors_identity(const mr_tensors *t, char hex[65], mr_err *err) {
+    mr_sha *sha = mr_sha_new();
+    mr_status st = MR_OK;
+    for (int i = 0; i < t->n_maps && st == MR_OK; i++) st = add_identity(sha, t->map_paths[i], &t->maps[i], err);
+    mr_sha_end(sha, hex);
+    return st;
 }
 
 bool mr_tensors_is_gguf(const mr_tensors *t) {

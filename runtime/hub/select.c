@@ -2,7 +2,8 @@
  *
  * Of a model: its JSON, text and template files, and its weights once: model.safetensors, or the shards that its index
  * names, or what other safetensors there are, or the one GGUF file. Files in folders of a model are copies in other
- * formats and stay. Of a data set: every file of a known kind. With patterns: what they name. */
+ * formats and stay. Of a data set: every file of a known kind. Of both README.md, where the license stands, and from
+ * whose head the Python tools take the configurations of a data set. With patterns: what they name. */
 #include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,10 @@ static bool ends(const char *path, const char *end) {
     return n > m && strcasecmp(path + n - m, end) == 0;
 }
 
+static bool is_readme(const hub_entry *e) {
+    return strcmp(e->path, "README.md") == 0;
+}
+
 static hub_entry *find(hub_list *list, const char *path) {
     for (int i = 0; i < list->n; i++)
         if (strcmp(list->items[i].path, path) == 0) return &list->items[i];
@@ -26,8 +31,8 @@ static hub_entry *find(hub_list *list, const char *path) {
 
 static mr_status refuse_pickle(const hub *h, const char *path, const char *why, mr_err *err) {
     return mr_fail(err, MR_EREFUSED,
-                   "%s: %s is a Python pickle, which can run code when it is read: never downloaded%s", h->name.repo, path,
-                   why);
+                   "%s: %s is a Python pickle, which can run code when it is read: never downloaded%s", h->name.repo,
+                   path, why);
 }
 
 /* The patterns, or the one file that the name holds. */
@@ -44,10 +49,11 @@ static mr_status select_named(hub_list *list, const hub *h, mr_err *err) {
                 if (!exact && !ends(*p, strrchr(e->path, '.'))) continue; /* "*" means what can be had */
                 return refuse_pickle(h, e->path, "; want safetensors", err);
             }
-            if (!mr_hub_is_known_kind(e->path)) {
+            if (!mr_hub_is_known_kind(e->path) && !is_readme(e)) {
                 if (exact)
-                    return mr_fail(err, MR_EREFUSED, "%s: %s is no kind of file that medrl downloads (safetensors, gguf, "
-                                                     "json, txt, jinja, parquet, jsonl, csv)", h->name.repo, e->path);
+                    return mr_fail(err, MR_EREFUSED,
+                                   "%s: %s is no kind of file that medrl downloads (safetensors, gguf, json, txt, "
+                                   "jinja, parquet, jsonl, csv, README.md)", h->name.repo, e->path);
                 continue;
             }
             e->wanted = true;
@@ -73,8 +79,8 @@ static mr_status select_shards(hub_list *list, const hub *h, const char *index, 
         if (file && strcmp(file, last) == 0) continue; /* tensors of a shard stand together */
         hub_entry *e = file ? find(list, file) : NULL;
         if (!e || !ends(file, ".safetensors"))
-            st = mr_fail(err, MR_EDATA, "%s: %s names a shard \"%.200s\" that the repository does not hold", h->name.repo,
-                         index_name, file ? file : "?");
+            st = mr_fail(err, MR_EDATA, "%s: %s names a shard \"%.200s\" that the repository does not hold",
+                         h->name.repo, index_name, file ? file : "?");
         else
             e->wanted = true;
         last = file ? file : "";
@@ -117,7 +123,7 @@ static mr_status select_model(hub_list *list, bool *needs_index, const hub *h, c
         if (weights)
             e->wanted = has_whole ? strcmp(e->path, whole_name) == 0 : !has_index;
         else
-            e->wanted = ends(e->path, ".json") || ends(e->path, ".txt") || ends(e->path, ".jinja");
+            e->wanted = ends(e->path, ".json") || ends(e->path, ".txt") || ends(e->path, ".jinja") || is_readme(e);
         if (weights) has_weights = true;
         if (strcmp(e->path, "adapter_model.safetensors") == 0) e->wanted = true;
     }
@@ -129,8 +135,8 @@ static mr_status select_model(hub_list *list, bool *needs_index, const hub *h, c
     for (int i = 0; i < list->n; i++)
         if (ends(list->items[i].path, ".gguf")) return select_gguf(list, h, err);
     if (pickle)
-        return refuse_pickle(h, pickle, ", and there is no .safetensors beside it; some have one at a revision refs/pr/N",
-                             err);
+        return refuse_pickle(h, pickle,
+                             ", and there is no .safetensors beside it; some have one at a revision refs/pr/N", err);
     return mr_fail(err, MR_EDATA, "%s: holds no weights that medrl reads, want .safetensors or .gguf%s", h->name.repo,
                    h->name.dataset ? "" : " (a data set wants --dataset)");
 }
@@ -148,7 +154,9 @@ static mr_status check_names(const hub_list *list, const hub *h, mr_err *err) {
         const hub_entry *e = &list->items[i];
         if (!e->wanted) continue;
         const char *why = mr_hub_bad_path(e->path, strlen(e->path));
-        if (why) st = mr_fail(err, MR_EREFUSED, "%s: holds a file named \"%.300s\": %s; refused", h->name.repo, e->path, why);
+        if (why)
+            st = mr_fail(err, MR_EREFUSED, "%s: holds a file named \"%.300s\": %s; refused", h->name.repo, e->path,
+                         why);
         all[n++] = e;
     }
     qsort(all, (size_t)n, sizeof *all, by_folded);
@@ -161,14 +169,20 @@ static mr_status check_names(const hub_list *list, const hub *h, mr_err *err) {
     return st;
 }
 
-mr_status hub_select(hub_list *list, bool *needs_index, const hub *h, const char *index, size_t index_len, mr_err *err) {
+mr_status hub_select(hub_list *list, bool *needs_index, const hub *h, const char *index, size_t index_len,
+                     mr_err *err) {
     *needs_index = false;
     for (int i = 0; i < list->n; i++) list->items[i].wanted = false;
     if (h->name.file[0] || h->opts.include) {
         MR_TRY(select_named(list, h, err));
     } else if (h->name.dataset) {
         int n = 0;
-        for (int i = 0; i < list->n; i++) n += list->items[i].wanted = mr_hub_is_known_kind(list->items[i].path);
+        for (int i = 0; i < list->n; i++) {
+            hub_entry *e = &list->items[i];
+            e->wanted = mr_hub_is_known_kind(e->path);
+            n += e->wanted;
+            if (is_readme(e)) e->wanted = true;
+        }
         if (n == 0)
             return mr_fail(err, MR_EDATA, "%s: holds no data that medrl reads, want parquet, jsonl, json, csv or txt",
                            h->name.repo);

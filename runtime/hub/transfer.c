@@ -1,5 +1,5 @@
-/* transfer.c - many files over several connections, in one thread: who fetches what, what an answer may be, what is tried
- * again.
+/* transfer.c - many files over several connections, in one thread: who fetches what, what an answer may be, what is
+ * tried again.
  *
  * A connection (slot) asks for a span of blocks. The first answer of a file decides: until it is there no second
  * connection asks, so that a redirect to a storage host is followed once and a server without ranges is noticed. A span
@@ -13,7 +13,11 @@
 #include "base/log.h"
 #include "base/proc.h"
 
-enum { SPAN_MIN = 4, SPAN_MAX = 32, MAX_OPEN = 128, SAMPLES = 32 }; /* blocks; files; samples of the speed, ten a second */
+enum {
+    SPAN_MIN = 4, SPAN_MAX = 32, /* blocks of one request */
+    MAX_OPEN = 128,              /* files */
+    SAMPLES = 32                 /* of the speed, ten a second */
+};
 
 typedef struct transfer transfer;
 
@@ -28,6 +32,7 @@ typedef struct slot {
     double not_before;   /* not running: when to begin again */
     char *url;
     mr_hub_reply *reply;
+    double span;         /* blocks that are worth a request, by the last answer; 0: not known */
     mr_status st;        /* what the bytes themselves were guilty of */
 } slot;
 
@@ -45,7 +50,7 @@ struct transfer {
     double sample_s[SAMPLES];
     int64_t sample_bytes[SAMPLES];
     int n_samples;
-    double told_s;
+    double told_s, least_wait;
     mr_err *err;
 };
 
@@ -58,8 +63,9 @@ static mr_status check_hashes(slot *s) {
     const char *etag = r->linked_etag[0] ? r->linked_etag : r->etag;
     bool is_hash = mr_hub_is_hex(etag, strlen(etag)) && strlen(etag) == strlen(e->hash);
     if ((is_hash || r->linked_etag[0]) && strcmp(etag, e->hash) != 0)
-        return mr_fail(s->t->err, MR_EDATA, "%s: the server names another content (%.64s) than its list (%s); try again",
-                       e->path, etag, e->hash);
+        return mr_fail(s->t->err, MR_EDATA,
+                       "%s: the server names another content (%.64s) than its list (%s); try again", e->path, etag,
+                       e->hash);
     if (r->linked_size >= 0 && r->linked_size != e->size)
         return mr_fail(s->t->err, MR_EDATA, "%s: the server names another size (%lld) than its list (%lld); try again",
                        e->path, (long long)r->linked_size, (long long)e->size);
@@ -191,9 +197,11 @@ static bool claim(slot *s, hub_file *f) {
     while (f->next < b->n_blocks && (f->claimed[f->next] || b->here[f->next] == HUB_HERE)) f->next++;
     if (f->next == b->n_blocks) return false;
     int64_t span = (b->n_blocks - f->next + s->t->n_slots - 1) / s->t->n_slots, k = f->next;
+    if (span > s->span) span = (int64_t)s->span; /* at first as small as may be */
     span = span < SPAN_MIN ? SPAN_MIN : span > SPAN_MAX ? SPAN_MAX : span;
     if (f->whole) span = b->n_blocks;
-    for (int64_t n = 0; n < span && k < b->n_blocks && !f->claimed[k] && b->here[k] != HUB_HERE; n++) f->claimed[k++] = 1;
+    for (int64_t n = 0; n < span && k < b->n_blocks && !f->claimed[k] && b->here[k] != HUB_HERE; n++)
+        f->claimed[k++] = 1;
     s->file = f;
     s->from = s->at = s->marked = f->next * HUB_BLOCK;
     s->to = k == b->n_blocks ? f->entry->size : k * HUB_BLOCK;
@@ -279,8 +287,9 @@ static mr_status end_file(transfer *t, hub_file *f) {
         f->state = HUB_PENDING;
         return MR_OK;
     }
-    return mr_fail(t->err, MR_EDATA, "%s: %s is %s, the hub's list says %s: not the file that was announced; thrown away",
-                   f->entry->path, f->entry->sha256 ? "SHA-256" : "git's SHA-1", f->hex, f->entry->hash);
+    return mr_fail(t->err, MR_EDATA,
+                   "%s: %s is %s, the hub's list says %s: not the file that was announced; thrown away", f->entry->path,
+                   f->entry->sha256 ? "SHA-256" : "git's SHA-1", f->hex, f->entry->hash);
 }
 
 static mr_status end_files(transfer *t) {
@@ -335,6 +344,19 @@ static mr_status redirected(slot *s) {
     return MR_OK;
 }
 
+/* A request is worth ten times the shortest wait for a first byte so far: longer ones are our own queue. From a server that answers at once come small spans, so
+ * that the file is whole from its beginning as far as possible and the hasher is never far behind. */
+static void learn_span(slot *s) {
+    const hub_curl *c = s->t->h->curl;
+    curl_off_t asked = 0, first = 0, end = 0;
+    c->easy_getinfo(s->easy, CURLINFO_PRETRANSFER_TIME_T, &asked);
+    c->easy_getinfo(s->easy, CURLINFO_STARTTRANSFER_TIME_T, &first);
+    c->easy_getinfo(s->easy, CURLINFO_TOTAL_TIME_T, &end);
+    double wait = (double)(first - asked), took = (double)(end - first + 1), *least = &s->t->least_wait;
+    if (*least == 0 || wait < *least) *least = wait;
+    s->span = 1 + 10 * *least / took * (double)(s->at - s->from) / HUB_BLOCK;
+}
+
 static mr_status ended(slot *s, CURLcode code) {
     transfer *t = s->t;
     hub_file *f = s->file;
@@ -349,8 +371,10 @@ static mr_status ended(slot *s, CURLcode code) {
     if (status == 200 || status == 206) {
         if (!s->checked) MR_TRY(check_head(s));
         if (s->at < s->to)
-            return try_again(s, mr_fail(t->err, MR_ENET, "%s: broke off at byte %lld; try again: what has arrived is kept",
-                                        f->entry->path, (long long)s->at));
+            return try_again(s,
+                             mr_fail(t->err, MR_ENET, "%s: broke off at byte %lld; try again: what has arrived is kept",
+                                     f->entry->path, (long long)s->at));
+        learn_span(s);
         release(s);
         return MR_OK;
     }

@@ -1,8 +1,9 @@
-/* transfer.h - what transfer.c and hasher.c share: files on their way, and the thread that hashes behind the connections.
+/* transfer.h - what transfer.c and hasher.c share: files on their way, and the threads behind the connections.
  *
  * One thread runs all connections (transfer.c). It writes blocks in any order and publishes how far a file is whole from
- * its beginning; the hasher reads that far from the page cache, and when the last block is hashed it compares, syncs and
- * names the blob. A block that is marked is never written again, so what was hashed is what gets the name. */
+ * its beginning; the hasher reads that far from the page cache and judges when the last block is hashed. Behind it a
+ * third thread has the disk write what is hashed, and syncs and names the blob that was judged good. A block that is
+ * marked is never written again, so what was hashed is what gets the name. */
 #ifndef MR_HUB_TRANSFER_H
 #define MR_HUB_TRANSFER_H
 
@@ -30,23 +31,26 @@ typedef struct hub_file {
     bool again;        /* a part of an earlier call was wrong and has been thrown away */
     double not_before; /* WAITING: when to look again */
     /* the hasher's, under its lock */
-    int64_t ready, hashed; /* bytes */
-    bool finished, good;
+    int64_t ready, hashed, flushed; /* bytes: whole from the beginning, hashed, given to the disk */
+    bool judged, good, finished;    /* hashed to the end; the hash is the list's; named, or never will be */
     char hex[MR_HUB_HASH_MAX];
     hub_hash *hash;
     mr_status st;
     mr_err err;
 } hub_file;
 
+enum { HUB_HASHER_THREADS = 2 };
+
 typedef struct hub_hasher {
-    pthread_t thread;
+    pthread_t threads[HUB_HASHER_THREADS];
+    int n_threads;
     pthread_mutex_t lock;
-    pthread_cond_t work;
+    pthread_cond_t work, keep; /* something to hash; something to write, sync or name */
     bool started, quit;
     hub_file *files; /* borrowed; looked at where state is HUB_ACTIVE */
     int n_files;
     const hub_cache *cache;
-    void (*done)(void *self); /* in the hasher's thread, when a file is finished */
+    void (*done)(void *self); /* in one of its threads, when a file is finished */
     void *self;
 } hub_hasher;
 

@@ -5,7 +5,8 @@
 
 /* Values of one layer: of all linears, of their adapters, of single groups. */
 typedef struct sizes {
-    double linears, adapters, down, down_adapters, qkv, qkv_inputs; /* qkv_inputs: r * in of q, k, v */
+    double linears, adapters, qkv, qkv_inputs; /* qkv_inputs: r * in of q, k, v */
+    double attention, attention_adapters, gate_up, gate_up_adapters;
 } sizes;
 
 static sizes layer_sizes(const mr_config *c, const mr_lora_opts *lora) {
@@ -15,10 +16,10 @@ static sizes layer_sizes(const mr_config *c, const mr_lora_opts *lora) {
         double adapter = lora->r > 0 && lora->targets[p] ? lora->r * (rows + cols) : 0;
         s.linears += rows * cols;
         s.adapters += adapter;
-        if (p == MR_DOWN_PROJ) {
-            s.down = rows * cols;
-            s.down_adapters = adapter;
-        }
+        if (p < MR_GATE_PROJ)
+            s.attention += rows * cols, s.attention_adapters += adapter;
+        else if (p != MR_DOWN_PROJ)
+            s.gate_up += rows * cols, s.gate_up_adapters += adapter;
         if (p <= MR_V_PROJ) {
             s.qkv += rows * cols;
             s.qkv_inputs += adapter > 0 ? lora->r * cols : 0;
@@ -57,9 +58,11 @@ mr_cost mr_cost_pass(const mr_config *c, const mr_model_opts *o, const mr_pass *
     x.bytes += 2 * trained * sizeof(float); /* gradients are added to */
     if (!p->checkpointing) return x;
 
-    x.flops += layers * (2 * p->rows * (s.linears - s.down + s.adapters - s.down_adapters) + attention);
-    x.bytes += layers * ((s.linears - s.down) * weight + (s.adapters - s.down_adapters) * copy +
-                         (p->keys + p->rows) * p->kv_token_bytes);
+    const double first_part = layers * (1 - p->kept_attention), second_part = layers * (1 - p->kept_mlp);
+    x.flops += first_part * (2 * p->rows * (s.attention + s.attention_adapters) + attention) +
+               second_part * 2 * p->rows * (s.gate_up + s.gate_up_adapters);
+    x.bytes += first_part * (s.attention * weight + s.attention_adapters * copy + (p->keys + p->rows) * p->kv_token_bytes) +
+               second_part * (s.gate_up * weight + s.gate_up_adapters * copy);
     return x;
 }
 

@@ -6,7 +6,7 @@
  * written; logits are written and read as f32. A product of N rows with w[O,I] is 2*N*O*I operations, a query and a key
  * of attention 4*D a head. Training: gradients of inputs cost a forward again, but not for the first q, k, v, whose
  * input is frozen; a LoRA pair costs twice its forward; attention 5 products of D instead of 2; logits are computed
- * again. Gradient checkpointing runs each layer again, all but the down projection.
+ * again. Gradient checkpointing runs each layer again, all but the down projection and what was kept.
  * Not counted: activations between operations, norms, softmax, sampling. Threads: no hidden state. */
 #ifndef MR_COST_H
 #define MR_COST_H
@@ -24,6 +24,7 @@ typedef struct mr_pass {
     double head_rows;      /* rows of logits */
     double kv_token_bytes; /* keys and values of one token in one layer, as the device keeps them */
     bool backward, checkpointing;
+    double kept_attention, kept_mlp; /* shares of the layers whose part is not run again */
 } mr_pass;
 
 mr_cost mr_cost_pass(const mr_config *c, const mr_model_opts *o, const mr_pass *p);

@@ -100,8 +100,8 @@ static void lay_rollout(mr_decoder *d, carver *k, const shape *s) {
     d->qk = c->qk_norm ? take_f(k, n * mr_qkv_width(c)) : NULL;
     d->kv = take(k, s->rollout_kv * (size_t)c->num_hidden_layers);
     d->kv_stride = s->rollout_kv;
+    d->kv_first = 0;
     d->max_rows = d->mlp_rows = (int)n;
-    d->part_only = false;
     d->n_slots = s->o->rollout_slots;
 }
 
@@ -110,7 +110,7 @@ static void lay_halves(mr_decoder *d, carver *k, const shape *s, int64_t n, mr_k
     const mr_config *c = s->c;
     int64_t m = d->mlp_rows, width = mr_qkv_width(c), heads = (int64_t)c->num_attention_heads * c->head_dim;
     carver mlp = *k;
-    if (d->part_only) take_gate_up(shared, &mlp, s, m);
+    if (s->o->kept_mlp < c->num_hidden_layers) take_gate_up(shared, &mlp, s, m);
     d->an = take_f(&mlp, m * c->hidden_size);
     d->act = take_f(&mlp, m * c->intermediate_size);
     d->dan = take_f(&mlp, m * c->hidden_size);
@@ -126,29 +126,27 @@ static void lay_halves(mr_decoder *d, carver *k, const shape *s, int64_t n, mr_k
 static void lay_train(mr_decoder *d, carver *k, const shape *s) {
     const mr_config *c = s->c;
     int64_t n = s->o->train_rows;
-    bool again = s->o->gradient_checkpointing;
+    int layers = c->num_hidden_layers, kept = s->o->kept_attention, stores = kept < layers ? kept + 1 : layers;
     mr_kept shared = { 0 };
     float *ring[2] = { NULL, NULL };
     d->mlp_rows = s->o->mlp_rows;
-    d->part_only = again;
-    if (again) {
-        shared.mid = d->a = take_f(k, n * c->hidden_size); /* one is no longer needed when the other is written */
+    d->a = take_f(k, n * c->hidden_size);
+    if (kept < layers) {
+        shared.mid = d->a; /* one is no longer needed when the other is written */
         take_kept(&shared, k, s, n, true);
-    } else {
-        d->a = take_f(k, n * c->hidden_size);
     }
     lay_halves(d, k, s, n, &shared);
     for (int i = 0; s->o->aside_layers && i < 2; i++) ring[i] = take_f(k, n * c->hidden_size);
-    for (int i = 0; i < c->num_hidden_layers; i++) {
+    for (int i = 0; i < layers; i++) {
         mr_kept one = shared;
         one.x = i < s->o->aside_layers ? ring[i % 2] : take_f(k, n * c->hidden_size);
         take_down(&one, k, s,
                   n); /* with checkpointing too: the second run of a layer stops before the down projection */
-        if (!again) {
+        if (mr_keeps_attention(s->o, c, i)) {
             one.mid = take_f(k, n * c->hidden_size);
             take_kept(&one, k, s, n, true);
-            take_gate_up(&one, k, s, n);
         }
+        if (mr_keeps_mlp(s->o, c, i)) take_gate_up(&one, k, s, n);
         if (d->kept) d->kept[i] = one;
     }
     d->out = take_f(k, n * c->hidden_size);
@@ -156,8 +154,9 @@ static void lay_train(mr_decoder *d, carver *k, const shape *s) {
     int r = 0;
     for (int g = 0; g < MR_N_GROUPS; g++) r = mr_lora_rank(s->lora, g) > r ? mr_lora_rank(s->lora, g) : r;
     d->du = r ? take_f(k, n * r) : NULL;
-    d->kv = take(k, s->train_kv * (size_t)(again ? 1 : c->num_hidden_layers));
-    d->kv_stride = again ? 0 : s->train_kv;
+    d->kv = take(k, s->train_kv * (size_t)stores);
+    d->kv_stride = s->train_kv;
+    d->kv_first = layers - stores;
     d->max_rows = (int)n;
     d->n_slots = s->o->train_slots;
 }
@@ -187,6 +186,8 @@ static mr_decoder_opts with_defaults(const mr_decoder_opts *o, const mr_config *
     if (x.mlp_rows <= 0 || x.mlp_rows > x.train_rows) x.mlp_rows = x.train_rows;
     if (x.aside_layers < 3 || !x.gradient_checkpointing || !x.train_rows) x.aside_layers = 0; /* two are there anyway */
     if (x.aside_layers > c->num_hidden_layers) x.aside_layers = c->num_hidden_layers;
+    if (!x.gradient_checkpointing || x.kept_attention > c->num_hidden_layers) x.kept_attention = c->num_hidden_layers;
+    if (!x.gradient_checkpointing || x.kept_mlp > c->num_hidden_layers) x.kept_mlp = c->num_hidden_layers;
     x.rollout_slots = mr_kv_round(x.rollout_slots);
     x.train_slots = mr_kv_round(x.train_slots);
     return x;
@@ -240,10 +241,10 @@ void mr_decoder_plan(mr_decoder_room *room, mr_backend *b, const mr_config *c, c
     mr_decoder d = { 0 };
     carver head = { 0 };
     lay_common(&d, &head, &s);
-    size_t layers = (size_t)c->num_hidden_layers;
+    int layers = c->num_hidden_layers;
     *room = (mr_decoder_room){ .head = head.at, .head_rows = o.head_rows };
-    room->rollout_kv = s.rollout_kv * layers;
-    room->train_kv = o.train_rows ? s.train_kv * (o.gradient_checkpointing ? 1 : layers) : 0;
+    room->rollout_kv = s.rollout_kv * (size_t)layers;
+    room->train_kv = o.train_rows ? s.train_kv * (size_t)(o.kept_attention < layers ? o.kept_attention + 1 : layers) : 0;
     room->rollout = lay(&d, NULL, &s, MR_PHASE_ROLLOUT) - head.at - room->rollout_kv;
     room->train = lay(&d, NULL, &s, MR_PHASE_TRAIN) - head.at - room->train_kv;
     room->scratch = scratch(b, c, m, &o, false);
@@ -425,7 +426,8 @@ mr_mlp mr_decoder_mlp(const mr_decoder *d, int layer, int at, int n_rows) {
     const mr_config *c = &d->m->config;
     const mr_kept *k = &d->kept[layer];
     const mr_linear *l = d->m->layers[layer].linear;
-    size_t row = (size_t)at, kept_row = d->part_only ? 0 : row;
+    bool all = d->phase == MR_PHASE_ROLLOUT || mr_keeps_mlp(&d->opts, c, layer);
+    size_t row = (size_t)at, kept_row = all ? row : 0;
     mr_mlp x = { .at = at, .n = n_rows - at < d->mlp_rows ? n_rows - at : d->mlp_rows };
     x.mid = k->mid + row * (size_t)c->hidden_size;
     x.gu = k->gu + kept_row * 2 * (size_t)c->intermediate_size;
@@ -551,6 +553,7 @@ void mr_decoder_head(mr_decoder *d, const int32_t *rows, int n) {
     assert(n > 0 && n <= d->opts.head_rows);
     if (n == d->n_head && memcmp(rows, d->head_rows, (size_t)n * sizeof *rows) == 0) return;
     d->n_head = n;
+    d->lse_inv_t = 0;
     memcpy(d->head_rows, rows, (size_t)n * sizeof *rows);
     for (int i = 0, len; i < n; i += len) {
         len = run_length(rows + i, n - i);
@@ -572,6 +575,7 @@ void mr_decoder_logprobs(mr_decoder *d, float *logp, float *entropy, const int32
         b->upload(b, d->targets, targets + at, (size_t)part * sizeof(int32_t));
         b->logprob(b, d->logp, entropy ? d->entropy : NULL, d->lse, d->logits, d->targets, inv_t, part,
                    d->m->config.vocab_size);
+        d->lse_inv_t = inv_t;
         b->download(b, logp + at, d->logp, bytes);
         if (entropy) b->download(b, entropy + at, d->entropy, bytes);
     }

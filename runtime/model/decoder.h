@@ -8,7 +8,7 @@
  * Head: logits exist for at most opts.head_rows rows at a time; the backward pass computes them again, but for rows
  * that the last call had.
  * Row rule: every value of a row is the same bit for bit in both phases, for any packing.
- * No bit of a forward depends on how memory is saved (checkpointing, mlp_rows, aside_layers), and on the CPU no bit of a
+ * No bit of a forward depends on how memory is saved (checkpointing, mlp_rows, aside_layers, kept layers), and on the CPU no bit of a
  * gradient; elsewhere mlp_rows says where sums over rows are cut (kernels.h).
  * Memory: all of it is taken in mr_decoder_open, the backend's scratch for the largest packs too.
  * Errors: device failures surface in mr_backend's sync. Threads: one. */
@@ -31,6 +31,9 @@ typedef struct mr_decoder_opts {
     /* with checkpointing: the inputs of so many layers, from the first on, are kept in the host's memory, but for two at
      * a time; 3 at least, or 0 */
     int aside_layers;
+    /* with checkpointing: of so many layers, the last ones, what attention made (q, k, v, its output, the sum behind it) stays for the
+     * backward pass all the same, and of so many what gate and up gave; that part of these layers is not run again. Without: of all. */
+    int kept_attention, kept_mlp;
 } mr_decoder_opts;
 
 typedef enum mr_phase { MR_PHASE_ROLLOUT, MR_PHASE_TRAIN } mr_phase;

@@ -32,7 +32,7 @@ static bool head_backward(mr_decoder *d, const int32_t *rows, const int32_t *tar
         mr_decoder_head(d, d->pick_rows, part);
         b->upload(b, d->targets, d->pick_targets, (size_t)part * sizeof(int32_t));
         b->upload(b, d->weight, d->pick_weight, (size_t)part * sizeof(float));
-        b->logprob(b, d->logp, NULL, d->lse, d->logits, d->targets, inv_t, part, c->vocab_size);
+        if (d->lse_inv_t != inv_t) b->logprob(b, d->logp, NULL, d->lse, d->logits, d->targets, inv_t, part, c->vocab_size);
         d->n_head = 0; /* the logits become their gradient */
         b->logprob_bwd(b, d->logits, d->lse, d->targets, d->weight, inv_t, part, c->vocab_size);
         b->linear_bwd(b, d->dhn, NULL, d->logits, d->hn, NULL, &m->head, part, false);
@@ -55,7 +55,7 @@ static void mlp_backward(mr_decoder *d, int layer, const mr_mlp *x) {
     const mr_layer *l = &d->m->layers[layer];
     int channels = c->hidden_size, wide = c->intermediate_size;
     float *dx = d->dx + (size_t)x->at * (size_t)channels;
-    bool again = d->opts.gradient_checkpointing;
+    bool again = !mr_keeps_mlp(&d->opts, c, layer);
     mr_gated gated = mr_decoder_gated(d, x);
     b->rmsnorm(b, d->an, channels, x->mid, channels, l->post_norm, x->n, channels, c->rms_norm_eps);
     if (!b->mlp_bwd || !b->mlp_bwd(b, d->dan, dx, d->an, &gated, x->n, again)) {
@@ -121,7 +121,7 @@ void mr_decoder_backward(mr_decoder *d, const mr_pack *p, const int32_t *rows, c
     d->b->weight_hold(d->b, true);
     for (int i = m->config.num_hidden_layers - 1; i >= 0; i--) {
         mr_decoder_bring(d, i);
-        if (d->opts.gradient_checkpointing) {
+        if (!mr_keeps_attention(&d->opts, &m->config, i)) {
             mr_decoder_attend(d, i, p);
             mr_decoder_mid(d, i, p->n_rows);
         }

@@ -51,6 +51,7 @@ struct mr_model {
     float *noise; /* host, while loading with opts.config: MR_NOISE normals, scaled */
     struct mr_threads *readers; /* from mr_weights_load on until the model is open, for a GPU; NULL: the caller alone */
     double reading_s;           /* that the backend waited for rows */
+    struct mr_cache *cache;     /* model/cache.h; NULL: none */
 };
 enum { MR_NOISE = 1048573 }; /* a prime: no width of a matrix divides it, so rows differ */
 
@@ -87,8 +88,9 @@ void mr_weights_biases(mr_model *m);
 /* Finds has_bias of every layer; refuses tensors that the architecture does not have. */
 mr_status mr_weights_survey(mr_model *m, const mr_tensors *t, mr_err *err);
 
-/* What one layer leaves for its backward pass. While sampling all layers share one set; with gradient checkpointing all
- * but x and the down projection's u, and then gu and its u hold only the rows of the MLP's present part. */
+/* What one layer leaves for its backward pass. While sampling all layers share one set. In training layers whose attention is not kept
+ * share all but x and the down projection's u; those whose MLP is not kept share gu and its u, which then hold only the rows of the MLP's
+ * present part. */
 typedef struct mr_kept {
     float *x;       /* [N,C] input; of the layers that are set aside: one of two buffers in turn */
     float *qkv;     /* [N,QKV] after rope; before q/k norm where there is one */
@@ -129,10 +131,10 @@ struct mr_decoder {
     /* the present phase */
     mr_kept *kept; /* [L], host */
     char *kv;
-    size_t kv_stride;                        /* bytes from layer to layer; 0: one store for all */
+    size_t kv_stride;                        /* bytes of a store */
+    int kv_first;                            /* the layer of the first store, which those before it share */
     float *out;                              /* [N,C] after the last layer */
     int mlp_rows;                            /* M: rows of the MLP at a time */
-    bool part_only;                          /* gu is [M,2F], and its u as well */
     float *a, *qk;                           /* input norm's output [N,C]; normed q and k [N,QKV] */
     float *an, *act;                         /* post norm's output [M,C]; [M,F] */
     float *dx, *da, *d_o, *dqkv, *draw, *du; /* training only: [N, ...]; da and d_o are one */
@@ -149,6 +151,7 @@ struct mr_decoder {
     int32_t *host_input;               /* what goes to input */
     int n_rows;                        /* of the last forward */
     int n_head;                        /* rows whose logits, hx and hn are there; 0: none */
+    float lse_inv_t;                   /* of whose logits times this lse is there as well; 0: it is not */
     int32_t *head_rows;                /* which; host */
     int32_t *pick_rows, *pick_targets; /* host, head_rows */
     float *pick_weight;
@@ -158,7 +161,14 @@ static inline int mr_qkv_width(const mr_config *c) {
     return (c->num_attention_heads + 2 * c->num_key_value_heads) * c->head_dim;
 }
 static inline void *mr_layer_kv(const mr_decoder *d, int layer) {
-    return d->kv + (size_t)layer * d->kv_stride;
+    return d->kv + (size_t)(layer > d->kv_first ? layer - d->kv_first : 0) * d->kv_stride;
+}
+/* Whether a layer's attention, or its MLP, need not run again in the backward pass of o. */
+static inline bool mr_keeps_attention(const mr_decoder_opts *o, const mr_config *c, int layer) {
+    return layer >= c->num_hidden_layers - o->kept_attention;
+}
+static inline bool mr_keeps_mlp(const mr_decoder_opts *o, const mr_config *c, int layer) {
+    return layer >= c->num_hidden_layers - o->kept_mlp;
 }
 /* A linear as it is used now: without its adapters when they are switched off. */
 static inline mr_linear mr_linear_now(const mr_model *m, const mr_linear *l) {

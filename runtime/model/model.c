@@ -6,8 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
+#include "base/proc.h"
 #include "base/rng.h"
 #include "base/threads.h"
+#include "model/cache.h"
 #include "model/layout.h"
 
 const char *const mr_proj_names[MR_N_PROJ] = { "q_proj",    "k_proj",  "v_proj",   "o_proj",
@@ -357,16 +360,9 @@ static void init_lora(mr_model *m, float *host) {
     }
 }
 
-static mr_status zero_rows(void *self, float *dst, int64_t row, int64_t n, mr_err *err) {
-    (void)row;
-    (void)err;
-    memset(dst, 0, (size_t)(n * *(const int64_t *)self) * sizeof(float));
-    return MR_OK;
-}
-
 static mr_status create_compute_copy(mr_model *m, mr_weight **out, int64_t rows, int64_t cols, mr_err *err) {
-    mr_weight_source source = { &cols, zero_rows };
-    mr_status st = m->b->weight_create(m->b, out, source, rows, cols, mr_copy_store(&m->opts), m->opts.compute,
+    const mr_weight_source zeros = { NULL, NULL }; /* until they are renewed from the masters */
+    mr_status st = m->b->weight_create(m->b, out, zeros, rows, cols, mr_copy_store(&m->opts), m->opts.compute,
                                        mr_linear_uses(&m->opts), err);
     if (st != MR_OK) return mr_wrap(err, st, "%s: the adapter", m->path);
     m->bytes += m->b->weight_info(*out).bytes;
@@ -427,6 +423,7 @@ static mr_status fill(mr_model *m, mr_tensors *t, mr_err *err) {
     MR_TRY(mr_weights_survey(m, t, err));
     MR_TRY(lay_out(m, err));
     MR_TRY(mr_weights_load(m, t, err));
+    const double made = mr_now_s();
     MR_TRY(create_lora(m, err));
     mr_threads_close(m->readers);
     m->readers = NULL;
@@ -437,7 +434,9 @@ static mr_status fill(mr_model *m, mr_tensors *t, mr_err *err) {
     walk_copies(&place);
     m->n_copies = place.n_copies;
     mr_model_refresh(m);
-    return m->b->sync(m->b, err);
+    mr_status st = m->b->sync(m->b, err);
+    mr_debug("adapter: %.2f s", mr_now_s() - made);
+    return st;
 }
 
 mr_status mr_model_open(mr_model **out, mr_backend *b, const char *path, const mr_model_opts *opts, mr_err *err) {
@@ -453,7 +452,8 @@ mr_status mr_model_open(mr_model **out, mr_backend *b, const char *path, const m
     m->adapter_on = true;
     mr_status st = fill(m, t, err);
     mr_tensors_close(t);
-    m->opts.config = NULL; /* was borrowed */
+    m->opts.config = NULL; /* these were borrowed */
+    m->opts.cache = NULL;
     if (st != MR_OK) {
         mr_model_close(m);
         return st;
@@ -466,6 +466,7 @@ void mr_model_close(mr_model *m) {
     if (!m) return;
     mr_backend *b = m->b;
     mr_threads_close(m->readers);
+    mr_cache_close(m->cache); /* it may read weights yet */
     for (int i = 0; m->layers && i < m->config.num_hidden_layers; i++)
         for (int g = 0; g < MR_N_GROUPS; g++) {
             mr_linear *lin = &m->layers[i].linear[g];

@@ -35,6 +35,9 @@ typedef struct mr_model_opts {
      * of memory: pieces of one block of normals. For measuring, not for training. */
     const mr_config *config;
     mr_lora_opts lora;
+    /* of store MR_NF4: where the quantized weights are kept for the next time, "auto", "off" or a folder (model/cache.h); NULL: off.
+     * Borrowed for the call. */
+    const char *cache;
 } mr_model_opts;
 
 /* path: a folder (config.json, safetensors) or a .gguf file; with opts.config only a name for messages. Messages name

@@ -10,6 +10,7 @@
 #include "base/rng.h"
 #include "base/threads.h"
 #include "maps.h"
+#include "model/cache.h"
 #include "model/layout.h"
 
 enum { NAME_MAX_LEN = 112, COPY_ROWS = 64, READ_ALONE = 1 << 16 /* values that are not worth waking others for */ };
@@ -164,7 +165,9 @@ static mr_status create(mr_model *m, mr_weight **out, float *master, stack *s, m
     for (int p = 0; p < s->n; p++) rows += s->rows[p];
     mr_weight_source source = { s, stack_rows };
     mr_nf4_part parts[3];
-    const int n_stored = store == MR_NF4 && m->b->weight_adopt ? stored_nf4(parts, s) : 0;
+    int n_stored = store == MR_NF4 && m->b->weight_adopt ? stored_nf4(parts, s) : 0;
+    const bool ours = store == MR_NF4 && n_stored == 0;
+    if (ours && m->b->weight_adopt && mr_cache_find(m->cache, parts, s->name[0], rows, s->cols)) n_stored = 1;
     mr_status st = n_stored ? m->b->weight_adopt(m->b, out, parts, n_stored, rows, s->cols, m->opts.compute, uses, err)
                             : m->b->weight_create(m->b, out, source, rows, s->cols, store, m->opts.compute, uses, err);
     if (st == MR_ENOMEM)
@@ -173,6 +176,7 @@ static mr_status create(mr_model *m, mr_weight **out, float *master, stack *s, m
                        "model",
                        m->path, s->name[0], m->b->name);
     if (st != MR_OK) return st;
+    if (ours && !n_stored) mr_cache_put(m->cache, m->b, *out, s->name[0]);
     m->bytes += m->b->weight_info(*out).bytes;
     if (master) MR_TRY(fill_master(m, master, s, rows, err));
     drop(s);
@@ -278,11 +282,41 @@ static int readers(void) {
     return n < 8 ? n : 8;
 }
 
+/* Values of all linears. A checkpoint that is NF4 already has nothing to keep. */
+static int64_t values_to_quantize(const mr_model *m, const mr_tensors *t) {
+    int64_t n = 0;
+    for (int i = 0; t && i < mr_tensors_count(t); i++)
+        if (mr_tensors_nf4(mr_tensors_at(t, i))) return 0;
+    for (int p = 0; p < MR_N_PROJ; p++) n += mr_proj_rows(&m->config, p) * mr_proj_cols(&m->config, p);
+    return m->opts.store == MR_NF4 && t ? n * m->config.num_hidden_layers : 0;
+}
+
+static mr_status open_cache(mr_model *m, const mr_tensors *t, mr_err *err) {
+    const int64_t n = values_to_quantize(m, t);
+    mr_threads *own = NULL;
+    if (n == 0 || !m->opts.cache) return MR_OK;
+    if (!m->readers && mr_threads_open(&own, readers(), err) != MR_OK) own = NULL; /* alone, then */
+    mr_status st = mr_cache_open(&m->cache, m->opts.cache, t, n, m->readers ? m->readers : own, err);
+    mr_threads_close(own);
+    return st;
+}
+
+/* What was read is with the device; what was made is on its way to the disk. */
+static void leave_cache(mr_model *m) {
+    if (mr_cache_reads(m->cache)) {
+        mr_cache_close(m->cache);
+        m->cache = NULL;
+    }
+    mr_cache_end(m->cache);
+}
+
 mr_status mr_weights_load(mr_model *m, const mr_tensors *t, mr_err *err) {
     const double begun = mr_now_s();
     if (m->opts.config) MR_TRY(make_noise(m, err));
     mr_status st = m->b->kind == MR_CUDA ? mr_threads_open(&m->readers, readers(), err) : MR_OK;
+    if (st == MR_OK) st = open_cache(m, t, err);
     if (st == MR_OK) st = load_all(m, t, err);
+    if (st == MR_OK) leave_cache(m);
     mr_debug("weights: %.2f s, of which the device waited %.2f s for %d thread%s that read", mr_now_s() - begun,
              m->reading_s, m->readers ? mr_threads_count(m->readers) : 1,
              m->readers && mr_threads_count(m->readers) > 1 ? "s" : "");

@@ -2,6 +2,7 @@
 #ifndef MR_RECORD_IMPL_H
 #define MR_RECORD_IMPL_H
 
+#include "base/fsafe.h"
 #include "record/run.h"
 
 enum { MR_SPARK = 24 }; /* steps in the little curve */
@@ -21,7 +22,7 @@ typedef struct mr_shown_sample {
 
 struct mr_run {
     char *dir;
-    int lock;
+    mr_lock lock;
     mr_run_opts opts;
     mr_record_file metrics, samples, events;
     mr_record_file tensorboard; /* fd -1 unless it is asked for */

@@ -75,7 +75,8 @@
   function ticks(lo, hi, n) {
     const raw = (hi - lo) / n, p = Math.pow(10, Math.floor(Math.log10(raw))), f = raw / p;
     const step = (f < 1.5 ? 1 : f < 3.5 ? 2 : f < 7.5 ? 5 : 10) * p, out = [];
-    for (let x = Math.ceil(lo / step - 1e-9) * step; x <= hi + step * 1e-9; x += step) out.push(Math.abs(x) < step * 1e-6 ? 0 : +x.toPrecision(12));
+    for (let x = Math.ceil(lo / step - 1e-9) * step; x <= hi + step * 1e-9; x += step)
+      out.push(Math.abs(x) < step * 1e-6 ? 0 : +x.toPrecision(12));
     return out;
   }
   function line(xs, ys, X, Y, dots) {
@@ -95,7 +96,8 @@
       i.reverse().map(k => X(xs[k]).toFixed(1) + " " + Y(lo[k]).toFixed(1)).join("L") + "Z";
   }
 
-  // o: title, note, lines: [{ key, label, color, band: [lo, hi] as arrays, dots, plain }], min, max, format, wide, marks
+  // o: title, note, lines: [{ key, label, color, band: [lo, hi] as arrays, dots, plain }],
+  //    min, max, format, wide, marks
   function chart(o) {
     const lines = o.lines.filter(l => has(l.key));
     if (!lines.length) return null;
@@ -187,7 +189,8 @@
     const pick = e => {
       if (!geometry || !xs.length) return;
       const box = svg.getBoundingClientRect(), px = (e.clientX - box.left) / box.width * geometry.W;
-      const x = geometry.x0 + (px - geometry.left) / (geometry.W - geometry.left - geometry.right) * (geometry.x1 - geometry.x0);
+      const share = (px - geometry.left) / (geometry.W - geometry.left - geometry.right);
+      const x = geometry.x0 + share * (geometry.x1 - geometry.x0);
       let a = 0, b = xs.length - 1;
       while (a < b) { const m = (a + b) >> 1; if (xs[m] < x) a = m + 1; else b = m; }
       if (a > 0 && Math.abs(xs[a - 1] - x) < Math.abs(xs[a] - x)) a--;
@@ -280,7 +283,8 @@
     const around = r && sd ? [r.map((x, i) => ok(x) && ok(sd[i]) ? x - sd[i] : null),
       r.map((x, i) => ok(x) && ok(sd[i]) ? x + sd[i] : null)] : null;
     const all = [
-      chart({ title: "Reward", note: "mean of all completions of a step; the band is one standard deviation within groups",
+      chart({ title: "Reward",
+        note: "mean of all completions of a step; the band is one standard deviation within groups",
         wide: true, lines: [{ key: "reward", label: "reward", band: around }] }),
       chart({ title: "Rewards by name", wide: rewards.length > 3, lines: rewards, min: 0 }),
       chart({ title: "Reward by data set", lines: sets }),
@@ -417,7 +421,8 @@
       answer != null ? h("span", { class: "said" + (same ? " up" : "") }, answer.length > 60 ? answer.slice(0,
         60) + "…" : answer)
         : h("span", { class: "said soft" }, "no answer"),
-      h("span", { class: "soft" }, `advantage ${ok(c.adv) ? (c.adv > 0 ? "+" : "") + num(c.adv) : "–"} · ${c.n} tokens`),
+      h("span", { class: "soft" },
+        `advantage ${ok(c.adv) ? (c.adv > 0 ? "+" : "") + num(c.adv) : "–"} · ${c.n} tokens`),
       c.cut ? h("span", { class: "chip fault" }, "cut off") : null),
       h("div", { class: "adv", title: "advantage within its group" }, a), h("div", { class: "chips" }, chips),
         pretty(c.text));
@@ -427,7 +432,8 @@
     state.group = Math.max(0, Math.min(list.length - 1, state.group));
     const g = list[state.group];
     keep.replaceChildren();
-    browser.querySelector(".where").textContent = g ? `step ${g.step} · group ${state.group + 1} of ${list.length}` : "";
+    browser.querySelector(".where").textContent =
+      g ? `step ${g.step} · group ${state.group + 1} of ${list.length}` : "";
     const slider = browser.querySelector("input[type=range]");
     slider.max = Math.max(0, list.length - 1);
     slider.value = state.group;
@@ -498,8 +504,8 @@
     document.title = D.name + " · medrl";
     const open = [...page.querySelectorAll("details")].map(d => d.open);
     page.replaceChildren(head(), curves(), evaluation() || "", samples(), events() || "", settings(), h("footer", {},
-      `medrl ${(D.config.run || {}).medrl || ""} · made ${new Date(1000 * D.made).toLocaleString()} · one file, nothing is fetched` +
-      " · double-click a curve to see samples of that step"));
+      `medrl ${(D.config.run || {}).medrl || ""} · made ${new Date(1000 * D.made).toLocaleString()}` +
+      " · one file, nothing is fetched · double-click a curve to see samples of that step"));
     paint();
     if (open.length) [...page.querySelectorAll("details")].forEach((d,
       i) => { if (open[i] != null) d.open = open[i]; });
@@ -509,7 +515,11 @@
   }
   render();
   let wide = page.clientWidth;
-  addEventListener("resize", () => { if (page.clientWidth !== wide) { wide = page.clientWidth; charts.forEach(c => c.draw()); } });
+  addEventListener("resize", () => {
+    if (page.clientWidth === wide) return;
+    wide = page.clientWidth;
+    charts.forEach(c => c.draw());
+  });
 
   // Served by `medrl report --serve`: ask for what is new. A page that is a file asks nobody.
   if (location.protocol === "http:" && D.served) {

@@ -68,8 +68,7 @@ static mr_status claim_new(mr_run *r, const char *dir, mr_err *err) {
         if (st == MR_EAGAIN) continue; /* another run began in it just now */
         MR_TRY(st);
         if (!is_taken(r->dir)) return MR_OK;
-        mr_lock_release(r->lock);
-        r->lock = -1;
+        mr_lock_release(&r->lock);
     }
     return mr_fail(err, MR_EINVAL, "%s: the names up to %s-%d hold runs; choose another output_dir", dir, dir,
                    max_names - 1);
@@ -318,7 +317,8 @@ mr_status mr_run_open(mr_run **out, const char *dir, const mr_run_opts *opts, mr
     mr_run *r = mr_alloc(sizeof *r);
     r->opts = *opts;
     r->uncut = opts->mode == MR_RUN_RESUME;
-    r->lock = r->metrics.fd = r->samples.fd = r->events.fd = r->tensorboard.fd = -1;
+    r->lock = (mr_lock){ -1, -1 };
+    r->metrics.fd = r->samples.fd = r->events.fd = r->tensorboard.fd = -1;
     r->exact = r->tokens_per_s = r->step_s = r->cut = r->same = r->length = r->usd = r->faults = (double)NAN;
     mr_status st = open_run(r, dir, err);
     if (st != MR_OK) {
@@ -343,7 +343,7 @@ void mr_run_close(mr_run *r) {
     close_file(&r->samples);
     close_file(&r->events);
     close_file(&r->tensorboard);
-    mr_lock_release(r->lock);
+    mr_lock_release(&r->lock);
     mr_free(r->dir);
     mr_free(r);
 }

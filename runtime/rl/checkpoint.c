@@ -342,17 +342,17 @@ static bool looks_whole(const char *run_dir, int64_t step) {
     return whole;
 }
 
-/* The step of the checkpoint that an evaluation found best; -1 when there was none. */
-static int64_t best_step(const char *run_dir, int64_t newest) {
-    cJSON *state;
-    char *path = folder(run_dir, newest);
-    int64_t step = -1;
-    if (mr_checkpoint_read_state(&state, path, NULL) == MR_OK) {
-        const cJSON *best = cJSON_GetObjectItemCaseSensitive(state, "best_model_checkpoint");
-        if (cJSON_IsString(best)) step = step_of(mr_path_name(best->valuestring));
-        cJSON_Delete(state);
+/* The step of the checkpoint that an evaluation found best, by the newest state that can be read; -1 when there was none. */
+static int64_t best_step(const char *run_dir, const int64_t *steps, int n) {
+    cJSON *state = NULL;
+    for (int i = 0; i < n && !state; i++) {
+        char *path = folder(run_dir, steps[i]);
+        mr_checkpoint_read_state(&state, path, NULL);
+        mr_free(path);
     }
-    mr_free(path);
+    const cJSON *best = cJSON_GetObjectItemCaseSensitive(state, "best_model_checkpoint");
+    const int64_t step = cJSON_IsString(best) ? step_of(mr_path_name(best->valuestring)) : -1;
+    cJSON_Delete(state);
     return step;
 }
 
@@ -362,7 +362,7 @@ void mr_checkpoint_prune(const char *run_dir, int keep) {
     mr_err err;
     if (keep < 1 || list(&steps, &n, run_dir, &err) != MR_OK) return;
     empty_trash(run_dir);
-    const int64_t best = n > keep ? best_step(run_dir, steps[0]) : -1;
+    const int64_t best = n > keep ? best_step(run_dir, steps, n) : -1;
     for (int i = 0; i < n && n > keep; i++) {
         const bool must_stay = steps[i] == best || (n_whole < 2 && looks_whole(run_dir, steps[i]));
         n_whole += must_stay && (steps[i] != best || looks_whole(run_dir, steps[i]));

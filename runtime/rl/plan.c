@@ -12,6 +12,7 @@ enum {
     CUDA_PACK_ROWS = 4096,
     PREFILL_ROWS = 512,
     CUDA_HEAD_ROWS = 256, /* whole tiles of a product; on a CPU decoder.h's 64 MB */
+    MOST_HEAD_ROWS = 8192,
     LEAST_HEAD_ROWS = 16,
     /* of the MLP: enough tiles for all multiprocessors even where a product has few columns (with 2048 rows a training
      * step of 7162 took 3 % longer on an H100, with 1024 7 %); on a CPU, which unpacks NF4 for each part again, as many
@@ -23,7 +24,8 @@ enum {
     CUDA_LOW_MLP_ROWS = 1024,
     CUDA_LOW_HEAD_ROWS = 64,
     LEAST_ASIDE = 3, /* layers: two of their inputs are on the device anyway */
-    ASIDE_STEP = 3
+    ASIDE_STEP = 3,
+    SPARE = 32 /* a plan is as exact as that: one part of so many stays free where a choice fills the memory */
 };
 static const size_t KV_BUDGET_CPU = (size_t)1 << 30;
 
@@ -43,6 +45,7 @@ mr_model_opts mr_plan_model_opts(const mr_settings *s, mr_dtype compute) {
         .full = s->lora.r == 0,
         .from_config = s->model.from_config,
         .seed = s->train.seed,
+        .cache = s->model.weight_cache,
         .lora = { .r = s->lora.r,
                   .lora_alpha = s->lora.lora_alpha,
                   .use_rslora = s->lora.use_rslora,
@@ -88,6 +91,7 @@ typedef struct choice {
     int in_flight; /* prompts that are sampled together */
     int64_t pack;  /* rows of a training pack */
     int head_rows, mlp_rows, aside;
+    int kept_attention, kept_mlp; /* layers */
 } choice;
 
 static void measure(mr_plan *p, const inputs *in, choice x) {
@@ -98,7 +102,9 @@ static void measure(mr_plan *p, const inputs *in, choice x) {
                             .head_rows = x.head_rows,
                             .gradient_checkpointing = in->s.train.gradient_checkpointing,
                             .mlp_rows = (int)(x.mlp_rows < pack ? x.mlp_rows : pack),
-                            .aside_layers = x.aside };
+                            .aside_layers = x.aside,
+                            .kept_attention = x.kept_attention,
+                            .kept_mlp = x.kept_mlp };
     int together = p->group; /* completions of a group in one pack */
     while (together > 1 && rows_of(p, together) > pack) together--;
     int64_t slots = mr_kv_round(p->max_prompt) + together * mr_kv_round(p->max_completion);
@@ -143,7 +149,8 @@ static void wish(mr_plan *p, const inputs *in) {
 }
 
 static choice chosen(const mr_plan *p) {
-    return (choice){ p->in_flight, p->room.train_rows, p->room.head_rows, p->room.mlp_rows, p->room.aside_layers };
+    const mr_decoder_opts *o = &p->room;
+    return (choice){ p->in_flight, o->train_rows, o->head_rows, o->mlp_rows, o->aside_layers, o->kept_attention, o->kept_mlp };
 }
 
 /* Layers whose inputs of so many rows can be set aside, in half of the host's memory at most. On a CPU that is the
@@ -193,7 +200,7 @@ static bool train_with_less(choice *x, const mr_plan *p, const inputs *in) {
         if (parts > p->group) return false;
         n = (p->group + parts - 1) / parts;
         /* and with that the rest as it likes again */
-        *x = (choice){ x->in_flight, rows_of(p, n), p->wish.head_rows, p->wish.mlp_rows, 0 };
+        *x = (choice){ x->in_flight, rows_of(p, n), p->wish.head_rows, p->wish.mlp_rows, 0, 0, 0 };
     }
     return true;
 }
@@ -213,6 +220,39 @@ static bool squeeze(mr_plan *p, const inputs *in) {
         measure(p, in, x);
     }
     return true;
+}
+
+/* The most of low .. high times step, in what of x, that `most` bytes in all have room for; low times step has. */
+static void keep_most(mr_plan *p, const inputs *in, size_t most, choice *x, int *what, int step, int low, int high) {
+    while (low < high) {
+        int middle = low + (high - low + 1) / 2;
+        *what = middle * step;
+        measure(p, in, *x);
+        if (p->total <= most)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    *what = low * step;
+    measure(p, in, *x);
+}
+
+/* What is free goes to what the backward pass would run again, the part first of which a byte saves the most time: attention, logits, the
+ * MLP. */
+static void keep(mr_plan *p, const inputs *in, size_t free_bytes) {
+    if (in->b->kind != MR_CUDA) return;
+    choice x = chosen(p);
+    const size_t before = p->total, most = before + free_bytes;
+    const int layers = p->checkpointing ? in->c->num_hidden_layers : 0;
+    int groups = (int)(x.pack / group_rows(p)), targets = groups * p->group * p->max_completion;
+    if (targets > x.pack) targets = (int)x.pack;
+    if (targets > MOST_HEAD_ROWS) targets = MOST_HEAD_ROWS;
+    keep_most(p, in, most, &x, &x.kept_attention, 1, 0, layers);
+    int head_rows = x.head_rows;
+    if (targets > head_rows)
+        keep_most(p, in, most, &x, &x.head_rows, head_rows, 1, (targets + head_rows - 1) / head_rows);
+    keep_most(p, in, most, &x, &x.kept_mlp, 1, 0, x.kept_attention);
+    p->kept = p->total > before ? p->total - before : 0;
 }
 
 static void start(mr_plan *p, const inputs *in, size_t cap) {
@@ -365,6 +405,8 @@ mr_status mr_plan_make(mr_plan *out, mr_backend *b, const mr_config *c, const mr
     start(out, &in, s->vram ? s->vram : b->bytes_total);
     wish(out, &in);
     mr_status st = !out->cap || squeeze(out, &in) ? MR_OK : refuse(out, &in, err);
+    const size_t fill = out->cap - out->cap / SPARE; /* of what is free; what has to fit may take all */
+    if (out->wish.total < fill) keep(out, &in, fill - out->wish.total);
     const double kv = (double)b->kv_bytes(b, MR_KV_CHUNK, c->num_key_value_heads, c->head_dim) / MR_KV_CHUNK;
     out->kv_token_bytes = kv;
     out->t4 = mr_estimate_make(out, c, mo, kv, s->train.max_steps, &mr_t4);
@@ -379,6 +421,14 @@ bool mr_plan_cuts_groups(const mr_plan *p) {
 
 static void line(mr_str *out, const char *what, size_t bytes, const char *detail) {
     mr_str_printf(out, "  %-34s %10.1f MB  %s\n", what, (double)bytes / 1e6, detail);
+}
+
+static void describe_kept(const mr_plan *p, mr_str *out) {
+    char text[96];
+    if (!p->kept) return;
+    snprintf(text, sizeof text, "attention of %d layers, MLP of %d, %d rows of logits", p->room.kept_attention, p->room.kept_mlp,
+             p->room.head_rows);
+    line(out, "  in it, kept for the backward pass", p->kept, text);
 }
 
 static void describe_cap(const mr_plan *p, const char *device, mr_str *out) {
@@ -430,6 +480,7 @@ static void describe_all(const mr_plan *p, mr_str *out) {
     snprintf(text, sizeof text, "packs of %d rows, gradient checkpointing %s", p->room.train_rows,
              p->checkpointing ? "on" : "off");
     line(out, "  training: activations", d->train, text);
+    describe_kept(p, out);
     snprintf(text, sizeof text, "inputs of %d layers", p->room.aside_layers);
     if (d->aside) line(out, "  on the host meanwhile (not counted)", d->aside, text);
     line(out, "scratch of the device", d->scratch, "");
@@ -445,6 +496,7 @@ void mr_plan_describe(const mr_plan *p, const char *device, bool all, mr_str *ou
         snprintf(detail, sizeof detail, "%d prompts x %d, prompts to %d tokens, completions to %d; packs of %d rows",
                  p->prompts, p->group, p->max_prompt, p->max_completion, p->room.train_rows);
         line(out, "keys, values, activations", p->decoder.block + p->decoder.scratch, detail);
+        describe_kept(p, out);
         line(out, "optimizer states", p->states, p->optim == MR_ADAMW_8BIT ? "8 bit" : "32 bit");
     }
     describe_cap(p, device, out);

@@ -1,7 +1,7 @@
 /* plan.h - the memory of a run by part, before anything is loaded, and how a run is made to fit into less.
  *
- * Chosen here: how many prompts are sampled together; how many groups share a training pack; of a GPU, how many layers'
- * inputs go to the host's memory meanwhile; how many rows pass the MLP and have logits at a time; at last, into how many
+ * Chosen here: how many prompts are sampled together; how many groups share a training pack; of a GPU, how much of the forward pass
+ * stays for the backward pass in memory that is free, checkpointing or not; how many layers' inputs go to the host's memory meanwhile; how many rows pass the MLP and have logits at a time; at last, into how many
  * parts a group is cut, each with the prompt's rows again. On the CPU no bit of an adapter depends on them but on that
  * cut, which changes the order of sums. (Training all weights of a model whose
  * head is its embedding, the last bits depend on packs: both add to one gradient in turn.) What a plan says is what the
@@ -36,6 +36,7 @@ typedef struct mr_plan {
     size_t values, copies, grads, states;
     mr_decoder_room decoder; /* phase memory and the backend's scratch */
     size_t total, cap;       /* cap 0: none */
+    size_t kept;             /* in total: what there was room for so that the backward pass need not compute it again (room.kept_...) */
     mr_census census;        /* that it was made from */
     int64_t n_trained;       /* parameters */
     mr_optim optim;

@@ -32,6 +32,7 @@ typedef struct mr_settings {
         char *name; /* what mr_model_resolve takes */
         int max_seq_length;
         bool load_in_4bit;
+        char *weight_cache; /* mr_model_opts.cache */
         char *dtype;      /* "auto" (bf16 where the device has it, else f32), "bfloat16", "float32" */
         bool from_config; /* random weights: train from scratch */
         char *adapter;    /* PEFT folder to start from, "" for none */

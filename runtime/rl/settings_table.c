@@ -48,6 +48,9 @@ const mr_field mr_fields[] = {
       "most tokens of prompt and completion together; null: max_prompt_length + max_completion_length" },
     { IN_MODEL, BOTH, "load_in_4bit", K_BOOL, AT(model.load_in_4bit), "false", 0, 0, false, 0, NULL,
       "frozen weights as NF4 with double quantization (QLoRA)" },
+    { IN_MODEL, BOTH, "weight_cache", K_STRING, AT(model.weight_cache), "\"auto\"", 0, 0, false, 0, NULL,
+      "where NF4 weights that were quantized are kept for the next time: auto (beside the model's files, else below the cache folder; "
+      "MEDRL_WEIGHT_CACHE, which all commands obey, says another place), off, or a folder" },
     { IN_MODEL, BOTH, "dtype", K_STRING, AT(model.dtype), "\"auto\"", 0, 0, false, 0, dtype_names,
       "what products round to; auto: bfloat16 where the device has it, else float16 on a GPU (with a loss scale, as "
       "torch's GradScaler) and float32 on a CPU" },

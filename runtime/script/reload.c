@@ -397,15 +397,20 @@ mr_status mr_pool_between_steps(void *self, int64_t step, mr_reload *out, mr_err
             if (!c.same) tell(p, &c, what.data, out);
             p->refused = 0;
             p->young_since = 0;
-        } else if (young && (p->young_since == 0 || now - p->young_since < YOUNG_LIMIT_S)) {
-            if (p->young_since == 0) p->young_since = now; /* perhaps it is half written: looked at again */
+            change_clear(p, &c);
         } else {
-            p->refused = signature;
-            p->young_since = young ? now : 0;
-            out->refused = true;
-            mr_str_printf(&out->note, "%s; the version in use stays (changed: %s)", why.msg, what.data);
+            change_clear(p, &c); /* p->tried is from here on what was read */
+            /* Perhaps it was half written, at the look or when it was read a moment later: looked at again. */
+            young = young || mr_texts_mended(&p->tried);
+            if (young && (p->young_since == 0 || now - p->young_since < YOUNG_LIMIT_S)) {
+                if (p->young_since == 0) p->young_since = now;
+            } else {
+                p->refused = signature;
+                p->young_since = young ? now : 0;
+                out->refused = true;
+                mr_str_printf(&out->note, "%s; the version in use stays (changed: %s)", why.msg, what.data);
+            }
         }
-        change_clear(p, &c);
     }
     mr_str_clear(&what);
     return MR_OK;

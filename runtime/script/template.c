@@ -419,6 +419,7 @@ mr_status mr_template_between_steps(mr_template *t, mr_reload *out, mr_err *err)
             t->tried = fresh->v.texts;
             t->tried.before = NULL;
             memset(&fresh->v.texts, 0, sizeof fresh->v.texts);
+            young = young || mr_texts_mended(&t->tried); /* saved while it was read and tried */
             if (young && (t->young_since == 0 || now - t->young_since < YOUNG_LIMIT_S)) {
                 if (t->young_since == 0) t->young_since = now; /* perhaps it is half written: looked at again */
             } else {

@@ -1,6 +1,7 @@
 /* texts.c - finding and reading Lua files: see texts.h. */
 #include "script/texts.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include "base/fsafe.h"
 #include "base/proc.h"
 #include "base/rng.h"
+#include "rl/settings.h"
 
 enum { TEXT_MAX_BYTES = 4 << 20, MAX_TEXTS = 1024 /* a worker could ask for one file by many names */ };
 static const double YOUNG_S = 0.1;
@@ -48,6 +50,26 @@ static bool is_kind_folder(const char *name) {
     return false;
 }
 
+/* "recipes/medical_mix.lua" for "recipes/medical_mx.lua", of the files that come with medrl; owned, NULL: none is near. */
+static char *nearest_file(const char *home_lua, const char *kind, const char *arg) {
+    enum { MAX_NAMES = 64 };
+    char *dir = mr_path_join(home_lua, kind), *names[MAX_NAMES], *near = NULL;
+    struct dirent **list = NULL;
+    const int found = scandir(dir, &list, NULL, alphasort);
+    int n = 0;
+    for (int i = 0; i < found; i++) {
+        if (mr_ends_with(list[i]->d_name, ".lua") && n < MAX_NAMES)
+            names[n++] = strchr(arg, '/') ? mr_asprintf("%s/%s", kind, list[i]->d_name) : mr_strdup(list[i]->d_name);
+        free(list[i]);
+    }
+    free(list);
+    const char *name = mr_nearest_name(arg, (const char *const *)names, n);
+    if (name) near = strchr(name, '/') ? mr_strdup(name) : mr_asprintf("%s/%s", kind, name);
+    for (int i = 0; i < n; i++) mr_free(names[i]);
+    mr_free(dir);
+    return near;
+}
+
 /* The file that an argument of a command names; owned. `kind`: the folder where its like lie. One that is gone is still
  * found where a pinned version has stored it as `module`. */
 static mr_status find_named(char **path, const mr_texts *t, const char *arg, const char *module, const char *kind,
@@ -61,9 +83,15 @@ static mr_status find_named(char **path, const mr_texts *t, const char *arg, con
     }
     if (!*path && mr_detail_hash(t->pinned, module)) *path = mr_strdup(arg); /* gone, but stored */
     mr_status st = MR_OK;
-    if (!*path)
-        st = mr_fail(err, MR_ENOTFOUND, "%s: no such file here or in %s; `ls %s/%s` shows what comes with medrl", arg,
-                     home_lua, home_lua, kind);
+    if (!*path) {
+        char *near = nearest_file(home_lua, kind, arg);
+        if (near)
+            st = mr_fail(err, MR_ENOTFOUND, "%s: no such file here or in %s; did you mean \"%s\"?", arg, home_lua, near);
+        else
+            st = mr_fail(err, MR_ENOTFOUND, "%s: no such file here or in %s; `ls %s/%s` shows what comes with medrl", arg,
+                         home_lua, home_lua, kind);
+        mr_free(near);
+    }
     for (int i = 0; i < 4; i++) mr_free(tries[i]);
     mr_free(home_lua);
     return st;
@@ -229,8 +257,8 @@ void mr_texts_add_copy(mr_texts *t, const mr_text *x) {
 }
 
 /* A time stamp this new says little: the next write may get the same one. In the future: another machine's clock. */
-static bool is_young(const struct stat *s) {
-    const double age = mr_wall_s() - ((double)s->st_mtim.tv_sec + (double)s->st_mtim.tv_nsec * 1e-9);
+static bool is_young(const struct stat *s, double now) {
+    const double age = now - ((double)s->st_mtim.tv_sec + (double)s->st_mtim.tv_nsec * 1e-9);
     return age < YOUNG_S && age > -10 * YOUNG_S;
 }
 
@@ -284,6 +312,7 @@ static mr_status get(mr_texts *t, const char *module, const mr_text **out, mr_er
     }
     mr_text *x = mr_alloc(sizeof *x);
     mr_status st = MR_OK;
+    const double began = mr_wall_s();
     if (before) { /* never another file of that name further down the path */
         const char *why = not_a_file(before->path, &x->seen);
         if (why) st = mr_fail(err, MR_EINVAL, "%s: %s", before->pub.name, why);
@@ -303,7 +332,7 @@ static mr_status get(mr_texts *t, const char *module, const mr_text **out, mr_er
         text_free(x);
         return st;
     }
-    if (is_young(&x->seen)) memset(&x->seen, 0, sizeof x->seen);
+    if (is_young(&x->seen, began)) memset(&x->seen, 0, sizeof x->seen);
     x->module = mr_strdup(module);
     x->pub.name = mr_text_display_name(x->path);
     x->pub.text = text;
@@ -331,15 +360,20 @@ bool mr_texts_changed(mr_texts *t, mr_str *what, uint64_t *signature, bool *youn
     bool changed = false;
     *signature = 0;
     *young = false;
+    const double before = mr_wall_s(), at = mr_now_s(); /* before all stats: however long they take, nothing gets older by it */
     for (int i = 0; i < t->n; i++) {
         mr_text *x = t->list[i];
         if (!x->path) continue;
         struct stat now;
         x->changed = false;
         if (is_own(x)) continue;
-        if (stat(x->path, &now) == 0 && x->seen.st_ino && same_stat(&now, &x->seen)) continue;
+        if (stat(x->path, &now) == 0 && x->seen.st_ino && same_stat(&now, &x->seen)) {
+            x->found_s = 0;
+            continue;
+        }
         const char *why = not_a_file(x->path, &now);
-        const bool fresh = !why && is_young(&now);
+        const bool fresh = !why && is_young(&now, before);
+        if (x->found_s == 0 || !same_stat(&now, &x->found)) x->found = now, x->found_s = at;
         if (why) {
             snprintf(x->looked_as, sizeof x->looked_as, "%.64s", why);
             memset(&x->looked, 0, sizeof x->looked);
@@ -349,9 +383,12 @@ bool mr_texts_changed(mr_texts *t, mr_str *what, uint64_t *signature, bool *youn
         }
         if (strcmp(x->looked_as, x->pub.sha256) == 0) { /* touched only */
             if (!fresh) x->seen = now;
+            x->found_s = 0;
             continue;
         }
-        *young = *young || fresh;
+        /* By the file's own stamp, or by ours: a file that is being emptied is short before its stamp is a new one (ext4),
+         * and one that is replaced by way of its removal is gone for a moment. */
+        *young = *young || fresh || at - x->found_s < YOUNG_S;
         *signature = *signature * 31 + mr_hash64(x->looked_as, strlen(x->looked_as)) + (uint64_t)i + 1;
         mr_str_printf(what, "%s%s", changed ? ", " : "", x->pub.name);
         x->changed = changed = true;

@@ -18,6 +18,8 @@ typedef struct mr_text {
     struct stat looked;  /* and at the last look that found it changed */
     char looked_as[65];  /* its hash then, or what it is instead of a file */
     bool changed;        /* by the last mr_texts_changed */
+    struct stat found;   /* what stands there instead, and since when it is known to (mr_now_s); 0: nothing does */
+    double found_s;
 } mr_text;
 
 typedef struct mr_texts {
@@ -53,7 +55,7 @@ void mr_texts_close(mr_texts *t);
 mr_status mr_texts_get(mr_texts *t, const char *module, const mr_text **out, mr_err *err);
 /* Whether a file differs from what was read, by content; `what` gets the names, with commas. Costs one stat a file when
  * nothing changed. signature identifies this state of the files, so that one that was refused is not tried again.
- * young: a file was saved within the last tenth of a second, and more may be on its way. */
+ * young: a file was saved within the last tenth of a second, or was first found as it is, and more may be on its way. */
 bool mr_texts_changed(mr_texts *t, mr_str *what, uint64_t *signature, bool *young);
 /* The same for a version that was turned down: a file of it was saved since, or the one that it missed is there now. */
 bool mr_texts_mended(mr_texts *t);

@@ -4,8 +4,9 @@
  *     CUDA_INJECTION64_PATH=$PWD/libtrace.so LD_LIBRARY_PATH=$CUDA/lib64 medrl bench ...
  *
  * The driver loads it (CUDA_INJECTION64_PATH), the program need not know. One row a kernel, its grid and block with it, so that shapes
- * show; `idle` is the time between the end of one and the start of the next when that is under a millisecond: launches. Source of the
- * interface: CUPTI's manual, Activity API. */
+ * show; `idle` is the time between the end of one and the start of the next when that is under a millisecond: launches. TRACE_LIST=FILE
+ * writes all of them in order as well, a line each: start and duration in ns, name. Source of the interface: CUPTI's manual, Activity
+ * API. */
 #include <cupti.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,9 +23,11 @@ typedef struct row {
 static row rows[MAX_ROWS];
 static int n_rows;
 static uint64_t last_end, idle, n_idle;
+static FILE *list;
 
 static void count(const char *name, uint64_t start, uint64_t end) {
     int i = 0;
+    if (list) fprintf(list, "%llu %llu %s\n", (unsigned long long)start, (unsigned long long)(end - start), name);
     while (i < n_rows && strcmp(rows[i].name, name) != 0) i++;
     if (i == MAX_ROWS) return;
     if (i == n_rows) snprintf(rows[n_rows++].name, sizeof rows[0].name, "%s", name), rows[i].least = UINT64_MAX;
@@ -72,6 +75,7 @@ static int by_time(const void *a, const void *b) {
 static void print(void) {
     uint64_t all = 0;
     cuptiActivityFlushAll(1);
+    if (list) fclose(list);
     qsort(rows, (size_t)n_rows, sizeof rows[0], by_time);
     for (int i = 0; i < n_rows; i++) all += rows[i].ns;
     fprintf(stderr, "trace: %.3f ms busy, %.3f ms idle in %llu gaps below 1 ms\n", (double)all / 1e6, (double)idle / 1e6,
@@ -86,6 +90,7 @@ int InitializeInjection(void) {
     const CUpti_ActivityKind kinds[] = { CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY, CUPTI_ACTIVITY_KIND_MEMSET };
     for (int i = 0; i < 3; i++)
         if (cuptiActivityEnable(kinds[i]) != CUPTI_SUCCESS) fprintf(stderr, "trace: CUPTI refuses kind %d\n", (int)kinds[i]);
+    if (getenv("TRACE_LIST")) list = fopen(getenv("TRACE_LIST"), "w");
     cuptiActivityRegisterCallbacks(ask, done);
     atexit(print);
     return 1;

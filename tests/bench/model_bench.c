@@ -2,6 +2,7 @@
  *
  *     build/tests/model_bench [MODEL] [THREADS] [GROUPS] [R]
  *
+ * MODEL may be a shape, as for `medrl bench --config`: random weights, no file.
  * The work of the recipe's CPU profile: 4 groups of a prompt of 250 and 6 completions of 48 tokens, LoRA r = 16 on all
  * linears, bf16 where the machine has it. One group a pack: forward, log-probabilities, backward. Then decoding at batch 24. With
  * one thread the times are processor time, so that other programs do not count. */
@@ -30,6 +31,8 @@ enum {
     LINEAR,
     SILU,
     ADD,
+    MLP,
+    MLP_BWD,
     KV_PUT,
     ATTENTION,
     NORM_BWD,
@@ -42,7 +45,7 @@ enum {
     N_OPS
 };
 static const char *const op_names[N_OPS] = {
-    "embed",       "rmsnorm",    "rope",         "linear",        "silu_mul", "add",         "kv_put",    "attention",
+    "embed",       "rmsnorm",    "rope",         "linear",        "silu_mul", "add", "mlp", "mlp_bwd", "kv_put",    "attention",
     "rmsnorm_bwd", "linear_bwd", "silu_mul_bwd", "attention_bwd", "logprob",  "logprob_bwd", "copy, zero"
 };
 static double spent[N_OPS];
@@ -76,6 +79,16 @@ static void t_linear(mr_backend *b, float *y, float *u, const float *x, const mr
 }
 static void t_silu(mr_backend *b, float *y, const float *gu, int N, int F) {
     TIMED(SILU, real.silu_mul(b, y, gu, N, F));
+}
+static bool t_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add) {
+    bool served = false;
+    TIMED(MLP, served = real.mlp(b, y, x, m, N, add));
+    return served;
+}
+static bool t_mlp_bwd(mr_backend *b, float *dx, const float *dy, const float *x, const mr_gated *m, int N, bool again) {
+    bool served = false;
+    TIMED(MLP_BWD, served = real.mlp_bwd(b, dx, dy, x, m, N, again));
+    return served;
 }
 static void t_add(mr_backend *b, float *y, const float *x, int64_t n) {
     TIMED(ADD, real.add(b, y, x, n));
@@ -178,19 +191,25 @@ int main(int argc, char **argv) {
     mr_decoder *d = NULL;
     char *path = NULL;
     int groups = argc > 3 ? atoi(argv[3]) : 4;
-    if (mr_model_resolve(&path, argc > 1 ? argv[1] : "smollm2-135m-instruct", &err) != MR_OK) die(&err);
+    mr_config config;
+    bool shape = argc > 1 && mr_config_named(&config, argv[1], &err) == MR_OK;
+    if (shape) path = mr_strdup(argv[1]);
+    if (!shape && mr_model_resolve(&path, argc > 1 ? argv[1] : "smollm2-135m-instruct", &err) != MR_OK) die(&err);
     if (mr_backend_open(&open, MR_CPU, 0, argc > 2 ? atoi(argv[2]) : 0, &err) != MR_OK) die(&err);
     real = b = *open;
     b.embed = t_embed, b.rmsnorm = t_rmsnorm, b.rope = t_rope, b.linear = t_linear, b.silu_mul = t_silu, b.add = t_add,
     b.kv_put = t_kv;
     b.attention = t_att, b.rmsnorm_bwd = t_norm_bwd, b.linear_bwd = t_linear_bwd, b.silu_mul_bwd = t_silu_bwd,
     b.attention_bwd = t_att_bwd;
+    b.mlp = t_mlp, b.mlp_bwd = t_mlp_bwd;
     b.logprob = t_logprob, b.logprob_bwd = t_logprob_bwd, b.copy = t_copy, b.zero = t_zero;
     if (b.n_threads == 1) bench_clock = CLOCK_THREAD_CPUTIME_ID;
     mr_dtype type = b.has_bf16 ? MR_BF16 : MR_F32;
     mr_model_opts o = { .store = type,
                         .compute = type,
                         .train = true,
+                        .from_config = shape,
+                        .config = shape ? &config : NULL,
                         .lora = { .r = argc > 4 ? atoi(argv[4]) : 16, .lora_alpha = 32, .seed = 1 } };
     for (int p = 0; p < MR_N_PROJ; p++) o.lora.targets[p] = true;
     double start = now();

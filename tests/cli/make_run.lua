@@ -1,5 +1,5 @@
--- make_run.lua DIR STEPS: a run folder of the given length, as `medrl run` leaves one, for the tests of its report. Plain
--- Lua. Some texts try to break out of a page; their marks (PWNED) must never become markup.
+-- make_run.lua DIR STEPS: a run folder of the given length, as `medrl run` leaves one, for the tests of its report.
+-- Plain Lua. Some texts try to break out of a page; their marks (PWNED) must never become markup.
 local dir, steps = arg[1], tonumber(arg[2])
 local seed = 7
 local function rnd()
@@ -64,11 +64,12 @@ for i = 1, steps do
     line[#line + 1] = ('"rewards/%s/mean": %.6g, "rewards/%s/std": %.6g'):format(name, mean[k], name, 0.2 * most[k])
   end
   line[#line + 1] = ('"reward": %.8g, "reward_std": %.6g, "frac_reward_zero_std": %d, "kl": %.6g, "entropy": %.6g, '
-    .. '"clip_ratio/region_mean": %.6g, "clip_ratio/low_mean": %.6g, "clip_ratio/high_mean": %.6g, "step_time": %.5g'):format(total,
-    0.9 * (1 - 0.6 * skill), rnd() < 0.2 and 1 or 0, 0.03 * skill + 0.004 * rnd(), 0.6 - 0.35 * skill + 0.05 * rnd(),
+    .. '"clip_ratio/region_mean": %.6g, "clip_ratio/low_mean": %.6g, "clip_ratio/high_mean": %.6g, '
+    .. '"step_time": %.5g'):format(total, 0.9 * (1 - 0.6 * skill), rnd() < 0.2 and 1 or 0, 0.03 * skill + 0.004 * rnd(),
+    0.6 - 0.35 * skill + 0.05 * rnd(),
     0.002 * rnd(), 0.001 * rnd(), 0.001 * rnd(), seconds)
-  line[#line + 1] = ('"sampling/is_ratio": 1, "rewards/faults": %d, "scripts/version": %d'):format(i % 97 == 0 and 3 or 0,
-    i > steps / 2 and 2 or 1)
+  line[#line + 1] = ('"sampling/is_ratio": 1, "rewards/faults": %d, "scripts/version": %d'):format(
+    i % 97 == 0 and 3 or 0, i > steps / 2 and 2 or 1)
   local set = sets[1 + math.floor(rnd() * 3)]
   line[#line + 1] = ('"data/%s/reward": %.6g, "time/rollout_s": %.5g, "time/score_s": 0.01, "time/train_s": %.5g, '
     .. '"time/tokens_per_s": %.5g, "time/run_s": %.6g, "cost/usd": %.6g'):format(set, total, seconds * 0.8,
@@ -76,12 +77,13 @@ for i = 1, steps do
     115 + 10 * rnd(), i * 21, cost)
   if i % 50 == 0 or i == steps then
     local a = 0.22 + 0.5 * skill
-    line[#line + 1] = ('"eval/accuracy": %.4f, "eval/accuracy_low": %.4f, "eval/accuracy_high": %.4f, "eval/invalid_ratio": %.4f, '
-      .. '"eval/gsm8k/accuracy": %.4f, "eval/pubmedqa/accuracy": %.4f'):format(a, a - 0.07, a + 0.07,
-        0.5 * (1 - skill), a - 0.1, a + 0.08)
+    line[#line + 1] = ('"eval/accuracy": %.4f, "eval/accuracy_low": %.4f, "eval/accuracy_high": %.4f, '
+      .. '"eval/invalid_ratio": %.4f, "eval/gsm8k/accuracy": %.4f, "eval/pubmedqa/accuracy": %.4f'):format(
+        a, a - 0.07, a + 0.07, 0.5 * (1 - skill), a - 0.1, a + 0.08)
   end
   metrics:write("{", table.concat(line, ", "), "}\n")
-  local question = "Given the scientific context below:\n" .. prose(120) .. "\n\nAnswer the following question:\nIs it so?"
+  local question = "Given the scientific context below:\n" .. prose(120)
+    .. "\n\nAnswer the following question:\nIs it so?"
   for g = 0, 5 do
     local right = rnd() < skill * 0.7
     local bad = (i * 6 + g) % 31 == 0 and hostile[1 + (i + g) % #hostile] or ""
@@ -92,14 +94,17 @@ for i = 1, steps do
       local v = k == 5 and (right and 2 or 0) or most[k] * (rnd() < skill + 0.1 and 1 or 0)
       parts[k] = ('"%s": %.3g'):format(name, v)
     end
-    samples:write(('{"step": %d, "prompt_index": 0, "sample": %d, "row": %d, "source": "%s", "prompt": %s, "completion": %s, '
-      .. '"answer": "%s", "rewards": {%s}, "faults": [%s], "reward": %.5g, "advantage": %.5g, "tokens": %d, "truncated": %s}\n')
-      :format(i, g, i * 7 % 7473, set, quote("<|im_start|>user\n" .. question .. "<|im_end|>\n<|im_start|>assistant\n"), quote(text),
+    local prompt = "<|im_start|>user\n" .. question .. "<|im_end|>\n<|im_start|>assistant\n"
+    samples:write(('{"step": %d, "prompt_index": 0, "sample": %d, "row": %d, "source": "%s", "prompt": %s, '
+      .. '"completion": %s, "answer": "%s", "rewards": {%s}, "faults": [%s], "reward": %.5g, "advantage": %.5g, '
+      .. '"tokens": %d, "truncated": %s}\n'):format(i, g, i * 7 % 7473, set, quote(prompt), quote(text),
       golds[set], table.concat(parts, ", "), i % 97 == 0 and g == 0 and '"correctness"' or "",
         (right and 3.4 or 1.1) + rnd() * 0.4,
       (right and 1 or -0.7) + 0.2 * rnd(), 60 + 200 * rnd(), rnd() < 0.03 and "true" or "false"))
   end
-  if i % 97 == 0 then event(i, "fault", "lua/rewards/correctness.lua:12: attempt to index a nil value (sample 0) " .. hostile[2]) end
+  if i % 97 == 0 then
+    event(i, "fault", "lua/rewards/correctness.lua:12: attempt to index a nil value (sample 0) " .. hostile[2])
+  end
   if i == math.floor(steps / 2) then
     event(i, "reload", "rewards/correctness.lua: taken over (7 cases passed; last batch: correctness 1.12 -> 1.20)")
   end
@@ -110,12 +115,12 @@ event(steps, "stop", "done after step " .. steps)
 metrics:close() samples:close() events:close()
 local e = file "eval.json"
 local function side(r, n, a, lo, hi, inv)
-  return ('{"right": %d, "accuracy": %g, "low": %g, "high": %g, "invalid": %d, "invalid_ratio": %g, "mean_length": 170}'):format(r, a,
-    lo, hi, inv * n, inv)
+  return ('{"right": %d, "accuracy": %g, "low": %g, "high": %g, "invalid": %d, "invalid_ratio": %g, '
+    .. '"mean_length": 170}'):format(r, a, lo, hi, inv * n, inv)
 end
 local function set(name, n, base, tuned)
-  return ('{"name": "%s", "rows": %d, "judged": %d, "tuned": %s, "base": %s, "became_right": 71, "became_wrong": 12, "p_value": 3e-11}')
-    :format(name, n, n, tuned, base)
+  return ('{"name": "%s", "rows": %d, "judged": %d, "tuned": %s, "base": %s, "became_right": 71, '
+    .. '"became_wrong": 12, "p_value": 3e-11}'):format(name, n, n, tuned, base)
 end
 e:write('{"data": "data.eval of recipes/medical_mix.lua", "sets": [',
   set("gsm8k", 200, side(44, 200, 0.22, 0.168, 0.282, 0.41), side(103, 200, 0.515, 0.446, 0.583, 0.02)), ", ",

@@ -36,6 +36,13 @@ grep -q '"best_global_step": *2\b' again/checkpoint-4/trainer_state.json || fail
 run 0 run recipes/smoke.lua --output seldom --device cpu --threads 2 --set grpo.save_steps=0 --set grpo.eval_steps=1
 [ -e seldom/checkpoint-1/MANIFEST ] || fail "the best checkpoint is not there"
 
+# and stays when others are pruned: it, and the newest two
+run 0 run recipes/smoke.lua --output few --device cpu --threads 2 --set grpo.learning_rate=0.3 --set lora.r=8 --set grpo.max_grad_norm=100 \
+    --set grpo.eval_steps=2 --set grpo.max_eval_samples=4 --set grpo.save_steps=1 --set grpo.save_total_limit=1 --set grpo.max_steps=7
+best=$(sed -n 's/.*"best_global_step": *\([0-9]*\).*/\1/p' few/checkpoint-7/trainer_state.json)
+[ -n "$best" ] && [ "$best" -lt 6 ] || fail "the best step is \"$best\", want one that pruning would take"
+is "$(echo few/checkpoint-*)" "few/checkpoint-$best few/checkpoint-6 few/checkpoint-7"
+
 # stopped in the midst of an evaluation, which is most of this run's time: the step is kept, the rest comes with the resume
 cat >long <<END
 exec "$medrl" run recipes/demo.lua --output \$1 --device cpu --threads 1 -q --set grpo.max_steps=6 --set grpo.save_steps=0 \\

@@ -70,6 +70,11 @@ bad_data 'recipes/gs.lua: data.train has no rows' ''
 run 65 run recipes/gs.lua --set data.files.gsm8k=data/nowhere.jsonl
 says 'medrl: data set "gsm8k": data/nowhere.jsonl: no such file here or in'
 
+run 2 run recipes/medical_mx.lua
+says 'did you mean "recipes/medical_mix.lua"?'
+run 2 run medicalmix.lua
+says 'did you mean "recipes/medical_mix.lua"?'
+
 # --- a run: what the reward sees, weights, a sample that shows its question, warnings that are no errors
 cat >rewards/info.lua <<'LUA'
 return { name = "info", score = function(_, row, info)

@@ -55,25 +55,48 @@ refuse 'rewards/own.lua: is a folder now'
 rm rewards/own.lua
 ln -s own.lua rewards/own.lua
 refuse 'rewards/own.lua: is a link that leads back to itself'
+rm rewards/own.lua
+refuse 'rewards/own.lua: is gone'
+mkfifo rewards/own.lua.new
+mv rewards/own.lua.new rewards/own.lua
+refuse 'rewards/own.lua: is no plain file now'
 printf '\033LJ\002' >rewards/own.lua.new
 mv rewards/own.lua.new rewards/own.lua
 refuse 'rewards/own.lua: byte 0: this is bytecode'
 put 'return { score = function() return 1 end, cases = { { "x", {}, 2 } } }'
 refuse 'got 1, want 2'
-# written in two halves, 50 ms apart: waited for, and what it is then is what is in use
-n=$(wc -l <whole/events.jsonl)
-{
-    printf 'local M = { name = "own", range = { 0, 6 } }\n'
-    sleep 0.05
-    printf 'function M.score(c) return #c %% 3 end\nreturn M\n'
-} >rewards/own.lua
-sleep 0.4
-said=$(sed "1,${n}d" whole/events.jsonl | grep -c 'stays' || true)
-[ "$said" -le 1 ] || fail "$said lines about half a file" # one, on a busy machine; test_reload.c is strict
+# written in two halves: what comes whole within a tenth of a second (by the clock of who writes) is waited for in silence, and is what is in
+# use; what stays half for longer has its line, one, and comes back in silence too
+halves() { # SECONDS: between them; $ms: from before the first to behind the second
+    n=$(wc -l <whole/events.jsonl)
+    began=$(date +%s%N)
+    {
+        printf 'local M = { name = "own", range = { 0, 6 } }\n'
+        [ "$1" = 0 ] || sleep "$1"
+        printf 'function M.score(c) return #c %% 3 end\nreturn M\n'
+    } >rewards/own.lua
+    ms=$((($(date +%s%N) - began) / 1000000))
+    sleep 0.4
+    said=$(sed "1,${n}d" whole/events.jsonl | grep -c 'stays' || true)
+}
+in_time=0 late=0
+for _ in $(seq 20); do
+    halves 0.03
+    if [ $ms -lt 90 ]; then
+        in_time=$((in_time + 1))
+        is "$said" 0
+    else # a busy machine
+        late=$((late + said))
+        [ "$said" -le 1 ] || fail "$said lines about half a file"
+    fi
+    [ $in_time -lt 3 ] || break
+done
+[ $in_time -ge 1 ] || fail "20 writers were too slow: 30 ms took more than 90"
+halves 0.4
+is "$said" 1
+late=$((late + 1))
 alive
-# a file that is removed before another takes its place may be seen while it is gone: a line more
-said=$(grep -c 'the version in use stays (changed: rewards/own.lua)' whole/events.jsonl)
-[ "$said" -ge $refused ] && [ "$said" -le $((refused + 4)) ] || fail "$said lines for $refused refusals"
+is "$(grep -c 'the version in use stays (changed: rewards/own.lua)' whole/events.jsonl)" $((refused + late)) # a line each
 finish 0
 is "$(wc -l <whole/metrics.jsonl | tr -d ' ')" $steps
 is "$(wc -l <whole/samples.jsonl | tr -d ' ')" $((steps * 8))
@@ -81,7 +104,7 @@ is "$(grep -c '"rewards/faults": 0' whole/metrics.jsonl)" $steps
 is "$(grep -c 'taken over' whole/events.jsonl || true)" 0
 same_bits clean whole
 
-# a hundred saves a second for five seconds, every other one broken; the last one is good, other and taken over; and again from a checkpoint
+# a hundred saves a second (fewer on a busy machine) for five seconds, every other one broken; the last one is good, other and taken over; and again from a checkpoint
 good
 start often --set grpo.max_steps=20000 --set grpo.save_steps=50
 wait_step 52
@@ -100,7 +123,7 @@ run 0 attach often -e "run:set{ max_steps = $((at + 200)) }"
 wait_step $((at + 60))
 kill -KILL $pid
 wait $pid 2>/dev/null
-[ "$i" -ge 200 ] || fail "only $i saves in 5 s"
+[ "$i" -ge 100 ] || fail "only $i saves in 5 s"
 is "$(grep -c '"rewards/faults": 0' often/metrics.jsonl)" "$(wc -l <often/metrics.jsonl | tr -d ' ')"
 [ "$(grep -c 'the version in use stays' often/events.jsonl)" -le 7 ] || fail "more than a line a second"
 for sha in $(grep '"kind": "reload"' often/events.jsonl | grep -oE '[0-9a-f]{64}' | sort -u); do
@@ -135,5 +158,7 @@ if [ -n "$other" ] || [ "$(id -u)" != 0 ]; then
     wait_event 'rewards/own.lua: Permission denied'
     finish 0
     is "$(grep -c 'the version in use stays' mode/events.jsonl)" 1
+    refused=$((refused + 1))
 fi
+echo "score: reload_refusals $refused 11"
 passed

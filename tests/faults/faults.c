@@ -7,6 +7,7 @@
  *     MEDRL_FAULT_LOG=FILE                    a line for each fault that was played: so that a loop over N knows when to end
  *     MEDRL_FAULT_TRACE=FILE                  what was done below MEDRL_FAULT_BELOW, with its data, for power.pl
  *     MEDRL_FAULT_WORKER=PROGRAM              workers are this program: under valgrind /proc/self/exe is valgrind
+ *     MEDRL_FAULT_POPULATE=1                  large blocks are memory at once, not when they are first touched: a process's peak is its plan
  *     MEDRL_FAULT_WORKERS=N                   so many workers, which is no setting
  *
  * OP:   write fsync open mkdir rename unlink rmdir truncate chmod link (every form of each); malloc (all that gives memory, of
@@ -347,9 +348,13 @@ mr_status __wrap_mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_o
 
 /* --- memory --- */
 
+/* What the CPU backend cuts small blocks from (kernels/cpu/slab.c): the end of the last one belongs to nobody. */
+enum { SLAB_BYTES = 64 << 20 };
+
 DECLARE(void *, mmap, void *, size_t, int, int, int, off_t)
 void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t offset) {
     if (fails(due(MMAP, NULL, -1))) return MAP_FAILED;
+    if (getenv("MEDRL_FAULT_POPULATE") && (flags & MAP_ANONYMOUS) && len != SLAB_BYTES) flags |= MAP_POPULATE;
     return __real_mmap(at, len, prot, flags, fd, offset);
 }
 

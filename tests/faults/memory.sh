@@ -45,7 +45,7 @@ while kill -0 $pid 2>/dev/null && [ $part != valgrind ]; do
     fi
     ! grep -q Sanitizer attach.err || { cp attach.err err; fail "an attached session"; }
     [ $looks != 2 ] || [ $reloads != 0 ] || { reloads=1; reward 2; }
-    sleep 0.05
+    sleep 0.2
 done
 code=0
 wait $pid || code=$?

@@ -8,6 +8,7 @@
 . "$(dirname "$0")/lib_faults.sh"
 all=${2-}
 short_run
+smaller
 run 0 run short.lua -o whole -q
 whole_hash=$(hash_of whole)
 whole_metrics=$(without_clock whole)

@@ -8,6 +8,7 @@
 . "$(dirname "$0")/lib_faults.sh"
 kills=${2-40}
 short_run 60
+smaller
 began=$(date +%s%N)
 run 0 run short.lua -o whole -q
 ms=$((($(date +%s%N) - began) / 1000000))

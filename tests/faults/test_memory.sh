@@ -1,6 +1,7 @@
 #!/bin/sh
 # test_memory.sh - the Nth request for memory of a run of one step fails, for every N of a list: the run ends with exit code 71 and one line,
 # or goes on to the bits of the run that had it all; it never crashes. Once (a large request that may be tried smaller), and from then on.
+# And the peak that `medrl plan` says is that of the process.
 #
 #     test_memory.sh MEDRL_FAULTY [all]     all: every N (minutes); else the first 120, then every 1.1th
 # Source: reliability.md P12; the loop is SQLite's ("How SQLite Is Tested").
@@ -54,5 +55,29 @@ for from in 1 2; do
 done
 for pid in $pids; do wait "$pid" || exit 1; done
 (lane mmap 1 1) || exit 1
-checks=$((checks + 3))
+
+# --- a plan of 240 MB, and one of 25, the difference of which is that of two processes' peaks (both have the program, its workers' texts, its
+# threads' stacks too): blocks are made of memory at once, since what a short run does not touch it does not have
+size=512
+mkdir model
+cp "$MEDRL_HOME"/examples/nano/token* model/
+sed "s/\"hidden_size\": 128/\"hidden_size\": $size/; s/\"intermediate_size\": 352/\"intermediate_size\": $((size * 8 / 3 / 64 * 64))/
+    s/\"num_hidden_layers\": 4/\"num_hidden_layers\": 8/; s/\"num_attention_heads\": 4/\"num_attention_heads\": $((size / 64))/
+    s/\"num_key_value_heads\": 2/\"num_key_value_heads\": $((size / 128))/; s/\"head_dim\": 32/\"head_dim\": 64/" \
+    "$MEDRL_HOME/examples/nano/config.json" >model/config.json
+sed 's/prompts_per_step = 2, num_generations = 4/prompts_per_step = 8, num_generations = 8/; s/max_completion_length = 16/max_completion_length = 32/' \
+    short.lua >little.lua
+sed 's#name = "examples/nano", max_seq_length = 128, load_in_4bit = false#name = "model", max_seq_length = 128, from_config = true#' little.lua >large.lua
+planned() { "$medrl" plan "$1" --json | grep -oE '"total": [0-9]+' | grep -oE '[0-9]+'; }
+peak() { # in MB
+    MEDRL_FAULT_POPULATE=1 "$medrl" run "$1" -o "$temp/peak-$1" -q --set grpo.max_steps=1 >"$temp/out" 2>"$temp/err" </dev/null || fail "$1: exit code $?"
+    grep -oE 'at most [0-9]+ MB' "$temp/out" | grep -oE '[0-9]+'
+}
+set -- "$(planned little.lua)" "$(planned large.lua)" "$(peak little.lua)" "$(peak large.lua)"
+awk -v a="$1" -v b="$2" -v p="$3" -v q="$4" 'BEGIN { d = (q - p) * 1e6 - (b - a); exit !(b > 2e8 && d < 0.03 * b && d > -0.03 * b) }' ||
+    fail "planned $1 and $2 bytes, peaks of $3 and $4 MB"
+off=$(awk -v a="$1" -v b="$2" -v p="$3" -v q="$4" 'BEGIN { d = ((q - p) * 1e6 - (b - a)) * 100 / b; printf "%.1f", d < 0 ? -d : d }')
+echo "planned $2 bytes, the process took $off % more or less"
+echo "score: plan_off_percent $off 3"
+checks=$((checks + 4))
 passed

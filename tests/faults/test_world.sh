@@ -19,6 +19,9 @@ for _ in $(seq 200); do ls -d busy/checkpoint-* >/dev/null 2>&1 && break; sleep 
 ls -d busy/checkpoint-* >/dev/null 2>&1 || fail "no checkpoint came in 10 s"
 run 75 resume busy
 says "process $pid"
+rm busy/lock # somebody who has read that a lock file is in the way
+run 75 resume busy
+says "its folder is in use by another process, whose lock file was removed"
 "$medrl" run long.lua --set grpo.max_steps=1 -o busy -q >out 2>err </dev/null || fail "a new run beside it: exit code $?"
 [ -d busy-2 ] || fail "a new run did not take the next name"
 kill -TERM $pid

@@ -199,6 +199,8 @@ static void make(const fuzz_seeds *f, size_t i, size_t n) {
 
 /* ---- the two ways to use it ---- */
 
+static long n_total; /* of all formats */
+
 static bool load_all(const fuzz_seeds *f, size_t n) {
     fuzz_n_accepted = fuzz_n_refused = n_loads = 0;
     now = f;
@@ -217,6 +219,7 @@ static bool load_all(const fuzz_seeds *f, size_t n) {
         LLVMFuzzerTestOneInput(at, input.len);
         free(exact);
     }
+    n_total += n_loads;
     size_t mb = mr_rss_peak_bytes() >> 20;
     printf("%s: %ld loads (%zu damages are listed), %ld accepted, %ld refused, %zu MB\n", f->format, n_loads, n_listed(f), fuzz_n_accepted,
            fuzz_n_refused, mb);
@@ -265,5 +268,6 @@ int main(int argc, char **argv) {
         for (int i = 0; i < f->n; i++) mr_str_clear(&f->seed[i]);
     }
     mr_str_clear(&input);
+    if (ok && !write) printf("score: mutated_loads_%s %ld %ld\n", MR_FUZZ_TARGET, n_total, n);
     return ok ? 0 : 1;
 }

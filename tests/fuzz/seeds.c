@@ -289,6 +289,17 @@ static void control_seeds(void) {
     mr_str_puts(s, "\"}}\n");
 }
 
+static void lua_seeds(void) {
+    fuzz_seeds *f = format("lua", true, 1);
+    text_seed(f, "\0", 1, "local M = { name = \"own\", range = { 0, 6 }, cases = { { \"abc\", {}, 1 } } }\nfunction M.score(c) return #c % 2 end\nreturn M\n");
+    text_seed(f, "\0", 1, "local re = require \"medrl.re\"\nlocal p = re.compile(\"<answer>\\\\s*(.)\")\nreturn { score_batch = function(s) local r = {} "
+                          "for i = 1, #s do r[i] = p:match(s[i].completion) and 1 or 0 end return r end }\n");
+    text_seed(f, "\1", 1, "return { function() return os.execute(\"id\") end, function() return string.rep(\"x\", 1e9) end,\n"
+                          "function() return load(\"x\") end, function() error(setmetatable({}, { __tostring = error })) end }");
+    text_seed(f, "\1", 1, "return 0/0");
+    text_seed(f, "\1", 1, "return (\"a\"):rep(28):find((\"a*\"):rep(8)..\"b\") or string.format(\"%5.2f %q\", 1e308, \"x\")");
+}
+
 /* ---- packed files ---- */
 
 static void file_seed(fuzz_seeds *f, const char *name) {
@@ -355,7 +366,8 @@ fuzz_seeds *fuzz_all_seeds(const char *target) {
         { "safetensors", safetensors_seeds }, { "gguf", gguf_seeds },         { "json", json_seeds },     { "rows", rows_seeds },
         { "tokenizer", tokenizer_seeds },     { "encode", encode_seeds },     { "adapter", adapter_seeds }, { "checkpoint", checkpoint_seeds },
         { "recipe", recipe_seeds },           { "template", template_seeds }, { "replies", replies_seeds }, { "wire", wire_seeds },
-        { "control", control_seeds },         { "parquet", parquet_seeds },   { "packed", packed_seeds },
+        { "control", control_seeds },         { "lua", lua_seeds },
+        { "parquet", parquet_seeds },   { "packed", packed_seeds },
     };
     for (size_t i = 0; i < sizeof makers / sizeof *makers; i++)
         if (!strcmp(makers[i].target, target)) makers[i].make();

@@ -61,5 +61,6 @@ void test_head(void);
 void test_optimizer(void);
 void bench_all(void);
 void bench_between(void); /* all but the products */
+void bench_decode(void);  /* NF4 products of 6 rows, here and what that says of a T4 */
 
 #endif

@@ -1,6 +1,9 @@
 /* compare_bench.c - how fast, beside the limits of the machine: copies, products of Qwen2.5-3B's shapes, attention of one training
  * pack and one decode step, and what lies between them. Weights are rotated through more memory than the second cache holds. Times are those of calls as the
- * decoder makes them, launches included. */
+ * decoder makes them, launches included.
+ *
+ * Each operation's limit is the larger of its bytes (what it has to read and write once, f32 rows included) over the best copy, and of its
+ * operations over a product of 8192 x 8192 x 8192, both measured first. Those below half of it are listed again at the end. */
 #include "compare.h"
 
 #include <time.h>
@@ -29,6 +32,35 @@ static double time_of(void (*call)(void *ctx, int i), void *ctx) {
     for (int i = 0; i < n; i++) call(ctx, i);
     wait();
     return (now() - t) / n;
+}
+
+/* --- limits --- */
+
+enum { MAX_SLOW = 128 };
+static struct limits {
+    double copy, product; /* bytes and operations a second */
+    struct { char name[96]; double share, us; bool bytes; } slow[MAX_SLOW];
+    int n_slow, n_ops;
+} limits;
+
+/* The end of an operation's line. */
+static void share_of(const char *name, double t, double bytes, double flops) {
+    double by_bytes = bytes / limits.copy, by_flops = limits.product > 0 ? flops / limits.product : 0;
+    double limit = by_bytes > by_flops ? by_bytes : by_flops, share = limit / t;
+    printf("  %3.0f %% of its limit (%s)\n", 100 * share, by_bytes > by_flops ? "bytes" : "operations");
+    fflush(stdout);
+    limits.n_ops++;
+    if (share >= 0.5 || limits.n_slow == MAX_SLOW) return;
+    snprintf(limits.slow[limits.n_slow].name, sizeof limits.slow[0].name, "%s", name);
+    limits.slow[limits.n_slow].share = share, limits.slow[limits.n_slow].us = 1e6 * t;
+    limits.slow[limits.n_slow++].bytes = by_bytes > by_flops;
+}
+
+static void list_slow(void) {
+    printf("      %d of %d operations are below half of their limit:\n", limits.n_slow, limits.n_ops);
+    for (int i = 0; i < limits.n_slow; i++)
+        printf("      slow: %-44s %9.1f us  %3.0f %% (%s)\n", limits.slow[i].name, limits.slow[i].us, 100 * limits.slow[i].share,
+               limits.slow[i].bytes ? "bytes" : "operations");
 }
 
 /* --- copies --- */
@@ -96,17 +128,27 @@ static void gradients_for(product *p, const shape *s) {
     }
 }
 
-static void bench_shape(const shape *s, mr_dtype store, int lora, double bandwidth) {
-    static const int rows[] = { 1, 6, 48, 96, 192, 512, 3584 };
-    static const char *const names[] = { "    ", " bwd", " bwd and gradients" };
-    const int most_rows = small_run ? 48 : s->head ? 512 : 3584, least_bwd = small_run ? 48 : 512;
-    product p = { .n = 1 };
+/* What a call has to move and to compute: the weight and its adapters once, rows of x and y in f32 once; backward dy, dx and u as well, with
+ * gradients x, and da and db read and written. */
+static void product_work(const product *p, const shape *s, double weight_bytes, double *bytes, double *flops) {
+    const mr_linear *l = &p->l[0];
+    double rows = p->M, pairs = (double)l->r_total * s->I; /* values of a, and of all b */
+    for (int k = 0; k < l->n_lora; k++) pairs += (double)l->lora[k].rows * l->lora[k].r;
+    *bytes = weight_bytes + 2 * pairs + 4 * rows * (s->O + s->I + l->r_total);
+    *flops = 2 * rows * ((double)s->O * s->I + pairs);
+    if (p->mode != GRADIENTS) return;
+    *bytes += 4 * rows * (s->I + l->r_total) + 8 * pairs;
+    *flops += 2 * rows * pairs;
+}
+
+/* As many copies as do not fit into the cache; bytes of one. */
+static double product_new(product *p, const shape *s, mr_dtype store, int lora) {
     double bytes = (double)s->O * s->I * (store == MR_NF4 ? 0.5163 : 2);
-    p.n = (int)(150e6 / bytes) + 1;
-    if (p.n > COPIES) p.n = COPIES;
-    if (small_run) p.n = 2;
-    for (int i = 0; i < p.n; i++) {
-        mr_linear *l = &p.l[i];
+    *p = (product){ .n = (int)(150e6 / bytes) + 1 };
+    if (p->n > COPIES) p->n = COPIES;
+    if (small_run) p->n = 2;
+    for (int i = 0; i < p->n; i++) {
+        mr_linear *l = &p->l[i];
         memset(l, 0, sizeof *l);
         l->w = pattern_weight(s->O, s->I, store, MR_USE_FWD | MR_USE_BWD);
         if (!lora) continue;
@@ -119,28 +161,59 @@ static void bench_shape(const shape *s, mr_dtype store, int lora, double bandwid
             part->b = pattern_weight(part->rows, lora, MR_BF16, MR_USE_FWD | MR_USE_BWD);
         }
     }
+    return bytes;
+}
+
+static void product_clear(product *p) {
+    for (int i = 0; i < p->n; i++) {
+        gpu->weight_free(gpu, p->l[i].w), gpu->weight_free(gpu, p->l[i].a);
+        for (int k = 0; k < p->l[i].n_lora; k++) gpu->weight_free(gpu, p->l[i].lora[k].b);
+    }
+}
+
+static void rows_for(product *p, const shape *s) {
+    int64_t most = p->M;
+    p->x = put(gpu, NULL, most * s->I), p->y = put(gpu, NULL, most * s->O), p->dx = put(gpu, NULL, most * s->I);
+    p->u = put(gpu, NULL, most * 192), p->du = put(gpu, NULL, most * 192);
+    gpu->zero(gpu, p->x, (size_t)(most * s->I) * sizeof(float)), gpu->zero(gpu, p->y, (size_t)(most * s->O) * sizeof(float));
+    gpu->zero(gpu, p->u, (size_t)(most * 192) * sizeof(float));
+}
+
+/* Seconds of a product of 6 rows from NF4 with LoRA, and bytes of the weight alone. */
+static double decode_time(const shape *s, double *bytes) {
+    product p;
+    *bytes = product_new(&p, s, MR_NF4, 64);
+    p.M = 6;
+    rows_for(&p, s);
+    double t = time_of(product_call, &p);
+    drop(gpu);
+    product_clear(&p);
+    return t;
+}
+
+static void bench_shape(const shape *s, mr_dtype store, int lora) {
+    static const int rows[] = { 1, 6, 48, 96, 192, 512, 3584 };
+    static const char *const names[] = { "    ", " bwd", " bwd and gradients" };
+    const int most_rows = small_run ? 48 : s->head ? 512 : 3584, least_bwd = small_run ? 48 : 512;
+    product p;
+    double bytes = product_new(&p, s, store, lora);
     for (int mode = 0; mode < (lora ? N_MODES : GRADIENTS); mode++)
         for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
             if (rows[i] > most_rows || (mode && rows[i] < least_bwd)) continue;
             p.M = rows[i], p.mode = mode;
-            int64_t most = p.M;
-            p.x = put(gpu, NULL, most * s->I), p.y = put(gpu, NULL, most * s->O), p.dx = put(gpu, NULL, most * s->I);
-            p.u = put(gpu, NULL, most * 192), p.du = put(gpu, NULL, most * 192);
-            gpu->zero(gpu, p.x, (size_t)(most * s->I) * sizeof(float)), gpu->zero(gpu, p.y, (size_t)(most * s->O) * sizeof(float));
-            gpu->zero(gpu, p.u, (size_t)(most * 192) * sizeof(float));
+            rows_for(&p, s);
             if (mode == GRADIENTS) gradients_for(&p, s);
-            double t = time_of(product_call, &p), flops = 2.0 * p.M * s->O * s->I;
-            printf("      %-10s %6d x %-6d %s%s%s M=%-5d %9.1f us  %7.1f TFLOP/s  %6.0f GB/s of weights (%.0f %% of a "
-                   "copy)\n",
+            double t = time_of(product_call, &p), flops = 2.0 * p.M * s->O * s->I, all_bytes, all_flops;
+            product_work(&p, s, bytes, &all_bytes, &all_flops);
+            char name[96];
+            snprintf(name, sizeof name, "%s %s%s%s M=%d", s->name, store == MR_NF4 ? "nf4" : "bf16", lora ? "+lora" : "", names[mode], p.M);
+            printf("      %-10s %6d x %-6d %s%s%s M=%-5d %9.1f us  %7.1f TFLOP/s  %6.0f GB/s of weights",
                    s->name, s->O, s->I, store == MR_NF4 ? "nf4 " : "bf16", lora ? "+lora" : "     ", names[mode], p.M,
-                   1e6 * t, flops / t / 1e12, bytes / t / 1e9, 100 * bytes / t / bandwidth);
-            fflush(stdout);
+                   1e6 * t, flops / t / 1e12, bytes / t / 1e9);
+            share_of(name, t, all_bytes, all_flops);
             drop(gpu);
         }
-    for (int i = 0; i < p.n; i++) {
-        gpu->weight_free(gpu, p.l[i].w), gpu->weight_free(gpu, p.l[i].a);
-        for (int k = 0; k < p.l[i].n_lora; k++) gpu->weight_free(gpu, p.l[i].lora[k].b);
-    }
+    product_clear(&p);
 }
 
 /* --- attention --- */
@@ -166,7 +239,7 @@ static void attention_bwd_call(void *ctx, int i) {
                        a->spans, a->S, a->N, H, K, D);
 }
 
-static void bench_attention(double bandwidth) {
+static void bench_attention(void) {
     const int length = small_run ? 64 : 512; /* of the prompt and of each completion */
     attending a = { .S = 1 + GROUP, .N = (1 + GROUP) * length, .n_slots = (1 + GROUP) * length };
     double pairs = 0.5 * length * length + GROUP * 1.5 * length * length;
@@ -181,19 +254,21 @@ static void bench_attention(double bandwidth) {
     for (int i = 0; i < a.N; i++) slots[i] = i;
     gpu->kv_put(gpu, a.kv, a.n_slots, a.qkv + H * D, a.qkv + (H + K) * D, LD, put_ids(gpu, slots, a.N), a.N, K, D);
     free(slots);
-    double t = time_of(attention_call, &a), flops = 4 * pairs * H * D;
-    printf("      attention  prompt and 6 completions, forward  %9.1f us  %6.1f TFLOP/s\n", 1e6 * t, flops / t / 1e12);
+    double t = time_of(attention_call, &a), flops = 4 * pairs * H * D, rows = 4.0 * a.N * D;
+    printf("      attention  prompt and 6 completions, forward  %9.1f us  %6.1f TFLOP/s", 1e6 * t, flops / t / 1e12);
+    share_of("attention forward", t, rows * (2 * H + 2 * K), flops);
     t = time_of(attention_bwd_call, &a);
-    printf("      attention  prompt and 6 completions, backward %9.1f us  %6.1f TFLOP/s (of 2.5 times the forward's)\n", 1e6 * t,
+    printf("      attention  prompt and 6 completions, backward %9.1f us  %6.1f TFLOP/s (of 2.5 times the forward's)", 1e6 * t,
            2.5 * flops / t / 1e12);
+    share_of("attention backward", t, rows * (4 * H + 4 * K), 2.5 * flops);
     a.S = GROUP;
     for (int s = 0; s < GROUP; s++)
         a.spans[s] = (mr_span){ .row0 = s, .n_rows = 1, .past = length - 1, .slot0 = (s + 1) * length, .n_prefix = length };
     a.lse = NULL;
     t = time_of(attention_call, &a);
     double bytes = (double)a.n_slots * 2 * K * D * 4;
-    printf("      attention  decode, 6 rows at their ends        %9.1f us  %6.0f GB/s of keys and values (%.0f %% of a copy)\n", 1e6 * t,
-           bytes / t / 1e9, 100 * bytes / t / bandwidth);
+    printf("      attention  decode, 6 rows at their ends        %9.1f us  %6.0f GB/s of keys and values", 1e6 * t, bytes / t / 1e9);
+    share_of("attention decode, 6 rows", t, bytes, 4.0 * GROUP * 2 * length * H * D);
     free(host);
     drop(gpu);
 }
@@ -258,14 +333,13 @@ static void sample_call(void *ctx, int i) {
     gpu->sample(gpu, r->ids, r->logp, r->logits, r->u, &r->opt, NULL, NULL, 6, V);
 }
 
-static void row_line(const char *name, void (*call)(void *ctx, int i), rowing *r, double bytes, double bandwidth) {
+static void row_line(const char *name, void (*call)(void *ctx, int i), rowing *r, double bytes) {
     double t = time_of(call, r);
-    printf("      %-40s %9.1f us", name, 1e6 * t);
-    if (bytes > 0) printf("  %6.0f GB/s (%.0f %% of a copy)", bytes / t / 1e9, 100 * bytes / t / bandwidth);
-    printf("\n");
+    printf("      %-40s %9.1f us  %6.0f GB/s", name, 1e6 * t, bytes / t / 1e9);
+    share_of(name, t, bytes, 0);
 }
 
-static void bench_rows(double bandwidth) {
+static void bench_rows(void) {
     rowing r = { .N = small_run ? 5 : 3584, .opt = { .temperature = 1, .top_p = 1, .repetition_penalty = 1, .n_vocab = V } };
     r.head_rows = small_run ? 6 : HEAD_ROWS;
     int64_t n = r.N, logits = (int64_t)r.head_rows * V;
@@ -278,37 +352,85 @@ static void bench_rows(double bandwidth) {
     for (int i = 0; i < r.N; i++) ids[i] = i;
     r.ids = put_ids(gpu, ids, r.N), r.pos = put_ids(gpu, ids, r.N);
     double row = 4.0 * (double)n * C, wide = 4.0 * (double)n * F, head = 4.0 * (double)logits;
-    row_line("rmsnorm      3584 x 2048", norm_call, &r, 2 * row, bandwidth);
-    row_line("rmsnorm_bwd  3584 x 2048", norm_bwd_call, &r, 4 * row, bandwidth);
-    row_line("rmsnorm_bwd  3584 x 2048, with dw", norm_dw_call, &r, 6 * row, bandwidth);
-    row_line("add          3584 x 2048", sum_call, &r, 3 * row, bandwidth);
-    row_line("silu_mul     3584 x 11008", silu_call, &r, 3 * wide, bandwidth);
-    row_line("silu_mul_bwd 3584 x 11008", silu_bwd_call, &r, 5 * wide, bandwidth);
-    row_line("rope         3584 x 18 heads of 128", rope_call, &r, 2.0 * 4 * (double)n * (H + K) * D, bandwidth);
+    row_line("rmsnorm      3584 x 2048", norm_call, &r, 2 * row);
+    row_line("rmsnorm_bwd  3584 x 2048", norm_bwd_call, &r, 4 * row);
+    row_line("rmsnorm_bwd  3584 x 2048, with dw", norm_dw_call, &r, 6 * row);
+    row_line("add          3584 x 2048", sum_call, &r, 3 * row);
+    row_line("silu_mul     3584 x 11008", silu_call, &r, 3 * wide);
+    row_line("silu_mul_bwd 3584 x 11008", silu_bwd_call, &r, 5 * wide);
+    row_line("rope         3584 x 18 heads of 128", rope_call, &r, 2.0 * 4 * (double)n * (H + K) * D);
     r.logits = put(gpu, host, logits);
-    row_line("logprob      256 x 151936, every second with entropy", logprob_call, &r, head, bandwidth);
-    row_line("sample       6 x 151936", sample_call, &r, 6 * 4.0 * V, bandwidth);
+    row_line("logprob      256 x 151936, every second with entropy", logprob_call, &r, head);
+    row_line("sample       6 x 151936", sample_call, &r, 6 * 4.0 * V);
     r.opt.top_p = 0.95f;
-    row_line("sample       6 x 151936, top_p", sample_call, &r, 0, bandwidth);
-    row_line("logprob_bwd  256 x 151936", logprob_bwd_call, &r, 2 * head, bandwidth);
+    row_line("sample       6 x 151936, top_p", sample_call, &r, 6 * 4.0 * V);
+    row_line("logprob_bwd  256 x 151936", logprob_bwd_call, &r, 2 * head);
     free(host), free(ids);
     drop(gpu);
 }
 
-static double bench_copies(void) {
+/* One large product by the same call as all others, for the limit of operations. */
+static void measure_product(void) {
+    int64_t n = small_run ? 64 : 8192;
+    product p = { .n = 1, .M = (int)n };
+    p.l[0].w = pattern_weight(n, n, MR_BF16, MR_USE_FWD);
+    p.x = put(gpu, NULL, n * n), p.y = put(gpu, NULL, n * n);
+    for (int64_t at = 0; at < n * n; at += PATTERN)
+        gpu->upload(gpu, p.x + at, pattern, (size_t)(n * n - at < PATTERN ? n * n - at : PATTERN) * sizeof(float));
+    double t = time_of(product_call, &p);
+    limits.product = 2.0 * (double)n * (double)n * (double)n / t;
+    printf("      a product of %lld rows: %.1f TFLOP/s\n", (long long)n, limits.product / 1e12);
+    drop(gpu);
+    gpu->weight_free(gpu, p.l[0].w);
+}
+
+static void measure_limits(void) {
     copying c = { .bytes = (size_t)1 << (small_run ? 20 : 30) };
     c.a = gpu->alloc(gpu, c.bytes), c.b = gpu->alloc(gpu, c.bytes);
     require(c.a && c.b, "2 GiB of device memory");
     double copy = 2.0 * (double)c.bytes / time_of(copy_call, &c), sum = 3.0 * (double)c.bytes / time_of(add_call, &c);
     gpu->free(gpu, c.a), gpu->free(gpu, c.b);
     printf("bench\n      copies: %.0f GB/s (read + write); add: %.0f GB/s\n", copy / 1e9, sum / 1e9);
-    return copy > sum ? copy : sum;
+    limits.copy = copy > sum ? copy : sum;
+    if (!pattern) pattern = random_new(PATTERN, 0.05f);
+    measure_product();
 }
 
 void bench_between(void) {
-    double bandwidth = bench_copies();
-    bench_attention(bandwidth);
-    bench_rows(bandwidth);
+    measure_limits();
+    bench_attention();
+    bench_rows();
+    list_slow();
+    wait();
+}
+
+/* --- a T4 --- */
+
+/* By its data sheet, and the share of it that copies reach on the present GPU is assumed of it as well. */
+static const double T4_BYTES = 320e9, T4_SM_GHZ = 40 * 1.59;
+
+/* A layer's products of one decode step of 6 sequences: how much of the rate of a copy reading NF4 reaches here, and, were the kernel bound by
+ * instructions alone, on a T4: its time here times the multiprocessors' cycles a second here over those of a T4. That is the worst case: what waits
+ * for memory or for a launch here does not take longer there by as much. GPU_SM_GHZ: multiprocessors x GHz of the present GPU. */
+void bench_decode(void) {
+    static const shape shapes[] = { { "qkv", 2560, 2048, 3, false }, { "o", 2048, 2048, 1, false }, { "gate_up", 22016, 2048, 2, false },
+                                    { "down", 2048, 11008, 1, false } };
+    const char *text = getenv("GPU_SM_GHZ"), *sheet = getenv("GPU_BYTES");
+    const double here = text ? atof(text) : 132 * 1.98, of_sheet = sheet ? atof(sheet) : 3.35e12;
+    double bytes = 0, t = 0;
+    measure_limits();
+    const double t4_copy = T4_BYTES * limits.copy / of_sheet;
+    printf("      a T4's copy: %.0f GB/s (%.0f %% of its sheet, as here); its multiprocessors: %.1f times fewer cycles a second\n", t4_copy / 1e9,
+           100 * limits.copy / of_sheet, here / T4_SM_GHZ);
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        double b = 0, s = decode_time(&shapes[i], &b), there = s * here / T4_SM_GHZ;
+        printf("      %-10s nf4+lora M=6  %7.1f us  %5.0f GB/s, %3.0f %% of a copy here; on a T4 at most %6.1f us, %3.0f %% of a copy or more\n",
+               shapes[i].name, 1e6 * s, b / s / 1e9, 100 * b / s / limits.copy, 1e6 * there, 100 * fmin(1, b / t4_copy / there));
+        bytes += b, t += s;
+    }
+    printf("      a layer    nf4+lora M=6  %7.1f us  %5.0f GB/s, %3.0f %% of a copy here; on a T4 at most %6.1f us, %3.0f %% of a copy or more\n",
+           1e6 * t, bytes / t / 1e9, 100 * bytes / t / limits.copy, 1e6 * t * here / T4_SM_GHZ,
+           100 * fmin(1, bytes / t4_copy / (t * here / T4_SM_GHZ)));
     wait();
 }
 
@@ -322,15 +444,15 @@ void bench_all(void) {
         { "down", 128, 352, 1, false }, { "lm_head", 1000, 128, 0, true },
     };
     const shape *shapes = small_run ? little : large;
-    pattern = random_new(PATTERN, 0.05f);
-    double bandwidth = bench_copies();
+    measure_limits();
     for (size_t i = 0; i < sizeof large / sizeof large[0]; i++) {
-        if (!shapes[i].head) bench_shape(&shapes[i], MR_NF4, 0, bandwidth);
-        if (!shapes[i].head) bench_shape(&shapes[i], MR_NF4, 64, bandwidth);
-        bench_shape(&shapes[i], MR_BF16, 0, bandwidth);
+        if (!shapes[i].head) bench_shape(&shapes[i], MR_NF4, 0);
+        if (!shapes[i].head) bench_shape(&shapes[i], MR_NF4, 64);
+        bench_shape(&shapes[i], MR_BF16, 0);
     }
-    bench_attention(bandwidth);
-    bench_rows(bandwidth);
+    bench_attention();
+    bench_rows();
+    list_slow();
     wait();
     free((void *)(uintptr_t)pattern);
 }

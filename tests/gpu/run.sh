@@ -1,17 +1,17 @@
 #!/bin/sh
 # run.sh - on a machine with a GPU: everything that can be shown there, and one table at the end (part, result, seconds, figure). 499 s
-# on an H100, of which racecheck takes 285, beside the models' tests.
+# on an H100, of which racecheck takes 285; the parts without timings run beside it.
 #
 #   tests/gpu/run.sh [FOLDER] [PART ...]     FOLDER: where to build (default: build-gpu). PARTs: only these; noPART: all but that one
 #
 #   compare     every operation against the CPU's, the row rule on the device
-#   sanitizer   the small comparison under compute-sanitizer, memcheck and racecheck, beside the two that follow
+#   sanitizer   the small comparison under compute-sanitizer, memcheck and racecheck, beside the four that follow
 #   models      the models' tests, whose fixtures are the CPU's
 #   program     program.sh: a run, the same killed and resumed, what is refused
-#   job         job/job.sh: the seed's job at Qwen2.5-3B's shape, JOB_STEPS steps (10)
 #   smollm2     job/smollm2.sh: 30 steps of a real model whose reward rises; wants MEDRL_SMOLLM2=FILE
 #   turing      turing.sh: the kernels of sm_75, forced on the present GPU
-#   bench       medrl bench at Qwen2.5-3B's shape, then the operations' timings
+#   job         job/job.sh: the seed's job at Qwen2.5-3B's shape, JOB_STEPS steps (10)
+#   bench       medrl bench at Qwen2.5-3B's shape, then the operations' timings, each with its share of its own limit, here and as a Turing
 #
 # Building comes first and needs a C compiler and nvcc, nothing else: kernels/cpu and kernels/cuda stand without the libraries of the
 # program. models to smollm2, and medrl bench, need the folder .gpu, which pack.sh makes on a machine that has them. Logs are
@@ -26,6 +26,7 @@ PATH=$PATH:/usr/local/cuda/bin
 command -v nvcc >/dev/null 2>&1 || { echo "run.sh: no nvcc in PATH or /usr/local/cuda/bin; install the CUDA toolkit"; exit 1; }
 arch=${ARCH:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d .)}
 : "${arch:=90}"
+[ "$arch" = 90 ] && arch=90a # with what sm_90 alone has: kernels/cuda/attention_sm90.cu
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
 module=$out/libmedrl_cuda.so
 rc=0
@@ -85,7 +86,7 @@ part_compare() {
 sanitize() {
     tool=$1
     shift
-    timeout 300 compute-sanitizer --tool "$tool" $flags --print-limit 20 --error-exitcode 9 "$@" >"$out/log.$tool" 2>&1
+    timeout 400 compute-sanitizer --tool "$tool" $flags --print-limit 20 --error-exitcode 9 "$@" >"$out/log.$tool" 2>&1
     echo $? >"$out/code.$tool"
 }
 begin_sanitizer() {
@@ -168,7 +169,11 @@ part_bench() {
     fi
     "$out/compare" bench >"$out/log.bench" 2>&1 || code=$?
     cat "$out/log.bench"
-    row bench "$(verdict $code)" "$t" "6 x (512 + 512): $(sed -n 's/^\(decode step, 1 x 6\|training step\|whole GRPO step\) *\([0-9.]* ms\).*/\1 \2/p' "$out/log.medrl_bench" 2>/dev/null | sed 's/, 1 x 6//' | paste -sd, | sed 's/,/, /g')"
+    if [ -e "$out/libmedrl_cuda_sm75.so" ]; then # turing.sh has built it
+        MEDRL_SM=75 MEDRL_CUDA_MODULE=$module "$out/compare" decode >"$out/log.decode" 2>&1 || code=$?
+        cat "$out/log.decode"
+    fi
+    row bench "$(verdict $code)" "$t" "6 x (512 + 512): $(sed -n 's/^\(decode step, 1 x 6\|training step\|whole GRPO step\) *\([0-9.]* ms\).*/\1 \2/p' "$out/log.medrl_bench" 2>/dev/null | sed 's/, 1 x 6//' | paste -sd, | sed 's/,/, /g'); $(grep 'below half' "$out/log.bench" | sed 's/^ *//; s/:$//')"
 }
 
 wanted compare && part_compare
@@ -178,12 +183,10 @@ if [ $rc != 77 ]; then
         wanted models && part_models
         wanted program && part_program
     fi
-    wanted sanitizer && end_sanitizer
-    if [ -d .gpu ]; then
-        wanted job && part_job
-        wanted smollm2 && part_smollm2
-    fi
+    [ -d .gpu ] && wanted smollm2 && part_smollm2
     wanted turing && part_turing
+    wanted sanitizer && end_sanitizer
+    [ -d .gpu ] && wanted job && part_job
     wanted bench && part_bench
 fi
 

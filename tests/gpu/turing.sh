@@ -4,9 +4,10 @@
 #   tests/gpu/turing.sh [FOLDER]     FOLDER: where run.sh has built (default: build-gpu); its comparison program is used
 #
 # Compiles libmedrl_cuda_sm75.so into FOLDER (half a minute on 16 cores) and runs under MEDRL_SM=75: the comparisons of what has
-# another path there; with .gpu (tests/gpu/pack.sh) the models' tests, ten steps of recipes/demo.lua in float16, and the job of 3 billion
-# weights in 15 GB. An update that is skipped after the scale has settled is a failure. Times are those of the present GPU with
-# a T4's instructions, without cuBLASLt: no figures of a T4.
+# another path there; with .gpu (tests/gpu/pack.sh) the models' tests, ten steps of recipes/demo.lua in float16, the job of 3 billion
+# weights in 15 GB with 56 updates, and, with MEDRL_SMOLLM2=FILE, 60 steps of that model. An update that is skipped in the last 50, after the
+# scale has settled, is a failure. Times are those of the present GPU with a T4's instructions, without cuBLASLt: no figures of a T4; how
+# those of the decode step's products compare with one is printed by `compare decode` (run.sh, bench).
 set -u
 top=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$top" || exit 1
@@ -79,6 +80,21 @@ if [ -x .gpu/medrl ]; then
     taken=$(sed -n 's/^memory:.* taken \([0-9.]*\) GB.*/\1/p' "$log")
     awk -v taken="${taken:-99}" 'BEGIN { exit !(taken <= 15) }' || rc=1
     result "medrl bench --config qwen2.5-3b in ${taken:-?} GB of 15, none skipped" $rc 12
+
+    "$medrl" bench --config qwen2.5-3b --device cuda:0 --dtype float16 --store nf4 --vram 15G --quick --repeats 25 --prompt 128 --new 16 --batch 6 >"$log" 2>&1
+    rc=$?
+    grep -q "float16: loss scale [0-9.e+]*, 0 of 50 updates skipped" "$log" || rc=1
+    result "50 updates of it, none skipped" $rc 12
+
+    if [ -r "${MEDRL_SMOLLM2-}" ]; then # a real model; counts are since the start
+        model=$(realpath "$MEDRL_SMOLLM2")
+        (cd "$temp" && "$medrl" run "$top/tests/gpu/job/small_mix.lua" --device cuda:0 --vram 15G -o real --set model.name="$model" \
+            --set model.dtype=float16 --set grpo.max_steps=60) >"$log" 2>&1
+        rc=$?
+        skips=$(sed -n 's/.*"skipped_updates": *\([0-9]*\).*/\1/p' "$temp/real/metrics.jsonl" 2>/dev/null | awk 'NR == 10 { early = $1 } END { if (NR == 60) print early, $1 - early }')
+        [ "${skips#* }" = 0 ] || rc=1
+        result "60 steps of SmolLM2-135M in float16: updates skipped in the first 10 and in the 50 after: ${skips:-?}" $rc 12
+    fi
 fi
 echo "turing.sh: $(($(date +%s) - start)) s in all; exit code $failed"
 exit $failed

@@ -124,6 +124,22 @@ class State:
             return cls.counts[key]
 
 
+class HeadOnly:
+    """Lets an answer's head through and nothing after its empty line."""
+
+    def __init__(self, to):
+        self.to, self.done = to, False
+
+    def write(self, data):
+        if not self.done:
+            self.to.write(data)
+        self.done = self.done or data.endswith(b"\r\n\r\n")
+        return len(data)
+
+    def flush(self):
+        self.to.flush()
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "mockhub"
@@ -166,6 +182,11 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
+    def do_HEAD(self):  # what huggingface_hub asks before it downloads (peers/hub_check.py); medrl never does
+        body, self.wfile = self.wfile, HeadOnly(self.wfile)
+        self.do_GET()
+        self.wfile = body
+
     def do_GET(self):
         self.note()
         parts = urlsplit(self.path).path.split("/")
@@ -182,7 +203,7 @@ class Handler(BaseHTTPRequestHandler):
             kind = "datasets" if rest[0] == "datasets" else "models"
             rest = rest[1:] if kind == "datasets" else rest
             repo, word, path = "/".join([kind, *rest[:2]]), rest[2], "/".join(rest[4:])
-            if word != "resolve" or rest[3] != COMMIT:
+            if word != "resolve" or rest[3] not in (COMMIT, "main"):
                 return self.text(404, "{}")
             return self.resolve(scenario, repo, path)
         except (BrokenPipeError, ConnectionResetError):
@@ -273,7 +294,7 @@ class Handler(BaseHTTPRequestHandler):
                 body = body[:-1] + b"?"
             if scenario == "gzip":
                 return self.text(200, gzip.compress(body), ETag='"%s"' % f["oid"], Content_Encoding="gzip")
-            return self.text(200, body, "text/plain; charset=utf-8", ETag='"%s"' % f["oid"])
+            return self.text(200, body, "text/plain; charset=utf-8", ETag='"%s"' % f["oid"], X_Repo_Commit=COMMIT)
         headers = {"X_Linked_Etag": '"%s"' % f["sha256"], "X_Linked_Size": str(f["size"]), "X_Repo_Commit": COMMIT}
         if scenario == "badetag":
             headers["X_Linked_Etag"] = '"%s"' % ("0" * 64)

@@ -8,25 +8,25 @@ start_hub 200
 fresh plain
 run 0 pull test/tiny
 is "$(cat "$temp/out")" "$(snapshot models--test--tiny)"
-says "5 of 5 files downloaded and checked, 9.4 MB"
-whole models--test--tiny 5
+says "6 of 6 files downloaded and checked, 9.4 MB"
+whole models--test--tiny 6
 is "$(requests pytorch_model)" 0
 is "$(requests 'bytes=4194304-')" 1 # several connections
 : >"$hub/requests"
 run 0 pull test/tiny --json
 prints '"fetched_bytes": 0'
-prints '"files": 5'
+prints '"files": 6'
 is "$(requests resolve)" 0
 rm "$(snapshot models--test--tiny)/config.json" # a link that is gone, a blob that is damaged
 run 0 pull test/tiny
-whole models--test--tiny 5
+whole models--test--tiny 6
 blob=$(readlink -f "$(snapshot models--test--tiny)/model.safetensors")
 printf x | dd of="$blob" conv=notrunc bs=1 seek=1000 2>/dev/null
 run 0 pull test/tiny
-says "all 5 files are here already"
+says "all 6 files are here already"
 run 0 pull test/tiny --verify
-says "1 of 5 files downloaded"
-whole models--test--tiny 5
+says "1 of 6 files downloaded"
+whole models--test--tiny 6
 run 0 pull test/tiny@v1
 is "$(cat "$HF_HOME/hub/models--test--tiny/refs/v1")" bad8398ba36544fbb141c94e3776a67983afb276
 run 0 pull test/tiny@refs/pr/1 -q
@@ -58,7 +58,9 @@ whole models--test--one-gguf 1
 run 65 pull test/nothing
 run 2 pull test/gguf --include 'x*'
 run 0 pull test/data --dataset
-whole datasets--test--data 2
+whole datasets--test--data 3 # README.md too, evil.py not
+is "$(requests evil)" 0
+run 0 pull test/data/README.md --dataset -q
 run 0 pull test/data/data/train.jsonl --dataset
 prints "/data/train.jsonl"
 run 0 pull hf:datasets/test/one
@@ -87,21 +89,21 @@ HF_HUB_DISABLE_SYMLINKS=1 run 0 pull test/one-gguf
 # --- broken off, ranges ignored
 fresh cut
 run 0 pull test/tiny
-whole models--test--tiny 5
+whole models--test--tiny 6
 is "$(requests 'bytes=2097152-4194303')" 1 # half of the first span, and on from there
 fresh cutall
 run 0 pull test/tiny --connections 1
-whole models--test--tiny 5
+whole models--test--tiny 6
 fresh norange
 run 0 pull test/tiny
-whole models--test--tiny 5
+whole models--test--tiny 6
 is "$(requests '"cdn"')" 1
 fresh cutnorange
 run 0 pull test/tiny
-whole models--test--tiny 5
+whole models--test--tiny 6
 fresh expired
 run 0 pull test/tiny
-whole models--test--tiny 5
+whole models--test--tiny 6
 
 # --- lies
 for what in badsha short long badetag badsize midhtml html gzip badblob; do
@@ -125,7 +127,7 @@ fresh badsha # a part that was right so far does not hide it
 run 65 pull test/tiny
 scenario plain
 run 0 pull test/tiny
-whole models--test--tiny 5
+whole models--test--tiny 6
 for what in htmlapi:65 gzipapi:77 badjson:65 dupjson:65 empty:65 gone:2 evilnext:77; do
     fresh "${what%:*}"
     run "${what#*:}" pull test/tiny
@@ -133,7 +135,7 @@ for what in htmlapi:65 gzipapi:77 badjson:65 dupjson:65 empty:65 gone:2 evilnext
 done
 fresh pages
 run 0 pull test/tiny
-whole models--test--tiny 5
+whole models--test--tiny 6
 
 # --- elsewhere
 for what in loop:69 hops6:69 tofile:77 tometa:77 touser:77 tofake:77 togopher:77; do
@@ -145,7 +147,7 @@ fresh tolocal
 run 0 pull test/tiny
 fresh hops5
 run 0 pull test/tiny
-whole models--test--tiny 5
+whole models--test--tiny 6
 
 # --- names
 for name in ../x.json /abs.json a//b.json a/../../b.json '..\x.json' C:x.json 'a
@@ -170,7 +172,7 @@ ln -s "$temp/elsewhere/file" "$HF_HOME/hub/models--test--tiny/blobs/$sum.medrl"
 ln -s "$temp/elsewhere/file" "$HF_HOME/hub/models--test--tiny/blobs/$sum"
 ln -s "$temp/elsewhere/file" "$(snapshot models--test--tiny)/config.json"
 run 0 pull test/tiny
-whole models--test--tiny 5
+whole models--test--tiny 6
 is "$(cat "$temp/elsewhere/file")" keep
 for folder in blobs snapshots ../.locks; do
     fresh plain
@@ -189,7 +191,7 @@ fresh plain
 mkdir -p "$HF_HOME/hub/models--test--tiny/refs"
 ln -s "$temp/elsewhere/file" "$HF_HOME/hub/models--test--tiny/refs/main"
 run 0 pull test/tiny
-whole models--test--tiny 5
+whole models--test--tiny 6
 is "$(cat "$temp/elsewhere/file")" keep
 
 # --- too many requests, busy, stalled

@@ -12,9 +12,9 @@ says "it wants a token (HF_TOKEN)"
 HF_TOKEN=hf_wrong run 2 pull test/tiny
 says "the token does not open it"
 HF_TOKEN=$token run 0 pull test/tiny -v
-whole models--test--tiny 5
+whole models--test--tiny 6
 cat "$temp/out" "$temp/err" >"$temp/texts"
-is "$(requests "\"hub\".*Bearer $token")" 6 # two lists, four files
+is "$(requests "\"hub\".*Bearer $token")" 7 # two lists, five files
 is "$(requests '"cdn".*Authorization')" 0
 fresh auth
 mkdir -p "$HF_HOME"
@@ -53,7 +53,7 @@ is "$(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' ' ' | grep -c 'CANAR[Y]')" 
 
 # --- two at once: the second waits for the first and fetches nothing twice
 run 0 pull test/tiny
-whole models--test--tiny 5
+whole models--test--tiny 6
 wait $pid || fail "the first of two pulls failed"
 is "$(requests '"cdn".*bytes=0-4194303')" 1
 is "$(requests 'resolve.*/model.safetensors')" 1
@@ -77,7 +77,7 @@ for fault in write:1 write:2 write:5 write:9 write:12 write:20 write:30 write:45
         fi
     done
     run 0 pull test/tiny
-    whole models--test--tiny 5
+    whole models--test--tiny 6
 done
 [ $kills -ge 20 ] || fail "only $kills kills"
 # what a killed one has fetched is not fetched again
@@ -94,7 +94,7 @@ wait $pid 2>/dev/null && fail "it was killed"
 scenario plain
 : >"$hub/requests"
 run 0 pull test/tiny --json
-whole models--test--tiny 5
+whole models--test--tiny 6
 fetched=$(sed 's/.*"fetched_bytes": \([0-9]*\).*/\1/' "$temp/out")
 [ "$fetched" -lt 7500000 ] || fail "$fetched bytes were fetched again"
 is "$(requests 'bytes=0-')" 0
@@ -119,7 +119,7 @@ for fault in write:3 write:14 truncate:2 truncate:5 fsync:3 rename:2 link:2 mkdi
     is "$(grep -c '^medrl: ' "$temp/err")" 1
     [ ! -e "$HF_HOME/hub/models--test--tiny/refs/main" ] || fail "$fault: a reference"
     run 0 pull test/tiny
-    whole models--test--tiny 5
+    whole models--test--tiny 6
 done
 fresh plain # the real thing: a limit of file sizes
 code=0
@@ -168,6 +168,20 @@ run 0 data recipe.lua --pull
 [ -e "$(snapshot models--test--tiny_qwen2)/model.safetensors" ] || fail "no model was downloaded"
 HF_HUB_OFFLINE=1 run 0 data recipe.lua
 run 0 data recipe.lua --set data.files.gsm8k=test/one --pull
+# a run that has the token: no worker has it, and no file of the run
+HF_TOKEN=$token "$medrl" run recipe.lua --pull -o run --device cpu --threads 1 --set grpo.max_steps=100000 --set grpo.save_steps=5 \
+    >"$temp/out" 2>"$temp/err" &
+pid=$!
+for _ in $(seq 200); do [ -e run/checkpoint-5/MANIFEST ] && break; sleep 0.05; done
+children=$(cat /proc/$pid/task/*/children)
+[ -n "$children" ] || fail "the run has no workers"
+grep -q CANARY /proc/$pid/environ || fail "the run itself has no token"
+for child in $children; do is "$(grep -c CANARY "/proc/$child/environ")" 0; done
+kill -TERM $pid
+code=0
+wait $pid || code=$?
+is $code 143
+is "$(grep -rl CANARY run "$temp/out" "$temp/err" | wc -l)" 0
 run 65 data recipe.lua --set data.files.gsm8k=hf:test/data/absent.jsonl --pull
 says 'no file that medrl downloads matches "absent.jsonl"'
 feed n
@@ -176,5 +190,8 @@ if command -v script >/dev/null; then # a terminal is asked
     printf 'n\n' | script -qec "$medrl generate test/one-gguf x" /dev/null >"$temp/out" 2>&1
     prints "test/one-gguf is not on this machine. Download 9 kB into"
     prints "was not downloaded"
+    fresh slow-4000000 # the time that is left is seen in a window of 40 columns
+    script -qec "stty cols 40; $medrl pull test/tiny --connections 1" /dev/null </dev/null >"$temp/out" 2>&1
+    grep -aqE '[0-9] MB/s  ETA 0:0[0-9]' "$temp/out" || fail "no time left in a narrow window"
 fi
 passed

@@ -2,10 +2,8 @@
 
 Weights are dequantized by the package gguf and kept in bf16, LoRA pairs are f32 and applied at run time or merged
 for sampling. A forward takes rows of tokens without padding and a function that does the attention, so that the
-caller decides who sees whom.
+caller decides who sees whom. The path "random" stands for random weights of SmolLM2-135M's shape, without a file.
 """
-import gguf
-import numpy
 import torch
 import torch.nn.functional as F
 
@@ -15,6 +13,12 @@ GGUF_NAME = dict(zip(PROJ, ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_ga
 
 class Model:
     def __init__(self, path, dtype=torch.bfloat16):
+        if path == "random":
+            self.make(dtype)
+            return
+        import gguf
+        import numpy
+
         reader = gguf.GGUFReader(path)
         meta = lambda key: reader.fields["llama." + key].contents()
         self.dtype = dtype
@@ -38,6 +42,19 @@ class Model:
             layer = {p: load(f"blk.{i}.{GGUF_NAME[p]}") for p in PROJ}
             layer["q"], layer["k"] = halves(layer["q"], self.n_heads), halves(layer["k"], self.n_kv)
             layer["norm1"], layer["norm2"] = load(f"blk.{i}.attn_norm"), load(f"blk.{i}.ffn_norm")
+            self.layers.append(layer)
+        self.lora, self.scale = None, 0.0
+
+    def make(self, dtype):
+        self.dtype, self.n_layers, self.n_heads, self.n_kv, self.eps, self.d = dtype, 30, 9, 3, 1e-5, 64
+        self.inv_freq = 100000.0 ** (-torch.arange(0, self.d, 2).float() / self.d)
+        c, f, kv = self.n_heads * self.d, 1536, self.n_kv * self.d
+        shapes = dict(q=(c, c), k=(kv, c), v=(kv, c), o=(c, c), gate=(f, c), up=(f, c), down=(c, f))
+        self.embed, self.norm = (torch.randn(49152, c) * 0.02).to(dtype), torch.ones(c, dtype=dtype)
+        self.layers = []
+        for _ in range(self.n_layers):
+            layer = {p: (torch.randn(shapes[p]) * 0.02).to(dtype) for p in PROJ}
+            layer["norm1"], layer["norm2"] = torch.ones(c, dtype=dtype), torch.ones(c, dtype=dtype)
             self.layers.append(layer)
         self.lora, self.scale = None, 0.0
 

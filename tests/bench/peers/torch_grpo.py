@@ -1,6 +1,6 @@
 """One GRPO step after another in plain PyTorch: the loop that `medrl bench` is compared with.
 
-  python torch_grpo.py MODEL.gguf [--steps 3] [--threads 2] -> one line of JSON
+  python torch_grpo.py MODEL.gguf|random [--steps 3] [--threads 2] -> one line of JSON
 
 The work of one step is that of `medrl bench`: 4 prompts of 250 random tokens, 6 completions of exactly 48 tokens each
 (no early end), bf16 products, f32 LoRA r=16 alpha=32 on the seven linears, temperature 1; rollout with a KV cache, all
@@ -108,6 +108,7 @@ def main():
     parser.add_argument("gguf")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--no-merged", action="store_true", help="leave out rollouts from merged weights")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--group", type=int, default=6)
     parser.add_argument("--new", type=int, default=48)
@@ -146,11 +147,11 @@ def main():
                 times[key].append(s)
     rss_peak_mb = peak_mb()
     times["rollout_merged_s"] = []
-    for _ in range(min(args.steps, 2)):
+    for _ in range(0 if args.no_merged else min(args.steps, 2)):
         begin = time.perf_counter()
         rollout(model, prompts, args.group, args.new, True)
         times["rollout_merged_s"].append(time.perf_counter() - begin)
-    result = {k: round(statistics.median(v), 3) for k, v in times.items()}
+    result = {k: round(statistics.median(v), 3) for k, v in times.items() if v}
     result.update(
         peer=f"torch {torch.__version__} bf16",
         threads=args.threads, steps=args.steps, step_s_all=[round(x, 3) for x in times["step_s"]],

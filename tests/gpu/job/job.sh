@@ -3,7 +3,7 @@
 # 1,024 tokens from prompts of up to 1,024, on a model folder of Qwen2.5-3B's shape. Nothing is fetched: make_model writes it.
 #
 #   tests/gpu/job/job.sh MEDRL MODULE MAKE_MODEL [STEPS [SHAPE [TOKENS]]]
-#       MODULE: libmedrl_cuda.so; STEPS of the job (10); SHAPE: qwen2.5-3b or tiny; TOKENS of prompts and completions (1024)
+#       MODULE: libmedrl_cuda.so; STEPS of the job (10; 0: the start alone); SHAPE: qwen2.5-3b or tiny; TOKENS of prompts and completions (1024)
 #
 # JOB_DIR: where the model (6.2 GB) goes and stays; default: a temporary folder. Random weights write no answers, so the recipe's rewards
 # would all be 0 and nothing would be trained: a reward of its own, the share of a letter, takes their place. All else is the recipe's.
@@ -81,7 +81,8 @@ fi
 run start 1 $half --set data.files.pubmedqa=none --set data.files.health_benchmarks=none
 result "start to the end of the first step, 6 x ($half + $half)" $? \
     "$(sed -n 's/^ *\([0-9.]*\) s after the start: the first step is done/\1/p' log) s; rollout $(metric start time/rollout_s), training $(metric start time/train_s)"
-grep ' s after the start\|^weights' log
+grep ' s after the start\|^weights\|^adapter' log
+[ "$steps" = 0 ] && exit $failed
 
 run job "$steps" "$tokens" --set data.files.pubmedqa="$MEDRL_HOME/examples/data/pubmedqa.jsonl" \
     --set data.files.health_benchmarks="$MEDRL_HOME/examples/data/health_benchmarks.jsonl"

@@ -250,16 +250,25 @@ static void hashes(void) {
 static void lock_names_its_owner(void) {
     mr_err err = { "" };
     char *dir = temp_dir(), *path = mr_path_join(dir, "lock"), want[64];
-    int a, b;
+    mr_lock a, b;
     REQUIRE_OK(mr_lock_take(&a, path, &err), err);
     CHECK_INT(mr_lock_take(&b, path, &err), MR_EAGAIN);
     snprintf(want, sizeof want, "process %ld", (long)getpid());
     CHECK_CONTAINS(err.msg, want);
-    CHECK_INT(b, -1);
-    mr_lock_release(b);
-    mr_lock_release(a);
+    CHECK(b.file == -1 && b.folder == -1);
+    mr_lock_release(&b);
+    CHECK(unlink(path) == 0); /* by somebody who wants to be let in */
+    CHECK_INT(mr_lock_take(&b, path, &err), MR_EAGAIN);
+    CHECK_CONTAINS(err.msg, "lock: its folder is in use by another process, whose lock file was removed");
+    CHECK(b.file == -1 && b.folder == -1);
+    mr_lock_release(&a);
+    CHECK(a.file == -1 && a.folder == -1);
     REQUIRE_OK(mr_lock_take(&b, path, &err), err);
-    mr_lock_release(b);
+    mr_lock_release(&b);
+    char *nowhere = mr_path_join(path, "lock"); /* in a folder that is none */
+    CHECK_INT(mr_lock_take(&b, nowhere, &err), MR_EIO);
+    CHECK_CONTAINS(err.msg, "lock could not be opened");
+    mr_free(nowhere);
     mr_remove_tree(dir, NULL);
     mr_free(dir), mr_free(path);
 }

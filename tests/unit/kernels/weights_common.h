@@ -78,8 +78,8 @@ static inline mr_weight *weight_new(mr_backend *b, const float *values, int64_t 
     return w;
 }
 
-static const char *const all_isas[] = { "generic", "avx2", "avx512", "avx512_bf16" };
-enum { N_ISAS = 4 };
+static const char *const all_isas[] = { "generic", "avx2", "avx512", "avx512_bf16", "amx" };
+enum { N_ISAS = 5 };
 
 /* NULL when this machine lacks the level. */
 static inline mr_backend *open_isa(const char *isa, int threads) {

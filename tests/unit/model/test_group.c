@@ -291,6 +291,10 @@ static void saving(mr_dtype store, mr_dtype compute) {
         { .gradient_checkpointing = true, .mlp_rows = 13, .aside_layers = 4 },
         { .gradient_checkpointing = true, .mlp_rows = 40, .aside_layers = 100 },
         { .gradient_checkpointing = true, .mlp_rows = 1000 },
+        { .gradient_checkpointing = true, .kept_attention = 2 },
+        { .gradient_checkpointing = true, .mlp_rows = 13, .kept_attention = 4, .kept_mlp = 1 },
+        { .gradient_checkpointing = true, .aside_layers = 3, .kept_attention = 5, .kept_mlp = 4 },
+        { .gradient_checkpointing = true, .kept_attention = 6, .kept_mlp = 100 },
     };
     mr_backend *b = tiny_backend(2);
     mr_config c;
@@ -339,7 +343,7 @@ static void plan(void) {
     mr_model *m = tiny_open(b, "tiny_qwen3", NULL, o);
     mr_decoder_opts d = { .rollout_rows = 20, .rollout_slots = 100, .train_rows = 50, .train_slots = 130 };
     mr_decoder *dec = NULL;
-    for (int i = 0; i < 2; i++, d.gradient_checkpointing = true) {
+    for (int i = 0; i < 4; i++, d.gradient_checkpointing = true, d.kept_attention = i - 1, d.kept_mlp = i / 3) {
         REQUIRE_OK(mr_decoder_open(&dec, m, &d, &err), err);
         mr_decoder_room room;
         mr_decoder_plan(&room, b, mr_model_config(m), &o, &d);

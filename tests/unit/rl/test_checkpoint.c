@@ -38,11 +38,12 @@ static const char *names(const char *dir) {
     return text;
 }
 
-static void spoil(const char *dir, int step) {
-    char *path = mr_asprintf("%s/checkpoint-%d/optimizer.safetensors", dir, step);
+static void spoil_file(const char *dir, int step, const char *name) {
+    char *path = mr_asprintf("%s/checkpoint-%d/%s", dir, step, name);
     REQUIRE(unlink(path) == 0);
     mr_free(path);
 }
+static void spoil(const char *dir, int step) { spoil_file(dir, step, "optimizer.safetensors"); }
 
 static void the_newest_stay(void) {
     char *dir = rig_tmp();
@@ -68,9 +69,20 @@ static void the_best_stays(void) {
     for (int i = 1; i <= 6; i++) save(dir, i, i >= 2 ? "outputs/checkpoint-2" : NULL);
     mr_checkpoint_prune(dir, 2);
     CHECK_STR(names(dir), "2 5 6");
+    save(dir, 7, "outputs/checkpoint-2");
+    spoil_file(dir, 7, "trainer_state.json"); /* which says so: the one before it does too */
+    mr_checkpoint_prune(dir, 1);
+    CHECK_STR(names(dir), "2 5 6 7");
     save(dir, 7, "checkpoint-7");
     mr_checkpoint_prune(dir, 2);
     CHECK_STR(names(dir), "6 7");
+    save(dir, 8, "checkpoint-6");
+    save(dir, 9, "checkpoint-6");
+    mr_checkpoint_prune(dir, 1);
+    CHECK_STR(names(dir), "6 8 9");
+    save(dir, 10, "checkpoint-3"); /* long gone */
+    mr_checkpoint_prune(dir, 1);
+    CHECK_STR(names(dir), "9 10");
     rig_tmp_clear(dir);
 }
 

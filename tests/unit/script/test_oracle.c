@@ -127,7 +127,7 @@ static void run_behavior(const behavior *b) {
     mr_err err = { .msg = "" };
     for (int i = N - 1; i >= 0; i--) {
         char completion[8];
-        snprintf(completion, sizeof completion, "%d", i);
+        snprintf(completion, sizeof completion, "%d", i % 1000);
         mr_score_job job = { .id = i,
                              .text = completion,
                              .len = strlen(completion),

@@ -652,8 +652,11 @@ static char *look(mr_template *t, bool *taken, bool *refused) {
     return note;
 }
 
-/* The same after what was saved has come of age: a young file that does not load is looked at again. */
+/* The same, once more when what was found has come of age: a young file that does not load is looked at again. */
 static char *look_later(mr_template *t, bool *taken, bool *refused) {
+    char *note = look(t, taken, refused);
+    if (*note) return note;
+    mr_free(note);
     usleep(120000);
     return look(t, taken, refused);
 }

@@ -396,7 +396,7 @@ static long do_clone(int s, int o) {
 static long do_execve(int s, int o) {
     (void)s, (void)o;
     char *none[] = { NULL };
-    return execve("/bin/true", none, none);
+    return syscall(SYS_execve, "/bin/true", none, none); /* gcov puts a function of its own before execve, which opens files */
 }
 static long do_kill(int s, int o) {
     (void)s, (void)o;

@@ -265,7 +265,7 @@ static char *own_json(const char *pre, const char *extra, const char *model, boo
         pre, extra, model);
     for (int b = 0; b < 256; b++) {
         char key[8], utf8[4] = "";
-        snprintf(key, sizeof key, "%d", b);
+        snprintf(key, sizeof key, "%d", b & 255);
         int cp = (int)field(map, key)->valuedouble;
         if (cp < 128)
             utf8[0] = (char)cp;
@@ -857,7 +857,7 @@ static void write_gguf(const char *path, const char *model, const char *pre, boo
     put_u64(&s, 266);
     for (int b = 0; b < 256; b++) {
         char key[8], utf8[4] = "";
-        snprintf(key, sizeof key, "%d", b);
+        snprintf(key, sizeof key, "%d", b & 255);
         int cp = (int)field(map, key)->valuedouble;
         if (cp < 128)
             utf8[0] = (char)cp;

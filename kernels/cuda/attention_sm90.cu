@@ -1,0 +1,472 @@
+/* attention_sm90.cu - attention_split.cu's large kernels with wgmma: four warps multiply 64 rows by what lies in shared memory, which so is
+ * read once for four warps, and at twice the rate of mma. For heads of 65 to 128 values.
+ *
+ * Bits:     those of attention_split.cu: a step of wgmma adds 16 products to an element as mma does (compare shows it, and decoding, which
+ *           stays with mma, relies on it). Of the backward pass nobody else needs the bits.
+ * Layout:   a matrix of rows of 128 values lies as two halves of its columns, rows of 128 bytes, of which 16 bytes number c of row r are at
+ *           c ^ r % 8: wgmma's "128B swizzle". The same place serves rows as columns of the right operand (K-major), and rows along the sum
+ *           (MN-major). PTX ISA, wgmma: matrix descriptors; register fragments, which per warp are mma's.
+ * Build:    wgmma is code for sm_90a alone. Where this file was compiled without that, its kernels are empty and have no registers to speak of,
+ *           which is how `there` finds out. The emulator has none of it. */
+#include <assert.h>
+
+#include "cuda/attention_split.cuh"
+
+#ifdef MR_EMULATE
+
+bool sm90_many(mr_backend *, const attending *, const tile_item *, int) { return false; }
+bool sm90_dq(mr_backend *, const backward *, const tile_item *, int) { return false; }
+bool sm90_dkv(mr_backend *, const backward *, const share_item *, int) { return false; }
+
+#else
+
+enum { W = 128, HALF = 64, GROUP = 128, ALIGN = 1024 }; /* GROUP: threads of four warps; ALIGN: bytes, of a matrix */
+
+/* Rows of W values in 16 bits. */
+template <int ROWS> struct alignas(ALIGN) matrix {
+    u16 half[2][ROWS][HALF];
+};
+template <int ROWS> struct halves {
+    matrix<ROWS> hi, lo;
+};
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+/* --- instructions --- */
+
+__device__ inline void wide_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void wide_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int N> __device__ inline void wide_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+/* Sums stay where they are in the order of instructions: before wide_begin what they start from, behind wide_wait what has come of it. */
+template <int N> __device__ inline void keep_here(float (*c)[4]) {
+#pragma unroll
+    for (int j = 0; j < N; j++) asm volatile("" : "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])::"memory");
+}
+/* Which four warps these are; the compiler has to see that all lanes agree. */
+__device__ inline int four_of() { return __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0); }
+__device__ inline bool agreed(bool x) { return __shfl_sync(0xffffffffu, (int)x, 0) != 0; }
+/* What copies have written may be read by wgmma. */
+__device__ inline void wide_sees() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+#define C4(c, j) "+f"((c)[j][0]), "+f"((c)[j][1]), "+f"((c)[j][2]), "+f"((c)[j][3])
+#define C16(c, j) C4(c, j), C4(c, (j) + 1), C4(c, (j) + 2), C4(c, (j) + 3)
+#define C32(c, j) C16(c, j), C16(c, (j) + 4)
+#define C64(c) C32(c, 0), C32(c, 8)
+#define R16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define R32 R16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define R64                                                                                                                          \
+    R32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61," \
+        "%62,%63"
+#define A4(a) "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3])
+
+/* c[64 rows, 8 NT columns] += a b: a in registers or in shared memory, b in shared memory. SUM: b's rows go along the sum. */
+template <int NT, bool SUM> __device__ inline void wide(float (*c)[4], const uint32_t a[4], uint64_t b) {
+    if (NT == 16)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" R64 "}, {%64,%65,%66,%67}, %68, 1, 1, 1, %69;"
+                     : C64(c)
+                     : A4(a), "l"(b), "n"(SUM ? 1 : 0));
+    else
+        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" R32 "}, {%32,%33,%34,%35}, %36, 1, 1, 1, %37;"
+                     : C32(c, 0)
+                     : A4(a), "l"(b), "n"(SUM ? 1 : 0));
+}
+template <int NT> __device__ inline void wide(float (*c)[4], uint64_t a, uint64_t b) {
+    if (NT == 8)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" R32 "}, %32, %33, 1, 1, 1, 0, 0;"
+                     : C32(c, 0)
+                     : "l"(a), "l"(b));
+    else
+        asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" R16 "}, %16, %17, 1, 1, 1, 0, 0;"
+                     : C16(c, 0)
+                     : "l"(a), "l"(b));
+}
+
+/* Descriptors, in units of 16 bytes: 8 rows are 1024 bytes; `beside`: bytes between the halves, where both are asked at once. */
+__device__ inline uint64_t place_of(const void *at, int beside) {
+    unsigned from = (unsigned)__cvta_generic_to_shared(at);
+    return (uint64_t)(from >> 4 & 0x3fff) | (uint64_t)(beside >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+}
+/* Step k of 16 along the columns, of the matrix' rows from `row` on (a multiple of 8). */
+template <int ROWS> __device__ inline uint64_t across(const matrix<ROWS> &m, int k) {
+    return place_of(&m.half[k / 4][0][0], 16) + (uint64_t)(k % 4 * 2);
+}
+/* Step k of 16 along the rows: all columns, or a half of them. */
+template <int ROWS> __device__ inline uint64_t along(const matrix<ROWS> &m, int k, int half) {
+    return place_of(&m.half[half][0][0], (int)sizeof m.half[0]) + (uint64_t)(k * 16 * HALF * 2 / 16);
+}
+
+/* --- copies --- */
+
+/* Rows 0 .. n - 1 of P columns each from from_hi and from_lo, zeros elsewhere, by T threads, of which this one is `thread`. */
+template <int ROWS, int T>
+__device__ inline void stage(halves<ROWS> &to, const u16 *from_hi, const u16 *from_lo, int P, int n, int thread) {
+    enum { IN_ROW = W / 8, STEP = T / IN_ROW };
+    int c = thread % IN_ROW, first = thread / IN_ROW;
+#pragma unroll
+    for (int r = first; r < ROWS; r += STEP) {
+        bool ok = r < n && c * 8 < P;
+        int at = ok ? r * P + c * 8 : 0, place = (c % 8 ^ r % 8) * 8;
+        copy16(&to.hi.half[c / 8][r][place], from_hi + at, ok);
+        copy16(&to.lo.half[c / 8][r][place], from_lo + at, ok);
+    }
+}
+
+template <typename ROOM> __device__ inline ROOM &room_in(unsigned char *bytes) {
+    unsigned at = (unsigned)__cvta_generic_to_shared(bytes);
+    return *(ROOM *)(bytes + ((at + ALIGN - 1) / ALIGN * ALIGN - at));
+}
+
+/* One step of 16 of a chain: c += (ah + al) * (hi + lo), as attention_split.cu's step. */
+template <int NT, bool SUM> __device__ inline void wide_step(float (*c)[4], const uint32_t ah[4], const uint32_t al[4], uint64_t hi, uint64_t lo) {
+    wide<NT, SUM>(c, ah, hi), wide<NT, SUM>(c, al, hi), wide<NT, SUM>(c, ah, lo);
+}
+template <int NT> __device__ inline void wide_step(float (*c)[4], uint64_t ah, uint64_t al, uint64_t hi, uint64_t lo) {
+    wide<NT>(c, ah, hi), wide<NT>(c, al, hi), wide<NT>(c, ah, lo);
+}
+
+#endif
+
+struct chunk_halves {
+    halves<CHUNK> k, v;
+};
+
+/* --- forward --- */
+
+enum { MANY_THREADS = 2 * GROUP };
+struct many_room {
+    chunk_halves chunk[2];
+    float mark[2][CHUNK];
+};
+
+/* A block has 128 pairs of a span and key head, each four warps 64 of them; the next chunk comes during this one. */
+__global__ static void __launch_bounds__(MANY_THREADS, 1) many_kernel(attending a, const tile_item *items) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    SHARED_BYTES(bytes);
+    many_room &room = room_in<many_room>(bytes);
+    tile_item item = items[blockIdx.x];
+    mr_span s = a.spans[item.span];
+    int kh = blockIdx.y, lane = threadIdx.x % 32, D = a.D, P = width_of(D);
+    tile t = tile_of(s, item.first, kh, a.G, a.H);
+    int pair = item.first + (int)threadIdx.x / 32 * 16, group = item.first + four_of() * 64;
+    int last = group + 63 < t.n ? group + 63 : t.n - 1, end = item.first + 128 < t.n ? item.first + 128 : t.n;
+    int n_chunks = chunks_of(s.n_prefix) + chunks_of(s.past + (end - 1) / a.G + 1);
+    float scale = 1.0f / sqrtf((float)D), o[16][4], most[2] = { -INFINITY, -INFINITY }, total[2] = { 0.0f, 0.0f };
+    clear<16>(o);
+    uint32_t qh[8][4], ql[8][4];
+    auto fetch = [&](int n) {
+        if (n < n_chunks) {
+            chunk_ref c = chunk_of(s, n);
+            const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
+            int here = keys_seen(c.total, c.number);
+            stage<CHUNK, MANY_THREADS>(room.chunk[n % 2].k, chunk, chunk + CHUNK * P, P, here, threadIdx.x);
+            stage<CHUNK, MANY_THREADS>(room.chunk[n % 2].v, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, here, threadIdx.x);
+            stage_marks(room.mark[n % 2], chunk, P);
+        }
+        copy_commit();
+    };
+    fetch(0);
+    load_queries<W>(qh, ql, a.q, a.ldq, t, pair, D);
+    for (int n = 0; n < n_chunks; n++) {
+        const chunk_halves &here = room.chunk[n % 2];
+        chunk_ref c = chunk_of(s, n);
+        copy_wait<0>();
+        wide_sees();
+        __syncthreads();
+        fetch(n + 1);
+        if (agreed(group >= t.n || pair_sees(s, c, t, last) == 0)) continue; /* all four warps */
+        bool all = pair + 15 < t.n && pair_sees(s, c, t, pair) == CHUNK;
+        int seen[2] = { pair_sees(s, c, t, pair + lane / 4), pair_sees(s, c, t, pair + lane / 4 + 8) };
+        float x[8][4], keep[2], take[2], m[2], sum[2];
+        uint32_t ph[4][4], pl[4][4];
+        clear<8>(x), keep_here<8>(x);
+        wide_begin();
+#pragma unroll
+        for (int k = 0; k < 8; k++) wide_step<8, false>(x, qh[k], ql[k], across(here.k.hi, k), across(here.k.lo, k));
+        wide_commit();
+        wide_wait<0>();
+        keep_here<8>(x);
+        chunk_weights(ph, pl, m, sum, x, seen, all, room.mark[n % 2], scale);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            keep[h] = 1.0f, take[h] = 0.0f;
+            if (seen[h] > 0) merge(&most[h], &total[h], &keep[h], &take[h], m[h], sum[h]);
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            clear<8>(x), keep_here<8>(x);
+            wide_begin();
+#pragma unroll
+            for (int k = 0; k < 4; k++) wide_step<8, true>(x, ph[k], pl[k], along(here.v.hi, k, half), along(here.v.lo, k, half));
+            wide_commit();
+            wide_wait<0>();
+            keep_here<8>(x);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    float old = o[8 * half + j][i], merged = fmaf(x[j][i], take[i / 2], old * keep[i / 2]);
+                    o[8 * half + j][i] = all || seen[i / 2] > 0 ? merged : old;
+                }
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        int at = pair + lane / 4 + 8 * h;
+        if (at >= t.n) continue;
+        float *to = a.o + place(t, at) * D;
+#pragma unroll
+        for (int j = 0; j < 16; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                if (j * 8 + lane % 4 * 2 + i < D) to[j * 8 + lane % 4 * 2 + i] = o[j][2 * h + i] / total[h];
+        if (a.lse && lane % 4 == 0) a.lse[place(t, at)] = most[h] + logf(total[h]);
+    }
+#else
+    (void)a, (void)items;
+#endif
+}
+
+/* --- dq --- */
+
+enum { DQ_THREADS = 2 * GROUP };
+struct dq_room {
+    halves<64> q[2]; /* of each four warps */
+    chunk_halves chunk[2];
+};
+
+/* A block has 128 pairs of a span and key head, over chunks and keys in order. */
+__global__ static void __launch_bounds__(DQ_THREADS, 1) dq_kernel(backward w, const tile_item *items) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    SHARED_BYTES(bytes);
+    dq_room &room = room_in<dq_room>(bytes);
+    tile_item item = items[blockIdx.x];
+    mr_span s = w.spans[item.span];
+    int kh = blockIdx.y, lane = threadIdx.x % 32, mine = four_of(), D = w.D, P = width_of(D);
+    tile t = tile_of(s, item.first, kh, w.G, w.H);
+    int pair = item.first + (int)threadIdx.x / 32 * 16, group = item.first + mine * 64;
+    int last = group + 63 < t.n ? group + 63 : t.n - 1, end = item.first + 128 < t.n ? item.first + 128 : t.n;
+    int n_chunks = chunks_of(s.n_prefix) + chunks_of((end - 1) / w.G + 1);
+    float scale = 1.0f / sqrtf((float)D), scale2 = scale * LOG2_E, dq[16][4];
+    grad_row row[2];
+    uint32_t oh[8][4], ol[8][4];
+    int64_t size = w.n_rows * P, pair0 = pair_place(w, s, kh);
+    const u16 *rows = w.rows + pair0 * P;
+    auto fetch = [&](int n) {
+        if (n < n_chunks) {
+            chunk_ref c = chunk_of(s, n);
+            const u16 *chunk = chunk_in(w.kv, c, kh, w.K, P);
+            int here = keys_seen(c.total, c.number);
+            stage<CHUNK, DQ_THREADS>(room.chunk[n % 2].k, chunk, chunk + CHUNK * P, P, here, threadIdx.x);
+            stage<CHUNK, DQ_THREADS>(room.chunk[n % 2].v, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, here, threadIdx.x);
+        }
+        copy_commit();
+    };
+    if (group < t.n) {
+        const u16 *from = rows + (int64_t)group * P;
+        stage<64, GROUP>(room.q[mine], from, from + size, P, t.n - group, threadIdx.x % GROUP);
+    }
+    fetch(0);
+#pragma unroll
+    for (int k = 0; k < 8; k++) load_left(oh[k], rows + 2 * size, t, pair, P, k), load_left(ol[k], rows + 3 * size, t, pair, P, k);
+    for (int h = 0; h < 2; h++) {
+        int at = pair + lane / 4 + 8 * h;
+        row[h] = grad_row_of(w, pair0 + at, at < t.n, scale);
+    }
+    clear<16>(dq);
+    for (int n = 0; n < n_chunks; n++) {
+        const chunk_halves &here = room.chunk[n % 2];
+        const halves<64> &q = room.q[mine];
+        chunk_ref c = chunk_of(s, n);
+        copy_wait<0>();
+        wide_sees();
+        __syncthreads();
+        fetch(n + 1);
+        if (agreed(group >= t.n || pair_sees(s, c, t, last) == 0)) continue; /* all four warps */
+        bool all = pair + 15 < t.n && pair_sees(s, c, t, pair) == CHUNK;
+        int seen[2] = { pair_sees(s, c, t, pair + lane / 4), pair_sees(s, c, t, pair + lane / 4 + 8) };
+        float x[8][4], y[8][4];
+        uint32_t dh[4][4], dl[4][4];
+        clear<8>(x), clear<8>(y), keep_here<8>(x), keep_here<8>(y);
+        wide_begin();
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            wide_step<8>(x, across(q.hi, k), across(q.lo, k), across(here.k.hi, k), across(here.k.lo, k));
+            wide_step<8, false>(y, oh[k], ol[k], across(here.v.hi, k), across(here.v.lo, k));
+        }
+        wide_commit();
+        wide_wait<0>();
+        keep_here<8>(x), keep_here<8>(y);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                score_grad(&x[j][i], &y[j][i], scale, scale2, row[i / 2]);
+                if (!all && j * 8 + lane % 4 * 2 + i % 2 >= seen[i / 2]) y[j][i] = 0.0f;
+            }
+#pragma unroll
+        for (int k = 0; k < 4; k++) as_left(dh[k], dl[k], y + 2 * k);
+        keep_here<16>(dq);
+        wide_begin();
+#pragma unroll
+        for (int k = 0; k < 4; k++) wide_step<16, true>(dq, dh[k], dl[k], along(here.k.hi, k, 0), along(here.k.lo, k, 0));
+        wide_commit();
+        wide_wait<0>();
+        keep_here<16>(dq);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        int at = pair + lane / 4 + 8 * h;
+        if (at >= t.n) continue;
+        float *to = w.dq + (t.row0 + at / w.G) * w.lddq + (kh * w.G + at % w.G) * D;
+#pragma unroll
+        for (int j = 0; j < 16; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                if (j * 8 + lane % 4 * 2 + i < D) to[j * 8 + lane % 4 * 2 + i] = dq[j][2 * h + i];
+    }
+#else
+    (void)w, (void)items;
+#endif
+}
+
+/* --- dk, dv --- */
+
+enum { TILE = 32 };
+struct dkv_room {
+    chunk_halves chunk;
+    halves<TILE> q, d_o;
+    grad_row row[2][TILE];
+    int seen[2][TILE];
+};
+
+/* A block has a chunk of keys, a warp 16 of them, over tiles of 32 pairs of the span. Two blocks share a multiprocessor. */
+__global__ static void __launch_bounds__(GROUP, 2) dkv_kernel(backward w, const share_item *items) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    SHARED_BYTES(bytes);
+    dkv_room &room = room_in<dkv_room>(bytes);
+    share_item item = items[blockIdx.x];
+    mr_span s = w.spans[item.span];
+    chunk_ref c = chunk_of(s, item.number);
+    int kh = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = w.D, P = width_of(D);
+    int here = keys_seen(c.total, c.number), key = 16 * warp + lane / 4;
+    tile t = tile_of(s, 0, kh, w.G, w.H);
+    const u16 *chunk = chunk_in(w.kv, c, kh, w.K, P);
+    int64_t size = w.n_rows * P, pair0 = pair_place(w, s, kh);
+    const u16 *rows = w.rows + pair0 * P;
+    float scale = 1.0f / sqrtf((float)D), scale2 = scale * LOG2_E, dk[16][4], dv[16][4];
+    clear<16>(dk), clear<16>(dv);
+    stage<CHUNK, GROUP>(room.chunk.k, chunk, chunk + CHUNK * P, P, here, threadIdx.x);
+    stage<CHUNK, GROUP>(room.chunk.v, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, here, threadIdx.x);
+    const halves<CHUNK> &k_of = room.chunk.k, &v_of = room.chunk.v;
+    /* q or d_o of the tile that begins at `first`: the next one's come as soon as all have used this one's */
+    auto fetch = [&](int first, bool q) {
+        if (first < item.end) {
+            const u16 *from = rows + (int64_t)first * P + (q ? 0 : 2 * size);
+            stage<TILE, GROUP>(q ? room.q : room.d_o, from, from + size, P, t.n - first, threadIdx.x);
+            if (!q && threadIdx.x < TILE) {
+                int i = first + (int)threadIdx.x, to = first / TILE % 2;
+                room.row[to][threadIdx.x] = grad_row_of(w, pair0 + i, i < t.n, scale);
+                room.seen[to][threadIdx.x] = pair_sees(s, c, t, i);
+            }
+        }
+        copy_commit();
+    };
+    int first = item.first / TILE * TILE;
+    fetch(first, false), fetch(first, true);
+    for (; first < item.end; first += TILE) {
+        int now = first / TILE % 2;
+        bool all = first + TILE <= t.n && 16 * warp + 15 < pair_sees(s, c, t, first); /* of a warp */
+        float x[4][4], y[4][4];
+        uint32_t ph[2][4], pl[2][4], dh[2][4], dl[2][4];
+        copy_wait<0>();
+        wide_sees();
+        __syncthreads();
+        clear<4>(x), clear<4>(y), keep_here<4>(x), keep_here<4>(y);
+        wide_begin();
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            wide_step<4>(x, across(k_of.hi, k), across(k_of.lo, k), across(room.q.hi, k), across(room.q.lo, k));
+            wide_step<4>(y, across(v_of.hi, k), across(v_of.lo, k), across(room.d_o.hi, k), across(room.d_o.lo, k));
+        }
+        wide_commit();
+        wide_wait<0>();
+        keep_here<4>(x), keep_here<4>(y);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int pair = j * 8 + lane % 4 * 2 + i % 2;
+                score_grad(&x[j][i], &y[j][i], scale, scale2, room.row[now][pair]);
+                if (!all && key + i / 2 * 8 >= room.seen[now][pair]) x[j][i] = y[j][i] = 0.0f;
+            }
+#pragma unroll
+        for (int k = 0; k < 2; k++) as_left(ph[k], pl[k], x + 2 * k), as_left(dh[k], dl[k], y + 2 * k);
+        keep_here<16>(dv), keep_here<16>(dk);
+        wide_begin();
+#pragma unroll
+        for (int k = 0; k < 2; k++) wide_step<16, true>(dv, ph[k], pl[k], along(room.d_o.hi, k, 0), along(room.d_o.lo, k, 0));
+        wide_commit();
+#pragma unroll
+        for (int k = 0; k < 2; k++) wide_step<16, true>(dk, dh[k], dl[k], along(room.q.hi, k, 0), along(room.q.lo, k, 0));
+        wide_commit();
+        wide_wait<1>();
+        __syncthreads();
+        fetch(first + TILE, false);
+        wide_wait<0>();
+        keep_here<16>(dv), keep_here<16>(dk);
+        __syncthreads();
+        fetch(first + TILE, true);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (key + 8 * h >= here) continue;
+        float *to_k, *to_v;
+        if (item.share >= 0) {
+            to_k = w.parts + (item.share + c.number * CHUNK + key + 8 * h) * 2 * w.K * D + kh * D;
+            to_v = to_k + w.K * D;
+        } else {
+            int64_t at = (int64_t)(s.row0 + c.number * CHUNK + key + 8 * h) * w.lddkv + kh * D;
+            to_k = w.dk + at, to_v = w.dv + at;
+        }
+#pragma unroll
+        for (int j = 0; j < 16; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                int col = j * 8 + lane % 4 * 2 + i;
+                if (col < D) to_k[col] = dk[j][2 * h + i], to_v[col] = dv[j][2 * h + i];
+            }
+    }
+#else
+    (void)w, (void)items;
+#endif
+}
+
+/* --- host --- */
+
+/* An empty kernel needs a few registers, these over a hundred. */
+template <typename K> static bool there(const mr_backend *b, K kernel, int D) {
+    enum { LEAST = 100 };
+    cudaFuncAttributes a;
+    if (cu_of(b)->sm != 90 || D <= W / 2 || D > W) return false;
+    return cudaFuncGetAttributes(&a, kernel) == cudaSuccess && a.numRegs >= LEAST;
+}
+
+bool sm90_many(mr_backend *b, const attending *a, const tile_item *items, int n) {
+    if (!there(b, many_kernel, a->D)) return false;
+    LAUNCH(b, "attention", many_kernel, dim3(n, a->K), MANY_THREADS, (int)sizeof(many_room) + ALIGN, *a, items);
+    return true;
+}
+
+bool sm90_dq(mr_backend *b, const backward *w, const tile_item *items, int n) {
+    if (!there(b, dq_kernel, w->D)) return false;
+    LAUNCH(b, "attention_bwd", dq_kernel, dim3(n, w->K), DQ_THREADS, (int)sizeof(dq_room) + ALIGN, *w, items);
+    return true;
+}
+
+bool sm90_dkv(mr_backend *b, const backward *w, const share_item *items, int n) {
+    if (!there(b, dkv_kernel, w->D)) return false;
+    LAUNCH(b, "attention_bwd", dkv_kernel, dim3(n, w->K), GROUP, (int)sizeof(dkv_room) + ALIGN, *w, items);
+    return true;
+}
+
+#endif

@@ -1,0 +1,128 @@
+/* fuzz_lua.c - any bytes as a user's Lua file, in the workers that a run would start for it: the first byte chooses whether they are the file
+ * of a reward, or what such a file calls for each completion. The worker may end as it likes. The trainer's side may not: the pool opens or
+ * says why not in one line, every completion has a finite score or a fault, nothing of a worker is left behind (no child, no
+ * descriptor), and an honest reward scores as before.
+ *
+ * Workers are another program, the one that is shipped: MEDRL_FUZZ_WORKER, else the medrl of this build (the linker leads posix_spawn here).
+ * A sanitizer in them would find LuaJIT's own assumptions about memory, and takes longer to start than a file to run. */
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "fuzz.h"
+#include "script/script.h"
+
+enum { N_TEXTS = 3, HONEST_EVERY = 64 };
+
+int __real_posix_spawn(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, char *const *);
+int __wrap_posix_spawn(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, char *const *);
+int __wrap_posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attr,
+                       char *const *argv, char *const *envp) {
+    const char *other = getenv("MEDRL_FUZZ_WORKER");
+    (void)path;
+    return __real_posix_spawn(pid, other ? other : MR_FUZZ_WORKER, actions, attr, argv, envp);
+}
+
+static int n_open_files(void) {
+    int n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    while (d && readdir(d)) n++;
+    if (d) closedir(d);
+    return n;
+}
+
+/* The sum of the scores of a few completions; NaN when one has none. */
+static double score(const char *reward) {
+    static const char *const texts[N_TEXTS] = { "<answer>\nB\n</answer>", "", "x\xff\n%d " };
+    const char *const rewards[] = { reward, NULL };
+    const mr_pool_opts o = { .n_workers = 1, .deadline_s = 0.1, .memory_bytes = (size_t)64 << 20, .rewards = rewards };
+    mr_pool *p;
+    mr_err err = { "" };
+    if (mr_pool_open(&p, NULL, &o, &err) != MR_OK) {
+        fuzz_refused(err.msg, "");
+        return (double)NAN;
+    }
+    const mr_scorer sc = mr_pool_scorer(p);
+    mr_score scores[N_TEXTS];
+    mr_fault faults[2];
+    int n_faults = 0;
+    double sum = 0;
+    mr_status st = MR_OK;
+    PROMISE(sc.n_rewards == 1, "%d rewards", sc.n_rewards);
+    for (int i = 0; i < N_TEXTS && st == MR_OK; i++) {
+        const mr_score_job job = { .id = i, .text = texts[i], .len = strlen(texts[i]), .row_json = "{\"answer\":\"B\"}", .n_group = N_TEXTS };
+        st = sc.submit(sc.self, &job, &err);
+    }
+    if (st == MR_OK) st = sc.collect(sc.self, scores, N_TEXTS, faults, 2, &n_faults, &err);
+    if (st == MR_OK) {
+        for (int i = 0; i < N_TEXTS; i++) {
+            PROMISE(scores[i].kind <= MR_FAULT, "a score of kind %d", (int)scores[i].kind);
+            PROMISE(scores[i].kind != MR_SCORED || isfinite(scores[i].value), "a score of %g", scores[i].value);
+            sum += scores[i].kind == MR_SCORED ? scores[i].value : (double)NAN;
+        }
+        PROMISE(n_faults >= 0 && n_faults <= N_TEXTS, "%d faults of %d", n_faults, N_TEXTS);
+        fuzz_accepted();
+    } else
+        fuzz_refused(err.msg, "");
+    mr_pool_close(p);
+    return st == MR_OK ? sum : (double)NAN;
+}
+
+static char folder[] = "/tmp/medrl-fuzz-lua-XXXXXX", live[64], honest_path[64];
+
+static void put(const char *path, const mr_str *text) { /* not mr_file_write, which waits for the disk */
+    FILE *f = fopen(path, "w");
+    PROMISE(f && fwrite(text->data ? text->data : "", 1, text->len, f) == text->len && fclose(f) == 0, "%s cannot be written", path);
+}
+static void close_folder(void) {
+    unlink(live), unlink(honest_path);
+    rmdir(folder);
+}
+static void open_folder(void) {
+    PROMISE(mkdtemp(folder), "no folder");
+    atexit(close_folder);
+    snprintf(live, sizeof live, "%s/x.lua", folder);
+    snprintf(honest_path, sizeof honest_path, "%s/honest.lua", folder);
+    mr_str text = { 0 };
+    mr_str_puts(&text, "return { score = function(c) return #c % 7 end }\n");
+    put(honest_path, &text);
+    mr_str_clear(&text);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const char begin[] = "local function chunk() ",
+                      end[] = "\nend\nreturn { score = function() local x, n = chunk(), 0\n"
+                              "if type(x) ~= 'table' then return x end\n"
+                              "for i = 1, #x do if pcall(x[i]) then n = n + 1 end end return n end }\n";
+    static long n;
+    static double honest;
+    if (!size) return 0;
+    mr_log_set_level(MR_LOG_ERROR);
+    if (n == 0) {
+        open_folder();
+        honest = score(honest_path);
+        PROMISE(isfinite(honest), "the honest reward does not score; is the worker (MEDRL_FUZZ_WORKER, " MR_FUZZ_WORKER ") there?");
+        fuzz_n_accepted = 0;
+    }
+    mr_str text = { 0 };
+    const bool whole = data[0] % 2 == 0;
+    if (!whole) mr_str_puts(&text, begin);
+    mr_str_add(&text, data + 1, size - 1);
+    if (!whole) mr_str_puts(&text, end);
+    put(live, &text);
+    mr_str_clear(&text);
+    const int files = n_open_files();
+    score(live);
+    PROMISE(n_open_files() == files, "a descriptor is left: %d, were %d", n_open_files(), files);
+    PROMISE(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD, "a worker is left");
+    if (++n % HONEST_EVERY == 0) {
+        const long accepted = fuzz_n_accepted;
+        PROMISE(score(honest_path) == honest, "an honest reward scores otherwise now");
+        fuzz_n_accepted = accepted;
+    }
+    return 0;
+}
