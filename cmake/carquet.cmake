@@ -67,7 +67,7 @@ if(MEDRL_HAS_PARQUET)
   target_compile_options(carquet PRIVATE -w -include ${CMAKE_SOURCE_DIR}/runtime/files/parquet_env.h
                          "-ffile-prefix-map=${unpacked}=carquet")
   if(MEDRL_SANITIZE) # its memory errors are of interest; that it adds 0 to NULL, and reads words where they stand, is its author's
-    target_compile_options(carquet PRIVATE -O1 -fno-sanitize=undefined)
+    target_compile_options(carquet PRIVATE -O2 -fno-sanitize=undefined)
   endif()
   target_link_libraries(carquet PRIVATE PkgConfig::ZSTD PkgConfig::ZLIB PkgConfig::LZ4)
 endif()

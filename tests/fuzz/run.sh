@@ -81,7 +81,7 @@ lane1() {
     once tokenizer 20000 4000
     once safetensors 300000 4000
     once hub 300000 2000
-    once packed 60000 2000
+    once packed 20000 2000
     once control 6000 4000
     once recipe 6000 3000
 }
