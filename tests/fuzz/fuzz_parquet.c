@@ -1,5 +1,5 @@
-/* fuzz_parquet.c - Parquet files, the way a worker reads them. Accepted: every row is JSON, an object, of at most 16 MiB; the memory that
- * carquet may take is 64 MiB. Refused: by name, and nothing is left open or allocated. */
+/* fuzz_parquet.c - Parquet files, the way a worker reads them. Accepted: every row is JSON, an object, of at most 16
+ * MiB; the memory that carquet may take is 64 MiB. Refused: by name, and nothing is left open or allocated. */
 #include "base/json.h"
 #include "files/parquet.h"
 #include "fuzz.h"
