@@ -50,7 +50,8 @@ typedef struct mr_nf4_part {
 enum {
     MR_USE_FWD = 1,  /* multiplied as y = x @ w^T */
     MR_USE_BWD = 2,  /* multiplied as dx = dy @ w */
-    MR_USE_ROWS = 4  /* rows are looked up (embedding) */
+    MR_USE_ROWS = 4, /* rows are looked up (embedding) */
+    MR_USE_UNPACKED = 8 /* for weight_room: products find it unpacked (weight_unpack), so they need no scratch for that */
 };
 
 typedef struct mr_weight_info {
@@ -97,6 +98,7 @@ typedef struct mr_gated {
     const mr_linear *gate_up, *down;
     float *gu, *act;          /* [N,2F], [N,F]; what they hold is the backend's own */
     float *u_up, *u_down;     /* as linear's u */
+    bool sampling;            /* no mlp_bwd follows: nothing need be left for it */
     float *dgu, *dact, *du;   /* [N,2F], [N,F], [N, the larger r_total]: scratch of the backward pass, NULL in the forward pass */
 } mr_gated;
 
@@ -199,6 +201,11 @@ struct mr_backend {
     /* dst[n,I] = rows of the stored matrix as f32 (dequantized, exactly the values that products use). Needs MR_USE_ROWS or NF4 or
      * F32/BF16 with MR_USE_FWD. Row-wise use in tests and merging; not fast. */
     void (*weight_rows)(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
+    /* Keeps an NF4 weight in its compute type as well, so that products of many rows need not unpack it each time: the same values, so the
+     * same bits. place: device memory of alloc for n_out + more rows, as many bytes as weight_room says of a weight of that size that is stored
+     * in the compute type; it stays the caller's, until the weight is freed. more: rows behind it for the backend's own use, r_total of its
+     * adapters and one. place NULL: from now on unpacked by each product again. NULL: a device that gains nothing by it. */
+    void (*weight_unpack)(mr_backend *b, mr_weight *w, void *place, int64_t more);
     /* on: no weight changes until off, so what products unpack of one may stay for those that follow. */
     void (*weight_hold)(mr_backend *b, bool on);
     /* The NF4 parts in host memory, borrowed until the weight is freed: codes [ceil(O*I/2)], absmax codes [n_blocks], nested absmax

@@ -267,7 +267,7 @@ __global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const 
     int seen[1];
     const int none[1] = { 0 };
     bool all = chunk_softmax<1>(m, sum, seen, room.w, room.u.slices[0], room.u.slices[1], q, s, c, keys);
-    float *to = parts + (((int64_t)blockIdx.x * a.K + kh) * 16 + ty) * (D + 2);
+    float *to = parts + (((int64_t)blockIdx.x * a.K + kh) * (items ? 16 : a.G) + ty) * (D + 2);
     for (int c0 = 0; c0 < D; c0 += WIDTH) {
         float part[1][4] = {};
         accumulate<1>(part, room.w, room.u.rows, keys_seen(c.total, c.number), D, c0, all, none, seen,
@@ -278,25 +278,31 @@ __global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const 
     if (tx == 0 && ty < q.n) to[0] = m[0], to[1] = sum[0];
 }
 
-/* One block a (span, pair) and key head. first_item[span]: its first chunk's item; NULL: n_chunks a span. */
-__global__ static void merge_kernel(attending a, const int *first_item, const float *parts) {
-    int which = blockIdx.x / 16, pair = blockIdx.x % 16, kh = blockIdx.y, D = a.D;
+/* A (span, pair) and key head is 64 threads', each with 2 columns of 128. first_item[span]: its first chunk's item, and parts have room for 16 pairs;
+ * NULL: n_chunks a span, and for G. */
+enum { MERGE_EACH = 2, MERGE_LANES = 64 };
+__global__ static void __launch_bounds__(MERGE_EACH * MERGE_LANES) merge_kernel(attending a, const int *first_item, const float *parts) {
+    int room = first_item ? 16 : a.G, at = blockIdx.x * MERGE_EACH + threadIdx.x / MERGE_LANES, which = at / room, pair = at % room,
+        kh = blockIdx.y, D = a.D;
     follow();
     mr_span s = a.spans[which];
     int first = first_item ? first_item[which] : which * a.n_chunks;
     if (pair >= s.n_rows * a.G) return;
     int before = chunks_of(s.n_prefix), own = s.past + pair / a.G + 1, n = before + chunks_of(own);
-    int64_t row = s.row0 + pair / a.G, head = kh * a.G + pair % a.G;
-    for (int c = threadIdx.x; c < D; c += blockDim.x) {
-        float most = -INFINITY, total = 0.0f, o = 0.0f;
+    int64_t row = s.row0 + pair / a.G, head = kh * a.G + pair % a.G, step = (int64_t)a.K * room * (D + 2);
+    for (int c = threadIdx.x % MERGE_LANES * 2; c < D; c += 2 * MERGE_LANES) { /* D + 2 is even or the second column is not there */
+        const float *from = parts + (((int64_t)first * a.K + kh) * room + pair) * (D + 2);
+        float most = -INFINITY, total = 0.0f, o[2] = { 0.0f, 0.0f };
+        bool both = c + 1 < D;
 #pragma unroll 8
-        for (int i = 0; i < n; i++) {
-            const float *from = parts + (((int64_t)(first + i) * a.K + kh) * 16 + pair) * (D + 2);
-            float keep, take;
-            merge(&most, &total, &keep, &take, from[0], from[1]);
-            o = fmaf(from[2 + c], take, o * keep);
+        for (int i = 0; i < n; i++, from += step) {
+            float keep, take, m = from[0], sum = from[1], x = from[2 + c], y = both ? from[3 + c] : 0.0f;
+            merge(&most, &total, &keep, &take, m, sum);
+            o[0] = fmaf(x, take, o[0] * keep), o[1] = fmaf(y, take, o[1] * keep);
         }
-        a.o[(row * a.H + head) * D + c] = o / total;
+        float *to = a.o + (row * a.H + head) * D + c;
+        to[0] = o[0] / total;
+        if (both) to[1] = o[1] / total;
         if (a.lse && c == 0) a.lse[row * a.H + head] = most + logf(total);
     }
 }
@@ -362,12 +368,14 @@ static void attend_many(mr_backend *b, attending a, const mr_span *spans, int S)
 /* first_item: merge_kernel. */
 static void launch_few(mr_backend *b, const attending &a, const chunk_item *items, int n_items, int S, const int *first_item,
                        float *parts) {
-    dim3 grid(n_items, a.K), merges(S * 16, a.K);
-    if (split_takes(b, a.D))
+    dim3 grid(n_items, a.K), merges((S * (first_item ? 16 : a.G) + MERGE_EACH - 1) / MERGE_EACH, a.K);
+    if (split_takes(b, a.D) && !items)
+        split_step(b, &a, S, parts);
+    else if (split_takes(b, a.D))
         split_few(b, &a, items, n_items, parts);
     else
         LAUNCH(b, "attention", few_kernel, grid, THREADS, (int)sizeof(tile_room), a, items, parts);
-    LAUNCH_EARLY(b, "attention", merge_kernel, merges, a.D <= 64 ? 64 : 128, 0, a, first_item, (const float *)parts);
+    LAUNCH_EARLY(b, "attention", merge_kernel, merges, MERGE_EACH * MERGE_LANES, 0, a, first_item, (const float *)parts);
 }
 
 /* Spans [0, S) with at most 16 pairs each, n_items chunks in all. */
@@ -399,8 +407,9 @@ void cu_attention_step(mr_backend *b, float *o, const float *q, int ldq, const v
     (void)n_slots;
     if (cu_failed(b) || S <= 0) return;
     assert(H % K == 0 && H / K <= 16 && D <= CU_MAX_D && ldq >= H * D && n_chunks > 0);
-    int room = (int)(CU_ATT_BYTES / part_bytes(K, D)) / n_chunks, at_once = room < 1 ? 1 : room < S ? room : S;
-    float *parts = (float *)cu_scratch(b, "attention", CU_SLOT_ATT, (size_t)at_once * (size_t)n_chunks * part_bytes(K, D));
+    size_t each = (size_t)n_chunks * (size_t)H * (size_t)(D + 2) * sizeof(float);
+    int room = (int)(CU_ATT_BYTES / each), at_once = room < 1 ? 1 : (S + (S + room - 1) / room - 1) / ((S + room - 1) / room);
+    float *parts = (float *)cu_scratch(b, "attention", CU_SLOT_ATT, (size_t)at_once * each);
     if (!parts) return;
     attending a = { o, NULL, q, (const float *)kv, NULL, ldq, H, K, D, H / K, n_chunks };
     for (int s = 0; s < S; s += at_once) {

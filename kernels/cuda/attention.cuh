@@ -100,6 +100,8 @@ void split_kv_put(mr_backend *b, void *kv, const float *k, const float *v, int l
 void split_many(mr_backend *b, const attending *a, const tile_item *items, int n);
 /* parts: for each item, key head and pair: m, sum, D values. */
 void split_few(mr_backend *b, const attending *a, const chunk_item *items, int n, float *parts);
+/* The same for spans [0, S) of one row each, span s row s, whose parts are n_chunks apart, each of G pairs. */
+void split_step(mr_backend *b, const attending *a, int S, float *parts);
 /* delta, row_lse and rows of w, from its q, d_o, o and lse; room: split_rows_bytes of device memory. */
 size_t split_rows_bytes(int N, int H, int D);
 void split_rows(mr_backend *b, backward *w, void *room, int N);

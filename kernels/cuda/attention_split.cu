@@ -286,17 +286,12 @@ template <int W> struct few_room {
     float4 x[8][32];
 };
 
+/* One chunk of one span, to part number `at` of `pairs` pairs each. */
 template <int W>
-__global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending a, const chunk_item *items, float *parts) {
-    SHARED_BYTES(bytes);
-    few_room<W> &room = *(few_room<W> *)bytes;
+__device__ static void few_chunk(const attending &a, few_room<W> &room, const mr_span &s, int number, int64_t at, int pairs, float *parts) {
     enum { LD = W + 8 };
-    follow();
-    chunk_item item = item_of(a, items);
-    mr_span s = a.spans[item.span];
-    if (!has_chunk(s, item)) return;
     int kh = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = a.D, P = width_of(D);
-    chunk_ref c = chunk_of(s, item.number);
+    chunk_ref c = chunk_of(s, number);
     const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
     int here = keys_seen(c.total, c.number);
     stage_keys<FEW_THREADS>(room.chunk.k, chunk, P, here), stage_marks(room.chunk.mark[0], chunk, P);
@@ -333,7 +328,7 @@ __global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending
     for (int h = 0; h < 2; h++) {
         int pair = lane / 4 + 8 * h;
         if (pair >= t.n) continue;
-        float *to = parts + (((int64_t)blockIdx.x * a.K + kh) * 16 + pair) * (D + 2);
+        float *to = parts + ((at * a.K + kh) * pairs + pair) * (D + 2);
 #pragma unroll
         for (int j = 0; j < W / 32; j++)
             for (int i = 0; i < 2; i++) {
@@ -342,6 +337,118 @@ __global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending
             }
         if (warp == 0 && lane % 4 == 0) to[0] = m[h], to[1] = sum[h];
     }
+}
+
+template <int W>
+__global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending a, const chunk_item *items, float *parts) {
+    SHARED_BYTES(bytes);
+    follow();
+    chunk_item item = item_of(a, items);
+    mr_span s = a.spans[item.span];
+    if (has_chunk(s, item)) few_chunk<W>(a, *(few_room<W> *)bytes, s, item.number, blockIdx.x, 16, parts);
+}
+
+/* --- forward, sequences that go on by a row each: those that follow each other with one prefix read its chunks once --- */
+
+enum { TEAM = 16 /* sequences, at most, from a multiple of it on */ };
+
+__device__ inline bool same_prefix(const mr_span &a, const mr_span &b) {
+    return a.n_prefix == b.n_prefix && a.prefix_slot0 == b.prefix_slot0;
+}
+
+/* The spans around this one that have its prefix: their first one, and how many they are. All threads of a block. */
+__device__ inline int team_of(const attending &a, const mr_span &s, int which, int S, int *first) {
+    int lane = threadIdx.x % 32, base = which / TEAM * TEAM, other = base + lane;
+    bool same = lane < TEAM && other < S && same_prefix(a.spans[other], s);
+    float before = warp_max(!same && other < which ? (float)lane : -1.0f), behind = -warp_max(!same && other > which ? -(float)lane : -(float)TEAM);
+    *first = base + (int)before + 1;
+    return base + (int)behind - *first;
+}
+
+/* A chunk of the prefix of `team` spans from `which` on: a warp has as many of them as 16 pairs hold. */
+template <int W>
+__device__ static void team_chunk(const attending &a, chunk_room<W> &room, const mr_span &s, int which, int team, int number, float *parts) {
+    enum { LD = W + 8 };
+    int kh = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = a.D, P = width_of(D), per = 16 / a.G;
+    chunk_ref c = chunk_of(s, number);
+    const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
+    int here = keys_seen(c.total, c.number);
+    stage_keys<FEW_THREADS>(room.k, chunk, P, here), stage_marks(room.mark[0], chunk, P);
+    stage_values<FEW_THREADS>(room.v, chunk, P, here);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
+    const u16 *k_hi = &room.k.hi[0][0] + lane_columns<LD>(), *k_lo = &room.k.lo[0][0] + lane_columns<LD>();
+    const u16 *v_hi = &room.v.hi[0][0] + lane_sum<LD>(), *v_lo = &room.v.lo[0][0] + lane_sum<LD>();
+#pragma unroll 1
+    for (int first = warp * per; first < team; first += FEW_THREADS / 32 * per) {
+        int n = team - first < per ? team - first : per;
+        mr_span rows = s; /* as if they were rows of one span */
+        rows.row0 = s.row0 + first, rows.n_rows = n;
+        tile t = tile_of(rows, 0, kh, a.G, a.H);
+        uint32_t qh[W / 16][4], ql[W / 16][4], ph[4][4], pl[4][4];
+        float x[8][4], m[2], sum[2];
+        load_queries<W>(qh, ql, a.q, a.ldq, t, 0, D);
+        clear<8>(x);
+#pragma unroll
+        for (int k = 0; k < W / 16; k++) step<LD, WIDE, false>(x, qh[k], ql[k], k_hi + 16 * k, k_lo + 16 * k);
+        int seen[2] = { lane / 4 < t.n ? here : 0, lane / 4 + 8 < t.n ? here : 0 };
+        chunk_weights(ph, pl, m, sum, x, seen, false, room.mark[0], 1.0f / sqrtf((float)D));
+        float *to[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int pair = lane / 4 + 8 * h;
+            int64_t at = (int64_t)(which + first + pair / a.G) * a.n_chunks + number;
+            to[h] = pair < t.n ? parts + ((at * a.K + kh) * a.G + pair % a.G) * (D + 2) : NULL;
+            if (to[h] && lane % 4 == 0) to[h][0] = m[h], to[h][1] = sum[h];
+        }
+#pragma unroll
+        for (int sl = 0; sl < W / 64; sl++) {
+            clear<8>(x);
+#pragma unroll
+            for (int k = 0; k < 4; k++) step<LD, WIDE, true>(x, ph[k], pl[k], v_hi + 16 * k * LD + 64 * sl, v_lo + 16 * k * LD + 64 * sl);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    int col = 64 * sl + j * 8 + lane % 4 * 2 + i % 2;
+                    if (to[i / 2] && col < D) to[i / 2][2 + col] = x[j][i];
+                }
+        }
+    }
+}
+
+/* `blocks` blocks a span and key head. The team's blocks share the prefix's chunks, each for all its spans; own keys are the span's. */
+template <int W> __global__ static void __launch_bounds__(FEW_THREADS) split_step_kernel(attending a, int S, int blocks, float *parts) {
+    SHARED_BYTES(bytes);
+    few_room<W> &room = *(few_room<W> *)bytes;
+    follow();
+    int which = blockIdx.x / blocks, turn = blockIdx.x % blocks, first;
+    mr_span s = a.spans[which];
+    int before = chunks_of(s.n_prefix), n = before + chunks_of(s.past + 1), team = team_of(a, s, which, S, &first);
+    mr_span leader = s;
+    leader.row0 -= which - first;
+    for (int number = (which - first) * blocks + turn; number < before; number += team * blocks) {
+        if (team > 1)
+            team_chunk<W>(a, room.chunk, leader, first, team, number, parts);
+        else
+            few_chunk<W>(a, room, s, number, (int64_t)which * a.n_chunks + number, a.G, parts);
+        __syncthreads();
+    }
+    for (int number = before + turn; number < n; number += blocks) {
+        few_chunk<W>(a, room, s, number, (int64_t)which * a.n_chunks + number, a.G, parts);
+        __syncthreads();
+    }
+}
+
+void split_step(mr_backend *b, const attending *a, int S, float *parts) {
+    attending w = *a;
+    int each = 3 * cu_of(b)->n_sm / (S * a->K), blocks = each < 1 ? 1 : each < a->n_chunks ? each : a->n_chunks; /* 3 go on a multiprocessor */
+    dim3 grid(S * blocks, a->K);
+    if (a->D <= 64)
+        LAUNCH_EARLY(b, "attention", split_step_kernel<64>, grid, FEW_THREADS, (int)sizeof(few_room<64>), w, S, blocks, parts);
+    else
+        LAUNCH_EARLY(b, "attention", split_step_kernel<128>, grid, FEW_THREADS, (int)sizeof(few_room<128>), w, S, blocks, parts);
 }
 
 void split_few(mr_backend *b, const attending *a, const chunk_item *items, int n, float *parts) {

@@ -348,6 +348,7 @@ static const mr_backend table = {
     .weight_room = cu_weight_room,
     .weight_set = cu_weight_set,
     .weight_rows = cu_weight_rows,
+    .weight_unpack = cu_weight_unpack,
     .weight_hold = cu_weight_hold,
     .weight_nf4 = cu_weight_nf4,
     .weight_nf4_read = cu_weight_nf4_read,

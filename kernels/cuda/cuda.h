@@ -158,6 +158,9 @@ struct mr_weight {
     size_t bytes;
     void *data;              /* [n_out][ld], zero behind n_in; NULL for NF4 */
     cu_nf4 nf4;
+    uint16_t *half;          /* weight_unpack: [n_out + half_more][ld] in the compute type; the caller's. NULL: none */
+    int64_t half_more;
+    mr_weight *twin;         /* of w and its adapter's stacked a, on either: a's values are kept behind w's unpacked ones as well */
 };
 
 mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
@@ -178,6 +181,7 @@ size_t cu_sample_scratch(int64_t n, int64_t n_vocab);
 mr_weight_info cu_weight_info(const mr_weight *w);
 void cu_weight_set(mr_backend *b, mr_weight *w, const float *values);
 void cu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
+void cu_weight_unpack(mr_backend *b, mr_weight *w, void *place, int64_t more);
 void cu_weight_hold(mr_backend *b, bool on);
 bool cu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested, float *offset);
 bool cu_weight_nf4_read(mr_backend *b, const mr_weight *w, uint8_t *codes, uint8_t *absmax, float *nested, float *offset);
@@ -187,8 +191,13 @@ double cu_seconds(mr_backend *b, bool (*call)(mr_backend *b, void *ctx), void *c
 /* Whether the kernel for few rows, which would serve, is faster for this linear than unpacking the weight and cuBLASLt. */
 bool cu_few_pays(mr_backend *b, float *u, const float *x, const mr_linear *l, int N);
 
-/* The matrix in 16 bits, [n_out][ld] with ld a multiple of 8: w's own data, or NF4 unpacked to scratch, where there is room for `more` rows
- * after it. The largest goes to CU_SLOT_W, others to CU_SLOT_W2; so the two weights of an MLP, which runs for a part of the rows at a time,
+/* Keeps a's values behind w's unpacked ones from now on, whatever weight_set does; false: there is no room for them. */
+bool cu_weight_join(mr_backend *b, const mr_weight *w, const mr_weight *a);
+/* Bytes of scratch in CU_SLOT_W2 for up to n rows of such a pair: joined.cu. */
+size_t cu_joined_bytes(const mr_weight_info *w, int64_t n, int rank);
+
+/* The matrix in 16 bits, [n_out][ld] with ld a multiple of 8: w's own data, or NF4 unpacked, once (weight_unpack) or to scratch, where there is
+ * room for `more` rows after it. Of scratch the largest goes to CU_SLOT_W, others to CU_SLOT_W2; so the two weights of an MLP, which runs for a part of the rows at a time,
  * both stay. NULL after a failure. */
 const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t more, int64_t *ld);
 

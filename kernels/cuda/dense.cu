@@ -201,7 +201,7 @@ static void add_bias(mr_backend *b, const char *op, const dense_product &p) {
 
 /* exact = false: the whole of K in one product of the library's own choice. False: not this way. */
 template <int T, bool BACKWARD> static bool freely(mr_backend *b, const char *op, const dense_product &p) {
-    cu_lt_product q = { p.y, p.x, p.w, p.ldy, p.ldx, p.ldw, p.n_rows, p.n_cols, p.k, T == F16, BACKWARD, p.add, p.alpha };
+    cu_lt_product q = { p.y, p.x, p.w, p.ldy, p.ldx, p.ldw, p.n_rows, p.n_cols, p.k, T == F16, BACKWARD, p.add, 1, 0, p.alpha };
     if (b->exact || p.n_rows > 65535 || !cu_lt_product_run(b, &q, own_product<T, BACKWARD>, op)) return false;
     if (p.bias) add_bias(b, op, p);
     return true;
@@ -220,7 +220,7 @@ template <int T, bool BACKWARD> static void segments(mr_backend *b, const char *
         bool add = p.add || k0 > 0;
         const float *bias = k1 == p.k ? p.bias : NULL;
         cu_lt_product q = { p.y, p.x + k0, BACKWARD ? p.w + k0 * p.ldw : p.w + k0, p.ldy, p.ldx, p.ldw, p.n_rows, p.n_cols,
-                            k1 - k0, T == F16, BACKWARD, add, p.alpha };
+                            k1 - k0, T == F16, BACKWARD, add, 1, 0, p.alpha };
         if (p.n_rows > 65535 || !cu_lt_product_run(b, &q, own_product<T, BACKWARD>, op)) {
             own_segment<T, BACKWARD>(b, op, p, k0, k1, add, bias);
         } else if (bias) {
@@ -242,6 +242,11 @@ void cu_dense(mr_backend *b, const char *op, int type, const dense_product *p) {
         else
             segments<BF16, false>(b, op, *p);
     }
+}
+
+bool cu_dense_batch(mr_backend *b, const char *op, int type, const dense_product *p, int n, int64_t step_y) {
+    cu_lt_product q = { p->y, p->x, p->w, p->ldy, p->ldx, p->ldw, p->n_rows, p->n_cols, p->k, type == F16, false, false, n, step_y, p->alpha };
+    return cu_lt_product_run(b, &q, type == F16 ? own_product<F16, false> : own_product<BF16, false>, op);
 }
 
 /* Integers: their order changes nothing. Place and bits are mixed as splitmix64 does. */

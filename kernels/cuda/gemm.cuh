@@ -62,6 +62,9 @@ typedef struct dense_product {
     bool whole; /* one chain over all of K, no segments: for gradients, whose order is nobody else's */
 } dense_product;
 void cu_dense(mr_backend *b, const char *op, int type, const dense_product *p);
+/* n of them in one launch, forward and without add and bias: each has the next k columns of x and w, and the next plane of y, step_y apart. False:
+ * not this way, and nothing is written. */
+bool cu_dense_batch(mr_backend *b, const char *op, int type, const dense_product *p, int n, int64_t step_y);
 
 /* The same with f32 rows and any weight, for compute type f32. */
 typedef struct f32_product {
@@ -102,6 +105,14 @@ typedef struct cu_side {
     u16 *half;
     int64_t ld_half;
 } cu_side;
+
+/* --- a linear with LoRA whose weight is unpacked for good (weight_unpack), joined.cu: a's rows lie behind w's, so x is read once --- */
+
+enum { CU_JOINED_FROM = 13, CU_JOINED_ROWS = 512 }; /* as many rows as it pays for: fewer are few's, more are a training pass's */
+/* False: not this way, and nothing is done. Bits are the same either way. */
+bool cu_joined_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
+/* The MLP, of which nothing is left for a backward pass. */
+bool cu_joined_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
 
 /* --- parts of a linear of many rows with 16-bit products, for mlp.cu: linear.cu --- */
 

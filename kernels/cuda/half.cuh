@@ -39,14 +39,18 @@ __device__ inline float nf4_scale(const weight_view &w, int64_t block) {
 template <int N> struct nf4_scales {
     uint8_t code[N];
     float nested[N];
+    int first, step;
 
-    __device__ void load(const weight_view &w, int block, int step) {
+    __device__ void load(const weight_view &w, int block, int blocks) {
+        first = block, step = blocks;
 #pragma unroll
         for (int i = 0; i < N; i++) code[i] = w.absmax[block + i * step];
 #pragma unroll
         for (int i = 0; i < N; i++) nested[i] = w.nested[(block + i * step) / 256];
     }
-    __device__ float of(const weight_view &w, int i) const { return w.tables[CU_MAP + code[i]] * nested[i] + w.offset; }
+    __device__ float of(const weight_view &w, int i) const {
+        return w.tables[CU_MAP + code[i]] * nested[i] + (w.offsets ? w.offsets[(first + i * step) / 256] : w.offset);
+    }
 };
 
 /* One element as products see it. */

@@ -201,9 +201,10 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
     assert(!l->n_lora || u);
     int64_t O = l->w->n_out, I = l->w->n_in;
     cu_side in = rows_of(x, I, I);
+    if (cu_joined_linear(b, y, u, x, l, N, add)) return;
     bool few = cu_few_fits(b, l->w, l, N) && (b->exact || cu_few_pays(b, u, x, l, N));
     bool together = few && l->n_lora && l->a->compute == l->w->compute && l->a->store == l->a->compute;
-    if (!few && (N > CU_FEW_ROWS || !l->n_lora)) {
+    if (!few && (N > CU_FEW_ROWS || !l->n_lora || l->w->half)) {
         cu_first_products(b, "linear", y, u, in, l, N, add);
         cu_second_products(b, "linear", y, u, l, N);
         return;
@@ -265,7 +266,7 @@ static void outer_products(mr_backend *b, const char *op, float *dx, float *du, 
     const u16 *half = cu_weight_half(b, op, l->w, R, &ldw);
     int type = half_type(l->w->compute), n = 0;
     if (!half) return;
-    if (R && !cu_check(b, op,
+    if (R && !cu_weight_join(b, l->w, l->a) && !cu_check(b, op,
                        cudaMemcpyAsync((u16 *)half + O * ldw, l->a->data, (size_t)(R * ldw) * sizeof(u16),
                                        cudaMemcpyDeviceToDevice, cu_of(b)->stream)))
         return;

@@ -151,10 +151,17 @@ static bool describe(cu_lt *lt, lt_shape *h) {
     if (!k->backward &&
         lt->desc_set(h->desc, CUBLASLT_MATMUL_DESC_TRANSA, &turn, sizeof turn) != CUBLAS_STATUS_SUCCESS)
         return false;
-    return lt->layout_create(&h->w, half, k->backward ? cols : depth, k->backward ? depth : cols, k->ldw) ==
-               CUBLAS_STATUS_SUCCESS &&
-           lt->layout_create(&h->x, half, depth, PROBE_ROWS, k->ldx) == CUBLAS_STATUS_SUCCESS &&
-           lt->layout_create(&h->y, CUDA_R_32F, cols, PROBE_ROWS, k->ldy) == CUBLAS_STATUS_SUCCESS;
+    bool ok = lt->layout_create(&h->w, half, k->backward ? cols : depth, k->backward ? depth : cols, k->ldw) == CUBLAS_STATUS_SUCCESS &&
+              lt->layout_create(&h->x, half, depth, PROBE_ROWS, k->ldx) == CUBLAS_STATUS_SUCCESS &&
+              lt->layout_create(&h->y, CUDA_R_32F, cols, PROBE_ROWS, k->ldy) == CUBLAS_STATUS_SUCCESS;
+    const cublasLtMatrixLayout_t all[] = { h->w, h->x, h->y };
+    for (int i = 0; ok && k->n_batch > 1 && i < 3; i++) {
+        int32_t n = k->n_batch;
+        int64_t step = i < 2 ? k->k : k->step_y;
+        ok = lt->layout_set(all[i], CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &n, sizeof n) == CUBLAS_STATUS_SUCCESS &&
+             lt->layout_set(all[i], CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step) == CUBLAS_STATUS_SUCCESS;
+    }
+    return ok;
 }
 
 /* The heuristic's unsplit choices for that many rows, best first; their number. */
@@ -217,28 +224,39 @@ typedef struct probe_room {
     uint64_t sums[COUNTS]; /* the own kernel's bits */
 } probe_room;
 
+/* Values of the probe's y. */
+static int64_t probe_values(const cu_lt_product *p, int64_t rows) {
+    return p->n_batch > 1 ? p->n_batch * p->step_y : rows * p->ldy;
+}
+
 /* Rows [0, counts[i]) of the probe's own, added to old values or not; the sum of all bits of the results. NULL: the library's. */
 static bool probe_sum(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, const probe_room *r, int i,
                       cu_lt_own own, const void *ctx, uint64_t *sum) {
-    size_t bytes = (size_t)r->rows * (size_t)p->ldy * sizeof(float);
+    size_t bytes = (size_t)probe_values(p, r->rows) * sizeof(float);
     cu_lt_product q = *p;
     q.x = r->x, q.y = r->y, q.n_rows = r->counts[i], q.add = i % 2;
     /* old values: any finite floats, the same on both sides */
     if (cudaMemsetAsync(q.y, 0x3c, bytes, cu_of(b)->stream) != cudaSuccess) return false;
-    if (own) own(b, &q, ctx);
     if (!own && !multiply(b, lt, h, &q)) return false;
-    return cu_bits_sum(b, q.y, (int64_t)(bytes / sizeof(float)), sum);
+    float *y = q.y;
+    for (int k = 0; own && (k == 0 || k < p->n_batch); k++) {
+        own(b, &q, ctx);
+        q.x += p->k, q.w += p->k, q.y += p->step_y;
+    }
+    return cu_bits_sum(b, y, (int64_t)(bytes / sizeof(float)), sum);
 }
 
 /* As many rows as it has room for, PROBE_ROWS at most. */
 static bool probe_room_of(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p, cu_lt_own own, const void *ctx,
                           probe_room *r) {
-    int64_t row = h->key.ldy * (int64_t)sizeof(float) + h->key.ldx * (int64_t)sizeof(uint16_t), fit = CU_ATT_BYTES / row;
+    bool batch = p->n_batch > 1;
+    int64_t planes = batch ? probe_values(p, 0) * (int64_t)sizeof(float) : 0;
+    int64_t row = (batch ? 0 : h->key.ldy * (int64_t)sizeof(float)) + h->key.ldx * (int64_t)sizeof(uint16_t), fit = (CU_ATT_BYTES - planes) / row;
     r->rows = h->key.n_rows < PROBE_ROWS ? h->key.n_rows : PROBE_ROWS;
     if (r->rows > fit) r->rows = fit;
     r->y = cu_scratch(b, "probe", CU_SLOT_ATT, CU_ATT_BYTES);
     if (!r->y || r->rows < 16) return false;
-    r->x = (uint16_t *)(r->y + r->rows * h->key.ldy); /* ldy is a multiple of 4 */
+    r->x = (uint16_t *)(r->y + probe_values(p, r->rows)); /* ldy is a multiple of 4 */
     r->counts[0] = r->rows / 2 + 1, r->counts[1] = r->rows * 3 / 4 + 1, r->counts[2] = r->rows;
     if (!fill_probe(b, r->x, h->key.ldx, r->rows)) return false;
     for (int i = 0; i < COUNTS; i++)
@@ -362,7 +380,7 @@ static int64_t rows_of_choice(bool exact, int64_t n) {
 }
 
 static bool same_shape(const cu_lt_product *a, const cu_lt_product *k) {
-    return a->n_rows == k->n_rows && a->alpha == k->alpha && a->f16 == k->f16 && a->backward == k->backward && a->n_cols == k->n_cols &&
+    return a->n_rows == k->n_rows && a->alpha == k->alpha && a->f16 == k->f16 && a->backward == k->backward && a->n_batch == k->n_batch && a->n_cols == k->n_cols &&
            a->k == k->k && a->ldx == k->ldx &&
            a->ldw == k->ldw && a->ldy == k->ldy;
 }

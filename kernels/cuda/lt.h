@@ -10,7 +10,7 @@ extern "C" {
 
 typedef struct cu_lt cu_lt;
 
-enum { CU_LT_ROWS = 25 };              /* fewer rows are the own kernels' */
+enum { CU_LT_ROWS = 13 };              /* fewer rows are the own kernels' */
 enum { CU_LT_WORKSPACE = 32 << 20 };
 
 /* One segment: y[n_rows, n_cols] (+)= x @ w^T, or x @ w when backward; as dense_product in gemm.cuh. */
@@ -19,10 +19,12 @@ typedef struct cu_lt_product {
     const uint16_t *x, *w;
     int64_t ldy, ldx, ldw, n_rows, n_cols, k;
     bool f16, backward, add;
+    int n_batch;       /* above 1: so many products in one launch, each with the next k columns of x and w, to planes of y that are */
+    int64_t step_y;    /* step_y apart; not backward */
     float alpha; /* a factor of the sum; with add the own kernel rounds once, the library twice: equal for powers of two, and probed */
 } cu_lt_product;
 
-/* The same product by the own kernel. */
+/* The same product, one of n_batch, by the own kernel. */
 typedef void (*cu_lt_own)(mr_backend *b, const cu_lt_product *p, const void *ctx);
 
 /* False when the library is not there, does not give the own kernel's bits for this shape, or refuses: nothing is written then. */

@@ -26,6 +26,7 @@ template <int T>
 __global__ static void to_half_kernel(u16 *dst, int64_t ld, int width, const float *src, int64_t lds, int64_t rows,
                                       int n_cols) {
     int c = 2 * (blockIdx.x * blockDim.x + threadIdx.x);
+    follow();
     if (c >= width) return;
     for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
         const float *from = src + row * lds;
@@ -39,9 +40,9 @@ void cu_to_half(mr_backend *b, const char *op, int type, u16 *dst, int64_t ld, i
     assert(ld % 2 == 0 && width % 2 == 0);
     dim3 grid((unsigned)((width / 2 + THREADS - 1) / THREADS), (unsigned)(rows < 32768 ? rows : 32768));
     if (type == F16)
-        LAUNCH(b, op, to_half_kernel<F16>, grid, THREADS, 0, dst, ld, (int)width, src, lds, rows, (int)cols);
+        LAUNCH_EARLY(b, op, to_half_kernel<F16>, grid, THREADS, 0, dst, ld, (int)width, src, lds, rows, (int)cols);
     else
-        LAUNCH(b, op, to_half_kernel<BF16>, grid, THREADS, 0, dst, ld, (int)width, src, lds, rows, (int)cols);
+        LAUNCH_EARLY(b, op, to_half_kernel<BF16>, grid, THREADS, 0, dst, ld, (int)width, src, lds, rows, (int)cols);
 }
 
 /* rows [row, row + n) from f32 in device memory */
@@ -168,22 +169,60 @@ template <int T> static void unpack(mr_backend *b, const char *op, u16 *dst, int
         LAUNCH(b, op, nf4_unpack_plain<T>, grid_for(n), THREADS, 0, dst, ld, view_of(w), n);
 }
 
+static void unpack_to(mr_backend *b, const char *op, u16 *dst, const mr_weight *w) {
+    if (w->compute == MR_F16)
+        unpack<F16>(b, op, dst, w->ld, w);
+    else
+        unpack<BF16>(b, op, dst, w->ld, w);
+}
+
 static size_t half_bytes(int64_t n_out, int64_t ld) { return (size_t)(n_out * ld) * sizeof(u16); }
 
 const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t more, int64_t *ld) {
     *ld = w->ld;
     if (w->store != MR_NF4) return (const uint16_t *)w->data;
+    if (w->half && more <= w->half_more) return w->half;
     cu_state *s = cu_of(b);
     size_t bytes = half_bytes(w->n_out + more, w->ld);
     int second = bytes <= s->scratch[CU_SLOT_W2].bytes;
     u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W + second, bytes);
     if (!half || s->unpacked[second] == w) return half;
-    if (w->compute == MR_F16)
-        unpack<F16>(b, op, half, w->ld, w);
-    else
-        unpack<BF16>(b, op, half, w->ld, w);
+    unpack_to(b, op, half, w);
     s->unpacked[second] = s->hold ? w : NULL;
     return half;
+}
+
+static void part_twins(mr_weight *w) {
+    if (w->twin) w->twin->twin = NULL;
+    w->twin = NULL;
+}
+
+/* Recordings know where a product has found its weight. */
+void cu_weight_unpack(mr_backend *b, mr_weight *w, void *place, int64_t more) {
+    assert(w->store == MR_NF4 && w->compute != MR_F32 && (uintptr_t)place % 16 == 0);
+    if (cu_failed(b)) return;
+    cu_graphs_forget(b);
+    part_twins(w);
+    w->half = (u16 *)place, w->half_more = place ? more : 0;
+    if (place) unpack_to(b, "weight_unpack", w->half, w);
+}
+
+static u16 *behind(const mr_weight *w) { return w->half + w->n_out * w->ld; }
+
+static void copy_behind(mr_backend *b, const char *op, const mr_weight *a) {
+    cu_check(b, op, cudaMemcpyAsync(behind(a->twin), a->data, half_bytes(a->n_out, a->ld), cudaMemcpyDeviceToDevice, cu_of(b)->stream));
+}
+
+/* Outside of recordings: a key's first call always is. */
+bool cu_weight_join(mr_backend *b, const mr_weight *w, const mr_weight *a) {
+    mr_weight *one = (mr_weight *)w, *other = (mr_weight *)a;
+    if (!w->half || a->store != w->compute || a->compute != w->compute || a->ld != w->ld || a->n_out > w->half_more) return false;
+    if (w->twin == a) return true;
+    if (cu_of(b)->recording) return false;
+    part_twins(one), part_twins(other);
+    one->twin = other, other->twin = one;
+    copy_behind(b, "linear", a);
+    return true;
 }
 
 void cu_weight_hold(mr_backend *b, bool on) {
@@ -461,6 +500,7 @@ void cu_weight_free(mr_backend *b, mr_weight *w) {
     if (!w) return;
     for (int i = 0; i < 2; i++)
         if (cu_of(b)->unpacked[i] == w) cu_of(b)->unpacked[i] = NULL; /* the next may get its address */
+    part_twins(w);
     cudaStreamSynchronize(cu_of(b)->stream);
     cu_give_part(b, w->data);
     cu_give_part(b, w->nf4.codes);
@@ -485,13 +525,14 @@ static_assert(CU_N_ROOMS <= sizeof((mr_room *)0)->so_far / sizeof(size_t), "mr_r
 static void room_of_products(mr_backend *b, mr_room *room, const mr_weight_info *w) {
     size_t *x = room->so_far;
     bool bwd = room->uses & MR_USE_BWD;
-    if (w->store == MR_NF4 && w->compute != MR_F32) {
+    if (w->store == MR_NF4 && w->compute != MR_F32 && !(room->uses & MR_USE_UNPACKED)) {
         size_t half = half_bytes(w->n_out + (bwd ? room->rank : 0), stride_of(w->store, w->n_in));
         if (half < x[CU_SLOT_W])
             cu_at_least(&x[CU_SLOT_W2], half);
         else if (half > x[CU_SLOT_W])
             x[CU_SLOT_W2] = x[CU_SLOT_W], x[CU_SLOT_W] = half;
     }
+    if (room->uses & MR_USE_UNPACKED && w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W2], cu_joined_bytes(w, room->rows, room->rank));
     if (w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W], nf4_making_bytes(w->n_out * w->n_in));
     cu_linear_room(x, w, room->rows, room->rank, bwd);
     if (w->compute != MR_F32 && room->rows >= CU_LT_ROWS) cu_at_least(&x[CU_ROOM_LT], CU_LT_WORKSPACE);
@@ -529,6 +570,7 @@ void cu_weight_set(mr_backend *b, mr_weight *w, const float *values) {
     if (cu_failed(b)) return;
     assert(w->store != MR_NF4);
     fill_rows(b, "weight_set", w, values, 0, w->n_out);
+    if (w->twin) copy_behind(b, "weight_set", w);
 }
 
 void cu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n) {

@@ -58,7 +58,7 @@
 ---A file recipes/NAME.lua returns one; `medrl help recipe` lists every field of the sections.
 ---@class medrl.Recipe
 ---@field method "grpo"|"sft"|nil
----@field model { name: string, max_seq_length: integer?, load_in_4bit: boolean?, dtype: string?, adapter: string? }
+---@field model { name: string, max_seq_length: integer?, load_in_4bit: boolean?, dequantize: "auto"|boolean|nil, dtype: string?, adapter: string? }
 ---@field lora { r: integer?, lora_alpha: number?, target_modules: string|string[]?, use_rslora: boolean? }?
 ---@field data medrl.RecipeData
 ---@field rewards (string|table)[]? names, or { "name", option = value, weight = number }

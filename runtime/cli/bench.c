@@ -275,7 +275,7 @@ static mr_status check_options(const mr_bench_shape *s, const char *model, const
         return mr_fail(err, MR_EINVAL, "bench: \"%s\" and --config %s together; name one of them", model, s->config);
     bool changed = s->rank != d.rank || s->prompts != d.prompts || s->group != d.group || s->n_prompt != d.n_prompt ||
                    s->n_new != d.n_new || s->batches || s->context || s->repeats || s->optim || s->vram ||
-                   s->no_checkpointing || s->compare_exact;
+                   s->dequantize || s->no_checkpointing || s->compare_exact;
     if (s->compare_exact && no_exact)
         return mr_fail(err, MR_EINVAL, "bench: --compare-exact measures with and without --no-exact; leave that out");
     if (!s->config && changed)
@@ -335,6 +335,8 @@ mr_status mr_cmd_bench(int argc, char **argv, mr_err *err) {
         { "scale", 0, MR_OPT_TEXT, "DIR", "time and memory against batch, context, rank and model: tables and pictures into DIR", &scale,
           0, 0 },
         { "vram", 0, MR_OPT_TEXT, "SIZE", "--config: most device memory of the job, as in 14G", &shape.vram, 0, 0 },
+        { "dequantize", 0, MR_OPT_TEXT, "WHEN", "--config: nf4 weights in 16 bits as well: auto, true or false", &shape.dequantize, 0,
+          0 },
     };
     mr_args a;
     mr_status st = mr_args_parse(&a, &usage, opts, sizeof opts / sizeof opts[0], argc, argv, err);

@@ -61,14 +61,15 @@ typedef struct shaping {
 static mr_status settings(shaping *x, mr_err *err) {
     const mr_bench_shape *o = x->o;
     mr_str text = { 0 };
+    const char *when = o->dequantize ? o->dequantize : "auto", *mark = strcmp(when, "true") && strcmp(when, "false") ? "\"" : "";
     mr_str_printf(&text,
-                  "{ \"model\": { \"name\": \"%s\", \"max_seq_length\": %lld },"
+                  "{ \"model\": { \"name\": \"%s\", \"max_seq_length\": %lld, \"dequantize\": %s%s%s },"
                   "  \"lora\": { \"r\": %lld, \"lora_alpha\": %lld, \"target_modules\": \"all-linear\" },"
                   "  \"rewards\": [ \"even\" ],"
                   "  \"grpo\": { \"prompts_per_step\": %lld, \"num_generations\": %lld, \"max_prompt_length\": %lld,"
                   "    \"max_completion_length\": %lld, \"optim\": \"%s\", \"gradient_checkpointing\": %s,"
                   "    \"max_grad_norm\": 0.1, \"learning_rate\": 5e-6, \"adam_beta2\": 0.99, \"seed\": 3407 }",
-                  o->config, (long long)(o->n_prompt + o->n_new), (long long)o->rank, (long long)o->rank,
+                  o->config, (long long)(o->n_prompt + o->n_new), mark, when, mark, (long long)o->rank, (long long)o->rank,
                   (long long)o->prompts, (long long)o->group, (long long)o->n_prompt, (long long)o->n_new,
                   o->optim ? o->optim : "adamw_8bit", o->no_checkpointing ? "false" : "true");
     if (o->vram) mr_str_printf(&text, ", \"vram\": \"%s\"", o->vram);
@@ -137,6 +138,7 @@ static mr_status open_job(shaping *x, const mr_parts_opts *po, mr_err *err) {
     x->n_params = (double)mr_parameter_count(&x->config);
     const mr_census census = { .prompt = (int)o->n_prompt, .completion = (int)o->n_new };
     MR_TRY(mr_plan_make(&x->plan, b, &x->config, &x->mo, &x->set, &census, err));
+    x->mo.dequantize = mr_plan_dequantize(&x->plan);
     mr_info("limits of %s ...", b->device);
     MR_TRY(mr_bench_limits(&x->limits, b, x->mo.compute, err));
     b->bytes_peak = b->bytes; /* the account of the job begins here */
@@ -283,6 +285,7 @@ static mr_status run_decode(shaping *x, decoding *d, mr_err *err) {
     const mr_decoder_opts o = {
         .rollout_rows = d->batch > PREFILL_ROWS ? d->batch : PREFILL_ROWS,
         .rollout_slots = mr_rollout_slots(d->groups, (int)x->context, d->group, steps + 1),
+        .head_rows = x->plan.room.head_rows,
     };
     mr_decoder_room room;
     mr_decoder_plan(&room, j->b, &x->config, &x->mo, &o);
@@ -340,8 +343,8 @@ static void print_table(const shaping *x) {
     const mr_bench_shape *o = x->o;
     const mr_plan *p = &x->plan;
     char what[64];
-    printf("%s, random weights as %s, %s products%s, LoRA of rank %lld, on %s\n", o->config, mr_dtype_name(x->mo.store),
-           mr_dtype_name(x->mo.compute), x->parts.backend->exact ? "" : " without the row rule", (long long)o->rank,
+    printf("%s, random weights as %s%s, %s products%s, LoRA of rank %lld, on %s\n", o->config, mr_dtype_name(x->mo.store),
+           p->unpacked ? " and dequantized" : "", mr_dtype_name(x->mo.compute), x->parts.backend->exact ? "" : " without the row rule", (long long)o->rank,
            x->parts.backend->device);
     printf("job: %lld x %lld completions of %lld from prompts of %lld, gradient checkpointing %s; per cent are of\n",
            (long long)o->prompts, (long long)o->group, (long long)o->n_new, (long long)o->n_prompt,
@@ -370,6 +373,7 @@ static void print_table(const shaping *x) {
     printf("memory: planned %.3f GB, taken %.3f GB, process %.3f GB", (double)p->total / 1e9,
            (double)x->allocated / 1e9, (double)mr_rss_peak_bytes() / 1e9);
     if (p->cap) printf("; of %.3f GB", (double)p->cap / 1e9);
+    if (p->unpacked) printf("; %.3f GB of it dequantized weights", (double)p->unpacked / 1e9);
     if (x->job.scaler.on)
         printf("\nfloat16: loss scale %g, %lld of %d updates skipped for overflow", x->job.scaler.scale,
                (long long)x->job.scaler.skipped, x->job.updates);
@@ -400,6 +404,7 @@ static cJSON *report(const shaping *x) {
     cJSON_AddStringToObject(o, "device", x->parts.backend->device);
     cJSON_AddStringToObject(o, "store", mr_dtype_name(x->mo.store));
     cJSON_AddStringToObject(o, "compute", mr_dtype_name(x->mo.compute));
+    cJSON_AddBoolToObject(o, "dequantized", x->plan.unpacked > 0);
     cJSON_AddBoolToObject(o, "exact", x->parts.backend->exact);
     cJSON_AddNumberToObject(o, "parameters", x->n_params);
     cJSON_AddNumberToObject(o, "rank", (double)s->rank);
@@ -445,6 +450,7 @@ static cJSON *report(const shaping *x) {
     memory = cJSON_AddObjectToObject(o, "memory");
     cJSON_AddNumberToObject(memory, "planned_bytes", (double)x->plan.total);
     cJSON_AddNumberToObject(memory, "taken_bytes", (double)x->allocated);
+    cJSON_AddNumberToObject(memory, "dequantized_bytes", (double)x->plan.unpacked);
     cJSON_AddNumberToObject(memory, "process_bytes", (double)mr_rss_peak_bytes());
     cJSON_AddNumberToObject(memory, "kept_bytes", (double)x->plan.kept);
     if (x->plan.cap) cJSON_AddNumberToObject(memory, "cap_bytes", (double)x->plan.cap);

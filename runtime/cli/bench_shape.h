@@ -14,7 +14,7 @@ typedef struct mr_bench_shape {
     const char *batches;      /* "1,6,48"; NULL: by device */
     int64_t context;          /* 0: n_prompt */
     int64_t repeats;          /* 0: 3, or 1 when quick */
-    const char *optim, *vram; /* as in a recipe; NULL: its default */
+    const char *optim, *vram, *dequantize; /* as in a recipe; NULL: its default */
     bool quick, no_checkpointing;
     bool compare_exact; /* measured twice, as po says and without the row rule: what exactness costs */
 } mr_bench_shape;

@@ -342,7 +342,9 @@ mr_status mr_parts_plan(mr_parts *p, mr_plan *plan, mr_model_opts *mo, const mr_
     MR_TRY(st);
     const mr_trainer_parts tp = { .settings = s, .tokenizer = p->tokenizer, .chat = p->chat, .rows = rows };
     MR_TRY(mr_census_take(&census, &tp, &c, err));
-    return mr_plan_make(plan, p->backend, &c, mo, s, &census, err);
+    st = mr_plan_make(plan, p->backend, &c, mo, s, &census, err);
+    mo->dequantize = mr_plan_dequantize(plan);
+    return st;
 }
 
 void mr_put_estimate(cJSON *report, const char *key, const mr_estimate *e, const mr_estimate_device *d) {

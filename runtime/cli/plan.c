@@ -176,6 +176,7 @@ static void print_report(const planning *x) {
     const mr_census *c = &x->plan.census;
     cJSON *o = cJSON_CreateObject(), *parts = cJSON_AddObjectToObject(o, "bytes");
     put(parts, "linears", p->linears);
+    put(parts, "linears_dequantized", p->unpacked);
     put(parts, "embedding_and_head", p->tables);
     put(parts, "norms_and_biases", p->vectors);
     put(parts, "masters", p->values);

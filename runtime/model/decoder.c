@@ -35,7 +35,7 @@ typedef struct shape {
 } shape;
 
 /* Values of 4 bytes for a row: id, position, slot; in a step also u and a span. */
-enum { INPUTS = 3, STEP_INPUTS = INPUTS + 1 + sizeof(mr_span) / sizeof(int32_t), STEP_ROWS = 128 };
+enum { INPUTS = 3, STEP_INPUTS = INPUTS + 1 + sizeof(mr_span) / sizeof(int32_t), STEP_ROWS = 512 };
 
 static int step_rows(const mr_decoder_opts *o) {
     return o->rollout_rows < STEP_ROWS ? o->rollout_rows : STEP_ROWS;
@@ -212,6 +212,7 @@ static size_t scratch(mr_backend *b, const mr_config *c, const mr_model_opts *m,
     mr_room room = { .uses = mr_linear_uses(m), .head_dim = c->head_dim, .take = take };
     room.heads = c->num_attention_heads;
     room.kv_heads = c->num_key_value_heads;
+    if (mr_keeps_unpacked(b, m)) room.uses |= MR_USE_UNPACKED;
     for (int g = 0; g <= MR_N_GROUPS; g++) {
         mr_weight_info w = { .store = m->store, .compute = m->compute };
         if (g < MR_N_GROUPS) {
@@ -445,6 +446,7 @@ mr_gated mr_decoder_gated(const mr_decoder *d, const mr_mlp *x) {
                        .act = d->act,
                        .u_up = x->u_up,
                        .u_down = x->u_down,
+                       .sampling = d->phase == MR_PHASE_ROLLOUT,
                        .dgu = d->dgu,
                        .dact = d->dact,
                        .du = d->du };

@@ -48,6 +48,8 @@ struct mr_model {
     int n_copies;
     bool adapter_on;
     size_t bytes;
+    char *unpacked; /* device: the linears' unpacked copies, one after another; NULL: none */
+    size_t unpacked_used;
     float *noise; /* host, while loading with opts.config: MR_NOISE normals, scaled */
     struct mr_threads *readers; /* from mr_weights_load on until the model is open, for a GPU; NULL: the caller alone */
     double reading_s;           /* that the backend waited for rows */
@@ -67,6 +69,9 @@ int mr_lora_rank(const mr_lora_opts *o, int group); /* r_total of a group */
 static inline unsigned mr_linear_uses(const mr_model_opts *o) {
     return MR_USE_FWD | (o->train ? MR_USE_BWD : 0);
 }
+static inline bool mr_keeps_unpacked(const mr_backend *b, const mr_model_opts *o) {
+    return o->dequantize == MR_DEQUANTIZE_YES && o->store == MR_NF4 && o->compute != MR_F32 && b->weight_unpack;
+}
 static inline mr_dtype mr_table_store(const mr_model_opts *o) {
     if (o->store == MR_F32) return MR_F32;
     return o->store == MR_F16 || o->compute == MR_F16 ? MR_F16 : MR_BF16;
@@ -74,6 +79,9 @@ static inline mr_dtype mr_table_store(const mr_model_opts *o) {
 static inline mr_dtype mr_copy_store(const mr_model_opts *o) {
     return o->compute;
 }
+/* Bytes of a group's weight in the compute type, with the rows behind it that weight_unpack wants. */
+static inline int mr_unpacked_more(const mr_model_opts *o, int group) { return mr_lora_rank(&o->lora, group) + 1; }
+size_t mr_unpacked_bytes(mr_backend *b, const mr_config *c, const mr_model_opts *o, int group);
 /* b->weight_room, or what it stands for where the backend has none. */
 size_t mr_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);
 

@@ -233,6 +233,17 @@ static size_t planned_weight(mr_backend *b, const mr_model_opts *o, int64_t rows
     return w.bytes;
 }
 
+size_t mr_unpacked_bytes(mr_backend *b, const mr_config *c, const mr_model_opts *o, int group) {
+    return planned_weight(b, o, mr_group_rows(c, group) + mr_unpacked_more(o, group), mr_proj_cols(c, mr_groups[group].first),
+                          o->compute, mr_linear_uses(o));
+}
+
+static size_t all_unpacked(mr_backend *b, const mr_config *c, const mr_model_opts *o) {
+    size_t layer = 0;
+    for (int g = 0; g < MR_N_GROUPS && mr_keeps_unpacked(b, o); g++) layer += mr_unpacked_bytes(b, c, o, g);
+    return layer * (size_t)c->num_hidden_layers;
+}
+
 static void plan_layer(mr_model_room *room, mr_backend *b, const mr_config *c, const mr_model_opts *o) {
     unsigned uses = mr_linear_uses(o);
     for (int g = 0; g < MR_N_GROUPS; g++) {
@@ -264,6 +275,7 @@ void mr_model_plan(mr_model_room *room, mr_backend *b, const mr_config *c, const
     room->values = (size_t)count.values * sizeof(float);
     room->grads = opts->train ? room->values : 0;
     for (int i = 0; i < c->num_hidden_layers; i++) plan_layer(room, b, c, opts);
+    room->unpacked = all_unpacked(b, c, opts);
     unsigned uses = mr_linear_uses(opts);
     bool tied = c->tie_word_embeddings;
     mr_dtype store = mr_table_store(opts);
@@ -279,7 +291,7 @@ void mr_model_room_clear(mr_model_room *room) {
 }
 
 size_t mr_model_room_bytes(const mr_model_room *r) {
-    return r->linears + r->tables + r->vectors + r->copies + r->values + r->grads;
+    return r->linears + r->unpacked + r->tables + r->vectors + r->copies + r->values + r->grads;
 }
 
 /* Which weight follows which masters; after the weights exist. */
@@ -318,6 +330,12 @@ static mr_status lay_out(mr_model *m, mr_err *err) {
         MR_TRY(device_block(m, &m->grads, m->n_values, "gradients", err));
     else
         m->grads = m->values; /* only for offsets: nothing writes gradients, and no caller is shown them */
+    size_t unpacked = all_unpacked(m->b, &m->config, &m->opts);
+    if (unpacked && !(m->unpacked = m->b->alloc(m->b, unpacked)))
+        return mr_fail(err, MR_ENOMEM,
+                       "%s: %.1f MB for the linears in %s beside their 4 bits do not fit in %s's memory; set dequantize = false", m->path,
+                       (double)unpacked / 1e6, mr_dtype_name(m->opts.compute), m->b->name);
+    m->bytes += unpacked;
     m->params = mr_alloc((size_t)(count.n_params + 1) * sizeof *m->params);
     cursor place = { .m = m, .place = true };
     walk(&place);
@@ -448,6 +466,7 @@ mr_status mr_model_open(mr_model **out, mr_backend *b, const char *path, const m
     m->b = b;
     b->attention_f32 = opts->compute == MR_F32;
     m->opts = *opts;
+    if (!mr_keeps_unpacked(b, opts)) m->opts.dequantize = MR_DEQUANTIZE_NO;
     m->path = mr_strdup(path);
     m->adapter_on = true;
     mr_status st = fill(m, t, err);
@@ -477,6 +496,7 @@ void mr_model_close(mr_model *m) {
         }
     if (m->head.w && m->head.w != m->embed) b->weight_free(b, m->head.w);
     if (m->embed) b->weight_free(b, m->embed);
+    if (m->unpacked) b->free(b, m->unpacked);
     if (m->fixed) b->free(b, m->fixed);
     if (m->grads && m->grads != m->values) b->free(b, m->grads);
     if (m->values) b->free(b, m->values);

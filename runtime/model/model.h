@@ -23,11 +23,16 @@ typedef struct mr_lora_opts {
     uint64_t seed;           /* A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0: the first adapter is the identity */
 } mr_lora_opts;
 
+/* Whether linears that are stored as NF4 are kept in the compute type as well, unpacked once: where a device gains by it (kernels.h,
+ * weight_unpack). Auto is a plan's to decide (rl/plan.h); a model that is opened with it has none. */
+typedef enum mr_dequantize { MR_DEQUANTIZE_AUTO, MR_DEQUANTIZE_NO, MR_DEQUANTIZE_YES } mr_dequantize;
+
 typedef struct mr_model_opts {
     mr_dtype store;   /* linears: MR_F32, MR_BF16, MR_F16 or MR_NF4 */
     mr_dtype compute; /* MR_BF16, MR_F16 (gradients have to be scaled: rl/scaler.h) or MR_F32 */
     bool train;       /* keep what the backward pass needs */
     bool full;        /* base weights are trainable (f32 masters); not with store MR_NF4, and no LoRA */
+    mr_dequantize dequantize;
     /* no weights file: normal(0, initializer_range) from seed, norms 1 (transformers' from_config) */
     bool from_config;
     uint64_t seed;
@@ -69,6 +74,7 @@ size_t mr_model_bytes(const mr_model *m); /* device memory of weights, adapters 
 /* What mr_model_open would take on b, before anything exists: bytes by part, and what could be trained. */
 typedef struct mr_model_room {
     size_t linears, tables, vectors; /* base: stored matrices; embedding and head; norms and biases */
+    size_t unpacked;                 /* base: linears in the compute type beside NF4, where opts.dequantize is yes */
     size_t copies;                   /* adapters in the compute type */
     size_t values, grads;            /* f32 masters of all that is trained, and their gradients */
     mr_param *params;                /* name, rows, cols and decay only */

@@ -230,7 +230,12 @@ static mr_status load_group(mr_model *m, const mr_tensors *t, int layer, int gro
     }
     mr_linear *lin = &l->linear[group];
     float *master = m->opts.full ? m->values + (lin->dw - m->grads) : NULL;
-    return create(m, &lin->w, master, &s, m->opts.store, mr_linear_uses(&m->opts), err);
+    MR_TRY(create(m, &lin->w, master, &s, m->opts.store, mr_linear_uses(&m->opts), err));
+    if (m->unpacked) {
+        m->b->weight_unpack(m->b, lin->w, m->unpacked + m->unpacked_used, mr_unpacked_more(&m->opts, group));
+        m->unpacked_used += mr_unpacked_bytes(m->b, c, &m->opts, group);
+    }
+    return MR_OK;
 }
 
 static mr_status load_table(mr_model *m, const mr_tensors *t, mr_weight **out, float *dw, const char *name,

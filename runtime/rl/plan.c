@@ -25,7 +25,8 @@ enum {
     CUDA_LOW_HEAD_ROWS = 64,
     LEAST_ASIDE = 3, /* layers: two of their inputs are on the device anyway */
     ASIDE_STEP = 3,
-    SPARE = 32 /* a plan is as exact as that: one part of so many stays free where a choice fills the memory */
+    SPARE = 4,        /* what nothing needs may take all memory but one part of so many, which is left to other programs; */
+    SPARE_OF_CAP = 32 /* of a memory that was set (vram), but one of so many: a plan is as exact as that */
 };
 static const size_t KV_BUDGET_CPU = (size_t)1 << 30;
 
@@ -53,6 +54,7 @@ mr_model_opts mr_plan_model_opts(const mr_settings *s, mr_dtype compute) {
     };
     memcpy(mo.lora.targets, s->lora.targets, sizeof mo.lora.targets);
     mo.store = s->model.load_in_4bit && !mo.full ? MR_NF4 : compute;
+    mo.dequantize = s->model.dequantize;
     return mo;
 }
 
@@ -63,6 +65,7 @@ static void add_fixed(mr_plan *p, const inputs *in) {
     mr_model_plan(&m, in->b, in->c, &in->mo);
     const mr_optimizer_opts oo = { .kind = in->s.train.optim };
     p->linears = m.linears;
+    p->unpacked = m.unpacked;
     p->tables = m.tables;
     p->vectors = m.vectors;
     p->values = m.values;
@@ -74,7 +77,7 @@ static void add_fixed(mr_plan *p, const inputs *in) {
 }
 
 static size_t model_bytes(const mr_plan *p) {
-    return p->linears + p->tables + p->vectors + p->values + p->copies + p->grads;
+    return p->linears + p->unpacked + p->tables + p->vectors + p->values + p->copies + p->grads;
 }
 
 /* A prompt with n of its completions. */
@@ -316,6 +319,10 @@ static void set_4bit(inputs *in, int value) {
     (void)value;
     in->mo.store = MR_NF4;
 }
+static void set_packed(inputs *in, int value) {
+    (void)value;
+    in->mo.dequantize = MR_DEQUANTIZE_NO;
+}
 static void set_8bit(inputs *in, int value) {
     (void)value;
     in->s.train.optim = MR_ADAMW_8BIT;
@@ -343,6 +350,8 @@ static void proposals(mr_str *out, const inputs *in, size_t cap) {
         snprintf(text, sizeof text, "set %s.gradient_checkpointing = true", section);
         propose(out, &n, text);
     }
+    if (in->mo.dequantize == MR_DEQUANTIZE_YES && would_fit(in, cap, set_packed, 0))
+        propose(out, &n, "set model.dequantize = false");
     if (lora && in->mo.store != MR_NF4 && would_fit(in, cap, set_4bit, 1))
         propose(out, &n, "set model.load_in_4bit = true");
     if (n < MOST && s->train.optim != MR_ADAMW_8BIT && would_fit(in, cap, set_8bit, 1)) {
@@ -399,14 +408,33 @@ static mr_status refuse(const mr_plan *p, const inputs *in, mr_err *err) {
     return st;
 }
 
+/* What may be taken without need. */
+static size_t fill(const mr_plan *p, const inputs *in) {
+    return p->cap - p->cap / (in->s.vram ? SPARE_OF_CAP : SPARE);
+}
+
+/* Where all of the job fits as it likes, and its linears unpacked beside it. */
+static void keep_unpacked(mr_plan *p, const inputs *in) {
+    inputs more = *in;
+    mr_plan with;
+    if (!p->cap || p->total < p->wish.total) return;
+    more.mo.dequantize = MR_DEQUANTIZE_YES;
+    start(&with, &more, p->cap);
+    wish(&with, &more);
+    if (with.unpacked && with.total <= fill(p, in)) *p = with;
+}
+
+mr_dequantize mr_plan_dequantize(const mr_plan *p) { return p->unpacked ? MR_DEQUANTIZE_YES : MR_DEQUANTIZE_NO; }
+
 mr_status mr_plan_make(mr_plan *out, mr_backend *b, const mr_config *c, const mr_model_opts *mo, const mr_settings *s,
                        const mr_census *census, mr_err *err) {
     inputs in = { .b = b, .c = c, .mo = *mo, .s = *s, .census = *census };
     start(out, &in, s->vram ? s->vram : b->bytes_total);
     wish(out, &in);
     mr_status st = !out->cap || squeeze(out, &in) ? MR_OK : refuse(out, &in, err);
-    const size_t fill = out->cap - out->cap / SPARE; /* of what is free; what has to fit may take all */
-    if (out->wish.total < fill) keep(out, &in, fill - out->wish.total);
+    if (st == MR_OK && mo->dequantize == MR_DEQUANTIZE_AUTO) keep_unpacked(out, &in);
+    const size_t most = fill(out, &in);
+    if (out->wish.total < most) keep(out, &in, most - out->wish.total);
     const double kv = (double)b->kv_bytes(b, MR_KV_CHUNK, c->num_key_value_heads, c->head_dim) / MR_KV_CHUNK;
     out->kv_token_bytes = kv;
     out->t4 = mr_estimate_make(out, c, mo, kv, s->train.max_steps, &mr_t4);
@@ -461,6 +489,7 @@ static void describe_all(const mr_plan *p, mr_str *out) {
     const mr_decoder_room *d = &p->decoder;
     char text[160];
     line(out, "base: linears", p->linears, "");
+    if (p->unpacked) line(out, "base: linears, dequantized", p->unpacked, "beside them, for products of many rows");
     line(out, "base: embedding and head", p->tables, "");
     line(out, "base: norms and biases", p->vectors, "");
     snprintf(text, sizeof text, "%lld parameters in f32", (long long)p->n_trained);

@@ -30,8 +30,9 @@ typedef struct mr_census {
 mr_status mr_census_take(mr_census *out, const mr_trainer_parts *parts, const mr_config *c, mr_err *err);
 
 typedef struct mr_plan {
-    /* the base model: stored linears; embedding and head; norms and biases */
-    size_t linears, tables, vectors;
+    /* the base model: stored linears; these in the compute type beside NF4 (model.dequantize), or 0; embedding and head; norms and
+     * biases */
+    size_t linears, unpacked, tables, vectors;
     /* what is trained: f32 masters, copies in the compute type, gradients, the optimizer's states */
     size_t values, copies, grads, states;
     mr_decoder_room decoder; /* phase memory and the backend's scratch */
@@ -57,8 +58,11 @@ typedef struct mr_plan {
  * needed, what there is, and which settings to change to what. */
 mr_status mr_plan_make(mr_plan *out, mr_backend *b, const mr_config *c, const mr_model_opts *mo, const mr_settings *s,
                        const mr_census *census, mr_err *err);
-/* The options that a run opens its model with, by its settings; compute is what mr_settings' dtype came to. */
+/* The options that a run opens its model with, by its settings; compute is what mr_settings' dtype came to. Where they say auto,
+ * the plan decides: dequantize is to be mr_plan_dequantize when the model is opened. */
 mr_model_opts mr_plan_model_opts(const mr_settings *s, mr_dtype compute);
+
+mr_dequantize mr_plan_dequantize(const mr_plan *p);
 
 /* Whether a group of the longest completions has more rows than a pack. */
 bool mr_plan_cuts_groups(const mr_plan *p);

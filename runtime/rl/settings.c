@@ -270,6 +270,11 @@ static mr_status take_value(const site *at, const mr_field *f, const cJSON *v) {
         MR_TRY(take_name(at, f, v, &i));
         *(int *)dst = strstr(v->valuestring, "8bit") ? MR_ADAMW_8BIT : MR_ADAMW;
         return MR_OK;
+    case K_AUTO:
+        if (!cJSON_IsBool(v) && !(cJSON_IsString(v) && !strcmp(v->valuestring, "auto")))
+            return bad_value(at, v, "want \"auto\", true or false");
+        *(int *)dst = cJSON_IsTrue(v) ? MR_DEQUANTIZE_YES : cJSON_IsFalse(v) ? MR_DEQUANTIZE_NO : MR_DEQUANTIZE_AUTO;
+        return MR_OK;
     case K_SCALE:
         if (cJSON_IsBool(v))
             i = cJSON_IsTrue(v) ? MR_SCALE_GROUP : MR_SCALE_NONE;

@@ -13,6 +13,7 @@
 #include <cjson/cJSON.h>
 
 #include "base/memory.h"
+#include "model/model.h"
 #include "rl/grpo.h"
 
 typedef enum mr_method { MR_METHOD_GRPO, MR_METHOD_SFT } mr_method;
@@ -33,6 +34,7 @@ typedef struct mr_settings {
         int max_seq_length;
         bool load_in_4bit;
         char *weight_cache; /* mr_model_opts.cache */
+        mr_dequantize dequantize; /* a device may keep the 4-bit weights in the compute type as well (model/model.h) */
         char *dtype;      /* "auto" (bf16 where the device has it, else f32), "bfloat16", "float32" */
         bool from_config; /* random weights: train from scratch */
         char *adapter;    /* PEFT folder to start from, "" for none */

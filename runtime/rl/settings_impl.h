@@ -15,6 +15,7 @@ typedef enum mr_field_kind {
     K_ENUM,     /* one of .names, stored as an enum */
     K_ENUM_BIT, /* one of two names, stored as a bool */
     K_OPTIM,    /* one of .names; several name the same optimizer */
+    K_AUTO,     /* "auto", false or true, stored as mr_dequantize */
     K_SCALE,    /* an enum that TRL also writes as a bool */
     K_TARGETS,  /* lora.target_modules */
     K_SIZE,     /* bytes, as a string: "14G" */

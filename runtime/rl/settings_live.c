@@ -47,6 +47,10 @@ static cJSON *field_json(const mr_settings *s, const mr_field *f) {
         return table ? table : cJSON_CreateNull();
     }
     case K_STRING: return cJSON_CreateString(*(char *const *)at ? *(char *const *)at : "");
+    case K_AUTO: {
+        const int x = *(const int *)at;
+        return x == MR_DEQUANTIZE_AUTO ? cJSON_CreateString("auto") : cJSON_CreateBool(x == MR_DEQUANTIZE_YES);
+    }
     case K_ENUM:
     case K_OPTIM:
     case K_SCALE: return cJSON_CreateString(f->names[*(const int *)at]);
@@ -77,6 +81,7 @@ static const char *reason(const mr_field *f) {
         { "method", "a run is of one kind" },
         { "output_dir", "the run is recorded there" },
         { "vram", "memory is planned with it" },
+        { "dequantize", "memory is planned with it" },
         { "exact", "products were chosen with it" },
         { "prompts_per_step", "memory is planned with it" },
         { "max_prompt_length", "memory is planned with it" },

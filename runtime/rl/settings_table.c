@@ -51,6 +51,9 @@ const mr_field mr_fields[] = {
     { IN_MODEL, BOTH, "weight_cache", K_STRING, AT(model.weight_cache), "\"auto\"", 0, 0, false, 0, NULL,
       "where NF4 weights that were quantized are kept for the next time: auto (beside the model's files, else below the cache folder; "
       "MEDRL_WEIGHT_CACHE, which all commands obey, says another place), off, or a folder" },
+    { IN_MODEL, BOTH, "dequantize", K_AUTO, AT(model.dequantize), "\"auto\"", 0, 0, false, 0, NULL,
+      "a GPU keeps 4-bit weights in 16 bits as well, for products of many rows, which else unpack them each time: faster, and "
+      "no bit is another; auto: when it fits with a quarter of the memory left free (all of what `vram` allows), as `medrl plan` says" },
     { IN_MODEL, BOTH, "dtype", K_STRING, AT(model.dtype), "\"auto\"", 0, 0, false, 0, dtype_names,
       "what products round to; auto: bfloat16 where the device has it, else float16 on a GPU (with a loss scale, as "
       "torch's GradScaler) and float32 on a CPU" },
@@ -279,6 +282,7 @@ static void describe_range(mr_str *out, const mr_field *f) {
         if (f->names) mr_list_names(list, sizeof list, f->names);
         mr_str_printf(out, "true, false%s%s", *list ? ", " : "", list);
         return;
+    case K_AUTO: mr_str_puts(out, "auto, true, false"); return;
     case K_TARGETS: mr_str_puts(out, "list of names"); return;
     case K_SIZE: mr_str_puts(out, "size: 14G, 900M, 7.5GiB"); return;
     case K_TABLE: mr_str_puts(out, "table of names"); return;

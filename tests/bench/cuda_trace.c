@@ -4,9 +4,10 @@
  *     CUDA_INJECTION64_PATH=$PWD/libtrace.so LD_LIBRARY_PATH=$CUDA/lib64 medrl bench ...
  *
  * The driver loads it (CUDA_INJECTION64_PATH), the program need not know. One row a kernel, its grid and block with it, so that shapes
- * show; `idle` is the time between the end of one and the start of the next when that is under a millisecond: launches. TRACE_LIST=FILE
- * writes all of them in order as well, a line each: start and duration in ns, name. Source of the interface: CUPTI's manual, Activity
- * API. */
+ * show; `idle` is the time between the end of one and the start of the next when that is under a millisecond: launches. With
+ * CUDA_TRACE_PARTS="NAME,A,B;..." a table of its own for what ran behind the Ath last kernel whose name has NAME in it, up to and with the Bth
+ * last: "sample,7,1" is the last 6 decode steps. TRACE_LIST=FILE writes all of them in order, a line each: start and duration in ns, name.
+ * Source of the interface: CUPTI's manual, Activity API. */
 #include <cupti.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -20,9 +21,15 @@ typedef struct row {
     uint64_t n, ns, least;
 } row;
 
+typedef struct event {
+    uint64_t start, end;
+    int row;
+} event;
+
 static row rows[MAX_ROWS];
 static int n_rows;
-static uint64_t last_end, idle, n_idle;
+static event *events;
+static size_t n_events, max_events;
 static FILE *list;
 
 static void count(const char *name, uint64_t start, uint64_t end) {
@@ -30,11 +37,14 @@ static void count(const char *name, uint64_t start, uint64_t end) {
     if (list) fprintf(list, "%llu %llu %s\n", (unsigned long long)start, (unsigned long long)(end - start), name);
     while (i < n_rows && strcmp(rows[i].name, name) != 0) i++;
     if (i == MAX_ROWS) return;
-    if (i == n_rows) snprintf(rows[n_rows++].name, sizeof rows[0].name, "%s", name), rows[i].least = UINT64_MAX;
-    rows[i].n++, rows[i].ns += end - start;
-    if (end - start < rows[i].least) rows[i].least = end - start;
-    if (last_end && start > last_end && start - last_end < 1000000) idle += start - last_end, n_idle++;
-    if (end > last_end) last_end = end;
+    if (i == n_rows) snprintf(rows[n_rows++].name, sizeof rows[0].name, "%s", name);
+    if (n_events == max_events) {
+        size_t more = max_events ? 2 * max_events : 1 << 16;
+        event *grown = realloc(events, more * sizeof *events);
+        if (!grown) return;
+        events = grown, max_events = more;
+    }
+    events[n_events++] = (event){ start, end, i };
 }
 
 /* A mangled name is cut where its arguments begin to be of no use. */
@@ -72,17 +82,52 @@ static int by_time(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-static void print(void) {
-    uint64_t all = 0;
-    cuptiActivityFlushAll(1);
-    if (list) fclose(list);
-    qsort(rows, (size_t)n_rows, sizeof rows[0], by_time);
-    for (int i = 0; i < n_rows; i++) all += rows[i].ns;
+static int by_start(const void *a, const void *b) {
+    uint64_t x = ((const event *)a)->start, y = ((const event *)b)->start;
+    return (x > y) - (x < y);
+}
+
+/* A table of events [from, to). */
+static void table(size_t from, size_t to) {
+    static row part[MAX_ROWS];
+    uint64_t all = 0, idle = 0, n_idle = 0, last = 0;
+    memcpy(part, rows, sizeof part);
+    for (size_t i = from; i < to; i++) {
+        const event *e = &events[i];
+        row *r = &part[e->row];
+        uint64_t ns = e->end - e->start;
+        if (!r->n++ || ns < r->least) r->least = ns;
+        r->ns += ns, all += ns;
+        if (last && e->start > last && e->start - last < 1000000) idle += e->start - last, n_idle++;
+        if (e->end > last) last = e->end;
+    }
+    qsort(part, (size_t)n_rows, sizeof part[0], by_time);
     fprintf(stderr, "trace: %.3f ms busy, %.3f ms idle in %llu gaps below 1 ms\n", (double)all / 1e6, (double)idle / 1e6,
             (unsigned long long)n_idle);
-    for (int i = 0; i < n_rows && i < SHOWN; i++)
-        fprintf(stderr, "%9.3f ms %7llu x %9.1f us, least %9.1f  %s\n", (double)rows[i].ns / 1e6, (unsigned long long)rows[i].n,
-                (double)rows[i].ns / 1e3 / (double)rows[i].n, (double)rows[i].least / 1e3, rows[i].name);
+    for (int i = 0; i < n_rows && i < SHOWN && part[i].n; i++)
+        fprintf(stderr, "%9.3f ms %7llu x %9.1f us, least %9.1f  %s\n", (double)part[i].ns / 1e6, (unsigned long long)part[i].n,
+                (double)part[i].ns / 1e3 / (double)part[i].n, (double)part[i].least / 1e3, part[i].name);
+}
+
+/* Behind the nth last event whose name has `name` in it; 0 when there are less. */
+static size_t behind(const char *name, int nth) {
+    for (size_t i = n_events; i; i--)
+        if (strstr(rows[events[i - 1].row].name, name) && --nth == 0) return i;
+    return 0;
+}
+
+static void print(void) {
+    const char *parts = getenv("CUDA_TRACE_PARTS");
+    cuptiActivityFlushAll(1);
+    if (list) fclose(list);
+    qsort(events, n_events, sizeof *events, by_start);
+    if (!parts) table(0, n_events);
+    for (char name[64]; parts; parts = strchr(parts, ';') ? strchr(parts, ';') + 1 : NULL) {
+        int a, b;
+        if (sscanf(parts, "%63[^,],%d,%d", name, &a, &b) != 3) break;
+        fprintf(stderr, "%s, from the last but %d to the last but %d:\n", name, a - 1, b - 1);
+        table(behind(name, a), behind(name, b));
+    }
 }
 
 __attribute__((visibility("default"))) int InitializeInjection(void);

@@ -172,6 +172,7 @@ int main(int argc, char **argv) {
         { "weights", test_weights }, { "elementwise", test_elementwise }, { "optimizer", test_optimizer },
         { "head", test_head },       { "attention", test_attention },     { "linear", test_linear },
         { "rows", test_rows },             { "mlp", test_mlp },
+        { "unpacked", test_unpacked },
     };
     bool bench = false, between = false, decode = false;
     int n_named = 0;

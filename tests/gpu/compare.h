@@ -56,6 +56,7 @@ void test_elementwise(void);
 void test_linear(void);
 void test_rows(void);
 void test_mlp(void);
+void test_unpacked(void);
 void test_attention(void);
 void test_head(void);
 void test_optimizer(void);

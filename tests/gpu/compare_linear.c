@@ -436,3 +436,113 @@ void test_mlp(void) {
         verdict(diff <= allowed && bits[1], name, "%.1e (allowed %.0e)%s", diff, allowed, bits[1] ? "" : "; ONCE MORE DIFFERS");
     }
 }
+
+/* --- NF4 kept unpacked beside --- */
+
+static const int unpacked_counts[] = { 6, 13, 33, 64, 65, 130, 512 };
+enum { UNPACKED_MOST = 512 };
+
+static void unpack(const layer *s, bool on) {
+    mr_backend *b = gpu;
+    int64_t values = (s->O + s->R + 1) * ((s->I + 7) / 8 * 8);
+    float *place = on ? put(b, NULL, (values + 1) / 2) : NULL;
+    if (on) b->zero(b, place, (size_t)values * 2); /* as alloc gives it */
+    b->weight_unpack(b, s->l[1].w, place, on ? s->R + 1 : 0);
+}
+
+/* Whether N rows through the layer, there and back, give the bits that were kept when `first`. */
+static bool keeps_bits(const layer *s, const float *x, const float *dy, int N, bool first, float *kept[4]) {
+    mr_backend *b = gpu;
+    const mr_linear *l = &s->l[1];
+    const int64_t n[4] = { N * s->O, N * s->R, N * s->I, N * s->R };
+    float *y = put(b, NULL, n[0]), *u = put(b, NULL, n[1] + 1), *dx = put(b, NULL, n[2]), *du = put(b, NULL, n[3] + 1);
+    bool same = true;
+    b->copy(b, y, dy, (size_t)n[0] * sizeof(float));
+    b->linear(b, y, s->R ? u : NULL, x, l, N, true);
+    b->linear_bwd(b, dx, s->R ? du : NULL, dy, x, s->R ? u : NULL, l, N, false);
+    float *got[4] = { get(b, y, n[0]), get(b, u, n[1]), get(b, dx, n[2]), get(b, du, n[3]) };
+    for (int i = 0; i < 4; i++) {
+        same = same && (first || same_bits(got[i], kept[i], n[i]));
+        if (first)
+            kept[i] = got[i];
+        else
+            free(got[i]);
+    }
+    drop_last(b, 4);
+    return same;
+}
+
+/* Bits with and without, also when an adapter's values change meanwhile. */
+static bool check_unpacked(const kind *k, int64_t O, int64_t I, const parts *p, int N, bool bias) {
+    layer s = layer_new(k, O, I, p, false, bias, false);
+    mr_backend *b = gpu;
+    float *x = random_new(N * I, 1), *dy = random_new(N * O, 1), *a = random_new(s.R * I + 1, 0.5f), *kept[2][4];
+    const float *xd = put(b, x, N * I), *dyd = put(b, dy, N * O), *ad = put(b, a, s.R * I + 1);
+    keeps_bits(&s, xd, dyd, N, true, kept[0]);
+    unpack(&s, true);
+    bool same = keeps_bits(&s, xd, dyd, N, false, kept[0]);
+    if (s.R) b->weight_set(b, s.l[1].a, ad);
+    keeps_bits(&s, xd, dyd, N, true, kept[1]);
+    if (s.R) same = same && !same_bits(kept[0][1], kept[1][1], N * s.R);
+    unpack(&s, false);
+    same = same && keeps_bits(&s, xd, dyd, N, false, kept[1]);
+    for (int i = 0; i < 4; i++) free(kept[0][i]), free(kept[1][i]);
+    free(x), free(dy), free(a);
+    layer_free(&s);
+    return same;
+}
+
+/* The MLP of sampling against the operations that it stands for, from packed weights. */
+static bool check_unpacked_mlp(const kind *k, int64_t C, int64_t F, int r, int N) {
+    parts two = { 2, { (int)F, (int)F }, { r, 8 } }, one = { 1, { (int)C }, { r } };
+    mlp_job j = { layer_new(k, 2 * F, C, &two, false, true, false), layer_new(k, C, F, &one, false, true, false), C, F, N, NULL, NULL };
+    mr_backend *b = gpu;
+    float *x = random_new(N * C, 0.1f), *got[2];
+    j.x = put(b, x, N * C);
+    mr_gated m = gated_new(&j, N);
+    got[0] = mlp_forward(&j, &m, 0, N, false);
+    unpack(&j.up, true), unpack(&j.down, true);
+    m.sampling = true;
+    got[1] = mlp_forward(&j, &m, 0, N, true);
+    bool same = same_bits(got[0], got[1], N * C);
+    free(x), free(got[0]), free(got[1]);
+    layer_free(&j.up), layer_free(&j.down);
+    return same;
+}
+
+void test_unpacked(void) {
+    static const struct { int o, i; parts p; } shapes[] = {
+        { 96, 128, { 2, { 48, 48 }, { 16, 8 } } }, /* parts that do not fill tiles */
+        { 128, 192, { 2, { 64, 64 }, { 16, 72 } } },
+        { 130, 72, { 0 } },
+        { 192, 128, { 1, { 128 }, { 8 } } },
+        { 64, 8256, { 1, { 64 }, { 8 } } },
+        { 2560, 2048, { 3, { 2048, 256, 256 }, { 64, 64, 64 } } },
+        { 2048, 2048, { 1, { 2048 }, { 64 } } },
+        { 2048, 11008, { 1, { 2048 }, { 64 } } },
+        { 22016, 2048, { 2, { 11008, 11008 }, { 64, 64 } } },
+        { 960, 576, { 3, { 576, 192, 192 }, { 16, 16, 16 } } },
+    };
+    int n_shapes = (int)(sizeof shapes / sizeof shapes[0]) - (small_run ? 5 : 0);
+    if (!gpu->weight_unpack) return;
+    for (int k = 0; k < n_kinds; k++) {
+        if (!kind_here(&kinds[k]) || kinds[k].compute == MR_F32 || kinds[k].store != MR_NF4) continue;
+        int bad = 0, runs = 0;
+        for (size_t c = 0; c < sizeof unpacked_counts / sizeof unpacked_counts[0]; c++)
+            for (int s = 0; s < n_shapes; s++) {
+                if (small_run && (unpacked_counts[c] > 130 || (s == 4 && unpacked_counts[c] != 33))) continue;
+                bad += !check_unpacked(&kinds[k], shapes[s].o, shapes[s].i, &shapes[s].p, unpacked_counts[c], (s + (int)c) % 2);
+                runs++;
+            }
+        static const struct { int c, f, r; } mlps[] = { { 64, 128, 8 }, { 128, 192, 72 }, { 576, 1536, 16 }, { 2048, 11008, 64 } };
+        for (int c = 0; c < (small_run ? 2 : 4); c++)
+            for (int n = 13; n <= UNPACKED_MOST; n = n * 5 / 2 + 1) {
+                bad += !check_unpacked_mlp(&kinds[k], mlps[c].c, mlps[c].f, mlps[c].r, n);
+                runs++;
+                if (small_run && n > 60) break;
+            }
+        char name[64];
+        snprintf(name, sizeof name, "kept unpacked: %s", kinds[k].name);
+        verdict(bad == 0, name, "%d of %d differ in a bit", bad, runs);
+    }
+}

@@ -99,6 +99,7 @@ static mr_status world_plan(world *w, const char *path, mr_dtype store, mr_dtype
 static void world_open(world *w, const char *path, mr_dtype store, mr_dtype compute) {
     mr_err err;
     REQUIRE_OK(world_plan(w, path, store, compute, &err), err);
+    w->mo.dequantize = mr_plan_dequantize(&w->plan);
     REQUIRE_OK(mr_model_open(&w->m, w->b, path, &w->mo, &err), err);
     w->parts.model = w->m;
     w->parts.plan = &w->plan;
@@ -310,6 +311,42 @@ static void groups_in_parts(void) {
     mr_free(values[1]);
 }
 
+typedef struct kept {
+    uint64_t hash;
+    size_t unpacked, total;
+} kept;
+
+static kept with_dequantize(mr_dequantize when, size_t cap) {
+    world w;
+    char path[512];
+    world_init(&w);
+    w.set.model.dequantize = when;
+    w.set.vram = cap;
+    world_open(&w, golden_path(path, sizeof path, "tiny_smollm2"), MR_NF4, MR_BF16);
+    size_t bytes = mr_model_bytes(w.m);
+    world_steps(&w, 3);
+    compare(&w, "dequantized");
+    kept k = { trained(&w), w.plan.unpacked, w.plan.total };
+    CHECK_INT(bytes, w.plan.linears + w.plan.unpacked + w.plan.tables + w.plan.vectors + w.plan.copies + w.plan.values + w.plan.grads);
+    CHECK_INT(mr_model_options(w.m)->dequantize, k.unpacked ? MR_DEQUANTIZE_YES : MR_DEQUANTIZE_NO);
+    world_close(&w);
+    return k;
+}
+
+/* 4-bit weights in 16 bits as well: where a device gains by it and has room; the adapter's bits are the same. */
+static void dequantized(void) {
+    if (rig_device() == MR_CPU) {
+        CHECK_INT(with_dequantize(MR_DEQUANTIZE_YES, 0).unpacked, 0);
+        return;
+    }
+    kept no = with_dequantize(MR_DEQUANTIZE_NO, 0), yes = with_dequantize(MR_DEQUANTIZE_YES, 0);
+    CHECK(no.unpacked == 0 && yes.unpacked > 0 && yes.total > no.total);
+    CHECK(no.hash == yes.hash);
+    CHECK(with_dequantize(MR_DEQUANTIZE_AUTO, 2 * yes.total).unpacked > 0);
+    CHECK(with_dequantize(MR_DEQUANTIZE_AUTO, yes.total + yes.total / 8).unpacked == 0); /* fits, but without room to spare */
+    CHECK(with_dequantize(MR_DEQUANTIZE_YES, yes.total + yes.total / 8).unpacked > 0);
+}
+
 /* The seed's job at the seed's size, planned on whatever device this is. */
 static void seeds_job(void) {
     mr_backend *b;
@@ -461,5 +498,5 @@ static void flat_after_the_first_step(void) {
 }
 
 TEST_MAIN({ "tiny_models", tiny_models }, { "smollm2", smollm2 }, { "caps_change_no_result", caps_change_no_result },
-          { "groups_in_parts", groups_in_parts }, { "seeds_job", seeds_job }, { "refused", refused },
+          { "groups_in_parts", groups_in_parts }, { "dequantized", dequantized }, { "seeds_job", seeds_job }, { "refused", refused },
           { "flat_after_the_first_step", flat_after_the_first_step })

@@ -121,6 +121,26 @@ static const char seed[] =
     "\"max_completion_length\":1024,\"max_steps\":750,\"save_steps\":100,\"max_grad_norm\":0.1,\"seed\":3407,"
     "\"report_to\":\"none\",\"use_vllm\":false},\"output_dir\":\"outputs\"}";
 
+static void dequantize(void) {
+    static const struct {
+        const char *value;
+        mr_dequantize want;
+    } given[] = { { "", MR_DEQUANTIZE_AUTO },
+                  { ",\"dequantize\":\"auto\"", MR_DEQUANTIZE_AUTO },
+                  { ",\"dequantize\":true", MR_DEQUANTIZE_YES },
+                  { ",\"dequantize\":false", MR_DEQUANTIZE_NO } };
+    for (int i = 0; i < 4; i++) {
+        char text[160];
+        mr_settings s;
+        mr_err err = { "" };
+        snprintf(text, sizeof text, "{\"model\":{\"name\":\"m\"%s},\"rewards\":[\"a\"]}", given[i].value);
+        REQUIRE_OK(parse(&s, text, &err), err);
+        CHECK_INT(s.model.dequantize, given[i].want);
+        mr_settings_clear(&s);
+    }
+    refuse("{\"model\":{\"name\":\"m\",\"dequantize\":\"always\"},\"rewards\":[\"a\"]}", "want \"auto\", true or false");
+}
+
 static void the_seeds_recipe(void) {
     mr_settings s;
     mr_err err = { "" };
@@ -402,7 +422,7 @@ static void description_has_every_field(void) {
     mr_str_clear(&out);
 }
 
-TEST_MAIN({ "defaults_are_trls", defaults_are_trls }, { "the_seeds_recipe", the_seeds_recipe }, { "batches", batches },
+TEST_MAIN({ "defaults_are_trls", defaults_are_trls }, { "the_seeds_recipe", the_seeds_recipe }, { "dequantize", dequantize }, { "batches", batches },
           { "chat_templates", chat_templates }, { "values", values }, { "sizes", sizes },
           { "bad_values_are_named", bad_values_are_named },
           { "bad_rewards_are_named", bad_rewards_are_named }, { "suggestions", suggestions },
