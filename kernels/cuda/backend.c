@@ -476,6 +476,8 @@ static mr_status open_device(mr_backend **out, int index, mr_err *err) {
     s->n_sm = prop.multiProcessorCount;
     s->max_shared = (int)prop.sharedMemPerBlockOptin;
     if (CU_FORCED_SM) s->sm = CU_FORCED_SM, s->max_shared = CU_SM75_SHARED, s->no_lt = true;
+    const char *count = getenv("MEDRL_SM_COUNT"); /* when others hold the rest: tests/gpu/occupy.cu */
+    if (CU_FORCED_SM && count && atoi(count) > 0 && atoi(count) < s->n_sm) s->n_sm = atoi(count);
     const char *each = getenv("MEDRL_CUDA_SYNC");
     s->sync_each = each && *each && *each != '0';
 #ifdef MR_EMULATE

@@ -195,8 +195,8 @@ bool cu_few_pays(mr_backend *b, float *u, const float *x, const mr_linear *l, in
 
 /* Keeps a's values behind w's unpacked ones from now on, whatever weight_set does; false: there is no room for them. */
 bool cu_weight_join(mr_backend *b, const mr_weight *w, const mr_weight *a);
-/* Bytes of scratch in CU_SLOT_W2 for up to n rows of such a pair: joined.cu. */
-size_t cu_joined_bytes(const mr_weight_info *w, int64_t n, int rank);
+/* What joined.cu asks of cu_scratch for up to n rows, as cu_linear_room. */
+void cu_joined_room(size_t need[], const mr_weight_info *w, int64_t n, int rank);
 
 /* The matrix in 16 bits, [n_out][ld] with ld a multiple of 8: w's own data, or NF4 unpacked, once (weight_unpack) or to scratch, where there is
  * room for `more` rows after it. Of scratch the largest goes to CU_SLOT_W, others to CU_SLOT_W2; so the two weights of an MLP, which runs for a part of the rows at a time,
