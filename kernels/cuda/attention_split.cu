@@ -52,6 +52,64 @@ __global__ static void split_put_kernel(u16 *kv, const float *k, const float *v,
     }
 }
 
+/* rope of H + K heads and split_put of the last K of them: one block a row, one warp a head; a lane has each 32nd pair. */
+enum { ROPE_WARPS = 18 };
+__global__ static void __launch_bounds__(ROPE_WARPS * 32) rope_put_kernel(u16 *kv, float *x, const float *v, int ld, const int32_t *pos,
+                                                                         const float *inv_freq, const int32_t *slots, int H, int K, int D) {
+    enum { PAIRS = 2 }; /* D <= 128 */
+    int lane = threadIdx.x % 32, P = width_of(D), half = D / 2;
+    float freq[PAIRS], s[PAIRS], c[PAIRS];
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) freq[i] = lane + 32 * i < half ? inv_freq[lane + 32 * i] : 0.0f;
+    follow();
+    int64_t slot = slots[blockIdx.x];
+    float p = (float)pos[blockIdx.x], *row = x + (int64_t)blockIdx.x * ld;
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) sine_cosine(&s[i], &c[i], p * freq[i]);
+    for (int h = threadIdx.x / 32; h < H + K; h += blockDim.x / 32) {
+        float lo[PAIRS] = {}, hi[PAIRS] = {}, of_v[2 * PAIRS] = {};
+        const float *v_row = v + (int64_t)blockIdx.x * ld + (h - H) * D;
+        bool key = h >= H;
+        int bad = 0;
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) {
+            int d = lane + 32 * i;
+            if (d < half) lo[i] = row[h * D + d], hi[i] = row[h * D + half + d];
+        }
+#pragma unroll
+        for (int i = 0; key && i < 2 * PAIRS; i++)
+            if (lane + 32 * i < D) of_v[i] = v_row[lane + 32 * i], bad |= !is_finite(of_v[i]);
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) {
+            int d = lane + 32 * i;
+            if (d >= half) continue;
+            rotate(&lo[i], &hi[i], s[i], c[i]);
+            row[h * D + d] = lo[i], row[h * D + half + d] = hi[i];
+            bad |= !is_finite(lo[i]) || !is_finite(hi[i]);
+        }
+        if (!key) continue;
+        u16 *chunk = kv + (slot / CHUNK * K + h - H) * chunk_size(P), *to = chunk + slot % CHUNK * P;
+        bad = warp_or(bad);
+        auto put = [&](int d, float of_k) { put_split(to + d, to + CHUNK * P + d, bad ? 0.0f : of_k); };
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++)
+            if (lane + 32 * i < half) put(lane + 32 * i, lo[i]), put(half + lane + 32 * i, hi[i]);
+#pragma unroll
+        for (int i = 0; i < 2 * PAIRS; i++) {
+            int d = lane + 32 * i;
+            if (d >= D && d < P) put(d, 0.0f);
+            if (d < P) put_split(to + 2 * CHUNK * P + d, to + 3 * CHUNK * P + d, bad ? 0.0f : of_v[i]);
+        }
+        if (lane == 0) ((float *)(chunk + 4 * CHUNK * P))[slot % CHUNK] = bad ? NAN : 0.0f;
+    }
+}
+
+void split_rope_put(mr_backend *b, void *kv, float *x, const float *v, int ld, const int32_t *pos, const float *inv_freq, const int32_t *slots,
+                    int N, int H, int K, int D) {
+    int warps = H + K < ROPE_WARPS ? H + K : (int)ROPE_WARPS;
+    LAUNCH_EARLY(b, "rope_put", rope_put_kernel, N, warps * 32, 0, (u16 *)kv, x, v, ld, pos, inv_freq, slots, H, K, D);
+}
+
 void split_kv_put(mr_backend *b, void *kv, const float *k, const float *v, int ld, const int32_t *slots, int N, int K, int D) {
     LAUNCH_EARLY(b, "kv_put", split_put_kernel, N, 32 * (K < 8 ? K : 8), 0, (u16 *)kv, k, v, ld, slots, K, D);
 }
@@ -442,10 +500,10 @@ __device__ static void team_chunk(const attending &a, chunk_room<W> &room, const
 template <int W> __global__ static void __launch_bounds__(FEW_THREADS) split_step_kernel(attending a, int S, int blocks, float *parts) {
     SHARED_BYTES(bytes);
     few_room<W> &room = *(few_room<W> *)bytes;
-    follow();
     int which = blockIdx.x / blocks, turn = blockIdx.x % blocks, first;
     mr_span s = a.spans[which];
     int before = chunks_of(s.n_prefix), n = before + chunks_of(s.past + 1), team = team_of(a, s, which, S, &first);
+    follow();
     mr_span leader = s;
     leader.row0 -= which - first;
     for (int number = (which - first) * blocks + turn; number < before; number += team * blocks) {

@@ -43,8 +43,12 @@ typedef struct few_product {
 bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora, int n_rows);
 /* a: u = x @ a^T of the same rows, in 16 bits, which p's parts read; in the same launch. NULL: u is there, or there is no LoRA. */
 void cu_few(mr_backend *b, const char *op, const few_product *p, const few_product *a);
-/* The same for NF4 where x fits into shared memory (few_nf4.cu); false: nothing is done. */
+/* The same for NF4 (few_nf4.cu); false: nothing is done. */
 bool cu_few_nf4(mr_backend *b, const char *op, const few_product *p, const few_product *a);
+/* Where p is an MLP's gate and up (rows of gate, then as many of up): also act = silu(gate) * up in the same launch. */
+bool cu_few_gated(mr_backend *b, const char *op, float *act, const few_product *p, const few_product *a);
+/* cu_mlp of a few rows, with cu_few_gated: linear.cu. False: nothing is done. */
+bool cu_few_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
 
 /* y[n_rows, n_cols] (+)= alpha * x @ w^T, or x @ w when backward; x [n_rows][ldx] and w [..][ldw] are 16-bit, zero up to a
  * multiple of 8 columns. add: fma(alpha, sum, y), else alpha * sum; then + bias. */

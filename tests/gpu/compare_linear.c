@@ -380,15 +380,16 @@ static mr_gated gated_new(const mlp_job *j, int N) {
                        .dgu = put(b, NULL, N * 2 * j->F), .dact = put(b, NULL, N * j->F), .du = put(b, NULL, N * r + 1) };
 }
 
-/* Forward, rows [from, from + N) at once: y, added to what x is. together: mlp, which must serve; else the operations that it stands for. */
+/* Forward, rows [from, from + N) at once: y, added to what x is. together: mlp, which must serve many rows; else, and where it
+ * does not serve few, the operations that it stands for. */
 static float *mlp_forward(const mlp_job *j, const mr_gated *m, int from, int N, bool together) {
     mr_backend *b = gpu;
     const float *x = j->x + from * j->C;
     float *y = put(b, NULL, N * j->C);
     b->copy(b, y, x, (size_t)(N * j->C) * sizeof(float));
-    if (together) {
-        require(b->mlp(b, y, x, m, N, true), "mlp serves many rows");
-    } else {
+    bool done = together && b->mlp(b, y, x, m, N, true);
+    if (together) require(done || N <= 64, "mlp serves many rows");
+    if (!done) {
         b->linear(b, m->gu, m->u_up, x, m->gate_up, N, false);
         b->silu_mul(b, m->act, m->gu, N, (int)j->F);
         b->linear(b, y, m->u_down, m->act, m->down, N, true);
@@ -439,7 +440,7 @@ static void check_mlp(const kind *k, int64_t C, int64_t F, int r, int N, bool bi
     static const int counts[] = { 1, 6, 33, 64, 65, 70 };
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) { /* a sequence while it is sampled, and in training */
         int n = counts[i], from = N - n;
-        float *rows = mlp_forward(&j, &m[1], from, n, n > 64);
+        float *rows = mlp_forward(&j, &m[1], from, n, true);
         bits[0] = bits[0] && same_bits(rows, got[1] + from * C, n * C);
         free(rows);
     }

@@ -381,6 +381,8 @@ static void seeds_job(void) {
         CHECK(i ? p.total <= s.vram : p.wish.total < (size_t)(7.3 * 1073741824.0));
         CHECK((p.room.aside_layers > 0) == (i > 0));
         CHECK_INT(p.decoder.aside, (size_t)p.room.aside_layers * 7162 * 2048 * sizeof(float));
+        CHECK(p.kept == 0 || (b->kind == MR_CUDA && p.total <= p.cap));
+        if (i) CHECK_INT(p.kept, 0); /* nothing stays for the backward pass where it is tight */
     }
     mr_backend_close(b);
 }
