@@ -217,6 +217,7 @@ static between between_of(mr_backend *b, const char *op, const mr_gated *m, int 
 bool cu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add) {
     const char *op = "mlp";
     if (cu_joined_mlp(b, y, x, m, N, add)) return true;
+    if (N <= CU_FEW_ROWS) return cu_few_mlp(b, y, x, m, N, add);
     if (!takes(m, N)) return false;
     if (cu_failed(b)) return true;
     int64_t F = m->down->w->n_in;

@@ -565,7 +565,7 @@ static void room_of_products(mr_backend *b, mr_room *room, const mr_weight_info 
         else if (half > x[CU_SLOT_W])
             x[CU_SLOT_W2] = x[CU_SLOT_W], x[CU_SLOT_W] = half;
     }
-    if (room->uses & MR_USE_UNPACKED && w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W2], cu_joined_bytes(w, room->rows, room->rank));
+    if (w->store == w->compute || (room->uses & MR_USE_UNPACKED && w->store == MR_NF4)) cu_joined_room(x, w, room->rows, room->rank);
     if (w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W], nf4_making_bytes(w->n_out * w->n_in));
     cu_linear_room(x, w, room->rows, room->rank, bwd);
     if (w->compute != MR_F32 && room->rows >= CU_LT_ROWS) cu_at_least(&x[CU_ROOM_LT], CU_LT_WORKSPACE);
