@@ -149,7 +149,7 @@ const mr_field mr_fields[] = {
       "false keeps the rows' order" },
     { IN_TRAIN, BOTH, "gradient_checkpointing", K_FLAG, AT(train.gradient_checkpointing), "true", 0, 0, false, 0,
       checkpointing_names,
-      "keep one activation a layer and compute the rest again; \"unsloth\" means true" },
+      "keep one activation a layer and compute the rest again, on a GPU only what does not fit into free memory; \"unsloth\" means true" },
     { IN_TRAIN, GRPO | LIVE, "temperature", K_FLOAT, AT(train.temperature), "1", 0, 100, false, 0, NULL,
       "of sampling" },
     { IN_TRAIN, GRPO | LIVE, "top_p", K_FLOAT, AT(train.top_p), "1", 0, 1, false, 0, NULL,
