@@ -2,10 +2,13 @@
 #include "script/wire.h"
 
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "base/proc.h"
 
 typedef struct frame_head {
     uint32_t type, len;
@@ -36,11 +39,13 @@ void mr_wire_put(mr_wire *w, mr_wire_type type, const void *data, size_t len) {
 
 static bool wait_for(const mr_wire *w, short events) {
     struct pollfd p = { .fd = w->fd, .events = events };
-    for (;;) {
-        /* wait: wait_ms; a worker waits for its parent for ever, whose end it sees */
-        int n = poll(&p, 1, w->wait_ms);
+    const double end = w->wait_ms < 0 ? 0 : mr_now_s() + w->wait_ms * 1e-3;
+    for (int ms = w->wait_ms;;) {
+        /* wait: wait_ms, however many signals come; a worker waits for its parent for ever, whose end it sees */
+        int n = poll(&p, 1, ms);
         if (n > 0) return true; /* an error or hang-up shows in the call that follows */
         if (n == 0 || errno != EINTR) return false;
+        if (ms >= 0) ms = (int)fmax(0, (end - mr_now_s()) * 1e3);
     }
 }
 

@@ -7,6 +7,7 @@
  *     MEDRL_FAULT_LOG=FILE                    a line for each fault that was played: so that a loop over N knows when to end
  *     MEDRL_FAULT_TRACE=FILE                  what was done below MEDRL_FAULT_BELOW, with its data, for power.pl
  *     MEDRL_FAULT_WORKER=PROGRAM              workers are this program: under valgrind /proc/self/exe is valgrind
+ *     MEDRL_FAULT_PEAK=FILE                   the process's peak of memory in KiB and its seconds of CPU, when it ends
  *     MEDRL_FAULT_POPULATE=1                  large blocks are memory at once, not when they are first touched: a process's peak is its plan
  *     MEDRL_FAULT_WORKERS=N                   so many workers, which is no setting
  *
@@ -31,12 +32,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "faults/faults.h"
+#include "rl/checkpoint.h"
 #include "script/script.h"
 
 enum { MAX_FAULTS = 16 };
@@ -206,6 +209,7 @@ DECLARE(int, ftruncate, int, off_t)
 DECLARE(int, fchmod, int, mode_t)
 DECLARE(int, clock_gettime, clockid_t, struct timespec *)
 DECLARE(void, mr_watch_at, const char *)
+DECLARE(mr_status, mr_checkpoint_commit, const char *, const char *, int64_t, mr_err *)
 DECLARE(mr_status, mr_pool_open, mr_pool **, const char *, const mr_pool_opts *, mr_err *)
 DECLARE(int, posix_spawn, pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, char *const *)
 
@@ -243,13 +247,9 @@ int __wrap_fsync(int fd) { CALL(FSYNC, NULL, fd, __real_fsync(fd), trace_fd("fsy
 int __wrap_mkostemp(char *path, int flags) { CALL(OPEN, path, -1, __real_mkostemp(path, flags), trace("create", path, "", NULL, 0)); }
 int __wrap_mkdir(const char *path, mode_t mode) { CALL(MKDIR, path, -1, __real_mkdir(path, mode), trace("mkdir", path, "", NULL, 0)); }
 int __wrap_rename(const char *from, const char *to) { CALL(RENAME, to, -1, __real_rename(from, to), trace("rename", from, to, NULL, 0)); }
-/* A checkpoint that is saved again; power.pl knows no such step. */
+/* A checkpoint that is saved again takes the place of the one that is there. */
 int __wrap_renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
-    const char *what = due(RENAME, to, -1);
-    if (fails(what)) return -1;
-    int result = __real_renameat2(a, from, b, to, flags);
-    after(what);
-    return result;
+    CALL(RENAME, to, -1, __real_renameat2(a, from, b, to, flags), trace(flags & RENAME_EXCHANGE ? "exchange" : "rename", from, to, NULL, 0));
 }
 int __wrap_unlink(const char *path) { CALL(UNLINK, path, -1, __real_unlink(path), trace("unlink", path, "", NULL, 0)); }
 int __wrap_ftruncate(int fd, off_t len) {
@@ -319,6 +319,15 @@ const char *mr_fault_number(long step, const char *where) {
     return NULL;
 }
 
+/* From here on the program relies on it. */
+mr_status __wrap_mr_checkpoint_commit(const char *tmp, const char *run_dir, int64_t step, mr_err *err) {
+    char number[32];
+    mr_status st = __real_mr_checkpoint_commit(tmp, run_dir, step, err);
+    snprintf(number, sizeof number, "%lld", (long long)step);
+    if (st == MR_OK) trace("committed", run_dir, number, NULL, 0);
+    return st;
+}
+
 /* The stage has begun for those who watch, and then nothing moves. */
 void __wrap_mr_watch_at(const char *stage) {
     static long seen[MAX_FAULTS];
@@ -344,6 +353,16 @@ mr_status __wrap_mr_pool_open(mr_pool **out, const char *recipe, const mr_pool_o
     mr_pool_opts o = *opts;
     if (getenv("MEDRL_FAULT_WORKERS")) o.n_workers = atoi(getenv("MEDRL_FAULT_WORKERS"));
     return __real_mr_pool_open(out, recipe, &o, err);
+}
+
+__attribute__((destructor)) static void write_peak(void) {
+    const char *path = getenv("MEDRL_FAULT_PEAK");
+    FILE *f = path ? fopen(path, "w") : NULL;
+    struct rusage use;
+    if (!f) return;
+    getrusage(RUSAGE_SELF, &use);
+    fprintf(f, "%ld %.3f\n", use.ru_maxrss, (double)(use.ru_utime.tv_sec + use.ru_stime.tv_sec) + 1e-6 * (double)(use.ru_utime.tv_usec + use.ru_stime.tv_usec));
+    fclose(f);
 }
 
 /* --- memory --- */

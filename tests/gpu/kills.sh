@@ -7,26 +7,8 @@
 # The model has random weights and is made here: 12 layers (a third of that below 512), NF4, LoRA of r = 16 on all projections. Kills come
 # while the program starts, loads a checkpoint, samples, trains and writes. DEVICE cpu tries the script itself: 4 12 128 cpu.
 # Source: reliability.md P1.
-set -u
-medrl=$(realpath "$1") MEDRL_CUDA_MODULE=$(realpath "$2") kills=${3:-20} steps=${4:-60} size=${5:-768} device=${6:-cuda:0}
-MEDRL_HOME=$(cd "$(dirname "$0")/../.." && pwd)
-temp=$(mktemp -d)
-trap 'rm -rf "$temp"' EXIT
-XDG_CACHE_HOME=$temp/cache
-export MEDRL_CUDA_MODULE MEDRL_HOME XDG_CACHE_HOME
-unset LD_LIBRARY_PATH MEDRL_TEST_DEVICE
-cd "$temp" || exit 1
-failed=0
-
-result() { # WHAT OK: prints it, with the end of the log when it is not ok
-    if [ "$2" = 0 ]; then
-        echo "PASS  kills: $1"
-    else
-        echo "FAIL  kills: $1"
-        tail -n 8 log
-        failed=1
-    fi
-}
+. "$(dirname "$0")/lib_gpu.sh"
+kills=${3:-20} steps=${4:-60} size=${5:-768} device=${6:-cuda:0}
 layers=$((size < 512 ? 4 : 12))
 mkdir model
 cp "$MEDRL_HOME"/examples/nano/token* "$MEDRL_HOME"/examples/nano/generation_config.json model/

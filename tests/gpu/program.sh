@@ -3,27 +3,9 @@
 #
 #   tests/gpu/program.sh MEDRL MODULE [STEPS]     MODULE: libmedrl_cuda.so; STEPS of the run (24)
 #
-# The program is started without LD_LIBRARY_PATH, as its workers are. The emulated module will do (slow: a few steps).
-set -u
-medrl=$(realpath "$1") MEDRL_CUDA_MODULE=$(realpath "$2") steps=${3:-24}
-MEDRL_HOME=$(cd "$(dirname "$0")/../.." && pwd)
-temp=$(mktemp -d)
-trap 'rm -rf "$temp"' EXIT
-XDG_CACHE_HOME=$temp/cache
-export MEDRL_CUDA_MODULE MEDRL_HOME XDG_CACHE_HOME
-unset LD_LIBRARY_PATH MEDRL_TEST_DEVICE
-cd "$temp" || exit 1
-failed=0
-
-result() { # WHAT OK: prints it, with the end of the log when it is not ok
-    if [ "$2" = 0 ]; then
-        echo "PASS  program: $1"
-    else
-        echo "FAIL  program: $1"
-        tail -n 8 log
-        failed=1
-    fi
-}
+# The emulated module will do (slow: a few steps).
+. "$(dirname "$0")/lib_gpu.sh"
+steps=${3:-24}
 # refuses CODE TEXT WHAT ARGS...: exit code, and one line that begins with "medrl: " and contains TEXT
 refuses() {
     code=$1 text=$2 what=$3
@@ -58,6 +40,15 @@ result "resumed" $?
 a=$("$medrl" hash whole 2>>log) b=$("$medrl" hash cut 2>>log)
 [ -n "$a" ] && [ "$a" = "$b" ]
 result "the same adapter, killed or not (hash $(echo "$a" | cut -c1-12))" $?
+
+# 4-bit weights, kept in 16 bits as well or not
+for when in true false; do
+    "$medrl" run recipes/demo.lua --device cuda:0 -o "kept-$when" --set grpo.max_steps=4 --set model.load_in_4bit=true --set model.dequantize=$when >log 2>&1
+    result "4-bit weights, dequantize = $when" $?
+done
+a=$("$medrl" hash kept-true 2>>log) b=$("$medrl" hash kept-false 2>>log)
+[ -n "$a" ] && [ "$a" = "$b" ]
+result "the same adapter, dequantized or not (hash $(echo "$a" | cut -c1-12))" $?
 
 refuses 71 "GB\|MB" "a model that does not fit" bench --config qwen2.5-3b --device cuda:0 --vram 1G
 refuses 2 "cuda:99" "a GPU that is not there" plan recipes/demo.lua --device cuda:99

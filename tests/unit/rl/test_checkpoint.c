@@ -109,6 +109,80 @@ static void leftovers_go(void) {
     rig_tmp_clear(dir);
 }
 
+/* What may stand in the place of a manifest, and what is said of it. */
+static void manifests(void) {
+    static const char z[] = "0000000000000000000000000000000000000000000000000000000000000000";
+    char *dir = rig_tmp(), *at = mr_path_join(dir, "checkpoint-1"), *file = mr_path_join(at, "MANIFEST"), *whole;
+    mr_err err;
+    size_t len;
+    save(dir, 1, NULL);
+    REQUIRE_OK(mr_checkpoint_verify(at, &err), err);
+    REQUIRE_OK(mr_file_read(&whole, &len, file, 1 << 16, &err), err);
+    const struct {
+        const char *end, *says; /* behind the whole text */
+    } lines[] = {
+        { "x", "its last line is cut" },        { "\n", "not of the form" },           { "%s \n", "not of the form" },
+        { "%s  \n", "not of the form" },       { "%s -a\n", "not of the form" },      { "%s- a\n", "not of the form" },
+        { "%s  ../a\n", "not of the form" },   { "%s  .a\n", "not of the form" },     { "%s  nothing\n", "missing, but MANIFEST names it" },
+        { "%s  MANIFEST\n", "is not the one in MANIFEST" },
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        mr_str s = { 0 };
+        const char *mark = strstr(lines[i].end, "%s");
+        mr_str_add(&s, whole, len);
+        if (mark) mr_str_puts(&s, z);
+        mr_str_puts(&s, mark ? mark + 2 : lines[i].end);
+        REQUIRE_OK(mr_file_write(file, s.data, s.len, &err), err);
+        mr_str_clear(&s);
+        CHECK_INT(mr_checkpoint_verify(at, &err), MR_EDATA);
+        CHECK_CONTAINS(err.msg, lines[i].says);
+    }
+    char name[600];
+    memset(name, 'n', sizeof name);
+    mr_str s = { 0 };
+    mr_str_printf(&s, "%s  %.599s\n", z, name);
+    REQUIRE_OK(mr_file_write(file, s.data, s.len, &err), err);
+    CHECK_INT(mr_checkpoint_verify(at, &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, "not of the form");
+    s.len = 70;
+    s.data[68] = 0, s.data[69] = '\n';
+    REQUIRE_OK(mr_file_write(file, s.data, s.len, &err), err);
+    CHECK_INT(mr_checkpoint_verify(at, &err), MR_EDATA);
+    mr_str_clear(&s);
+    for (int i = 0; i < 3; i++) { /* nothing, the first line, the second line: the two that must be there */
+        const char *second = strchr(whole, '\n') + 1;
+        REQUIRE_OK(mr_file_write(file, i == 2 ? second : whole, i == 0 ? 0 : i == 1 ? (size_t)(second - whole) : len - (size_t)(second - whole), &err), err);
+        CHECK_INT(mr_checkpoint_verify(at, &err), MR_EDATA);
+        CHECK_CONTAINS(err.msg, i == 1 ? "does not name trainer_state.json" : i == 2 ? "does not name optimizer.safetensors" : "does not name trainer_state.json");
+    }
+    REQUIRE(unlink(file) == 0);
+    CHECK_INT(mr_checkpoint_verify(at, &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, "MANIFEST: missing; the checkpoint was not finished");
+    char *found, hex[65];
+    CHECK_INT(mr_checkpoint_find(&found, dir, &err), MR_ENOTFOUND);
+    CHECK_CONTAINS(err.msg, "none of its checkpoints is whole");
+    CHECK_INT(mr_checkpoint_find(&found, at, &err), MR_ENOTFOUND); /* a folder without any */
+    CHECK_INT(mr_checkpoint_hash(hex, at, &err), MR_ENOTFOUND);
+    CHECK_CONTAINS(err.msg, "holds neither");
+    char *nowhere = mr_path_join(dir, "nowhere");
+    CHECK(mr_checkpoint_find(&found, nowhere, &err) != MR_OK);
+    CHECK(mr_checkpoint_commit(nowhere, dir, 9, &err) != MR_OK);
+    mr_checkpoint_prune(nowhere, 1);
+    mr_free(nowhere);
+    /* names that are nearly those of a checkpoint */
+    static const char *const odd[] = { "checkpoint-", "checkpoint-x", "checkpoint-1x", "checkpoint-99999999999999999999", "checkpoint" };
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        char *path = mr_path_join(dir, odd[i]);
+        REQUIRE_OK(mr_mkdirs(path, &err), err);
+        mr_free(path);
+    }
+    CHECK_INT(mr_checkpoint_find(&found, dir, &err), MR_ENOTFOUND);
+    mr_checkpoint_prune(dir, 1);
+    CHECK_STR(names(dir), "1");
+    mr_free(whole), mr_free(file), mr_free(at);
+    rig_tmp_clear(dir);
+}
+
 static mr_status format_of(const char *text, mr_err *err) {
     cJSON *state = NULL;
     REQUIRE_OK(mr_json_parse(&state, text, strlen(text), "state", err), *err);
@@ -130,4 +204,4 @@ static void formats(void) {
 }
 
 TEST_MAIN({ "the_newest_stay", the_newest_stay }, { "the_best_stays", the_best_stays }, { "leftovers_go", leftovers_go },
-          { "formats", formats })
+          { "manifests", manifests }, { "formats", formats })

@@ -208,6 +208,7 @@ static double cpu_of(long pid) {
 /* Ends every worker that has computed for a while: someone from outside who does not like busy processes. */
 static void *kill_busy(void *main_thread) {
     char path[64], line[256];
+    long last = 0;
     snprintf(path, sizeof path, "/proc/self/task/%ld/children", *(const long *)main_thread);
     while (atomic_load(&killing)) {
         FILE *list = fopen(path, "r");
@@ -215,8 +216,9 @@ static void *kill_busy(void *main_thread) {
         if (list && fgets(line, sizeof line, list))
             for (char *at = line, *end; strtol(at, &end, 10) > 0 && end != at; at = end) {
                 const long pid = strtol(at, NULL, 10);
-                if (cpu_of(pid) < 0.6) continue;
+                if (pid == last || cpu_of(pid) < 0.6) continue; /* it has its time until somebody waits for it */
                 kill((pid_t)pid, SIGKILL);
+                last = pid;
                 atomic_fetch_add(&n_killed, 1);
             }
         if (list) fclose(list);

@@ -2,7 +2,10 @@
  * crashes; reload of good and broken files between steps. Each scorer below is followed by a proof that the others went
  * on. */
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/proc.h"
 #include "script/wire.h"
@@ -287,6 +290,71 @@ static void wire_refuses_what_is_no_frame(void) {
     CHECK_INT(mr_take_i64(&t), 0);
 }
 
+static void nothing(int number) { (void)number; }
+
+/* Both ends here: a socket that is full, one that nobody reads, signals while waiting, descriptors, more of them than are kept. */
+static void frames_over_a_socket(void) {
+    int ends[2], small = 4096;
+    REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) == 0);
+    setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+    mr_wire a, b;
+    mr_frame f;
+    mr_wire_init(&a, ends[0]);
+    mr_wire_init(&b, ends[1]);
+    CHECK_INT(mr_wire_take_fd(&b), -1);
+    CHECK(mr_wire_fill(&b, false)); /* nothing is there */
+    CHECK_INT(mr_wire_next(&b, &f), 0);
+    struct sigaction act = { .sa_handler = nothing }, old;
+    const struct itimerval often = { { 0, 3000 }, { 0, 3000 } }, never = { { 0, 0 }, { 0, 0 } };
+    sigaction(SIGALRM, &act, &old);
+    setitimer(ITIMER_REAL, &often, NULL);
+    b.wait_ms = 20;
+    CHECK(!mr_wire_fill(&b, true)); /* nobody writes */
+    char *big = mr_alloc(200000);
+    a.wait_ms = 20;
+    mr_wire_put(&a, MR_WIRE_BYTES, big, 200000);
+    CHECK(mr_wire_flush(&a, false)); /* as much as goes */
+    CHECK(a.out.len > a.out_at);
+    CHECK(!mr_wire_flush(&a, true)); /* nobody reads */
+    CHECK(!mr_wire_send(&a, MR_WIRE_FILE, "", 0, 2));
+    setitimer(ITIMER_REAL, &never, NULL);
+    sigaction(SIGALRM, &old, NULL);
+    for (int i = 0; i < 1000 && mr_wire_next(&b, &f) == 0; i++) CHECK(mr_wire_fill(&b, false) && mr_wire_flush(&a, false));
+    CHECK(f.type == MR_WIRE_BYTES && f.len == 200000);
+    mr_free(big);
+
+    a.wait_ms = b.wait_ms = 5000;
+    for (int i = 0; i < 10; i++) { /* eight are kept */
+        REQUIRE(mr_wire_send(&a, MR_WIRE_FILE, &(char){ (char)i }, 1, 2));
+        while (mr_wire_next(&b, &f) == 0) REQUIRE(mr_wire_fill(&b, true));
+        CHECK(f.type == MR_WIRE_FILE && f.len == 1 && f.data[0] == i);
+    }
+    CHECK_INT(b.n_fds, 8);
+    for (int i = 0; i < 7; i++) CHECK(close(mr_wire_take_fd(&b)) == 0);
+    mr_str s = { 0 };
+    mr_put_bytes(&s, "", 0), mr_put_bytes(&s, "abcdef", 6);
+    CHECK(mr_wire_send(&a, MR_WIRE_REPLY, s.data, s.len, -1));
+    while (mr_wire_next(&b, &f) == 0) REQUIRE(mr_wire_fill(&b, true));
+    mr_take t = mr_take_frame(&f);
+    char text[4];
+    size_t len;
+    mr_take_bytes(&t, &len);
+    CHECK_INT(len, 0);
+    mr_take_string(&t, text, sizeof text);
+    CHECK_STR(text, "abc"); /* cut */
+    CHECK_INT(mr_take_u8(&t), 0);
+    CHECK(t.bad);
+    mr_str_clear(&s);
+    mr_wire_clear(&b); /* and the descriptor that nobody took */
+    close(ends[1]);
+    CHECK(!mr_wire_send(&a, MR_WIRE_TICK, NULL, 0, -1));
+    CHECK(!mr_wire_send(&a, MR_WIRE_TICK, NULL, 0, 2));
+    CHECK(!mr_wire_fill(&a, true));
+    mr_wire_clear(&a);
+    close(ends[0]);
+    CHECK(!mr_wire_fill(&a, true)); /* not a socket */
+}
+
 static void scoring_is_quick(void) {
     /* 512 completions of 2.8 kB with the five rewards of the recipe: a step's scoring must not be seen. Under
      * sanitizers, on a busy machine, the limit says only that nothing is quadratic; tests/bench has the figure. */
@@ -326,4 +394,5 @@ SCRIPT_TEST_MAIN({ "wrong_values_cost_their_sample", wrong_values_cost_their_sam
                  { "odd_texts_are_plain_data", odd_texts_are_plain_data },
                  { "scripts_may_log_and_require_late", scripts_may_log_and_require_late },
                  { "wire_refuses_what_is_no_frame", wire_refuses_what_is_no_frame },
+                 { "frames_over_a_socket", frames_over_a_socket },
                  { "scoring_is_quick", scoring_is_quick })
