@@ -118,7 +118,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const int files = n_open_files();
     score(live);
     PROMISE(n_open_files() == files, "a descriptor is left: %d, were %d", n_open_files(), files);
-    PROMISE(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD, "a worker is left");
+    int status = 0;
+    const pid_t left = waitpid(-1, &status, WNOHANG);
+    PROMISE(left == -1 && errno == ECHILD, "a worker is left: process %ld, status %x, %s", (long)left, (unsigned)status, strerror(errno));
     if (++n % HONEST_EVERY == 0) {
         const long accepted = fuzz_n_accepted;
         PROMISE(score(honest_path) == honest, "an honest reward scores otherwise now");
