@@ -1,6 +1,6 @@
-# carquet, which reads Parquet (runtime/files/parquet.h): a static library of its reader, from the archive that vendored.txt
-# names. MEDRL_PARQUET: AUTO (when the archive is there), ON (an error when it is not: what ./bootstrap says), OFF.
-# MEDRL_SOURCES: the folder of the archives.
+# carquet, which reads Parquet (runtime/files/parquet.h): a static library of its reader, from the archive that
+# vendored.txt names. MEDRL_PARQUET: AUTO (when the archive is there), ON (an error when it is not: what ./bootstrap
+# says), OFF. MEDRL_SOURCES: the folder of the archives.
 set(MEDRL_PARQUET AUTO CACHE STRING "Read Parquet files: ON, OFF, or AUTO (when the sources are there)")
 if(DEFINED ENV{XDG_CACHE_HOME})
   set(sources_default $ENV{XDG_CACHE_HOME}/medrl/sources)
@@ -49,8 +49,8 @@ if(MEDRL_HAS_PARQUET)
     file(WRITE ${unpacked}/done "")
   endif()
   set(native ${unpacked}/carquet-${CARQUET_VERSION}/native)
-  # What the two ways in need (validate, Arrow): no writer, no command line, and the portable code alone, so that a file is read
-  # by the same instructions on every machine.
+  # What the two ways in need (validate, Arrow): no writer, no command line, and the portable code alone, so that a file
+  # is read by the same instructions on every machine.
   set(carquet_sources)
   foreach(name core/allocator core/arena core/bitpack core/buffer core/error thrift/thrift_decode thrift/thrift_encode
       thrift/parquet_types encoding/byte_stream_split encoding/delta encoding/delta_length encoding/delta_strings encoding/dictionary
@@ -67,7 +67,7 @@ if(MEDRL_HAS_PARQUET)
   target_compile_options(carquet PRIVATE -w -include ${CMAKE_SOURCE_DIR}/runtime/files/parquet_env.h
                          "-ffile-prefix-map=${unpacked}=carquet")
   if(MEDRL_SANITIZE) # its memory errors are of interest; that it adds 0 to NULL, and reads words where they stand, is its author's
-    target_compile_options(carquet PRIVATE -O1 -fno-sanitize=undefined)
+    target_compile_options(carquet PRIVATE -O2 -fno-sanitize=undefined)
   endif()
   target_link_libraries(carquet PRIVATE PkgConfig::ZSTD PkgConfig::ZLIB PkgConfig::LZ4)
 endif()

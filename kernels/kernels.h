@@ -228,7 +228,7 @@ struct mr_backend {
     /* y[N,F] = silu(g) * up, gu[N,2F] = [g | up], silu(z) = z / (1 + exp(-z)). */
     void (*silu_mul)(mr_backend *b, float *y, const float *gu, int N, int F);
     /* y[N,C] (+)= the MLP of x[N,C], with the bits of linear, silu_mul and linear. u_up, u_down and gu are left for mlp_bwd of the same rows. False
-     * where these operations serve as well (few rows, products in f32, a trained w): nothing is done then. NULL: so it is always. */
+     * where these operations serve as well (products in f32, a trained w): nothing is done then. NULL: so it is always. */
     bool (*mlp)(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
     /* y[i] += x[i]. */
     void (*add)(mr_backend *b, float *y, const float *x, int64_t n);
@@ -238,6 +238,10 @@ struct mr_backend {
     /* Puts k[n,:] and v[n,:] (K heads of D; rows ld apart) into slots[n]. */
     void (*kv_put)(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,
                    int N, int K, int D);
+    /* rope of the H + K heads of x[N] (rows ld apart) and kv_put of the last K of them with v, with their bits. False: nothing is done. NULL: so it
+     * is always. */
+    bool (*rope_put)(mr_backend *b, void *kv, int64_t n_slots, float *x, const float *v, int ld, const int32_t *pos, const float *inv_freq,
+                     const int32_t *slots, int N, int H, int K, int D);
     /* o[N,H*D]: o = softmax(q k^T * D^-0.5) v for the keys that the span lets a row see; query head h uses key head h / (H/K).
      * q rows are ldq apart. lse[N,H] = log-sum-exp of the scaled scores (for the backward pass; may be NULL). spans: host memory. */
     void (*attention)(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
@@ -266,7 +270,8 @@ struct mr_backend {
     /* dgu[N,2F] from dy[N,F]; may not be in place with gu. */
     void (*silu_mul_bwd)(mr_backend *b, float *dgu, const float *dy, const float *gu, int N, int F);
     /* dx[N,C] = gradient of the MLP's input, and the linears' gradients, from dy[N,C]: what mlp left is in m, or (again) only u_down, and the
-     * rest is computed from x once more. It serves the linears and N that mlp serves; else it is false, too. Factors of the linears' gradients are
+     * rest is computed from x once more. False: nothing is done; the other operations serve then, also after an
+     * mlp of few rows, which leaves what they leave. Factors of the linears' gradients are
      * rounded to their compute type where products have rounded them. */
     bool (*mlp_bwd)(mr_backend *b, float *dx, const float *dy, const float *x, const mr_gated *m, int N, bool again);
     /* dq[N,H*D] and dk, dv[N,K*D] are overwritten (row strides lddq, lddkv); the prefix's dk and dv collect the gradients of all its completions in

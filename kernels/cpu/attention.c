@@ -52,7 +52,7 @@ void cpu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const 
     if (cpu_failed(b)) return;
     assert(D <= CPU_MAX_D && ld >= K * D);
     putting p = { kv, k, v, ld, K, D, slots, n_slots };
-    cpu_share(b, 0.5 * N * K * D, put_rows, &p, N, 1);
+    cpu_share(b, 8.0 * N * K * D, put_rows, &p, N, 1); /* each value of K has a line of its own, often far away */
 }
 
 static inline int blocks_of(int n_pairs) { return (n_pairs + CPU_ATT_PAIRS - 1) / CPU_ATT_PAIRS; }

@@ -88,9 +88,18 @@ INLINE __attribute__((TAMX)) void finish(const gemm_tile *t, const sums *s, int 
     }
 }
 
-INLINE __attribute__((TAMX)) void fetch_block(const char *w) {
-#pragma GCC unroll 64
-    for (int i = 0; i < K_BYTES; i += 64) _mm_prefetch(w + i, _MM_HINT_T1);
+/* C tiles of columns of a page. */
+INLINE __attribute__((TAMX)) void fetch_tiles(const char *w, const int C) {
+#pragma GCC unroll 16
+    for (int i = 0; i < K_BYTES; i += GEMM_STEP)
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++) _mm_prefetch(w + i + 64 * c, _MM_HINT_T1);
+}
+
+/* Half a page. */
+INLINE __attribute__((TAMX)) void fetch_half(const char *w) {
+#pragma GCC unroll 32
+    for (int i = 0; i < K_BYTES / 2; i += 64) _mm_prefetch(w + i, _MM_HINT_T1);
 }
 
 /* --- up to 16 rows, C tiles of columns --- */
@@ -120,7 +129,7 @@ INLINE __attribute__((TAMX)) void store_1(float *to, int64_t ld, const int C) {
 INLINE __attribute__((TAMX)) void chain_1(const char *x, int64_t ldx, const char *w, int64_t k, const bool cold,
                                           const int C) {
     for (; k > 0; k -= K_STEP, x += 2 * K_STEP, w += K_BYTES) {
-        if (cold) fetch_block(w + AHEAD);
+        if (cold) fetch_tiles(w + AHEAD, C);
         _tile_loadd(4, x, ldx);
         _tile_loadd(5, w, GEMM_STEP);
         _tile_dpbf16ps(0, 4, 5);
@@ -189,10 +198,16 @@ INLINE __attribute__((TAMX)) void store_2(float *to, int64_t ld, const bool two)
     }
 }
 
-INLINE __attribute__((TAMX)) void chain_2(const char *x, int64_t ldx, const char *w, int64_t k, const bool cold,
-                                          const bool two) {
+/* fetch: memory to bring nearer meanwhile, half a page a step; NULL with strip: both columns of tiles of pages ahead;
+ * NULL without: nothing. */
+INLINE __attribute__((TAMX)) void chain_2(const char *x, int64_t ldx, const char *w, int64_t k, const char *fetch,
+                                          const bool strip, const bool two) {
     for (; k > 0; k -= K_STEP, x += 2 * K_STEP, w += K_BYTES) {
-        if (cold) fetch_block(w + AHEAD);
+        if (strip) fetch_tiles(w + AHEAD, 2);
+        if (fetch) {
+            fetch_half(fetch);
+            fetch += K_BYTES / 2;
+        }
         _tile_loadd(4, x, ldx);
         _tile_loadd(6, w, GEMM_STEP);
         _tile_dpbf16ps(0, 4, 6);
@@ -216,15 +231,18 @@ INLINE __attribute__((TAMX)) void many_rows(const gemm_tile *t, int rows, int co
         load_2(t->acc + col0, GEMM_COLS, two);
     else
         zero_2(two);
-    if (t->more_k) chain_2(t->more_x, t->more_ldx * 2, (const char *)t->more_w + 4 * col0, t->more_k, false, two);
+    if (t->more_k) chain_2(t->more_x, t->more_ldx * 2, (const char *)t->more_w + 4 * col0, t->more_k, NULL, false, two);
     if (apart(t)) {
         store_2(s.more, LD, two);
         zero_2(two);
     }
-    if (t->cold && col0 == 0)
-        chain_2(t->x, t->ldx * 2, w, t->k, true, two);
+    /* a whole panel is read by halves, and what comes from memory evenly in the time of both */
+    if (t->cold && t->cols <= LD)
+        chain_2(t->x, t->ldx * 2, w, t->k, NULL, true, two);
+    else if (t->cold)
+        chain_2(t->x, t->ldx * 2, w, t->k, (const char *)t->w + AHEAD + col0 / LD * (t->k * (GEMM_STEP / 4)), false, two);
     else
-        chain_2(t->x, t->ldx * 2, w, t->k, false, two);
+        chain_2(t->x, t->ldx * 2, w, t->k, NULL, false, two);
     if (!t->rest && !apart(t) && !t->bias && !t->add && t->alpha == 1.0f && cols == (two ? LD : TILE)) {
         store_2(t->y + col0, t->ldy, two);
         return;

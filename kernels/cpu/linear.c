@@ -7,6 +7,12 @@
 /* Too little to wake anybody: about this many values are converted in the time. */
 enum { ALONE = 64 * 1024 };
 
+/* Few rows read the weights from memory, and fetch ahead what lies behind them: neighbors for the same thread. */
+static int64_t run_of(int64_t n_items, int n_threads) {
+    int64_t run = n_items / (2 * n_threads);
+    return run < 1 ? 1 : run > 8 ? 8 : run;
+}
+
 /* --- forward --- */
 
 typedef struct forward {
@@ -119,7 +125,9 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
         forward_rows(&f, 0, 0, N);
         n_works = 0;
     }
-    works[n_works++] = items(forward_base, &f, f.base.n_items, threads);
+    works[n_works] = items(forward_base, &f, f.base.n_items, threads);
+    if (N <= f.base.tall) works[n_works].grain = run_of(f.base.n_items, threads);
+    n_works++;
     if (f.u && !fused) works[n_works++] = (mr_work){ forward_outer, &f, N, cpu_grain(N, GEMM_ROWS, threads) };
     mr_parallel(cpu_of(b)->pool, threads, works, n_works);
 }
@@ -290,10 +298,14 @@ cpu_linear_room cpu_linear_needs(mr_backend *b, const mr_weight_info *w, const m
     cpu_linear_room x = { n * (64 + sizeof(float) * (size_t)room->heads), n + 256, 0 };
     if (w->compute != MR_F32) {
         size_t in = input_bytes(room->rows, w->n_in), out = bwd ? padded(input_bytes(room->rows, w->n_out)) : 0;
+        /* parts that end within a unit have a copy; of the parts' sizes only these are known */
+        bool cut = w->n_out / 2 % GEMM_K_UNIT || room->kv_heads * room->head_dim % GEMM_K_UNIT;
+        if (bwd && room->rank && cut) out += padded(input_bytes(room->rows, w->n_out + 2 * GEMM_K_UNIT)) + 3 * 64;
         size_t most = in > out ? in : out;
         if (most > x.rows) x.rows = most;
     }
-    if (room->rank) x.inner += padded(input_bytes(room->rows, room->rank)) + 3 * 64;
+    /* three parts at most; those of down beside gate_up's, whose rank is half of theirs (mlp.c) */
+    if (room->rank) x.inner += n * (size_t)(room->rank + room->rank / 2 + 3 * GEMM_K_UNIT) * sizeof(float) + 5 * 64;
     if (room->rank && bwd) x.inner += n * (size_t)room->rank * sizeof(float);
     bool deep = w->n_in > GEMM_K_BLOCK || (bwd && w->n_out > GEMM_K_BLOCK);
     if (deep || w->store == MR_NF4) x.thread = cpu_product_scratch(b, w);

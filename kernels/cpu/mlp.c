@@ -1,7 +1,7 @@
 /* mlp.c - a gated MLP in bf16 products as one operation, so that what lies between its products stays in the caches.
  *
  * Forward:  a panel of g and the panel of up beside it are multiplied for a block of rows, and their product of silu is
- *           rounded to bf16 at once: act is never written in f32, gu once. The bits are those of linear, silu_mul,
+ *           rounded to bf16 at once: act is never written in f32, gu once, and not at all while sampling. The bits are those of linear, silu_mul,
  *           linear.
  * Backward: a panel of dact goes from its product straight into act, dg and dup in bf16, which is how the products that
  *           follow read them; the adapters' gradients read the same (kernels.h allows that), in one chain over rows.
@@ -101,11 +101,13 @@ static void first_rows(void *ctx, int thread, int64_t from, int64_t to) {
 
 static void gate_items(void *ctx, int thread, int64_t from, int64_t to) {
     const gated *g = ctx;
+    _Alignas(64) float panels_of[2][MOST * GEMM_COLS]; /* where gu is not wanted */
     int64_t panels = g->F / GEMM_COLS;
     for (int64_t i = from; i < to; i++) {
         int64_t row0 = i / panels * g->up.block, at = i % panels, left = g->n - row0;
         int64_t rows = left < g->up.block ? left : g->up.block, ld = 2 * g->F;
         float *gate = g->m->gu + row0 * ld + at * GEMM_COLS, *up = gate + g->F, act[GEMM_COLS];
+        if (g->m->sampling) gate = panels_of[0], up = panels_of[1], ld = GEMM_COLS;
         cpu_product_panel(g->b, &g->up, thread, at, row0, rows, gate, ld);
         cpu_product_panel(g->b, &g->up, thread, at + panels, row0, rows, up, ld);
         for (int64_t r = 0; r < rows; r++) {

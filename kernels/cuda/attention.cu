@@ -53,6 +53,16 @@ void cu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const f
         LAUNCH(b, "kv_put", kv_put_kernel, N, THREADS, 0, (float *)kv, k, v, ld, slots, K, D);
 }
 
+bool cu_rope_put(mr_backend *b, void *kv, int64_t n_slots, float *x, const float *v, int ld, const int32_t *pos, const float *inv_freq,
+                 const int32_t *slots, int N, int H, int K, int D) {
+    (void)n_slots;
+    if (!split_takes(b, D) || N > CU_MOST_STEP_ROWS) return false; /* many rows are cut finer by rope and kv_put */
+    if (cu_failed(b) || N <= 0) return true;
+    assert(D % 2 == 0 && ld >= (H + K) * D);
+    split_rope_put(b, kv, x, v, ld, pos, inv_freq, slots, N, H, K, D);
+    return true;
+}
+
 /* --- tiles --- */
 
 /* Pairs (row, head) of one span and key head, in the order row by row: number i is row i / G, head kh * G + i % G. */
@@ -281,11 +291,12 @@ __global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const 
 /* A (span, pair) and key head is 64 threads', each with 2 columns of 128. first_item[span]: its first chunk's item, and parts have room for 16 pairs;
  * NULL: n_chunks a span, and for G. */
 enum { MERGE_EACH = 2, MERGE_LANES = 64 };
-__global__ static void __launch_bounds__(MERGE_EACH * MERGE_LANES) merge_kernel(attending a, const int *first_item, const float *parts) {
+__global__ static void __launch_bounds__(MERGE_EACH * MERGE_LANES) merge_kernel(attending a, const int *first_item, const float *parts,
+                                                                                   packed_rows packed) {
     int room = first_item ? 16 : a.G, at = blockIdx.x * MERGE_EACH + threadIdx.x / MERGE_LANES, which = at / room, pair = at % room,
         kh = blockIdx.y, D = a.D;
-    follow();
     mr_span s = a.spans[which];
+    follow();
     int first = first_item ? first_item[which] : which * a.n_chunks;
     if (pair >= s.n_rows * a.G) return;
     int before = chunks_of(s.n_prefix), own = s.past + pair / a.G + 1, n = before + chunks_of(own);
@@ -301,8 +312,10 @@ __global__ static void __launch_bounds__(MERGE_EACH * MERGE_LANES) merge_kernel(
             o[0] = fmaf(x, take, o[0] * keep), o[1] = fmaf(y, take, o[1] * keep);
         }
         float *to = a.o + (row * a.H + head) * D + c;
-        to[0] = o[0] / total;
-        if (both) to[1] = o[1] / total;
+        o[0] /= total, o[1] /= total;
+        to[0] = o[0];
+        put_packed(packed, (int)row, (int)head * D + c, o[0]);
+        if (both) to[1] = o[1], put_packed(packed, (int)row, (int)head * D + c + 1, o[1]);
         if (a.lse && c == 0) a.lse[row * a.H + head] = most + logf(total);
     }
 }
@@ -367,7 +380,7 @@ static void attend_many(mr_backend *b, attending a, const mr_span *spans, int S)
 
 /* first_item: merge_kernel. */
 static void launch_few(mr_backend *b, const attending &a, const chunk_item *items, int n_items, int S, const int *first_item,
-                       float *parts) {
+                       float *parts, const packed_rows &packed) {
     dim3 grid(n_items, a.K), merges((S * (first_item ? 16 : a.G) + MERGE_EACH - 1) / MERGE_EACH, a.K);
     if (split_takes(b, a.D) && !items)
         split_step(b, &a, S, parts);
@@ -375,7 +388,7 @@ static void launch_few(mr_backend *b, const attending &a, const chunk_item *item
         split_few(b, &a, items, n_items, parts);
     else
         LAUNCH(b, "attention", few_kernel, grid, THREADS, (int)sizeof(tile_room), a, items, parts);
-    LAUNCH_EARLY(b, "attention", merge_kernel, merges, MERGE_EACH * MERGE_LANES, 0, a, first_item, (const float *)parts);
+    LAUNCH_EARLY(b, "attention", merge_kernel, merges, MERGE_EACH * MERGE_LANES, 0, a, first_item, (const float *)parts, packed);
 }
 
 /* Spans [0, S) with at most 16 pairs each, n_items chunks in all. */
@@ -399,7 +412,7 @@ static void attend_few(mr_backend *b, attending a, const mr_span *spans, int S, 
     if (!device) return;
     a.spans = (const mr_span *)device;
     const chunk_item *items = (const chunk_item *)(device + (size_t)S * sizeof(mr_span));
-    launch_few(b, a, items, n_items, S, (const int *)(device + at), parts);
+    launch_few(b, a, items, n_items, S, (const int *)(device + at), parts, packed_rows{});
 }
 
 void cu_attention_step(mr_backend *b, float *o, const float *q, int ldq, const void *kv, int64_t n_slots, const mr_span *spans,
@@ -412,11 +425,13 @@ void cu_attention_step(mr_backend *b, float *o, const float *q, int ldq, const v
     float *parts = (float *)cu_scratch(b, "attention", CU_SLOT_ATT, (size_t)at_once * each);
     if (!parts) return;
     attending a = { o, NULL, q, (const float *)kv, NULL, ldq, H, K, D, H / K, n_chunks };
+    packed_rows packed = packed_rows_for(b, "attention", S, (int64_t)H * D); /* each span has one row */
     for (int s = 0; s < S; s += at_once) {
         int n = S - s < at_once ? S - s : at_once;
         a.spans = spans + s; /* rows are counted from the first span's all the same: row0 */
-        launch_few(b, a, NULL, n * n_chunks, n, NULL, parts);
+        launch_few(b, a, NULL, n * n_chunks, n, NULL, parts, packed);
     }
+    if (packed.at) cu_packed_note(b, packed.at, o, S, (int64_t)H * D);
 }
 
 void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,

@@ -48,10 +48,10 @@ __device__ inline bool agreed(bool x) { return __shfl_sync(0xffffffffu, (int)x, 
 /* What copies have written may be read by wgmma. */
 __device__ inline void wide_sees() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-#define C4(c, j) "+f"((c)[j][0]), "+f"((c)[j][1]), "+f"((c)[j][2]), "+f"((c)[j][3])
-#define C16(c, j) C4(c, j), C4(c, (j) + 1), C4(c, (j) + 2), C4(c, (j) + 3)
-#define C32(c, j) C16(c, j), C16(c, (j) + 4)
-#define C64(c) C32(c, 0), C32(c, 8)
+#define C4(s, c, j) s((c)[j][0]), s((c)[j][1]), s((c)[j][2]), s((c)[j][3])
+#define C16(s, c, j) C4(s, c, j), C4(s, c, (j) + 1), C4(s, c, (j) + 2), C4(s, c, (j) + 3)
+#define C32(s, c, j) C16(s, c, j), C16(s, c, (j) + 4)
+#define C64(s, c) C32(s, c, 0), C32(s, c, 8)
 #define R16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define R32 R16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define R64                                                                                                                          \
@@ -63,22 +63,34 @@ __device__ inline void wide_sees() { asm volatile("fence.proxy.async.shared::cta
 template <int NT, bool SUM> __device__ inline void wide(float (*c)[4], const uint32_t a[4], uint64_t b) {
     if (NT == 16)
         asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" R64 "}, {%64,%65,%66,%67}, %68, 1, 1, 1, %69;"
-                     : C64(c)
+                     : C64("+f", c)
                      : A4(a), "l"(b), "n"(SUM ? 1 : 0));
     else
         asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" R32 "}, {%32,%33,%34,%35}, %36, 1, 1, 1, %37;"
-                     : C32(c, 0)
+                     : C32("+f", c, 0)
                      : A4(a), "l"(b), "n"(SUM ? 1 : 0));
 }
 template <int NT> __device__ inline void wide(float (*c)[4], uint64_t a, uint64_t b) {
     if (NT == 8)
         asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" R32 "}, %32, %33, 1, 1, 1, 0, 0;"
-                     : C32(c, 0)
+                     : C32("+f", c, 0)
                      : "l"(a), "l"(b));
     else
         asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" R16 "}, %16, %17, 1, 1, 1, 0, 0;"
-                     : C16(c, 0)
+                     : C16("+f", c, 0)
                      : "l"(a), "l"(b));
+}
+
+/* The same with c = a b, of 64 columns: sums that begin while others are on their way may not be cleared by hand. */
+template <bool SUM> __device__ inline void wide_first(float (*c)[4], const uint32_t a[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" R32 "}, {%32,%33,%34,%35}, %36, 0, 1, 1, %37;"
+                 : C32("=f", c, 0)
+                 : A4(a), "l"(b), "n"(SUM ? 1 : 0));
+}
+__device__ inline void wide_first(float (*c)[4], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" R32 "}, %32, %33, 0, 1, 1, 0, 0;"
+                 : C32("=f", c, 0)
+                 : "l"(a), "l"(b));
 }
 
 /* Descriptors, in units of 16 bytes: 8 rows are 1024 bytes; `beside`: bytes between the halves, where both are asked at once. */
@@ -134,57 +146,97 @@ struct chunk_halves {
 
 enum { MANY_THREADS = 2 * GROUP };
 struct many_room {
-    chunk_halves chunk[2];
+    halves<64> q[2]; /* of each four warps */
+    halves<CHUNK> k[2], v[2];
     float mark[2][CHUNK];
 };
 
-/* A block has 128 pairs of a span and key head, each four warps 64 of them; the next chunk comes during this one. */
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+/* Halves of 64 pairs from rows of q in f32, by four warps. */
+__device__ inline void stage_queries(halves<64> &to, const float *q, int64_t ldq, const tile &t, int pair, int D) {
+    int c = threadIdx.x % (W / 8);
+#pragma unroll
+    for (int r = threadIdx.x % GROUP / (W / 8); r < 64; r += GROUP / (W / 8)) {
+        bool have = pair + r < t.n;
+        const float *row = q + (t.row0 + (have ? (pair + r) / t.G : 0)) * ldq + (t.kh * t.G + (have ? (pair + r) % t.G : 0)) * D;
+        uint32_t hi[4], lo[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int d = c * 8 + 2 * i;
+            split2(&hi[i], &lo[i], have && d < D ? row[d] : 0.0f, have && d + 1 < D ? row[d + 1] : 0.0f);
+        }
+        int place = (c % 8 ^ r % 8) * 8;
+        *(uint4 *)&to.hi.half[c / 8][r][place] = make_uint4(hi[0], hi[1], hi[2], hi[3]);
+        *(uint4 *)&to.lo.half[c / 8][r][place] = make_uint4(lo[0], lo[1], lo[2], lo[3]);
+    }
+}
+#endif
+
+/* A block has 128 pairs of a span and key head, each four warps 64 of them. A chunk's scores are multiplied during the softmax of the one
+ * before; keys come two chunks ahead, values and marks one. */
 __global__ static void __launch_bounds__(MANY_THREADS, 1) many_kernel(attending a, const tile_item *items) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     SHARED_BYTES(bytes);
     many_room &room = room_in<many_room>(bytes);
     tile_item item = items[blockIdx.x];
     mr_span s = a.spans[item.span];
-    int kh = blockIdx.y, lane = threadIdx.x % 32, D = a.D, P = width_of(D);
+    int kh = blockIdx.y, lane = threadIdx.x % 32, D = a.D, P = width_of(D), mine = four_of();
     tile t = tile_of(s, item.first, kh, a.G, a.H);
-    int pair = item.first + (int)threadIdx.x / 32 * 16, group = item.first + four_of() * 64;
+    int pair = item.first + (int)threadIdx.x / 32 * 16, group = item.first + mine * 64;
     int last = group + 63 < t.n ? group + 63 : t.n - 1, end = item.first + 128 < t.n ? item.first + 128 : t.n;
     int n_chunks = chunks_of(s.n_prefix) + chunks_of(s.past + (end - 1) / a.G + 1);
-    float scale = 1.0f / sqrtf((float)D), o[16][4], most[2] = { -INFINITY, -INFINITY }, total[2] = { 0.0f, 0.0f };
+    float scale = 1.0f / sqrtf((float)D), o[16][4], x[8][4], next[8][4], most[2] = { -INFINITY, -INFINITY }, total[2] = { 0.0f, 0.0f };
     clear<16>(o);
-    uint32_t qh[8][4], ql[8][4];
-    auto fetch = [&](int n) {
-        if (n < n_chunks) {
-            chunk_ref c = chunk_of(s, n);
-            const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
-            int here = keys_seen(c.total, c.number);
-            stage<CHUNK, MANY_THREADS>(room.chunk[n % 2].k, chunk, chunk + CHUNK * P, P, here, threadIdx.x);
-            stage<CHUNK, MANY_THREADS>(room.chunk[n % 2].v, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, here, threadIdx.x);
-            stage_marks(room.mark[n % 2], chunk, P);
-        }
-        copy_commit();
-    };
-    fetch(0);
-    load_queries<W>(qh, ql, a.q, a.ldq, t, pair, D);
-    for (int n = 0; n < n_chunks; n++) {
-        const chunk_halves &here = room.chunk[n % 2];
+    auto fetch = [&](int n, bool keys) {
+        if (n >= n_chunks) return;
         chunk_ref c = chunk_of(s, n);
+        const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
+        int here = keys_seen(c.total, c.number);
+        if (keys)
+            stage<CHUNK, MANY_THREADS>(room.k[n % 2], chunk, chunk + CHUNK * P, P, here, threadIdx.x);
+        else
+            stage<CHUNK, MANY_THREADS>(room.v[n % 2], chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, here, threadIdx.x),
+                stage_marks(room.mark[n % 2], chunk, P);
+    };
+    int n_seen = group < t.n ? chunks_of(s.n_prefix) + chunks_of(s.past + last / a.G + 1) : 0; /* of the four warps: the first ones */
+    auto scores = [&](float(*to)[4], int n) {
+        const halves<64> &q = room.q[mine];
+        const halves<CHUNK> &keys = room.k[n % 2];
+        wide_begin();
+        wide_first(to, across(q.hi, 0), across(keys.hi, 0)), wide<8>(to, across(q.lo, 0), across(keys.hi, 0));
+        wide<8>(to, across(q.hi, 0), across(keys.lo, 0));
+#pragma unroll
+        for (int k = 1; k < 8; k++) wide_step<8>(to, across(q.hi, k), across(q.lo, k), across(keys.hi, k), across(keys.lo, k));
+        wide_commit();
+    };
+    fetch(0, true);
+    copy_commit();
+    fetch(1, true), fetch(0, false);
+    copy_commit();
+    stage_queries(room.q[mine], a.q, a.ldq, t, group, D);
+    auto turn = [&](int n) { /* all have chunk n - 1 behind them, and the scores of chunk n */
         copy_wait<0>();
         wide_sees();
         __syncthreads();
-        fetch(n + 1);
-        if (agreed(group >= t.n || pair_sees(s, c, t, last) == 0)) continue; /* all four warps */
+        fetch(n + 2, true), fetch(n + 1, false);
+        copy_commit();
+    };
+    copy_wait<1>();
+    wide_sees();
+    __syncthreads();
+    n_seen = __shfl_sync(0xffffffffu, n_seen, 0);
+    scores(x, 0);
+    wide_wait<0>();
+    keep_here<8>(x);
+#pragma unroll 1
+    for (int n = 0; n < n_seen; n++) {
+        chunk_ref c = chunk_of(s, n);
+        turn(n);
+        scores(next, n + 1); /* behind the last one: of whatever lies there, for nobody */
         bool all = pair + 15 < t.n && pair_sees(s, c, t, pair) == CHUNK;
         int seen[2] = { pair_sees(s, c, t, pair + lane / 4), pair_sees(s, c, t, pair + lane / 4 + 8) };
-        float x[8][4], keep[2], take[2], m[2], sum[2];
+        float keep[2], take[2], m[2], sum[2];
         uint32_t ph[4][4], pl[4][4];
-        clear<8>(x), keep_here<8>(x);
-        wide_begin();
-#pragma unroll
-        for (int k = 0; k < 8; k++) wide_step<8, false>(x, qh[k], ql[k], across(here.k.hi, k), across(here.k.lo, k));
-        wide_commit();
-        wide_wait<0>();
-        keep_here<8>(x);
         chunk_weights(ph, pl, m, sum, x, seen, all, room.mark[n % 2], scale);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
@@ -193,22 +245,31 @@ __global__ static void __launch_bounds__(MANY_THREADS, 1) many_kernel(attending 
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            clear<8>(x), keep_here<8>(x);
+            const halves<CHUNK> &values = room.v[n % 2];
+            float y[8][4];
             wide_begin();
+            wide_first<true>(y, ph[0], along(values.hi, 0, half)), wide<8, true>(y, pl[0], along(values.hi, 0, half));
+            wide<8, true>(y, ph[0], along(values.lo, 0, half));
 #pragma unroll
-            for (int k = 0; k < 4; k++) wide_step<8, true>(x, ph[k], pl[k], along(here.v.hi, k, half), along(here.v.lo, k, half));
+            for (int k = 1; k < 4; k++) wide_step<8, true>(y, ph[k], pl[k], along(values.hi, k, half), along(values.lo, k, half));
             wide_commit();
             wide_wait<0>();
-            keep_here<8>(x);
+            keep_here<8>(y);
 #pragma unroll
             for (int j = 0; j < 8; j++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    float old = o[8 * half + j][i], merged = fmaf(x[j][i], take[i / 2], old * keep[i / 2]);
+                    float old = o[8 * half + j][i], merged = fmaf(y[j][i], take[i / 2], old * keep[i / 2]);
                     o[8 * half + j][i] = all || seen[i / 2] > 0 ? merged : old;
                 }
         }
+        keep_here<8>(next);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) x[j][i] = next[j][i];
     }
+    for (int n = n_seen; n < n_chunks; n++) turn(n);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         int at = pair + lane / 4 + 8 * h;

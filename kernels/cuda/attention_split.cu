@@ -52,6 +52,64 @@ __global__ static void split_put_kernel(u16 *kv, const float *k, const float *v,
     }
 }
 
+/* rope of H + K heads and split_put of the last K of them: one block a row, one warp a head; a lane has each 32nd pair. */
+enum { ROPE_WARPS = 18 };
+__global__ static void __launch_bounds__(ROPE_WARPS * 32) rope_put_kernel(u16 *kv, float *x, const float *v, int ld, const int32_t *pos,
+                                                                         const float *inv_freq, const int32_t *slots, int H, int K, int D) {
+    enum { PAIRS = 2 }; /* D <= 128 */
+    int lane = threadIdx.x % 32, P = width_of(D), half = D / 2;
+    float freq[PAIRS], s[PAIRS], c[PAIRS];
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) freq[i] = lane + 32 * i < half ? inv_freq[lane + 32 * i] : 0.0f;
+    follow();
+    int64_t slot = slots[blockIdx.x];
+    float p = (float)pos[blockIdx.x], *row = x + (int64_t)blockIdx.x * ld;
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) sine_cosine(&s[i], &c[i], p * freq[i]);
+    for (int h = threadIdx.x / 32; h < H + K; h += blockDim.x / 32) {
+        float lo[PAIRS] = {}, hi[PAIRS] = {}, of_v[2 * PAIRS] = {};
+        const float *v_row = v + (int64_t)blockIdx.x * ld + (h - H) * D;
+        bool key = h >= H;
+        int bad = 0;
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) {
+            int d = lane + 32 * i;
+            if (d < half) lo[i] = row[h * D + d], hi[i] = row[h * D + half + d];
+        }
+#pragma unroll
+        for (int i = 0; key && i < 2 * PAIRS; i++)
+            if (lane + 32 * i < D) of_v[i] = v_row[lane + 32 * i], bad |= !is_finite(of_v[i]);
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) {
+            int d = lane + 32 * i;
+            if (d >= half) continue;
+            rotate(&lo[i], &hi[i], s[i], c[i]);
+            row[h * D + d] = lo[i], row[h * D + half + d] = hi[i];
+            bad |= !is_finite(lo[i]) || !is_finite(hi[i]);
+        }
+        if (!key) continue;
+        u16 *chunk = kv + (slot / CHUNK * K + h - H) * chunk_size(P), *to = chunk + slot % CHUNK * P;
+        bad = warp_or(bad);
+        auto put = [&](int d, float of_k) { put_split(to + d, to + CHUNK * P + d, bad ? 0.0f : of_k); };
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++)
+            if (lane + 32 * i < half) put(lane + 32 * i, lo[i]), put(half + lane + 32 * i, hi[i]);
+#pragma unroll
+        for (int i = 0; i < 2 * PAIRS; i++) {
+            int d = lane + 32 * i;
+            if (d >= D && d < P) put(d, 0.0f);
+            if (d < P) put_split(to + 2 * CHUNK * P + d, to + 3 * CHUNK * P + d, bad ? 0.0f : of_v[i]);
+        }
+        if (lane == 0) ((float *)(chunk + 4 * CHUNK * P))[slot % CHUNK] = bad ? NAN : 0.0f;
+    }
+}
+
+void split_rope_put(mr_backend *b, void *kv, float *x, const float *v, int ld, const int32_t *pos, const float *inv_freq, const int32_t *slots,
+                    int N, int H, int K, int D) {
+    int warps = H + K < ROPE_WARPS ? H + K : (int)ROPE_WARPS;
+    LAUNCH_EARLY(b, "rope_put", rope_put_kernel, N, warps * 32, 0, (u16 *)kv, x, v, ld, pos, inv_freq, slots, H, K, D);
+}
+
 void split_kv_put(mr_backend *b, void *kv, const float *k, const float *v, int ld, const int32_t *slots, int N, int K, int D) {
     LAUNCH_EARLY(b, "kv_put", split_put_kernel, N, 32 * (K < 8 ? K : 8), 0, (u16 *)kv, k, v, ld, slots, K, D);
 }
@@ -350,19 +408,22 @@ __global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending
 
 /* --- forward, sequences that go on by a row each: those that follow each other with one prefix read its chunks once --- */
 
-enum { TEAM = 16 /* sequences, at most, from a multiple of it on */ };
+enum { TEAM = 16 /* sequences, at most */ };
 
 __device__ inline bool same_prefix(const mr_span &a, const mr_span &b) {
     return a.n_prefix == b.n_prefix && a.prefix_slot0 == b.prefix_slot0;
 }
 
-/* The spans around this one that have its prefix: their first one, and how many they are. All threads of a block. */
+/* The spans around this one that have its prefix: the first of its team, and how many that has. Of up to 32 spans in a row every one sees all; more are
+ * cut at multiples of TEAM. All threads of a block. */
 __device__ inline int team_of(const attending &a, const mr_span &s, int which, int S, int *first) {
-    int lane = threadIdx.x % 32, base = which / TEAM * TEAM, other = base + lane;
-    bool same = lane < TEAM && other < S && same_prefix(a.spans[other], s);
-    float before = warp_max(!same && other < which ? (float)lane : -1.0f), behind = -warp_max(!same && other > which ? -(float)lane : -(float)TEAM);
-    *first = base + (int)before + 1;
-    return base + (int)behind - *first;
+    int lane = threadIdx.x % 32, left = which - 1 - lane, right = which + 1 + lane;
+    bool before = left >= 0 && same_prefix(a.spans[left], s), behind = right < S && same_prefix(a.spans[right], s);
+    int n_before = (int)-warp_max(before ? -32.0f : -(float)lane), n_behind = (int)-warp_max(behind ? -32.0f : -(float)lane);
+    int all = n_before + 1 + n_behind, from = which - n_before, end = which + n_behind + 1;
+    int cut = all <= 32 ? from + n_before / TEAM * TEAM : which / TEAM * TEAM;
+    *first = cut > from ? cut : from;
+    return (cut + TEAM < end ? cut + TEAM : end) - *first;
 }
 
 /* A chunk of the prefix of `team` spans from `which` on: a warp has as many of them as 16 pairs hold. */
@@ -374,32 +435,42 @@ __device__ static void team_chunk(const attending &a, chunk_room<W> &room, const
     const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
     int here = keys_seen(c.total, c.number);
     stage_keys<FEW_THREADS>(room.k, chunk, P, here), stage_marks(room.mark[0], chunk, P);
+    copy_commit();
     stage_values<FEW_THREADS>(room.v, chunk, P, here);
     copy_commit();
-    copy_wait<0>();
-    __syncthreads();
     const u16 *k_hi = &room.k.hi[0][0] + lane_columns<LD>(), *k_lo = &room.k.lo[0][0] + lane_columns<LD>();
     const u16 *v_hi = &room.v.hi[0][0] + lane_sum<LD>(), *v_lo = &room.v.lo[0][0] + lane_sum<LD>();
 #pragma unroll 1
-    for (int first = warp * per; first < team; first += FEW_THREADS / 32 * per) {
-        int n = team - first < per ? team - first : per;
-        mr_span rows = s; /* as if they were rows of one span */
-        rows.row0 = s.row0 + first, rows.n_rows = n;
+    for (int round = 0; round < team; round += FEW_THREADS / 32 * per) {
+        int first = round + warp * per, n = team - first < per ? team - first : per;
+        bool mine = n > 0; /* of a warp */
+        mr_span rows = s;  /* as if they were rows of one span */
+        rows.row0 = s.row0 + first, rows.n_rows = mine ? n : 0;
         tile t = tile_of(rows, 0, kh, a.G, a.H);
         uint32_t qh[W / 16][4], ql[W / 16][4], ph[4][4], pl[4][4];
-        float x[8][4], m[2], sum[2];
-        load_queries<W>(qh, ql, a.q, a.ldq, t, 0, D);
-        clear<8>(x);
+        float x[8][4], m[2], sum[2], *to[2] = { NULL, NULL };
+        if (mine) load_queries<W>(qh, ql, a.q, a.ldq, t, 0, D);
+        if (!round) {
+            copy_wait<1>();
+            __syncthreads();
+        }
+        if (mine) {
+            clear<8>(x);
 #pragma unroll
-        for (int k = 0; k < W / 16; k++) step<LD, WIDE, false>(x, qh[k], ql[k], k_hi + 16 * k, k_lo + 16 * k);
-        int seen[2] = { lane / 4 < t.n ? here : 0, lane / 4 + 8 < t.n ? here : 0 };
-        chunk_weights(ph, pl, m, sum, x, seen, false, room.mark[0], 1.0f / sqrtf((float)D));
-        float *to[2];
+            for (int k = 0; k < W / 16; k++) step<LD, WIDE, false>(x, qh[k], ql[k], k_hi + 16 * k, k_lo + 16 * k);
+            int seen[2] = { lane / 4 < t.n ? here : 0, lane / 4 + 8 < t.n ? here : 0 };
+            chunk_weights(ph, pl, m, sum, x, seen, false, room.mark[0], 1.0f / sqrtf((float)D));
+        }
+        if (!round) {
+            copy_wait<0>();
+            __syncthreads();
+        }
+        if (!mine) continue;
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             int pair = lane / 4 + 8 * h;
             int64_t at = (int64_t)(which + first + pair / a.G) * a.n_chunks + number;
-            to[h] = pair < t.n ? parts + ((at * a.K + kh) * a.G + pair % a.G) * (D + 2) : NULL;
+            if (pair < t.n) to[h] = parts + ((at * a.K + kh) * a.G + pair % a.G) * (D + 2);
             if (to[h] && lane % 4 == 0) to[h][0] = m[h], to[h][1] = sum[h];
         }
 #pragma unroll
@@ -410,9 +481,16 @@ __device__ static void team_chunk(const attending &a, chunk_room<W> &room, const
 #pragma unroll
             for (int j = 0; j < 8; j++)
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    int col = 64 * sl + j * 8 + lane % 4 * 2 + i % 2;
-                    if (to[i / 2] && col < D) to[i / 2][2 + col] = x[j][i];
+                for (int h = 0; h < 2; h++) {
+                    int col = 64 * sl + j * 8 + lane % 4 * 2;
+                    if (!to[h] || col >= D) continue;
+                    if (D % 2 == 0) {
+                        float2 two = { x[j][2 * h], x[j][2 * h + 1] };
+                        *(float2 *)(to[h] + 2 + col) = two;
+                    } else {
+                        to[h][2 + col] = x[j][2 * h];
+                        if (col + 1 < D) to[h][3 + col] = x[j][2 * h + 1];
+                    }
                 }
         }
     }
@@ -422,10 +500,10 @@ __device__ static void team_chunk(const attending &a, chunk_room<W> &room, const
 template <int W> __global__ static void __launch_bounds__(FEW_THREADS) split_step_kernel(attending a, int S, int blocks, float *parts) {
     SHARED_BYTES(bytes);
     few_room<W> &room = *(few_room<W> *)bytes;
-    follow();
     int which = blockIdx.x / blocks, turn = blockIdx.x % blocks, first;
     mr_span s = a.spans[which];
     int before = chunks_of(s.n_prefix), n = before + chunks_of(s.past + 1), team = team_of(a, s, which, S, &first);
+    follow();
     mr_span leader = s;
     leader.row0 -= which - first;
     for (int number = (which - first) * blocks + turn; number < before; number += team * blocks) {
@@ -443,7 +521,7 @@ template <int W> __global__ static void __launch_bounds__(FEW_THREADS) split_ste
 
 void split_step(mr_backend *b, const attending *a, int S, float *parts) {
     attending w = *a;
-    int each = 3 * cu_of(b)->n_sm / (S * a->K), blocks = each < 1 ? 1 : each < a->n_chunks ? each : a->n_chunks; /* 3 go on a multiprocessor */
+    int each = 6 * cu_of(b)->n_sm / (S * a->K), blocks = each < 1 ? 1 : each < a->n_chunks ? each : a->n_chunks; /* 3 are on a multiprocessor */
     dim3 grid(S * blocks, a->K);
     if (a->D <= 64)
         LAUNCH_EARLY(b, "attention", split_step_kernel<64>, grid, FEW_THREADS, (int)sizeof(few_room<64>), w, S, blocks, parts);

@@ -168,6 +168,7 @@ const void *cu_small(mr_backend *b, const char *op, int which, const void *host,
         return NULL;
     }
     memcpy(copy, host, bytes);
+    cu_of(b)->packed.at = NULL;
     /* pageable memory: the call returns when the host's bytes have been read */
     if (!cu_check(b, op, cudaMemcpyAsync(p, copy, bytes, cudaMemcpyHostToDevice, s->stream))) return NULL;
     s->small[which].bytes = bytes;
@@ -202,6 +203,7 @@ static void device_free(mr_backend *b, void *p) {
 
 static void upload(mr_backend *b, void *dst, const void *host, size_t bytes) {
     if (cu_failed(b) || !bytes || !cu_may_wait(b, "upload")) return;
+    cu_of(b)->packed.at = NULL;
     /* pageable memory: the call returns when the host's bytes have been read */
     cu_check(b, "upload", cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, cu_of(b)->stream));
 }
@@ -219,6 +221,7 @@ static void download(mr_backend *b, void *host, const void *src, size_t bytes) {
 static void copy(mr_backend *b, void *dst, const void *src, size_t bytes) {
     if (cu_failed(b) || !bytes || dst == src) return;
     cudaStream_t stream = cu_of(b)->stream;
+    cu_of(b)->packed.at = NULL;
     const char *d = dst, *f = src;
     if (d < f + bytes && f < d + bytes) {
         void *between = cu_scratch(b, "copy", CU_SLOT_X, bytes);
@@ -231,6 +234,7 @@ static void copy(mr_backend *b, void *dst, const void *src, size_t bytes) {
 
 static void zero(mr_backend *b, void *dst, size_t bytes) {
     if (cu_failed(b) || !bytes) return;
+    cu_of(b)->packed.at = NULL;
     cu_check(b, "zero", cudaMemsetAsync(dst, 0, bytes, cu_of(b)->stream));
 }
 
@@ -271,6 +275,7 @@ static void move_beside(mr_backend *b, const char *op, void *dst, const void *sr
     cu_state *s = cu_of(b);
     if (cu_failed(b) || !bytes) return;
     assert(s->beside && (lane == 0 || lane == 1));
+    s->packed.at = NULL;
     if (cu_check(b, op, cudaEventRecord(s->asked, s->stream)) && cu_check(b, op, cudaStreamWaitEvent(s->beside, s->asked, 0)) &&
         cu_check(b, op, cudaMemcpyAsync(dst, src, bytes, kind, s->beside)))
         cu_check(b, op, cudaEventRecord(s->moved[lane], s->beside));
@@ -361,6 +366,7 @@ static const mr_backend table = {
     .add = cu_add,
     .kv_bytes = cu_kv_bytes,
     .kv_put = cu_kv_put,
+    .rope_put = cu_rope_put,
     .attention = cu_attention,
     .attention_step = cu_attention_step,
     .repeat = cu_repeat,
@@ -450,8 +456,8 @@ static bool make_tables(cu_state *s) {
     mr_dynamic_map(host + CU_UMAP, false);
     mr_map_limits(host + CU_ULIMIT, host + CU_UMAP);
     return cu_check(&s->b, "open", cudaHostAlloc(&s->pinned, CU_PINNED_BYTES, cudaHostAllocDefault)) &&
-           cu_check(&s->b, "open", cudaMalloc((void **)&s->ready, 2 * sizeof(int))) &&
-           cu_check(&s->b, "open", cudaMemsetAsync(s->ready, 0, 2 * sizeof(int), s->stream)) &&
+           cu_check(&s->b, "open", cudaMalloc((void **)&s->ready, (2 + CU_MOST_TILES) * sizeof(int))) &&
+           cu_check(&s->b, "open", cudaMemsetAsync(s->ready, 0, (2 + CU_MOST_TILES) * sizeof(int), s->stream)) &&
            cu_check(&s->b, "open", cudaMalloc((void **)&s->tables, sizeof host)) &&
            cu_check(&s->b, "open", cudaMemcpyAsync(s->tables, host, sizeof host, cudaMemcpyHostToDevice, s->stream)) &&
            cu_check(&s->b, "open", cudaStreamSynchronize(s->stream));
@@ -470,6 +476,8 @@ static mr_status open_device(mr_backend **out, int index, mr_err *err) {
     s->n_sm = prop.multiProcessorCount;
     s->max_shared = (int)prop.sharedMemPerBlockOptin;
     if (CU_FORCED_SM) s->sm = CU_FORCED_SM, s->max_shared = CU_SM75_SHARED, s->no_lt = true;
+    const char *count = getenv("MEDRL_SM_COUNT"); /* when others hold the rest: tests/gpu/occupy.cu */
+    if (CU_FORCED_SM && count && atoi(count) > 0 && atoi(count) < s->n_sm) s->n_sm = atoi(count);
     const char *each = getenv("MEDRL_CUDA_SYNC");
     s->sync_each = each && *each && *each != '0';
 #ifdef MR_EMULATE

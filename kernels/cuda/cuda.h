@@ -33,7 +33,7 @@ enum { CU_SM75_SHARED = 64 << 10 };
 enum { CU_K_SEGMENT = 4096, CU_MAX_D = 256, CU_SLAB = 32 << 20 /* values of a product's rows that are converted at a time */ };
 
 enum { CU_N_SMALL = 5, CU_MAX_CHOICES = 256 };
-enum { CU_SLOT_X, CU_SLOT_U, CU_SLOT_W, CU_SLOT_W2, CU_SLOT_ATT, CU_SLOT_ROWS, CU_SLOT_HEAD, CU_SLOT_SMALL,
+enum { CU_SLOT_X, CU_SLOT_U, CU_SLOT_W, CU_SLOT_W2, CU_SLOT_ATT, CU_SLOT_ROWS, CU_SLOT_HEAD, CU_SLOT_PACKED, CU_SLOT_SMALL,
        CU_N_SLOTS = CU_SLOT_SMALL + CU_N_SMALL };
 /* What weight_room collects in mr_room.so_far: by slot, those from CU_SLOT_SMALL on as one; cuBLASLt's; and what
  * attention's backward pass wants of CU_SLOT_W, which it shares with the largest unpacked weight. */
@@ -57,7 +57,9 @@ typedef struct cu_state {
     mr_status status;
     char message[512];
     float *tables;
-    int *ready;          /* [2], zero between launches: few.cu */
+    int *ready;          /* [2 + CU_MOST_TILES], zero between launches: few.cu, few_nf4.cu */
+    /* Rows that the last launch wrote, in 16 bits as well: half.cuh. at NULL: it did not. type: what products have wanted; MR_F32: none has. */
+    struct { const uint16_t *at; const float *rows; int n_rows; int64_t k; unsigned long n_ops; mr_dtype type; bool second; } packed;
     cudaStream_t beside; /* send and fetch run here; NULL before the first host_alloc */
     cudaEvent_t asked, moved[2];
     struct { void *p; size_t bytes; } scratch[CU_N_SLOTS];
@@ -81,7 +83,7 @@ typedef struct cu_state {
     void *pinned;        /* [CU_PINNED_BYTES] of host memory, through which small downloads go */
 } cu_state;
 
-enum { CU_PINNED_BYTES = 64 << 10 };
+enum { CU_PINNED_BYTES = 64 << 10, CU_MOST_TILES = 8 << 10, CU_MOST_STEP_ROWS = 512 };
 
 static inline cu_state *cu_of(const mr_backend *b) { return (cu_state *)b->state; }
 static inline bool cu_failed(const mr_backend *b) { return cu_of(b)->failed; }
@@ -193,13 +195,22 @@ bool cu_few_pays(mr_backend *b, float *u, const float *x, const mr_linear *l, in
 
 /* Keeps a's values behind w's unpacked ones from now on, whatever weight_set does; false: there is no room for them. */
 bool cu_weight_join(mr_backend *b, const mr_weight *w, const mr_weight *a);
-/* Bytes of scratch in CU_SLOT_W2 for up to n rows of such a pair: joined.cu. */
-size_t cu_joined_bytes(const mr_weight_info *w, int64_t n, int rank);
+/* What joined.cu asks of cu_scratch for up to n rows, as cu_linear_room. */
+void cu_joined_room(size_t need[], const mr_weight_info *w, int64_t n, int rank);
 
 /* The matrix in 16 bits, [n_out][ld] with ld a multiple of 8: w's own data, or NF4 unpacked, once (weight_unpack) or to scratch, where there is
  * room for `more` rows after it. Of scratch the largest goes to CU_SLOT_W, others to CU_SLOT_W2; so the two weights of an MLP, which runs for a part of the rows at a time,
  * both stay. NULL after a failure. */
 const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t more, int64_t *ld);
+
+/* --- packed rows (half.cuh), for products of a few rows with NF4: few_nf4.cu --- */
+/* Where an operation that makes n_rows rows of k values shall put them packed, in cu_state.packed.type, valid for two launches; NULL: nobody
+ * would want it, or after a failure. After the launch cu_packed_note says so, for the next operation. Whatever writes device memory without a
+ * launch clears cu_state.packed.at. */
+uint16_t *cu_packed_wanted(mr_backend *b, const char *op, int n_rows, int64_t k);
+void cu_packed_note(mr_backend *b, const uint16_t *packed, const float *rows, int n_rows, int64_t k);
+/* What they ask of cu_scratch for up to n rows. */
+size_t cu_packed_bytes(int64_t n, int64_t k);
 
 /* --- the operations, as kernels.h describes them --- */
 void cu_embed(mr_backend *b, float *x, const mr_weight *w, const int32_t *ids, int N);
@@ -213,6 +224,8 @@ void cu_add(mr_backend *b, float *y, const float *x, int64_t n);
 size_t cu_kv_bytes(mr_backend *b, int64_t n_slots, int K, int D);
 void cu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,
                int N, int K, int D);
+bool cu_rope_put(mr_backend *b, void *kv, int64_t n_slots, float *x, const float *v, int ld, const int32_t *pos, const float *inv_freq,
+                 const int32_t *slots, int N, int H, int K, int D);
 void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
                   const mr_span *spans, int S, int H, int K, int D);
 void cu_attention_step(mr_backend *b, float *o, const float *q, int ldq, const void *kv, int64_t n_slots, const mr_span *spans,

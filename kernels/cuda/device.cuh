@@ -150,11 +150,23 @@ __device__ inline void copy_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
-/* In every thread of a kernel that LAUNCH_EARLY starts, before it touches anything but weights, which work that repeats
- * does not write: all kernels before it are done. The next one may begin from here on. */
+/* What other blocks have written before they counted up there is seen after it. */
+__device__ inline int load_acquire(const int *p) {
+    int v;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+/* In every thread of a kernel that LAUNCH_EARLY starts, before it touches anything that work that repeats writes, so anything but weights,
+ * a step's input (spans) and keys and values of steps before it: all kernels before it are done. The next one may begin from here on. */
 __device__ inline void follow() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+/* Before follow, in a small kernel: the next one's blocks begin beside it and lay out what they need of weights. */
+__device__ inline void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
@@ -281,6 +293,36 @@ __device__ inline float exp_below_88(float x) {
     q = fmaf(q, r, 1.0f);
     q *= __uint_as_float((__float_as_uint(t) << 23) + 0x3f800000u);
     return x < -0x1.5d589ep+6f ? 0.0f : q;
+}
+
+/* --- rotation --- */
+
+/* Sine and cosine to 2 ulp of 1 for 0 <= x < 1e6: the steps of kernels/cpu/vec.h. */
+__device__ inline void sine_cosine(float *sine, float *cosine, float x) {
+    float n = rintf(x * 0x1.45f306p-1f);
+    float r = fmaf(-n, 0x1.921fb6p+0f, x);
+    r = fmaf(-n, -0x1.777a5cp-25f, r);
+    r = fmaf(-n, -0x1.ee59dap-50f, r);
+    float r2 = r * r;
+    float s = fmaf(r2, 1.0f / 362880, -1.0f / 5040);
+    s = fmaf(s, r2, 1.0f / 120);
+    s = fmaf(s, r2, -1.0f / 6);
+    s = fmaf(s * r2, r, r);
+    float c = fmaf(r2, -1.0f / 3628800, 1.0f / 40320);
+    c = fmaf(c, r2, -1.0f / 720);
+    c = fmaf(c, r2, 1.0f / 24);
+    c = fmaf(c, r2, -0.5f);
+    c = fmaf(c, r2, 1.0f);
+    int quadrant = (int)n & 3;
+    float ss = quadrant & 1 ? c : s, cc = quadrant & 1 ? s : c;
+    *sine = quadrant & 2 ? -ss : ss;
+    *cosine = quadrant == 1 || quadrant == 2 ? -cc : cc;
+}
+
+__device__ inline void rotate(float *low, float *high, float sine, float cosine) {
+    float a = *low, z = *high;
+    *low = fmaf(-z, sine, a * cosine);
+    *high = fmaf(a, sine, z * cosine);
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* elementwise.cu - normalization, rotation, the gated activation and sums: the operations that treat each row alone. */
 #include <assert.h>
 
-#include "cuda/device.cuh"
+#include "cuda/half.cuh"
 
 enum { THREADS = 256, ROPE_THREADS = 96 };
 
@@ -50,14 +50,19 @@ template <int ROW, typename F> __device__ inline void for_row(int C, F body) {
 
 template <int ROW>
 __global__ static void __launch_bounds__(THREADS) rmsnorm_kernel(float *y, int ldy, const float *x, int ldx, const float *w, int C,
-                                                                 float eps) {
+                                                                 float eps, packed_rows packed) {
     __shared__ float room[32];
     float kept[ROW ? ROW : 1], weight[ROW ? ROW : 1];
+    let_next_begin();
     x += (int64_t)blockIdx.x * ldx, y += (int64_t)blockIdx.x * ldy;
     if (ROW) for_row<ROW>(C, [&](int i, int c) { weight[i] = w[c]; }); /* on their way while the sum waits: few rows are all waiting */
     follow();
     float inv = inverse_rms<ROW>(kept, x, C, eps, room);
-    for_row<ROW>(C, [&](int i, int c) { y[c] = row_at<ROW>(kept, x, i, c) * inv * (ROW ? weight[i] : w[c]); });
+    for_row<ROW>(C, [&](int i, int c) {
+        float v = row_at<ROW>(kept, x, i, c) * inv * (ROW ? weight[i] : w[c]);
+        y[c] = v;
+        put_packed(packed, (int)blockIdx.x, c, v);
+    });
 }
 
 /* With r = 1 / rms(x) and h = dy * w:  dx += r * (h - x * r^2 * mean(h * x)). */
@@ -96,12 +101,15 @@ void cu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, const
     if (cu_failed(b) || N <= 0) return;
     assert(C > 0 && ldy >= C && ldx >= C);
     int threads = row_threads(C);
+    packed_rows packed = {};
+    if (ldy == C) packed = packed_rows_for(b, "rmsnorm", N, C);
     if (C <= threads * LONG / 2)
-        LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<LONG / 2>, N, threads, 0, y, ldy, x, ldx, w, C, eps);
+        LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<LONG / 2>, N, threads, 0, y, ldy, x, ldx, w, C, eps, packed);
     else if (C <= threads * LONG)
-        LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<LONG>, N, threads, 0, y, ldy, x, ldx, w, C, eps);
+        LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<LONG>, N, threads, 0, y, ldy, x, ldx, w, C, eps, packed);
     else
-        LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<0>, N, threads, 0, y, ldy, x, ldx, w, C, eps);
+        LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<0>, N, threads, 0, y, ldy, x, ldx, w, C, eps, packed);
+    if (packed.at) cu_packed_note(b, packed.at, y, N, C);
 }
 
 void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,
@@ -121,28 +129,6 @@ void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *
 }
 
 /* --- rope --- */
-
-/* Sine and cosine to 2 ulp of 1 for 0 <= x < 1e6: the steps of kernels/cpu/vec.h. */
-__device__ static void sine_cosine(float *sine, float *cosine, float x) {
-    float n = rintf(x * 0x1.45f306p-1f);
-    float r = fmaf(-n, 0x1.921fb6p+0f, x);
-    r = fmaf(-n, -0x1.777a5cp-25f, r);
-    r = fmaf(-n, -0x1.ee59dap-50f, r);
-    float r2 = r * r;
-    float s = fmaf(r2, 1.0f / 362880, -1.0f / 5040);
-    s = fmaf(s, r2, 1.0f / 120);
-    s = fmaf(s, r2, -1.0f / 6);
-    s = fmaf(s * r2, r, r);
-    float c = fmaf(r2, -1.0f / 3628800, 1.0f / 40320);
-    c = fmaf(c, r2, -1.0f / 720);
-    c = fmaf(c, r2, 1.0f / 24);
-    c = fmaf(c, r2, -0.5f);
-    c = fmaf(c, r2, 1.0f);
-    int quadrant = (int)n & 3;
-    float ss = quadrant & 1 ? c : s, cc = quadrant & 1 ? s : c;
-    *sine = quadrant & 2 ? -ss : ss;
-    *cosine = quadrant == 1 || quadrant == 2 ? -cc : cc;
-}
 
 /* V neighboring values from a place that is a multiple of V values (V = 4: at 16 bytes). */
 template <int V> struct values {
@@ -188,9 +174,7 @@ __global__ static void rope_kernel(float *x, int ldx, const int32_t *pos, const 
         values<V> lo = load_values<V>(row + h * D), hi = load_values<V>(row + h * D + half);
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            float a = lo.x[v], z = hi.x[v];
-            lo.x[v] = fmaf(-z, s[v], a * c[v]);
-            hi.x[v] = fmaf(a, s[v], z * c[v]);
+            rotate(&lo.x[v], &hi.x[v], s[v], c[v]);
         }
         store_values<V>(row + h * D, lo), store_values<V>(row + h * D + half, hi);
     }

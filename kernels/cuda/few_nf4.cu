@@ -1,34 +1,38 @@
-/* few_nf4.cu - products of a few rows with NF4 weights (decoding), where all of x fits into shared memory: gemm.cuh.
- * few.cu serves else.
+/* few_nf4.cu - products of a few rows with NF4 weights (decoding): gemm.cuh. few.cu serves else.
  *
  * Work:    a warp makes 8 * NT outputs of one segment of K for all rows. Of 16 outputs the weight is mma's left operand,
  *          and 8 rows of x its right one; of 8 outputs, where there are too few for all multiprocessors, it is the other
- *          way round. A block has as many warps of these as go round the multiprocessors evenly; its others lay x out,
- *          and the segments' sums meet in shared memory, in order.
- * x:       once a block, in 16 bits and in the order of operands: for every 8 rows and 32 columns the 16 bytes of each
- *          lane. In pieces of PIECE blocks of every segment: one is laid out while the one before it is multiplied.
+ *          way round. A block has as many warps of one segment as go round the multiprocessors evenly. With several
+ *          segments their sums meet in global memory: the last of a tile's warps to arrive adds them, in order.
+ * x:       comes in 16 bits and in the order of operands ("packed": half.cuh), from the kernel that made it (note) or
+ *          from pack_kernel, and passes through a ring of pieces in shared memory.
  * Weights: a lane's codes go from global memory to its registers, DEPTH blocks of 64 columns ahead, without any barrier.
- *          A byte of codes is an operand's register: a table has its two values for each byte, once for each lane of half
- *          a warp, so that no two want the same bank.
+ *          A byte of codes is an operand's register: a table has its two values for each byte, once for each lane, so that
+ *          one instruction makes a place in it and no two lanes of half a warp want the same bank.
  * LoRA:    u = x @ a^T is made by the first blocks of the same launch while the others' chains run; they wait for u only
  *          before its product with b. Blocks start in the order of their numbers, so those that are waited for always
- *          run. */
+ *          run. u is packed, too; each part's begins at a multiple of 64 columns.
+ * Gated:   gate and up of the same outputs are neighboring warps; silu(gate) * up is made when both are done. */
 #include "cuda/gemm.cuh"
 
 enum {
     EIGHT = 8,
     BLOCK = 64,
     SEGMENT_BLOCKS = CU_K_SEGMENT / BLOCK,
-    MOST_SEGMENTS = 4,
-    STAGES = 8,
-    STAGE_BYTES = EIGHT * BLOCK * 2
+    MOST_SEGMENTS = 8,
+    A_PIECE = 4, /* blocks of a stage in make_u, A_STAGES of them */
+    A_STAGES = 4,
+    A_BYTES = A_PIECE * BLOCK * EIGHT * 2 /* a stage's of one tile, or of x for 8 rows */
 };
-enum { PIECE = 16 /* blocks */, PIECE_PAIRS = PIECE * BLOCK / 32 };
-enum { COPIES = 16, TABLE_BYTES = 256 * COPIES * 8 };
+enum { COPIES = 32, MAP_BYTES = 256 * 4, TABLE_BYTES = 256 * COPIES * 8 }; /* of levels of scales; of bytes' values */
 
 /* Warps of a block: more rows take more registers. */
 __host__ __device__ constexpr int warps_of(int r8) {
-    return r8 == 1 ? 16 : 12;
+    return r8 == 1 ? 16 : r8 <= 6 ? 12 : 8;
+}
+/* Blocks of 64 columns of x in a piece. */
+__host__ __device__ constexpr int piece_of(int r8) {
+    return r8 <= 2 ? 16 : 8;
 }
 /* A lane's sums: four of every 16 outputs x 8 rows, or 8 outputs x 16 rows. */
 __host__ __device__ constexpr int sums_of(int r8, int nt) {
@@ -37,74 +41,66 @@ __host__ __device__ constexpr int sums_of(int r8, int nt) {
 
 /* How a launch is laid out. */
 typedef struct nf4_plan {
-    int r8, nt;         /* eights of rows; of a warp's outputs: what kernels are compiled for */
-    bool pairs;         /* there is room for the table of bytes */
-    int tiles, a_tiles; /* a block's: of 8 * nt outputs; of 8 columns of u */
-    int n_segments, bytes;
-    int x_bytes, table_bytes, scale_blocks; /* of shared memory; blocks of 64 columns of a warp, at most */
-    bool aligned;                           /* x can be read by 8 bytes */
+    int r8, nt;             /* eights of rows; of a warp's outputs: what kernels are compiled for */
+    bool pairs;             /* there is room for the table of bytes */
+    int tiles, a_tiles;     /* a block's: of 8 * nt outputs; of 8 columns of u */
+    int n_tiles, n_a_tiles; /* all */
+    int n_segments, warps, bytes;
+    int ring, x_bytes, table_bytes, scale_blocks; /* pieces of x; of shared memory; blocks of a warp, at most */
     int a_blocks, blocks;
-    int *ready; /* [2]: blocks of u that are done, blocks that are done with u; zero between launches */
+    const uint4 *x; /* packed */
+    u16 *u;         /* packed, of u_pairs * 32 columns; part i is columns u_from[i] .. of u, and u_at[i] .. here */
+    int u_pairs, u_from[3], u_size[3], u_at[3];
+    float4 *sums, *a_sums; /* of several segments: [tile][segment][sums][lane], of a's tiles too */
+    int *ready;   /* [2]: tiles of u that are done, blocks that are done with u; zero between launches */
+    int *arrived; /* [tile, then a's tiles], as zero */
+    int gated;    /* the rows of gate, or 0 */
+    float *act;
+    u16 *packed_act;
 } nf4_plan;
+
+/* A warp's outputs: 8 * NT rows of codes from row0, blocks [block, block + n) of 64 columns. */
+typedef struct strip {
+    int64_t row0;
+    int block, n;
+} strip;
+
+__device__ inline strip strip_of(int64_t n_in, int64_t row0, int segment) {
+    strip s = { row0, segment * SEGMENT_BLOCKS, (int)(n_in / BLOCK) - segment * SEGMENT_BLOCKS };
+    if (s.n > SEGMENT_BLOCKS) s.n = SEGMENT_BLOCKS;
+    return s;
+}
 
 /* --- x --- */
 
-/* Four pairs of columns, 8 apart. */
-template <bool ALIGNED> __device__ inline void load_x(float2 v[4], const float *from) {
+/* All of the block: `blocks` blocks of 64 columns of all rows, from block `from` of x on; [eight][blocks * 64 places]. */
+template <int R8, int PIECE> __device__ static void fetch_x(uint4 *to, const uint4 *x, int pairs, int from, int blocks) {
 #pragma unroll
-    for (int k = 0; k < 4; k++)
-        v[k] = ALIGNED ? *(const float2 *)(from + 8 * k) : make_float2(from[8 * k], from[8 * k + 1]);
+    for (int e = 0; e < R8; e++)
+        for (int i = threadIdx.x; i < blocks * 64; i += blockDim.x)
+            copy16(to + e * PIECE * 64 + i, x + (e * pairs + from * 2) * 32 + i, true);
 }
 
-/* A piece of each segment; warps first, first + step, ... of all that do this. Rows behind the last are those of mma
- * that nobody reads. */
-template <int T, int R8, bool ALIGNED>
-__device__ static void lay_piece(uint4 *to, const few_product &p, int n_segments, int piece, int first, int step,
-                                 int lane) {
-    int pairs = (int)(p.w.n_in / 32), n = n_segments * PIECE_PAIRS;
-#pragma unroll
-    for (int eight = 0; eight < R8; eight++, to += pairs * 32) {
-        int row = eight * 8 + lane / 4;
-        const float *from = p.x + (row < p.n_rows ? row : p.n_rows - 1) * p.ldx + lane % 4 * 2;
-#pragma unroll 4
-        for (int i = first; i < n; i += step) { /* loads without a branch, so that all are on their way together */
-            int at = i / PIECE_PAIRS * SEGMENT_BLOCKS * 2 + piece * PIECE_PAIRS + i % PIECE_PAIRS,
-                place = at < pairs ? at : pairs - 1;
-            float2 v[4];
-            load_x<ALIGNED>(v, from + place * 32);
-            if (at < pairs) /* others read the last place meanwhile */
-                to[at * 32 + lane] = make_uint4(pack2<T>(v[0].x, v[0].y), pack2<T>(v[1].x, v[1].y),
-                                                pack2<T>(v[2].x, v[2].y), pack2<T>(v[3].x, v[3].y));
-        }
-    }
-}
-
-/* What warps of a block do that lay x out for the others, or also for themselves: number `warp` of n. */
-typedef struct helper {
-    int warp, n;
-} helper;
-
-__device__ inline helper helper_of(int warp, int n_warps, int busy) {
-    bool apart = n_warps - busy >= 4;
-    helper h = { apart ? warp - busy : warp, apart ? n_warps - busy : n_warps };
-    return h;
-}
-
-/* chain(from, to): the blocks of a piece, of those that the warp multiplies; all warps of the block call this. */
-template <int T, int R8, typename F>
-__device__ static void for_pieces(uint4 *x, const few_product &p, const nf4_plan &q, const helper &h, int lane,
-                                  F chain) {
-    auto lay = [&](int piece) {
-        if (h.warp < 0) return;
-        if (q.aligned)
-            lay_piece<T, R8, true>(x, p, q.n_segments, piece, h.warp, h.n, lane);
-        else
-            lay_piece<T, R8, false>(x, p, q.n_segments, piece, h.warp, h.n, lane);
+/* chain(from, to, x of block `from`): a piece's blocks; all warps of the block call this. */
+template <int R8, typename F> __device__ static void for_pieces(uint4 *place, const nf4_plan &q, int pairs, const strip &s, F chain) {
+    enum { PIECE = piece_of(R8) };
+    auto fetch = [&](int piece) {
+        int left = s.n - piece * PIECE;
+        if (left > 0)
+            fetch_x<R8, PIECE>(place + piece % q.ring * R8 * PIECE * 64, q.x, pairs, s.block + piece * PIECE, left < PIECE ? left : PIECE);
+        copy_commit();
     };
-    for (int piece = -1; piece * PIECE < q.scale_blocks; piece++) {
-        if (piece >= 0) __syncthreads();
-        if ((piece + 1) * PIECE < q.scale_blocks) lay(piece + 1);
-        if (piece >= 0) chain(piece * PIECE, (piece + 1) * PIECE);
+    for (int i = 0; i < q.ring - 1; i++) fetch(i);
+    for (int piece = 0; piece * PIECE < s.n; piece++) {
+        if (q.ring == 4)
+            copy_wait<2>();
+        else if (q.ring == 3)
+            copy_wait<1>();
+        else
+            copy_wait<0>();
+        __syncthreads();
+        fetch(piece + q.ring - 1);
+        chain(piece * PIECE, piece * PIECE + PIECE, place + piece % q.ring * R8 * PIECE * 64);
     }
 }
 
@@ -127,29 +123,26 @@ __device__ inline void step(float (*acc)[4], const uint4 x[R8], int half, const 
 
 /* --- NF4 --- */
 
-template <bool PAIRS> __device__ static void lay_table(float *table, const float *values, int first, int step) {
-    for (int i = first; i < (PAIRS ? 256 * COPIES : 16); i += step) {
-        if (PAIRS)
-            ((float2 *)table)[i] = make_float2(values[i / COPIES >> 4], values[i / COPIES & 15]);
-        else
-            table[i] = values[i];
+/* All of the block. A lane writes two copies of an entry. */
+template <bool PAIRS> __device__ static void lay_table(float *table, const float *values) {
+    int lane = threadIdx.x % 32;
+    float v = values[lane % 16];
+    if (!PAIRS && threadIdx.x < 16) table[threadIdx.x] = v;
+    for (int two = threadIdx.x / 32; PAIRS && two < 128; two += (int)blockDim.x / 32) {
+        int byte = 2 * two + lane / 16;
+        float first = __shfl_sync(0xffffffffu, v, byte >> 4), second = __shfl_sync(0xffffffffu, v, byte & 15);
+        ((float4 *)table)[two * 32 + lane] = float4{ first, second, first, second };
     }
 }
 
-/* The two values of byte i of a word. table: with the lane's offset. */
+/* The two values of byte i of a word. */
 template <bool PAIRS> __device__ inline float2 values_of(const float *table, uint32_t word, int i) {
-    if (PAIRS) { /* COPIES * 8 bytes an entry: 7 bits */
-        uint32_t at = (i == 0 ? word << 7 : word >> (8 * i - 7)) & 0x7f80u;
+    if (PAIRS) { /* an entry has 256 bytes: the place's second byte is the code, its first one the lane's */
+        uint32_t at = __byte_perm(word, threadIdx.x % 32 * 8, 0x5504u | (unsigned)i << 4);
         return *(const float2 *)((const char *)table + at);
     }
     return make_float2(table[word >> (8 * i + 4) & 15], table[word >> 8 * i & 15]);
 }
-
-/* A warp's outputs: 8 * NT rows of codes from row0, blocks [block, block + n) of 64 columns. */
-typedef struct strip {
-    int64_t row0;
-    int block, n;
-} strip;
 
 template <int NT> struct lane_codes { uint32_t w[2 * NT]; };
 template <int NT> __device__ inline lane_codes<NT> load_codes(const uint8_t *from) {
@@ -207,13 +200,12 @@ __device__ inline operands<NT> unpack(const lane_codes<NT> &c, const float *scal
 }
 
 /* x: the lane's first of the block. */
-template <int T, int R8, int NT>
-__device__ inline void multiply(float (*acc)[4], const operands<NT> &b, const uint4 *x, int pairs) {
+template <int T, int R8, int NT> __device__ inline void multiply(float (*acc)[4], const operands<NT> &b, const uint4 *x) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         uint4 v[R8];
 #pragma unroll
-        for (int e = 0; e < R8; e++) v[e] = x[(e * pairs + h) * 32];
+        for (int e = 0; e < R8; e++) v[e] = x[(e * piece_of(R8) * 2 + h) * 32];
         step<T, R8, NT>(acc, v, 0, b.of[2 * h]);
         step<T, R8, NT>(acc, v, 1, b.of[2 * h + 1]);
     }
@@ -232,10 +224,9 @@ template <int T, int R8, int NT, bool PAIRS> struct nf4_chain {
             if (d < s.n) ring[d] = load_codes<NT>(codes + d * 512);
     }
 
-    /* Blocks from .. to - 1 of n; DEPTH divides `from`. x: the lane's first; scales: the first of row lane / 4. A block is
-     * unpacked while the one before it is multiplied. */
-    __device__ void run(float (*acc)[4], int from, int to, int n, const uint4 *x, int pairs, const float *scales,
-                        const float *table) {
+    /* Blocks from .. to - 1 of n; DEPTH divides `from`. x: the lane's first of block `from`; scales: the first of row
+     * lane / 4. A block is unpacked while the one before it is multiplied. */
+    __device__ void run(float (*acc)[4], int from, int to, int n, const uint4 *x, const float *scales, const float *table) {
         if (to > n) to = n;
         if (from == 0) next = unpack<T, NT, PAIRS>(ring[0], scales, table);
         int at = from;
@@ -246,58 +237,12 @@ template <int T, int R8, int NT, bool PAIRS> struct nf4_chain {
                 operands<NT> now = next;
                 if (i + DEPTH < n) ring[d] = load_codes<NT>(codes + (i + DEPTH) * 512);
                 next = unpack<T, NT, PAIRS>(ring[(d + 1) % DEPTH], scales + (i + 1 < n ? i + 1 : i) * LD, table);
-                multiply<T, R8, NT>(acc, now, x + i * 64, pairs);
+                multiply<T, R8, NT>(acc, now, x + (i - from) * 64);
             }
         for (; at < to; at++) { /* less than DEPTH, at n */
-            multiply<T, R8, NT>(acc, next, x + at * 64, pairs);
+            multiply<T, R8, NT>(acc, next, x + (at - from) * 64);
             if (at + 1 < to)
                 next = unpack<T, NT, PAIRS>(load_codes<NT>(codes + (at + 1) * 512), scales + (at + 1) * LD, table);
-        }
-    }
-};
-
-/* --- 16 bits: LoRA's a --- */
-
-/* Rows row0 .. row0 + 7 of w, through a warp's own ring of stages of 64 columns; 16 bytes are XORed with the row, for
- * ldmatrix. */
-template <int T, int R8> struct half_chain {
-    const weight_view &w;
-    int64_t n_rows;
-    strip s;
-    unsigned char *ring;
-    int lane;
-
-    __device__ void fetch(int i) {
-        if (i < s.n)
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                int r = k * 4 + lane / 8, part = lane % 8;
-                bool ok = s.row0 + r < n_rows;
-                const u16 *from =
-                    (const u16 *)w.data + (ok ? (s.row0 + r) * w.ld + (s.block + i) * BLOCK + part * 8 : 0);
-                copy16(ring + i % STAGES * STAGE_BYTES + r * 128 + (part ^ r) * 16, from, ok);
-            }
-        copy_commit();
-    }
-    __device__ void begin() {
-        for (int i = 0; i < STAGES - 1; i++) fetch(i);
-    }
-    __device__ void run(float (*acc)[4], int from, int to, const uint4 *x, int pairs) {
-        for (int i = from; i < to && i < s.n; i++) {
-            copy_wait<STAGES - 2>();
-            __syncwarp();
-            fetch(i + STAGES - 1);
-            const unsigned char *stage = ring + i % STAGES * STAGE_BYTES + lane % 8 * 128;
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                uint32_t b[4];
-                uint4 v[R8];
-#pragma unroll
-                for (int e = 0; e < R8; e++) v[e] = x[(e * pairs + 2 * i + h) * 32];
-                load_matrices(b, stage + ((4 * h + lane / 8) ^ lane % 8) * 16);
-                step<T, R8, 1>(acc, v, 0, b);
-                step<T, R8, 1>(acc, v, 1, b + 2);
-            }
         }
     }
 };
@@ -318,14 +263,46 @@ __device__ inline void for_results(float (*acc)[4], int64_t row0, int lane, F bo
         }
 }
 
-/* The part that has outputs from row0 on; parts do not overlap. Their places are known when this is compiled: looking
- * them up by a number that is not takes microseconds. */
-__device__ inline bool part_of(few_part *part, const few_product &p, int64_t row0) {
+/* Of several segments: whether this warp is the last one of its tile; arrived, sums: tile 0's. Its acc is the sum
+ * of all segments then, in order, and of what comes before the first (old(to): whether there is anything; y's old values). */
+template <int N, typename F>
+__device__ static bool add_segments(float (*acc)[4], const nf4_plan &q, int *arrived, float4 *sums, int tile, int segment, int lane, F old) {
+    float4 *place = sums + (int64_t)tile * q.n_segments * N * 32 + lane;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        float4 mine = { acc[i][0], acc[i][1], acc[i][2], acc[i][3] };
+        place[(segment * N + i) * 32] = mine;
+    }
+    __threadfence();
+    __syncwarp();
+    int before = lane == 0 ? atomicAdd(arrived + tile, 1) : 0;
+    if (__shfl_sync(0xffffffffu, before, 0) != q.n_segments - 1) return false;
+    __threadfence();
+    if (lane == 0) arrived[tile] = 0;
+    float first[N][4] = {};
+    bool add = old(first);
+#pragma unroll 3
+    for (int s = 0; s < q.n_segments; s++)
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            float4 v = __ldcg(place + (s * N + i) * 32);
+            float part[4] = { v.x, v.y, v.z, v.w };
+#pragma unroll
+            for (int k = 0; k < 4; k++) acc[i][k] = s ? acc[i][k] + part[k] : add ? first[i][k] + part[k] : part[k];
+        }
+    return true;
+}
+
+/* --- u --- */
+
+/* The part that has outputs from row0 on, and where its u begins; parts do not overlap. Their places are known when this is compiled:
+ * looking them up by a number that is not takes microseconds. */
+__device__ inline bool part_of(few_part *part, int *u_at, const few_product &p, const nf4_plan &q, int64_t row0) {
     bool have = false;
 #pragma unroll
     for (int i = 0; i < 3; i++)
         if (i < p.n_parts && row0 >= p.part[i].row0 && row0 < p.part[i].row0 + p.part[i].rows)
-            *part = p.part[i], have = true;
+            *part = p.part[i], *u_at = q.u_at[i], have = true;
     return have;
 }
 
@@ -344,32 +321,30 @@ template <int NT> __device__ inline operands<NT> load_b(const few_part &part, in
     return b;
 }
 
-/* 64 columns of a row of u, which other blocks of this launch have written, in x's order: all on their way together. */
-template <int T> __device__ inline void load_u(uint4 u[2], const few_part &part, const few_product &p, int row, int k) {
-    const float *from = part.u + (row < p.n_rows ? row : p.n_rows - 1) * p.ldu;
-    float v[16];
-#pragma unroll
-    for (int s = 0; s < 16; s++) {
-        int at = k + s / 2 * 8 + s % 2;
-        v[s] = __ldcg(from + (at < part.r ? at : 0));
-        if (at >= part.r) v[s] = 0.0f;
-    }
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-        u[h] = make_uint4(pack2<T>(v[8 * h], v[8 * h + 1]), pack2<T>(v[8 * h + 2], v[8 * h + 3]),
-                          pack2<T>(v[8 * h + 4], v[8 * h + 5]), pack2<T>(v[8 * h + 6], v[8 * h + 7]));
+/* Two neighbors of u; zeros behind the last. */
+__device__ inline uint32_t inside(uint32_t two, int at, int r) {
+    return at + 1 < r ? two : at < r ? two & 0xffff : 0;
 }
 
 /* acc = fma(scale, u @ b^T, acc). b: its first 64 columns. Steps behind r add zeros, which changes nothing. */
 template <int T, int R8, int NT>
-__device__ static void add_part(float (*acc)[4], const few_product &p, const few_part &part, operands<NT> b,
-                                int64_t row0, int lane) {
+__device__ static void add_part(float (*acc)[4], const nf4_plan &q, const few_part &part, int u_at, operands<NT> b, int64_t row0, int lane) {
     float more[sums_of(R8, NT)][4] = {};
     for (int at = 0; at < part.r; at += BLOCK) {
         uint4 u[R8][2];
         if (at) b = load_b<NT>(part, row0, at, lane);
 #pragma unroll
-        for (int e = 0; e < R8; e++) load_u<T>(u[e], part, p, e * 8 + lane / 4, at + lane % 4 * 2);
+        for (int e = 0; e < R8; e++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) u[e][h] = __ldcg((const uint4 *)q.u + (e * q.u_pairs + (u_at + at) / 32 + h) * 32 + lane);
+#pragma unroll
+        for (int e = 0; e < R8; e++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                int c = at + h * 32 + lane % 4 * 2;
+                uint4 v = u[e][h];
+                u[e][h] = make_uint4(inside(v.x, c, part.r), inside(v.y, c + 8, part.r), inside(v.z, c + 16, part.r), inside(v.w, c + 24, part.r));
+            }
 #pragma unroll
         for (int s = 0; s < 4; s++) {
             uint4 v[R8];
@@ -384,50 +359,102 @@ __device__ static void add_part(float (*acc)[4], const few_product &p, const few
         for (int v = 0; v < 4; v++) acc[i][v] = fmaf(part.scale, more[i][v], acc[i][v]);
 }
 
-/* The segments' sums, in order, in the first segment's warps. All warps of a block call it. sums: of this tile. */
-template <int N>
-__device__ static void add_segments(float (*acc)[4], float *sums, int segment, int n_segments, bool mine, int lane) {
-    if (n_segments == 1) return;
-    if (mine && segment > 0)
+/* A stage of rows row0 .. row0 + 7 of w: [block][row][64], 16 bytes XORed with the row, for ldmatrix. */
+__device__ static void fetch_a(unsigned char *to, const weight_view &w, int64_t n_rows, const strip &s, int from, int lane) {
 #pragma unroll
-        for (int i = 0; i < 4 * N; i++) sums[((segment - 1) * 4 * N + i) * 32 + lane] = acc[i / 4][i % 4];
-    __syncthreads();
-    if (mine && segment == 0)
-        for (int s = 0; s < n_segments - 1; s++)
-#pragma unroll
-            for (int i = 0; i < 4 * N; i++) acc[i / 4][i % 4] += sums[(s * 4 * N + i) * 32 + lane];
+    for (int k = 0; k < 2 * A_PIECE; k++) {
+        int i = from + k / 2, r = k % 2 * 4 + lane / 8, part = lane % 8;
+        bool ok = i < s.n && s.row0 + r < n_rows;
+        const u16 *row = (const u16 *)w.data + (ok ? (s.row0 + r) * w.ld + (s.block + i) * BLOCK + part * 8 : 0);
+        copy16(to + k / 2 * 1024 + r * 128 + (part ^ r) * 16, row, ok);
+    }
 }
 
-/* u's columns of one block. */
+/* u's columns of one block. In shared memory A_STAGES times x's piece and each tile's. */
 template <int T, int R8> __device__ static void make_u(const few_product &a, const nf4_plan &q, unsigned char *bytes) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_warps = (int)blockDim.x / 32;
-    int segment = warp % q.n_segments, tile = warp / q.n_segments, pairs = (int)(a.w.n_in / 32),
-        blocks = (int)(a.w.n_in / BLOCK);
-    strip s = { ((int64_t)blockIdx.x * q.a_tiles + tile) * EIGHT, segment * SEGMENT_BLOCKS, 0 };
-    s.n = blocks - s.block < SEGMENT_BLOCKS ? blocks - s.block : SEGMENT_BLOCKS;
-    bool mine = tile < q.a_tiles && s.row0 < a.n_out;
-    uint4 *x = (uint4 *)bytes;
-    unsigned char *ring = bytes + q.x_bytes + warp * STAGES * STAGE_BYTES;
-    float *sums = (float *)(bytes + q.x_bytes + q.a_tiles * q.n_segments * STAGES * STAGE_BYTES) +
-                  tile * (q.n_segments - 1) * sums_of(R8, 1) * 128;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, pairs = (int)(a.w.n_in / 32);
+    int segment = (int)blockIdx.x % q.n_segments, tile = (int)blockIdx.x / q.n_segments * q.a_tiles + warp;
+    strip s = strip_of(a.w.n_in, (int64_t)tile * EIGHT, segment);
+    bool mine = warp < q.a_tiles && tile < q.n_a_tiles;
+    int stage_bytes = A_BYTES * (R8 + q.a_tiles);
     float acc[sums_of(R8, 1)][4] = {};
-    half_chain<T, R8> chain = { a.w, a.n_out, s, ring, lane };
-    if (mine && lane < EIGHT && s.row0 + lane < a.n_out)
-        fetch_ahead((const u16 *)a.w.data + (s.row0 + lane) * a.w.ld + s.block * BLOCK, s.n * BLOCK * 2);
-    if (mine) chain.begin();
+    auto own = [&](int stage) { return bytes + stage % A_STAGES * stage_bytes + A_BYTES * (R8 + warp); };
+    auto fetch = [&](int stage) {
+        int left = s.n - stage * A_PIECE;
+        if (left > 0)
+            fetch_x<R8, A_PIECE>((uint4 *)(bytes + stage % A_STAGES * stage_bytes), q.x, pairs, s.block + stage * A_PIECE,
+                                 left < A_PIECE ? left : A_PIECE);
+    };
+    if (mine) {
+        if (lane < EIGHT && s.row0 + lane < a.n_out)
+            fetch_ahead((const u16 *)a.w.data + (s.row0 + lane) * a.w.ld + s.block * BLOCK, s.n * BLOCK * 2);
+        for (int i = 0; i < A_STAGES - 1; i++) fetch_a(own(i), a.w, a.n_out, s, i * A_PIECE, lane);
+    }
+    copy_commit();
     follow();
-    for_pieces<T, R8>(x, a, q, helper_of(warp, n_warps, q.a_tiles * q.n_segments), lane, [&](int from, int to) {
-        if (mine) chain.run(acc, from, to, x + s.block * 64 + lane, pairs);
-    });
+    for (int i = 0; i < A_STAGES - 1; i++) fetch(i), copy_commit();
+    for (int stage = 0; stage * A_PIECE < s.n; stage++) {
+        int next = stage + A_STAGES - 1;
+        copy_wait<A_STAGES - 2>();
+        __syncthreads();
+        fetch(next);
+        if (mine) fetch_a(own(next), a.w, a.n_out, s, next * A_PIECE, lane);
+        copy_commit();
+        if (!mine) continue;
+        const uint4 *x = (const uint4 *)(bytes + stage % A_STAGES * stage_bytes) + lane;
+        const unsigned char *rows = own(stage) + lane % 8 * 128;
+#pragma unroll
+        for (int i = 0; i < A_PIECE * 2; i++) {
+            uint32_t b[4];
+            uint4 v[R8];
+            if (stage * A_PIECE + i / 2 >= s.n) break;
+#pragma unroll
+            for (int e = 0; e < R8; e++) v[e] = x[(e * A_PIECE * 2 + i) * 32];
+            load_matrices(b, rows + i / 2 * 1024 + ((i % 2 * 4 + lane / 8) ^ lane % 8) * 16);
+            step<T, R8, 1>(acc, v, 0, b);
+            step<T, R8, 1>(acc, v, 1, b + 2);
+        }
+    }
     copy_wait<0>();
-    add_segments<sums_of(R8, 1)>(acc, sums, segment, q.n_segments, mine, lane);
-    if (mine && segment == 0)
-        for_results<R8, 1>(acc, s.row0, lane, [&](float &v, int row, int64_t o, int) {
-            if (row < a.n_rows && o < a.n_out) a.y[row * a.ldy + o] = v;
-        });
+    if (!mine) return;
+    if (q.n_segments > 1 && !add_segments<sums_of(R8, 1)>(acc, q, q.arrived + q.n_tiles, q.a_sums, tile, segment, lane, [](float (*)[4]) { return false; })) return;
+    for_results<R8, 1>(acc, s.row0, lane, [&](float &v, int row, int64_t o, int) {
+        if (row >= a.n_rows || o >= a.n_out) return;
+        a.y[row * a.ldy + o] = v;
+#pragma unroll
+        for (int i = 0; i < 3; i++)
+            if (o >= q.u_from[i] && o < q.u_from[i] + q.u_size[i])
+                q.u[packed_at(row, (int)o - q.u_from[i] + q.u_at[i], q.u_pairs)] = to_half<T>(v);
+    });
     __threadfence();
+    __syncwarp();
+    if (lane == 0) atomicAdd(q.ready, 1);
+}
+
+/* --- the kernel --- */
+
+/* Gate's and up's values meet. All warps of the block call it, even ones with gate's; room: of shared memory that nobody uses. */
+template <int T, int R8, int NT>
+__device__ static void add_gate(float (*acc)[4], const few_product &p, const nf4_plan &q, int64_t row0, bool mine, float *room, int warp,
+                                int lane) {
+    enum { N = sums_of(R8, NT) };
+    float *up = room + warp / 2 * N * 128 + lane;
     __syncthreads();
-    if (threadIdx.x == 0) atomicAdd(q.ready, 1);
+    if (mine && warp % 2)
+#pragma unroll
+        for (int i = 0; i < 4 * N; i++) up[i * 32] = acc[i / 4][i % 4];
+    __syncthreads();
+    if (!mine || warp % 2) return;
+#pragma unroll
+    for (int i = 0; i < 4 * N; i++) {
+        float g = acc[i / 4][i % 4];
+        acc[i / 4][i % 4] = g / (1.0f + exp_f32(-g)) * up[i * 32];
+    }
+    for_results<R8, NT>(acc, row0, lane, [&](float &v, int row, int64_t o, int) {
+        if (row >= p.n_rows) return;
+        q.act[(int64_t)row * q.gated + o] = v;
+        q.packed_act[packed_at(row, (int)o, q.gated / 32)] = to_half<T>(v);
+    });
 }
 
 template <int T, int R8, int NT, bool PAIRS>
@@ -437,73 +464,75 @@ __global__ static void __launch_bounds__(warps_of(R8) * 32, 1) nf4_kernel(few_pr
         make_u<T, R8>(a, q, bytes);
         return;
     }
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_warps = (int)blockDim.x / 32, busy = q.tiles * q.n_segments;
-    int segment = warp % q.n_segments, tile = warp / q.n_segments, pairs = (int)(p.w.n_in / 32),
-        blocks = (int)(p.w.n_in / BLOCK);
-    strip s = { ((int64_t)((int)blockIdx.x - q.a_blocks) * q.tiles + tile) * EIGHT * NT, segment * SEGMENT_BLOCKS, 0 };
-    s.n = blocks - s.block < SEGMENT_BLOCKS ? blocks - s.block : SEGMENT_BLOCKS;
-    bool mine = tile < q.tiles && s.row0 < p.n_out, first = mine && segment == 0;
-    uint4 *x = (uint4 *)bytes;
-    float *table = (float *)(bytes + q.x_bytes),
-          *scales = (float *)(bytes + q.x_bytes + q.table_bytes) + warp * q.scale_blocks * (EIGHT * NT + 1);
-    float *sums = (float *)(bytes + q.x_bytes + q.table_bytes) + busy * q.scale_blocks * (EIGHT * NT + 1) +
-                  tile * (q.n_segments - 1) * sums_of(R8, NT) * 128;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, at = (int)blockIdx.x - q.a_blocks;
+    int segment = at % q.n_segments, tile = at / q.n_segments * q.tiles + warp, pairs = (int)(p.w.n_in / 32);
+    int64_t row0 = q.gated ? (int64_t)(tile % 2) * q.gated + tile / 2 * (EIGHT * NT) : (int64_t)tile * (EIGHT * NT);
+    strip s = strip_of(p.w.n_in, row0, segment);
+    bool mine = warp < q.tiles && tile < q.n_tiles, single = q.n_segments == 1;
+    float *table = (float *)bytes, *map = (float *)(bytes + q.table_bytes - MAP_BYTES), *scales = (float *)(bytes + q.table_bytes + q.x_bytes) + warp * q.scale_blocks * (EIGHT * NT + 1);
+    uint4 *x = (uint4 *)(bytes + q.table_bytes);
 
     nf4_chain<T, R8, NT, PAIRS> chain;
-    operands<NT> b = {};
     few_part part = {};
-    bool has_part = part_of(&part, p, s.row0) && first;
+    int u_at = 0;
+    bool has_part = part_of(&part, &u_at, p, q, s.row0) && mine;
+    lane_scales<NT> made = {};
     if (mine) { /* what is waited for longest comes first */
-        lane_scales<NT> made;
         made.load(p.w, s, lane);
         chain.begin(p.w, s, lane);
-        if (NT == 1 && lane == 0 && s.row0 % 16 == 0)
-            fetch_ahead(p.w.codes + (s.row0 / 16 * blocks + s.block) * 512, s.n * 512);
-        if (has_part) b = load_b<NT>(part, s.row0, 0, lane);
-        made.lay(scales, p.w, s, lane);
+        if (lane == 0 && (NT == 2 || s.row0 % 16 == 0))
+            fetch_ahead(p.w.codes + (s.row0 / 16 * (p.w.n_in / BLOCK) + s.block) * 512, s.n * 512);
+        if (has_part && lane == 0) fetch_ahead(part.b + (s.row0 - part.row0) * part.ldb, (int)(EIGHT * NT * part.ldb) * 2);
     }
-    helper h = helper_of(warp, n_warps, busy);
-    if (h.warp >= 0) lay_table<PAIRS>(table, p.w.tables + CU_NF4, h.warp * 32 + lane, h.n * 32);
+    for (int i = threadIdx.x; i < MAP_BYTES / 4; i += blockDim.x) map[i] = p.w.tables[CU_MAP + i];
+    lay_table<PAIRS>(table, p.w.tables + CU_NF4);
+    __syncthreads();
+    if (mine) {
+        weight_view w = p.w;
+        w.tables = map - CU_MAP; /* nearer */
+        made.lay(scales, w, s, lane);
+    }
     follow();
     enum {
         N = sums_of(R8, NT),
         EARLY = R8 == 1 ? N : 1
     }; /* old values are loaded before the chain where registers suffice */
-    float acc[N][4] = {}, old[EARLY][4] = {}, bias[2] = {};
-    if (R8 == 1 && first && p.add)
-        for_results<1, NT>(old, s.row0, lane, [&](float &v, int row, int64_t o, int) {
-            if (row < p.n_rows) v = p.y[row * p.ldy + o];
-        });
-    for (int i = 0; first && p.bias && i < 2; i++)
+    float acc[N][4] = {}, early[EARLY][4] = {}, bias[2] = {};
+    auto old = [&](float (*to)[4]) {
+        if (p.add)
+            for_results<R8, NT>(to, s.row0, lane, [&](float &v, int row, int64_t o, int) {
+                if (row < p.n_rows) v = p.y[row * p.ldy + o];
+            });
+        return p.add;
+    };
+    if (R8 == 1 && mine && single) old(early);
+    for (int i = 0; mine && p.bias && i < 2; i++)
         bias[i] = p.bias[s.row0 + (NT == 1 ? lane % 4 * 2 + i : lane / 4 + i * 8)];
-    const float *lane_table = (const float *)((const char *)table + (PAIRS ? lane % COPIES * 8 : 0));
-    for_pieces<T, R8>(x, p, q, h, lane, [&](int from, int to) {
-        if (mine) chain.run(acc, from, to, s.n, x + s.block * 64 + lane, pairs, scales + lane / 4, lane_table);
+    for_pieces<R8>(x, q, pairs, s, [&](int from, int to, const uint4 *piece) {
+        if (mine) chain.run(acc, from, to, s.n, piece + lane, scales + lane / 4, table);
     });
-    if (R8 == 1 && first && p.add)
+    bool last = mine;
+    if (mine && !single)
+        last = add_segments<N>(acc, q, q.arrived, q.sums, tile, segment, lane, old);
+    else if (R8 == 1 && p.add)
 #pragma unroll
-        for (int i = 0; i < 4 * EARLY; i++) acc[i / 4][i % 4] += old[i / 4][i % 4];
-    else if (first && p.add)
+        for (int i = 0; i < 4 * EARLY; i++) acc[i / 4][i % 4] += early[i / 4][i % 4];
+    else if (mine && p.add)
         for_results<R8, NT>(acc, s.row0, lane, [&](float &v, int row, int64_t o, int) {
             if (row < p.n_rows) v += p.y[row * p.ldy + o];
         });
-    add_segments<N>(acc, sums, segment, q.n_segments, mine, lane);
-    if (first && p.bias)
-        for_results<R8, NT>(acc, s.row0, lane, [&](float &v, int, int64_t, int which) { v += bias[which]; });
-    if (has_part) {
-        if (q.a_blocks) {
-            if (lane == 0)
-                while (*(volatile int *)q.ready < q.a_blocks) {
-                }
-            __syncwarp();
-            __threadfence();
+    if (last && p.bias) for_results<R8, NT>(acc, s.row0, lane, [&](float &v, int, int64_t, int which) { v += bias[which]; });
+    if (last && has_part) {
+        operands<NT> b = load_b<NT>(part, s.row0, 0, lane);
+        while (load_acquire(q.ready) < q.n_a_tiles) {
         }
-        add_part<T, R8, NT>(acc, p, part, b, s.row0, lane);
+        add_part<T, R8, NT>(acc, q, part, u_at, b, s.row0, lane);
     }
-    if (first)
+    if (last)
         for_results<R8, NT>(acc, s.row0, lane, [&](float &v, int row, int64_t o, int) {
             if (row < p.n_rows) p.y[row * p.ldy + o] = v;
         });
+    if (q.gated) add_gate<T, R8, NT>(acc, p, q, s.row0, mine, (float *)x, warp, lane);
     if (q.a_blocks == 0) return;
     __syncthreads();
     if (threadIdx.x == 0 && atomicAdd(q.ready + 1, 1) == q.blocks - q.a_blocks - 1) { /* nobody waits any more */
@@ -514,52 +543,149 @@ __global__ static void __launch_bounds__(warps_of(R8) * 32, 1) nf4_kernel(few_pr
 
 /* --- launching --- */
 
-/* Tiles of a block so that all blocks run at once if they can; fewer for those that make u, where that is free. */
-static bool lay_out(const mr_backend *b, nf4_plan *q, int64_t n_out, int64_t n_a, int64_t k) {
-    int n_sm = cu_of(b)->n_sm, most = warps_of(q->r8) / q->n_segments, most_bytes = cu_of(b)->max_shared - 1024;
-    int64_t tiles = (n_out + EIGHT * q->nt - 1) / (EIGHT * q->nt), a_tiles = (n_a + EIGHT - 1) / EIGHT;
-    q->tiles = most + 1, q->a_tiles = 1, q->a_blocks = (int)a_tiles;
-    for (int each = 1; each <= most; each++) {
-        int64_t a_blocks = (a_tiles + each - 1) / each, left = n_sm - a_blocks,
-                per = left > 0 ? (tiles + left - 1) / left : most;
+/* Rows in the order of operands; those behind the last are those of mma that nobody reads. */
+template <int T> __global__ static void pack_kernel(uint4 *to, const float *x, int64_t ldx, int n_rows, int pairs) {
+    follow();
+    int lane = threadIdx.x % 32, pair = blockIdx.x * ((int)blockDim.x / 32) + threadIdx.x / 32, row = blockIdx.y * 8 + lane / 4;
+    if (pair >= pairs) return;
+    const float *from = x + (row < n_rows ? row : n_rows - 1) * ldx + pair * 32 + lane % 4 * 2;
+    uint32_t v[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) v[k] = pack2<T>(from[8 * k], from[8 * k + 1]);
+    to[(blockIdx.y * pairs + pair) * 32 + lane] = make_uint4(v[0], v[1], v[2], v[3]);
+}
+
+size_t cu_packed_bytes(int64_t n, int64_t k) {
+    int64_t rows = n < CU_FEW_ROWS ? n : (int64_t)CU_FEW_ROWS;
+    return (size_t)(2 * cu_round(rows, rows > 16 ? 16 : 8) * cu_round(k, BLOCK)) * sizeof(u16);
+}
+
+/* Both places for as much. */
+static char *packed_places(mr_backend *b, const char *op, int n_rows, int64_t k) {
+    cu_state *s = cu_of(b);
+    void *before = s->scratch[CU_SLOT_PACKED].p;
+    char *place = (char *)cu_scratch(b, op, CU_SLOT_PACKED, cu_packed_bytes(n_rows, k));
+    if (place != before) s->packed.at = NULL;
+    return place;
+}
+
+static u16 *packed_room(mr_backend *b, const char *op, int n_rows, int64_t k) {
+    cu_state *s = cu_of(b);
+    char *place = packed_places(b, op, n_rows, k);
+    if (!place) return NULL;
+    s->packed.second = !s->packed.second;
+    return (u16 *)(place + (s->packed.second ? s->scratch[CU_SLOT_PACKED].bytes / 1024 * 512 : 0));
+}
+
+u16 *cu_packed_wanted(mr_backend *b, const char *op, int n_rows, int64_t k) {
+    return cu_of(b)->packed.type == MR_F32 || n_rows > CU_FEW_ROWS || k % BLOCK ? NULL : packed_room(b, op, n_rows, k);
+}
+
+void cu_packed_note(mr_backend *b, const u16 *packed, const float *rows, int n_rows, int64_t k) {
+    cu_state *s = cu_of(b);
+    s->packed.at = packed, s->packed.rows = rows, s->packed.n_rows = n_rows, s->packed.k = k, s->packed.n_ops = b->n_ops;
+}
+
+/* Of the operation before this one, or made now. */
+static const u16 *packed_x(mr_backend *b, const char *op, const few_product *p) {
+    cu_state *s = cu_of(b);
+    bool there = s->packed.at && s->packed.rows == p->x && s->packed.n_rows == p->n_rows && s->packed.k == p->w.n_in &&
+                 s->packed.n_ops == b->n_ops && s->packed.type == (mr_dtype)p->w.compute;
+    s->packed.type = (mr_dtype)p->w.compute;
+    if (there) return s->packed.at;
+    u16 *to = packed_room(b, op, p->n_rows, p->w.n_in);
+    if (!to) return NULL;
+    int pairs = (int)(p->w.n_in / 32);
+    dim3 grid((unsigned)(pairs + 7) / 8, (unsigned)(p->n_rows + 7) / 8);
+    if (p->w.compute == MR_F16)
+        LAUNCH_EARLY(b, op, pack_kernel<F16>, grid, 256, 0, (uint4 *)to, p->x, p->ldx, p->n_rows, pairs);
+    else
+        LAUNCH_EARLY(b, op, pack_kernel<BF16>, grid, 256, 0, (uint4 *)to, p->x, p->ldx, p->n_rows, pairs);
+    return to;
+}
+
+/* Tiles of a block so that all blocks run at once if they can, and those that make u are not the last: by what 64 columns cost, in cycles of
+ * shared memory, of a tile (16 outputs: 42, 8: 26) and of u's (its bytes, coming from far). No chain is faster than its mma. */
+enum { CHAIN = 4 * 33 };
+static bool lay_out(const mr_backend *b, nf4_plan *q, int64_t k) {
+    int n_sm = cu_of(b)->n_sm, most = warps_of(q->r8), most_bytes = cu_of(b)->max_shared - 1024, even = q->gated ? 2 : 1;
+    int a_most = (most_bytes / (A_STAGES * A_BYTES)) - q->r8;
+    if (a_most < 1) return false;
+    int least = 1 << 30;
+    for (int each = 1; each <= most && each <= a_most; each++) {
+        int a_blocks = (q->n_a_tiles + each - 1) / each * q->n_segments, left = (n_sm - a_blocks) / q->n_segments,
+            per = left > 0 ? (q->n_tiles + left - 1) / left : most;
+        per = (per + even - 1) / even * even;
         if (per > most) per = most;
-        if (per >= q->tiles) continue;
-        q->tiles = (int)per, q->a_tiles = each, q->a_blocks = (int)a_blocks;
+        int main = per * (q->nt == 2 ? 42 : 26), u = q->n_a_tiles ? 20 * (each + q->r8) : 0, cost = main > u ? main : u;
+        if (cost < CHAIN) cost = CHAIN;
+        if (cost >= least) continue;
+        least = cost, q->tiles = per, q->a_tiles = each, q->a_blocks = a_blocks;
     }
-    q->blocks = q->a_blocks + (int)((tiles + q->tiles - 1) / q->tiles);
-    q->x_bytes = (int)(q->r8 * k * 16);
     q->scale_blocks = (int)(k < CU_K_SEGMENT ? k : (int64_t)CU_K_SEGMENT) / BLOCK;
-    int sums = (q->n_segments - 1) * sums_of(q->r8, q->nt) * 512,
-        a_sums = (q->n_segments - 1) * sums_of(q->r8, 1) * 512;
-    int scales = q->n_segments * q->scale_blocks * (EIGHT * q->nt + 1) * 4,
-        a_bytes = a_tiles ? q->a_tiles * (q->n_segments * STAGES * STAGE_BYTES + a_sums) : 0;
-    for (int pairs = q->r8 == 1; pairs >= 0; pairs--) { /* for more rows unpacking is the smaller part */
-        q->pairs = pairs;
-        q->table_bytes = pairs ? TABLE_BYTES : 64;
-        int own = q->table_bytes + q->tiles * (scales + sums);
-        q->bytes = q->x_bytes + (own > a_bytes ? own : a_bytes);
-        if (q->bytes <= most_bytes) return true;
-    }
+    int piece = piece_of(q->r8), pieces = (q->scale_blocks + piece - 1) / piece, scales = q->scale_blocks * (EIGHT * q->nt + 1) * 4;
+    int a_bytes = q->n_a_tiles ? A_STAGES * A_BYTES * (q->r8 + q->a_tiles) : 0;
+    q->warps = q->tiles > q->a_tiles ? q->tiles : q->a_tiles;
+    if (q->warps < 8) q->warps = 8; /* all fetch x */
+    for (int pairs = q->r8 <= 2; pairs >= 0; pairs--) /* for more rows unpacking is the smaller part */
+        for (q->ring = pieces < 3 ? pieces + 1 : 4; q->ring >= 2; q->ring--) {
+            q->pairs = pairs;
+            q->table_bytes = (pairs ? TABLE_BYTES : 64) + MAP_BYTES;
+            q->x_bytes = (q->ring < pieces ? q->ring : pieces) * piece * q->r8 * 1024;
+            for (int tiles = q->tiles; tiles >= even; tiles -= even) {
+                int own = q->table_bytes + q->x_bytes + tiles * scales, gate = q->table_bytes + tiles / 2 * sums_of(q->r8, q->nt) * 512;
+                q->bytes = own > a_bytes ? own : a_bytes;
+                if (gate > q->bytes) q->bytes = gate;
+                if (q->bytes > most_bytes) continue;
+                if (tiles < q->tiles && (pairs || q->ring > 2)) break; /* something smaller first */
+                q->tiles = tiles;
+                q->blocks = q->a_blocks + (q->n_tiles + tiles - 1) / tiles * q->n_segments;
+                return true;
+            }
+        }
     return false;
 }
 
-static bool plan(const mr_backend *b, nf4_plan *q, const few_product *p, int64_t n_a) {
+static bool plan(const mr_backend *b, nf4_plan *q, const few_product *p, const few_product *a, int gated) {
     const weight_view *w = &p->w;
     int64_t segments = (w->n_in + CU_K_SEGMENT - 1) / CU_K_SEGMENT;
     for (int i = 1; i < p->n_parts; i++)
         if (p->part[i].row0 < p->part[i - 1].row0 + p->part[i - 1].rows) return false; /* a warp has one part */
-    if (w->store != MR_NF4 || !w->tiled || segments > MOST_SEGMENTS || p->n_rows > 48) return false;
+    if (w->store != MR_NF4 || !w->tiled || segments > MOST_SEGMENTS || (p->n_parts && !a) || p->n_rows > CU_FEW_ROWS) return false;
     q->n_segments = (int)segments;
     q->r8 = (p->n_rows + 7) / 8;
     if (q->r8 > 2) q->r8 = (q->r8 + 1) / 2 * 2;
     q->nt = p->n_out / 16 >= 4 * cu_of(b)->n_sm ? 2 : 1;
-    return lay_out(b, q, p->n_out, n_a, w->n_in);
+    q->gated = gated;
+    q->n_tiles = (int)(p->n_out / (EIGHT * q->nt));
+    q->n_a_tiles = a ? (int)((a->n_out + EIGHT - 1) / EIGHT) : 0;
+    if (segments > 1 && q->n_tiles + q->n_a_tiles > CU_MOST_TILES) return false;
+    int at = 0;
+    for (int i = 0; i < p->n_parts; i++) {
+        q->u_from[i] = (int)(p->part[i].u - a->y), q->u_size[i] = p->part[i].r, q->u_at[i] = at;
+        at += (int)cu_round(p->part[i].r, BLOCK);
+    }
+    q->u_pairs = at / 32;
+    return lay_out(b, q, w->n_in);
+}
+
+/* The segments' sums and u, where attention has its parts. */
+static bool take_room(mr_backend *b, const char *op, nf4_plan *q) {
+    size_t each = q->n_segments == 1 ? 0 : (size_t)q->n_segments * 512, sums = (size_t)(q->n_tiles * sums_of(q->r8, q->nt)) * each,
+           a_sums = (size_t)(q->n_a_tiles * sums_of(q->r8, 1)) * each;
+    char *room = (char *)cu_scratch(b, op, CU_SLOT_ATT, sums + a_sums + (size_t)(q->u_pairs * q->r8) * 512);
+    q->sums = (float4 *)room;
+    q->a_sums = (float4 *)(room + sums);
+    q->u = (u16 *)(room + sums + a_sums);
+    q->ready = cu_of(b)->ready;
+    q->arrived = q->ready + 2;
+    return room != NULL;
 }
 
 template <int T, int R8, int NT, bool PAIRS>
 static void launch(mr_backend *b, const char *op, const few_product *p, const few_product *a, const nf4_plan *q) {
     auto kernel = nf4_kernel<T, R8, NT, PAIRS>;
-    LAUNCH_EARLY(b, op, kernel, q->blocks, warps_of(R8) * 32, q->bytes, *p, a ? *a : *p, *q);
+    LAUNCH_EARLY(b, op, kernel, q->blocks, q->warps * 32, q->bytes, *p, a ? *a : *p, *q);
 }
 
 template <int T, int NT>
@@ -571,27 +697,47 @@ static void launch_rows(mr_backend *b, const char *op, const few_product *p, con
         else
             launch<T, 1, NT, false>(b, op, p, a, q);
         break;
-    case 2: launch<T, 2, NT, false>(b, op, p, a, q); break;
+    case 2:
+        if (q->pairs)
+            launch<T, 2, NT, true>(b, op, p, a, q);
+        else
+            launch<T, 2, NT, false>(b, op, p, a, q);
+        break;
     case 4: launch<T, 4, NT, false>(b, op, p, a, q); break;
-    default: launch<T, 6, NT, false>(b, op, p, a, q);
+    case 6: launch<T, 6, NT, false>(b, op, p, a, q); break;
+    default: launch<T, 8, NT, false>(b, op, p, a, q);
     }
 }
 
-bool cu_few_nf4(mr_backend *b, const char *op, const few_product *p, const few_product *a) {
-    nf4_plan q;
-    if (!plan(b, &q, p, a ? a->n_out : 0)) return false;
-    q.aligned = (uintptr_t)p->x % 8 == 0 && p->ldx % 2 == 0;
-    q.ready = cu_of(b)->ready;
+static bool run(mr_backend *b, const char *op, const few_product *p, const few_product *a, nf4_plan *q) {
+    q->x = (const uint4 *)packed_x(b, op, p);
+    if (!q->x || !take_room(b, op, q)) return true; /* the failure is kept */
+    if (q->gated && !(q->packed_act = packed_room(b, op, p->n_rows, q->gated))) return true;
     if (p->w.compute == MR_F16) {
-        if (q.nt == 2)
-            launch_rows<F16, 2>(b, op, p, a, &q);
+        if (q->nt == 2)
+            launch_rows<F16, 2>(b, op, p, a, q);
         else
-            launch_rows<F16, 1>(b, op, p, a, &q);
+            launch_rows<F16, 1>(b, op, p, a, q);
     } else {
-        if (q.nt == 2)
-            launch_rows<BF16, 2>(b, op, p, a, &q);
+        if (q->nt == 2)
+            launch_rows<BF16, 2>(b, op, p, a, q);
         else
-            launch_rows<BF16, 1>(b, op, p, a, &q);
+            launch_rows<BF16, 1>(b, op, p, a, q);
     }
+    if (q->gated) cu_packed_note(b, q->packed_act, q->act, p->n_rows, q->gated);
     return true;
+}
+
+bool cu_few_nf4(mr_backend *b, const char *op, const few_product *p, const few_product *a) {
+    nf4_plan q = {};
+    return plan(b, &q, p, a, 0) && run(b, op, p, a, &q);
+}
+
+bool cu_few_gated(mr_backend *b, const char *op, float *act, const few_product *p, const few_product *a) {
+    nf4_plan q = {};
+    int64_t F = p->n_out / 2;
+    if (F % BLOCK || p->w.n_in > CU_K_SEGMENT || !plan(b, &q, p, a, (int)F)) return false;
+    if (!packed_places(b, op, p->n_rows, F > p->w.n_in ? F : p->w.n_in)) return true; /* now, since x will lie there */
+    q.act = act;
+    return run(b, op, p, a, &q);
 }

@@ -43,8 +43,12 @@ typedef struct few_product {
 bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora, int n_rows);
 /* a: u = x @ a^T of the same rows, in 16 bits, which p's parts read; in the same launch. NULL: u is there, or there is no LoRA. */
 void cu_few(mr_backend *b, const char *op, const few_product *p, const few_product *a);
-/* The same for NF4 where x fits into shared memory (few_nf4.cu); false: nothing is done. */
+/* The same for NF4 (few_nf4.cu); false: nothing is done. */
 bool cu_few_nf4(mr_backend *b, const char *op, const few_product *p, const few_product *a);
+/* Where p is an MLP's gate and up (rows of gate, then as many of up): also act = silu(gate) * up in the same launch. */
+bool cu_few_gated(mr_backend *b, const char *op, float *act, const few_product *p, const few_product *a);
+/* cu_mlp of a few rows, with cu_few_gated: linear.cu. False: nothing is done. */
+bool cu_few_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
 
 /* y[n_rows, n_cols] (+)= alpha * x @ w^T, or x @ w when backward; x [n_rows][ldx] and w [..][ldw] are 16-bit, zero up to a
  * multiple of 8 columns. add: fma(alpha, sum, y), else alpha * sum; then + bias. */
@@ -106,9 +110,11 @@ typedef struct cu_side {
     int64_t ld_half;
 } cu_side;
 
-/* --- a linear with LoRA whose weight is unpacked for good (weight_unpack), joined.cu: a's rows lie behind w's, so x is read once --- */
+/* --- a linear with LoRA whose weight is there in 16 bits, stored so or unpacked for good (weight_unpack), for some dozens of rows: joined.cu --- */
 
-enum { CU_JOINED_FROM = 13, CU_JOINED_ROWS = 512 }; /* as many rows as it pays for: fewer are few's, more are a training pass's */
+/* As many rows as it pays for: fewer are few's, more are a training pass's. A weight that is stored in 16 bits is what few reads, too. */
+enum { CU_JOINED_FROM = 9, CU_JOINED_FROM_HALF = 25, CU_JOINED_ROWS = 512 };
+bool cu_joined_fits(const mr_weight *w, int n_rows);
 /* False: not this way, and nothing is done. Bits are the same either way. */
 bool cu_joined_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
 /* The MLP, of which nothing is left for a backward pass. */

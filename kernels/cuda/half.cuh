@@ -22,6 +22,24 @@ static inline weight_view view_of(const mr_weight *w) {
     return v;
 }
 
+/* Packed rows are in the order of mma's operands, as lanes read them: for every 8 rows and every 32 columns ("a pair" of steps) 16 bytes of
+ * each lane, which has row lane / 4 and columns 2 (lane % 4) and the next of every 8. Rows up to a multiple of 8 have room. */
+__device__ inline int64_t packed_at(int row, int col, int pairs) {
+    return ((int64_t)(row / 8 * pairs + col / 32) * 32 + row % 8 * 4 + col % 8 / 2) * 8 + col % 32 / 8 * 2 + col % 2;
+}
+/* A kernel's second output. at NULL: none. */
+typedef struct packed_rows {
+    u16 *at;
+    int type, pairs;
+} packed_rows;
+static inline packed_rows packed_rows_for(mr_backend *b, const char *op, int n_rows, int64_t k) {
+    packed_rows p = { cu_packed_wanted(b, op, n_rows, k), half_type(cu_of(b)->packed.type), (int)(k / 32) };
+    return p;
+}
+__device__ inline void put_packed(const packed_rows &p, int row, int col, float v) {
+    if (p.at) p.at[packed_at(row, col, p.pairs)] = p.type == F16 ? to_half<F16>(v) : to_half<BF16>(v);
+}
+
 /* Where the byte of (row, col) and (row, col + 1) lies among tiles (weights.cu). col is even. */
 static __host__ __device__ inline int64_t nf4_tiled_at(int64_t row, int64_t col, int64_t n_in) {
     int64_t tile = row / 16 * (n_in / 64) + col / 64;

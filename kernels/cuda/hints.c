@@ -31,11 +31,17 @@ static uint64_t hash(const void *data, size_t n) { /* FNV-1a */
     return h;
 }
 
-/* The folder of medrl's cache, as base/home.c finds it: this module shares no code with the program. False: none. */
+/* The folder of medrl's cache, as base/home.c finds it: this module shares no code with the program. Made, with the one above it. False: none. */
 static bool folder(char out[PATH]) {
     const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    int n = xdg && xdg[0] == '/' ? snprintf(out, PATH, "%s/medrl", xdg) : home && *home ? snprintf(out, PATH, "%s/.cache/medrl", home) : -1;
-    return n > 0 && n < PATH - 64;
+    const bool own = xdg && xdg[0] == '/';
+    if (!own && !(home && *home)) return false;
+    int n = own ? snprintf(out, PATH, "%s", xdg) : snprintf(out, PATH, "%s/.cache", home);
+    if (n <= 0 || n >= PATH - 64) return false;
+    mkdir(out, 0755); /* there already, or what follows fails and nothing is kept */
+    memcpy(out + n, "/medrl", 7);
+    mkdir(out, 0755);
+    return true;
 }
 
 static void read_file(cu_hints *h) {
@@ -71,7 +77,6 @@ cu_hints *cu_hints_open(const mr_backend *b, uint64_t version) {
     memcpy(h->head.magic, "MRHINT01", 8);
     snprintf(h->head.identity, IDENTITY, "%s, driver %d, cublasLt %llu", b->arithmetic, driver, (unsigned long long)version);
     snprintf(h->path, sizeof h->path, "%.*s/products-%016llx.bin", PATH - 64, dir, (unsigned long long)hash(h->head.identity, IDENTITY));
-    mkdir(dir, 0755); /* its parent is there where the program has run; else nothing is kept */
     read_file(h);
     return h;
 }

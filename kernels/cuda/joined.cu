@@ -1,7 +1,8 @@
 /* joined.cu - a linear with LoRA for some dozens of rows (decoding many sequences, prompts): gemm.cuh.
  *
- * Products: x is converted once and multiplied with [w; a], whose rows lie behind each other in the weight's unpacked copy (weight_unpack): y's
- *           and u's columns come side by side, in f32, to scratch. Segments of K go to planes of their own, in one launch: few outputs alone would not go round the multiprocessors.
+ * Products: x is converted once and multiplied with [w; a], whose rows lie behind each other in the weight's unpacked copy (weight_unpack):
+ *           y's and u's columns come side by side, in f32, to scratch. (A weight that is stored in 16 bits has no room behind it: two
+ *           products.) Segments of K go to planes of their own, in one launch: few outputs alone would not go round the multiprocessors.
  * Finish:   one kernel adds the planes in order, bias, what y held and LoRA's second products, which are small and made on the way, and
  *           writes y; for gate and up silu(g) * up instead, in the 16 bits that the next product reads.
  * Bits:     those of linear, silu_mul and linear (gemm.cuh, order). */
@@ -11,7 +12,7 @@
 #include "cuda/lt.h"
 
 /* A block's rows and columns, columns of u at a time, and its row stride in shared memory: an odd number of 16 bytes for ldmatrix. */
-enum { ROWS = 64, COLS = 64, INNER = 64, LD = INNER + 8, THREADS = ROWS / 16 * 32, MOST_PARTS = 3, ROW = CU_JOINED_ROWS };
+enum { ROWS = 64, COLS = 32, INNER = 64, LD = INNER + 8, THREADS = ROWS / 16 * 32, MOST_PARTS = 3, ROW = CU_JOINED_ROWS };
 
 typedef struct joined_part {
     int row0, rows, r0, r;
@@ -21,9 +22,8 @@ typedef struct joined_part {
 } joined_part;
 
 typedef struct joined {
-    const float *sums; /* planes of ROW rows, [y | u] each */
-    int64_t ld;
-    int n_planes, N, O, F, R; /* F: of gate and up, else O */
+    const float *sums, *u_sums; /* planes of ROW rows; y's and u's columns side by side, or apart */
+    int ld, ld_u, n_planes, N, O, F, R; /* F: of gate and up, else O */
     float *y, *u;             /* [N][O], [N][R] */
     u16 *act;                 /* [N][ld_act] instead of y and u, zero from F on */
     int ld_act;
@@ -45,7 +45,7 @@ typedef struct inner {
     int64_t ldb;
 } inner;
 
-__device__ inline inner inner_of(const joined &w, int64_t col) {
+__device__ inline inner inner_of(const joined &w, int col) {
     inner x = { 0, 0, 0.0f, NULL, 0 };
 #pragma unroll
     for (int i = 0; i < MOST_PARTS; i++) {
@@ -55,23 +55,36 @@ __device__ inline inner inner_of(const joined &w, int64_t col) {
     return x;
 }
 
-__device__ inline float4 add4(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
-__device__ inline float4 none4() { return make_float4(0, 0, 0, 0); }
+__device__ inline float4 add4(float4 a, float4 b) {
+    float4 sum = { a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w };
+    return sum;
+}
+__device__ inline float4 none4() {
+    float4 zero = { 0.0f, 0.0f, 0.0f, 0.0f };
+    return zero;
+}
+
+/* Four neighbors of a row in 16 bits. */
+template <int T> __device__ inline void put_half4(u16 *to, float4 v) {
+    uint2 two = { pack2<T>(v.x, v.y), pack2<T>(v.z, v.w) };
+    *(uint2 *)to = two;
+}
 
 /* n groups of 4 neighbors, at(i) each or none, as the planes' sums in order, the first one's through begin(i, sum): loads of a plane are on
  * their way together. */
-template <int n, typename F, typename G> __device__ inline void add_planes(float4 v[n], const joined &w, F at, G begin) {
-    int64_t place[n];
+template <int n, typename F, typename G>
+__device__ inline void add_planes(float4 v[n], const float *sums, int ld, int n_planes, F at, G begin) {
+    int place[n];
     float4 more[n];
 #pragma unroll
     for (int i = 0; i < n; i++) place[i] = at(i);
 #pragma unroll
-    for (int i = 0; i < n; i++) v[i] = place[i] >= 0 ? *(const float4 *)(w.sums + place[i]) : none4();
+    for (int i = 0; i < n; i++) v[i] = place[i] >= 0 ? *(const float4 *)(sums + place[i]) : none4();
 #pragma unroll
     for (int i = 0; i < n; i++) v[i] = begin(i, v[i]);
 #pragma unroll 1
-    for (int p = 1; p < w.n_planes; p++) {
-        const float *plane = w.sums + p * ROW * w.ld;
+    for (int p = 1; p < n_planes; p++) {
+        const float *plane = sums + (int64_t)p * ROW * ld;
 #pragma unroll
         for (int i = 0; i < n; i++) more[i] = place[i] >= 0 ? *(const float4 *)(plane + place[i]) : none4();
 #pragma unroll
@@ -87,10 +100,10 @@ enum { TILES = COLS / 16, MINE = 2 * TILES, U_EACH = ROWS * INNER / 4 / THREADS 
 template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) finish_kernel(joined w) {
     __shared__ joined_room<SIDES> room;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int64_t n0 = blockIdx.x * (int64_t)COLS, m0 = blockIdx.y * (int64_t)ROWS;
+    int n0 = blockIdx.x * COLS, m0 = blockIdx.y * ROWS; /* all places fit into an int */
     inner part[SIDES];
 #pragma unroll
-    for (int s = 0; s < SIDES; s++) part[s] = inner_of(w, n0 + (int64_t)s * w.F);
+    for (int s = 0; s < SIDES; s++) part[s] = inner_of(w, n0 + s * w.F);
     int longest = SIDES == 2 && part[SIDES - 1].r > part[0].r ? part[SIDES - 1].r : part[0].r;
     follow();
     if (SIDES == 2 && n0 >= w.F) { /* the next product reads whole segments */
@@ -98,17 +111,16 @@ template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) fi
             if (m0 + i / (COLS / 8) < w.N) *(uint4 *)(w.act + (m0 + i / (COLS / 8)) * w.ld_act + n0 + i % (COLS / 8) * 8) = make_uint4(0, 0, 0, 0);
         return;
     }
-    int64_t row[2] = { m0 + warp * 16 + lane / 4, m0 + warp * 16 + lane / 4 + 8 };
-    int64_t first = n0 + lane % 4 * 4;
+    int row[2] = { m0 + warp * 16 + lane / 4, m0 + warp * 16 + lane / 4 + 8 }, first = n0 + lane % 4 * 4;
     float4 v[SIDES][MINE]; /* of tile i / 2, row i % 2 */
 #pragma unroll
     for (int s = 0; s < SIDES; s++) {
-        auto at = [&](int i) { return row[i % 2] < w.N ? row[i % 2] * w.ld + first + i / 2 * 16 + (int64_t)s * w.F : (int64_t)-1; };
+        auto at = [&](int i) { return row[i % 2] < w.N ? row[i % 2] * w.ld + first + i / 2 * 16 + s * w.F : -1; };
         float4 old[MINE];
 #pragma unroll
         for (int i = 0; SIDES == 1 && i < MINE; i++)
             old[i] = w.add && row[i % 2] < w.N ? *(const float4 *)(w.y + row[i % 2] * w.O + first + i / 2 * 16) : none4();
-        add_planes<MINE>(v[s], w, at, [&](int i, float4 x) { return SIDES == 1 && w.add ? add4(old[i], x) : x; });
+        add_planes<MINE>(v[s], w.sums, w.ld, w.n_planes, at, [&](int i, float4 x) { return SIDES == 1 && w.add ? add4(old[i], x) : x; });
     }
     float chain[SIDES][COLS / 8][4];
 #pragma unroll
@@ -131,13 +143,13 @@ template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) fi
             float4 u[U_EACH];
             auto at = [&](int i) {
                 int r = (i * THREADS + (int)threadIdx.x) / (INNER / 4), c = k0 + (int)threadIdx.x % (INNER / 4) * 4;
-                return c < p.r && m0 + r < w.N ? (m0 + r) * w.ld + w.O + p.r0 + c : (int64_t)-1;
+                return c < p.r && m0 + r < w.N ? (m0 + r) * w.ld_u + p.r0 + c : -1;
             };
-            add_planes<U_EACH>(u, w, at, as_it_is);
+            add_planes<U_EACH>(u, w.u_sums, w.ld_u, w.n_planes, at, as_it_is);
 #pragma unroll
             for (int i = 0; i < U_EACH; i++) {
                 int r = (i * THREADS + (int)threadIdx.x) / (INNER / 4), c = (int)threadIdx.x % (INNER / 4) * 4;
-                *(uint2 *)&room.u[s][r][c] = make_uint2(pack2<T>(u[i].x, u[i].y), pack2<T>(u[i].z, u[i].w));
+                put_half4<T>(&room.u[s][r][c], u[i]);
             }
         }
         copy_commit();
@@ -162,7 +174,7 @@ template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) fi
     for (int s = 0; s < SIDES; s++)
 #pragma unroll
         for (int j = 0; j < TILES; j++) {
-            float4 more = w.bias ? *(const float4 *)(w.bias + first + j * 16 + (int64_t)s * w.F) : none4();
+            float4 more = w.bias ? *(const float4 *)(w.bias + first + j * 16 + s * w.F) : none4();
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 float4 &x = v[s][2 * j + h];
@@ -182,14 +194,14 @@ template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) fi
         } else {
             x.x = x.x / (1.0f + exp_f32(-x.x)) * up.x, x.y = x.y / (1.0f + exp_f32(-x.y)) * up.y;
             x.z = x.z / (1.0f + exp_f32(-x.z)) * up.z, x.w = x.w / (1.0f + exp_f32(-x.w)) * up.w;
-            *(uint2 *)(w.act + row[i % 2] * w.ld_act + first + i / 2 * 16) = make_uint2(pack2<T>(x.x, x.y), pack2<T>(x.z, x.w));
+            put_half4<T>(w.act + row[i % 2] * w.ld_act + first + i / 2 * 16, x);
         }
     }
     if (SIDES == 1 && blockIdx.x == 0) /* u is linear's to give, too */
         for (int i = threadIdx.x; i < ROWS * w.R / 4; i += THREADS) {
-            int64_t r = m0 + i / (w.R / 4), c = i % (w.R / 4) * 4;
+            int r = m0 + i / (w.R / 4), c = i % (w.R / 4) * 4;
             float4 x;
-            add_planes<1>(&x, w, [&](int) { return r < w.N ? r * w.ld + w.O + c : (int64_t)-1; }, as_it_is);
+            add_planes<1>(&x, w.u_sums, w.ld_u, w.n_planes, [&](int) { return r < w.N ? r * w.ld_u + c : -1; }, as_it_is);
             if (r < w.N) *(float4 *)(w.u + r * w.R + c) = x;
         }
 }
@@ -202,16 +214,27 @@ static int planes(const mr_backend *b, int64_t k) { return b->exact ? (int)((k +
 
 static size_t sums_bytes(int64_t n_planes, int64_t n_out, int64_t rank) { return (size_t)(n_planes * ROW * (n_out + rank)) * sizeof(float); }
 
-size_t cu_joined_bytes(const mr_weight_info *w, int64_t n, int rank) {
-    if (w->compute == MR_F32 || n < CU_JOINED_FROM || !rank) return 0;
-    return sums_bytes((w->n_in + CU_K_SEGMENT - 1) / CU_K_SEGMENT, w->n_out, rank);
+/* The row stride of x in 16 bits: whole segments, where there are several. */
+static int64_t x_stride(int64_t k, int n_planes) { return n_planes > 1 ? n_planes * (int64_t)CU_K_SEGMENT : k; }
+
+void cu_joined_room(size_t need[], const mr_weight_info *w, int64_t n, int rank) {
+    int64_t n_planes = (w->n_in + CU_K_SEGMENT - 1) / CU_K_SEGMENT, rows = n < (int64_t)CU_JOINED_ROWS ? n : (int64_t)CU_JOINED_ROWS;
+    if (w->compute == MR_F32 || n < CU_JOINED_FROM || !rank) return;
+    cu_at_least(&need[CU_SLOT_W2], sums_bytes(n_planes, w->n_out, rank));
+    cu_at_least(&need[CU_SLOT_X], (size_t)(rows * x_stride(w->n_in, (int)n_planes)) * sizeof(u16));
 }
 
-/* By the layer, which is the same in each call. */
-static bool takes(const mr_linear *l, int64_t F) {
+bool cu_joined_fits(const mr_weight *w, int n_rows) {
+    int from = w->half ? (int)CU_JOINED_FROM : (int)CU_JOINED_FROM_HALF;
+    return n_rows >= from && n_rows <= CU_JOINED_ROWS && w->compute != MR_F32 && (w->half || w->store == w->compute);
+}
+static bool beside(mr_backend *b, const mr_linear *l) { return !l->w->half || cu_weight_join(b, l->w, l->a); }
+
+/* By the layer and N, which say it for each call. */
+static bool takes(const mr_linear *l, int N, int64_t F) {
     const mr_weight *w = l->w;
-    bool ok = w->half && l->n_lora > 0 && l->n_lora <= MOST_PARTS && w->n_out % COLS == 0 && F % COLS == 0 && w->n_in % 8 == 0 &&
-              l->r_total % 4 == 0 && l->r_total < w->half_more;
+    bool ok = cu_joined_fits(w, N) && l->n_lora > 0 && l->n_lora <= MOST_PARTS && w->n_out % COLS == 0 && F % COLS == 0 &&
+              w->n_in % 8 == 0 && l->r_total % 4 == 0 && l->a->store == w->compute && l->a->compute == w->compute;
     for (int i = 0; ok && i < l->n_lora; i++) {
         const mr_lora_part *p = &l->lora[i];
         ok = p->row0 % COLS == 0 && p->rows % COLS == 0 && p->r % 8 == 0 && p->r0 % 4 == 0 && p->b->store == w->compute &&
@@ -220,26 +243,26 @@ static bool takes(const mr_linear *l, int64_t F) {
     return ok;
 }
 
-/* The row stride of x in 16 bits: whole segments, where there are several. */
-static int64_t x_stride(int64_t k, int n_planes) { return n_planes > 1 ? n_planes * (int64_t)CU_K_SEGMENT : k; }
-
-/* [y | u] of rows in 16 bits to the planes: all segments in one launch where the library takes them, else one each. The last one may be short: x is
- * zero there, and what is read of a row of w behind its end is the next row, so numbers that add zeros. (Sums begin at +0: zeros of either
- * sign change no bit.) */
-static void multiply(mr_backend *b, const char *op, float *sums, const u16 *x, const mr_weight *w, int64_t R, int N, int n_planes) {
-    int64_t cols = w->n_out + R, k = n_planes > 1 ? (int64_t)CU_K_SEGMENT : w->n_in;
-    int type = half_type(w->compute);
-    dense_product p = { sums, cols, x, x_stride(w->n_in, n_planes), w->half, w->ld, N, cols, k, false, false, 1.0f, NULL, false };
-    if (n_planes > 1 && w->ld == w->n_in && cu_dense_batch(b, op, type, &p, n_planes, ROW * cols)) return;
-    for (int at = 0; at < n_planes; at++) {
-        p.y = sums + at * ROW * cols, p.x = x + at * k, p.w = w->half + at * k, p.k = w->n_in - at * k < k ? w->n_in - at * k : k;
+/* Rows in 16 bits times w[cols][ld] to the planes, of cols columns: all segments in one launch where the library takes them, else one each.
+ * beyond: rows of w may be read a bit behind their end, so that the last segment is as long as the others: x is zero there, and what is
+ * read of w is the next row, numbers that add zeros. (Sums begin at +0: zeros of either sign change no bit.) */
+static void multiply(mr_backend *b, const char *op, float *sums, const u16 *x, const u16 *w, int64_t ldw, int64_t cols, const mr_weight *of, int N,
+                     int n_planes, bool beyond) {
+    int64_t k = n_planes > 1 ? (int64_t)CU_K_SEGMENT : of->n_in, at = 0;
+    int type = half_type(of->compute), alike = beyond ? n_planes : (int)(of->n_in / k);
+    dense_product p = { sums, cols, x, x_stride(of->n_in, n_planes), w, ldw, N, cols, k, false, false, 1.0f, NULL, false };
+    if (alike > 1 && cu_dense_batch(b, op, type, &p, alike, ROW * cols)) at = alike;
+    for (; at < n_planes; at++) {
+        p.y = sums + at * ROW * cols, p.x = x + at * k, p.w = w + at * k, p.k = of->n_in - at * k < k ? of->n_in - at * k : k;
         cu_dense(b, op, type, &p);
     }
 }
 
 static joined joined_of(float *sums, const mr_linear *l, int N, int n_planes) {
     joined w = {};
-    w.sums = sums, w.n_planes = n_planes, w.N = N, w.O = (int)l->w->n_out, w.F = w.O, w.R = l->r_total, w.ld = w.O + w.R;
+    w.sums = sums, w.n_planes = n_planes, w.N = N, w.O = (int)l->w->n_out, w.F = w.O, w.R = l->r_total;
+    w.ld = l->w->half ? w.O + w.R : w.O, w.ld_u = l->w->half ? w.ld : w.R;
+    w.u_sums = l->w->half ? sums + w.O : sums + (int64_t)n_planes * ROW * w.O;
     w.bias = l->bias;
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *p = &l->lora[i];
@@ -262,7 +285,13 @@ static float *sums_of(mr_backend *b, const char *op, const u16 *x, const mr_line
     float *sums = (float *)cu_scratch(b, op, CU_SLOT_W2, sums_bytes(n_planes, l->w->n_out, l->r_total));
     if (!sums) return NULL;
     cu_of(b)->unpacked[1] = NULL;
-    multiply(b, op, sums, x, l->w, l->r_total, N, n_planes);
+    const mr_weight *w = l->w, *a = l->a;
+    if (w->half) {
+        multiply(b, op, sums, x, w->half, w->ld, w->n_out + l->r_total, w, N, n_planes, w->ld == w->n_in);
+    } else {
+        multiply(b, op, sums, x, (const u16 *)w->data, w->ld, w->n_out, w, N, n_planes, false);
+        multiply(b, op, sums + n_planes * ROW * w->n_out, x, (const u16 *)a->data, a->ld, l->r_total, w, N, n_planes, false);
+    }
     return cu_failed(b) ? NULL : sums;
 }
 
@@ -273,11 +302,9 @@ static const u16 *half_of(mr_backend *b, const char *op, const float *x, const m
     return rows;
 }
 
-static bool some_dozens(int N) { return N >= CU_JOINED_FROM && N <= CU_JOINED_ROWS; }
-
 bool cu_joined_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add) {
     const char *op = "linear";
-    if (!some_dozens(N) || !takes(l, l->w->n_out) || !at16(y) || !at16(u) || !at16(l->bias) || !cu_weight_join(b, l->w, l->a)) return false;
+    if (!takes(l, N, l->w->n_out) || !at16(y) || !at16(u) || !at16(l->bias) || !beside(b, l)) return false;
     const u16 *rows = half_of(b, op, x, l->w, N);
     float *sums = rows ? sums_of(b, op, rows, l, N) : NULL;
     if (!sums) return true;
@@ -292,12 +319,11 @@ bool cu_joined_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, i
     const mr_linear *up = m->gate_up, *down = m->down;
     int64_t F = down->w->n_in;
     mr_dtype compute = up->w->compute;
-    if (!m->sampling || !some_dozens(N) || up->w->n_out != 2 * F || !takes(up, F) || !takes(down, down->w->n_out) ||
-        down->w->compute != compute || !at16(y) || !at16(m->act) || !at16(m->u_down) || up->w->n_in > CU_K_SEGMENT)
+    if (!m->sampling || up->w->n_out != 2 * F || !takes(up, N, F) || !takes(down, N, down->w->n_out) || down->w->compute != compute || !at16(y) || !at16(m->act) || !at16(m->u_down) || up->w->n_in > CU_K_SEGMENT)
         return false;
     for (int i = 0; i < up->n_lora; i++)
         if (up->lora[i].row0 % F + up->lora[i].rows > F) return false;
-    if (!cu_weight_join(b, up->w, up->a) || !cu_weight_join(b, down->w, down->a)) return false;
+    if (!beside(b, up) || !beside(b, down)) return false;
     if (cu_failed(b)) return true;
     const u16 *rows = half_of(b, op, x, up->w, N);
     float *sums = rows ? sums_of(b, op, rows, up, N) : NULL;

@@ -183,7 +183,8 @@ static few_product few_of(float *y, const float *x, const mr_weight *w, int N) {
     return p;
 }
 
-static void few_rows(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add, bool with_a) {
+/* act: the layer is gate and up, and silu(gate) * up goes there; false then: they have no kernel together, and nothing is done. */
+static bool few_rows(mr_backend *b, float *y, float *u, float *act, const float *x, const mr_linear *l, int N, bool add, bool with_a) {
     few_product p = few_of(y, x, l->w, N), a = with_a ? few_of(u, x, l->a, N) : p;
     p.add = add, p.bias = l->bias;
     p.n_parts = l->n_lora, p.ldu = l->r_total;
@@ -192,7 +193,27 @@ static void few_rows(mr_backend *b, float *y, float *u, const float *x, const mr
         few_part f = { part->row0, part->rows, part->r, part->scale, u + part->r0, (const u16 *)part->b->data, part->b->ld };
         p.part[i] = f;
     }
+    if (act) return cu_few_gated(b, "mlp", act, &p, with_a ? &a : NULL);
     cu_few(b, "linear", &p, with_a ? &a : NULL);
+    return true;
+}
+
+static bool few_serves(mr_backend *b, float *u, const float *x, const mr_linear *l, int N) {
+    return cu_few_fits(b, l->w, l, N) && (b->exact || cu_few_pays(b, u, x, l, N));
+}
+/* Whether u can be made in the same launch. */
+static bool few_together(const mr_linear *l) {
+    return l->n_lora && l->a->compute == l->w->compute && l->a->store == l->a->compute;
+}
+
+bool cu_few_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add) {
+    const mr_linear *l = m->gate_up;
+    if (cu_failed(b)) return true;
+    if (l->w->n_out != 2 * m->down->w->n_in || !few_serves(b, m->u_up, x, l, N) ||
+        !few_rows(b, m->gu, m->u_up, m->act, x, l, N, false, few_together(l)))
+        return false;
+    cu_linear(b, y, m->u_down, m->act, m->down, N, add);
+    return true;
 }
 
 void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add) {
@@ -202,9 +223,8 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
     int64_t O = l->w->n_out, I = l->w->n_in;
     cu_side in = rows_of(x, I, I);
     if (cu_joined_linear(b, y, u, x, l, N, add)) return;
-    bool few = cu_few_fits(b, l->w, l, N) && (b->exact || cu_few_pays(b, u, x, l, N));
-    bool together = few && l->n_lora && l->a->compute == l->w->compute && l->a->store == l->a->compute;
-    if (!few && (N > CU_FEW_ROWS || !l->n_lora || l->w->half)) {
+    bool few = few_serves(b, u, x, l, N), together = few && few_together(l);
+    if (!few && (N > CU_FEW_ROWS || !l->n_lora || cu_joined_fits(l->w, N))) {
         cu_first_products(b, "linear", y, u, in, l, N, add);
         cu_second_products(b, "linear", y, u, l, N);
         return;
@@ -218,7 +238,7 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
         }
     }
     if (few) {
-        few_rows(b, y, u, x, l, N, add, together);
+        few_rows(b, y, u, NULL, x, l, N, add, together);
         return;
     }
     product(b, "linear", CU_SLOT_X, y, O, in, l->w, false, N, add, 1.0f, l->bias);
@@ -338,6 +358,7 @@ void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const f
 
 void cu_linear_room(size_t need[], const mr_weight_info *w, int64_t n, int rank, bool bwd) {
     if (w->compute == MR_F32) return;
+    if (w->store == MR_NF4) cu_at_least(&need[CU_SLOT_PACKED], cu_packed_bytes(n, w->n_in));
     cu_at_least(&need[CU_SLOT_X], product_bytes(n, w->n_in));
     if (bwd) cu_at_least(&need[CU_SLOT_X], product_bytes(n, w->n_out + rank));
     if (!rank) return;

@@ -10,7 +10,7 @@ extern "C" {
 
 typedef struct cu_lt cu_lt;
 
-enum { CU_LT_ROWS = 13 };              /* fewer rows are the own kernels' */
+enum { CU_LT_ROWS = 9 };              /* fewer rows are the own kernels' */
 enum { CU_LT_WORKSPACE = 32 << 20 };
 
 /* One segment: y[n_rows, n_cols] (+)= x @ w^T, or x @ w when backward; as dense_product in gemm.cuh. */

@@ -9,11 +9,13 @@
 
 #include "cuda/gemm.cuh"
 
-/* A block's rows and columns, LoRA's most values a part, and its row stride in shared memory: an odd number of 16 bytes for ldmatrix. */
-enum { ROWS = 128, COLS = 64, MOST_R = 64, LD = MOST_R + 8, THREADS = ROWS / 16 * 32 };
+/* A block's rows, the columns of a tile, and how many tiles it has one after the other; LoRA's most values a part, and its row stride in shared
+ * memory: an odd number of 16 bytes for ldmatrix. */
+enum { ROWS = 128, COLS = 64, TILES = 4, MOST_R = 64, LD = MOST_R + 8, THREADS = ROWS / 16 * 32 };
 
+/* b: of this tile and of the next. */
 typedef struct inner_room {
-    u16 u[2][ROWS][LD], b[2][COLS][LD];
+    u16 u[2][ROWS][LD], b[2][2][COLS][LD];
 } inner_room;
 
 /* LoRA's share to g or up: u [N][ldu] from the part's first column on, b [F][ldb]. r = 0: none. */
@@ -47,18 +49,37 @@ template <int T, bool BACKWARD> __global__ static void __launch_bounds__(THREADS
     SHARED_BYTES(bytes);
     inner_room &room = *(inner_room *)bytes;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int64_t n0 = blockIdx.x * (int64_t)COLS, m0 = blockIdx.y * (int64_t)ROWS;
-    for (int p = 0; p < 2; p++) {
-        const share &s = w.part[p];
-        if (!s.r) continue;
-        for (int i = threadIdx.x; i < (ROWS + COLS) * (MOST_R / 8); i += THREADS) {
-            int r = i / (MOST_R / 8), c = i % (MOST_R / 8) * 8;
-            bool right = r >= ROWS, ok = c < s.r && (right ? n0 + r - ROWS < w.F : m0 + r < w.N);
-            const u16 *from = right ? s.b + (n0 + r - ROWS) * s.ldb + c : s.u + (m0 + r) * w.ldu + c;
-            copy16(right ? &room.b[p][r - ROWS][c] : &room.u[p][r][c], ok ? from : s.u, ok);
+    int64_t n0 = blockIdx.x * (int64_t)(COLS * TILES), m0 = blockIdx.y * (int64_t)ROWS;
+    int tiles = w.F - n0 < COLS * TILES ? (int)((w.F - n0 + COLS - 1) / COLS) : (int)TILES;
+    auto stage = [&](u16(*to)[LD], const u16 *from, int64_t ld, int rows, int64_t have, int r) {
+        for (int i = threadIdx.x; i < rows * (MOST_R / 8); i += THREADS) {
+            int row = i / (MOST_R / 8), c = i % (MOST_R / 8) * 8;
+            bool ok = c < r && row < have;
+            copy16(&to[row][c], ok ? from + row * ld + c : from, ok);
         }
-    }
-    copy_commit();
+    };
+    auto stage_right = [&](int tile) {
+        int64_t at = n0 + tile * COLS;
+        for (int p = 0; p < 2 && tile < tiles; p++)
+            if (w.part[p].r) stage(room.b[tile % 2][p], w.part[p].b + at * w.part[p].ldb, w.part[p].ldb, COLS, w.F - at, w.part[p].r);
+        copy_commit();
+    };
+    for (int p = 0; p < 2; p++)
+        if (w.part[p].r) stage(room.u[p], w.part[p].u + m0 * w.ldu, w.ldu, ROWS, w.N - m0, w.part[p].r);
+    stage_right(0);
+    /* a lane's neighbors of two rows: those of the next columns come while these are worked on */
+    float next_x[2][2][4], next_d[2][4];
+    auto fetch = [&](int64_t from) {
+        int64_t c = from + lane % 4 * 4;
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int64_t row = m0 + warp * 16 + lane / 4 + 8 * h;
+            if (row >= w.N || c >= w.F) continue;
+            get4(next_x[0][h], w.gu + 2 * row * w.F + c), get4(next_x[1][h], w.gu + (2 * row + 1) * w.F + c);
+            if (BACKWARD) get4(next_d[h], w.dact + row * w.F + c);
+        }
+    };
+    fetch(n0);
     copy_wait<0>();
     __syncthreads();
     uint32_t a[2][MOST_R / 16][4];
@@ -69,16 +90,25 @@ template <int T, bool BACKWARD> __global__ static void __launch_bounds__(THREADS
             if (k * 16 < w.part[p].r) load_matrices(a[p][k], &room.u[p][warp * 16 + lane % 16][k * 16 + lane / 16 * 8]);
     int right = lane % 8 / 2 * 4 + lane % 2 + lane / 16 * 2, step = lane / 8 % 2 * 8;
 #pragma unroll 1
-    for (int c0 = 0; c0 < COLS; c0 += 16) {
-        int64_t c = n0 + c0 + lane % 4 * 4;
+    for (int at = 0; at < tiles * (COLS / 16); at++) {
+        int tile = at / (COLS / 16), c0 = at % (COLS / 16) * 16;
+        int64_t c = n0 + at * 16 + lane % 4 * 4;
+        if (c0 == 0) {
+            if (tile) {
+                copy_wait<0>();
+                __syncthreads();
+            }
+            stage_right(tile + 1);
+        }
         float x[2][2][4], d[2][4];
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            int64_t row = m0 + warp * 16 + lane / 4 + 8 * h;
-            if (row >= w.N || c >= w.F) continue;
-            get4(x[0][h], w.gu + 2 * row * w.F + c), get4(x[1][h], w.gu + (2 * row + 1) * w.F + c);
-            if (BACKWARD) get4(d[h], w.dact + row * w.F + c);
-        }
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                x[0][h][i] = next_x[0][h][i], x[1][h][i] = next_x[1][h][i];
+                if (BACKWARD) d[h][i] = next_d[h][i];
+            }
+        if (at + 1 < tiles * (COLS / 16)) fetch(n0 + (at + 1) * 16);
 #pragma unroll
         for (int p = 0; p < 2; p++) {
             if (!w.part[p].r) continue;
@@ -87,7 +117,7 @@ template <int T, bool BACKWARD> __global__ static void __launch_bounds__(THREADS
             for (int k = 0; k < MOST_R / 16; k++) {
                 if (k * 16 >= w.part[p].r) continue;
                 uint32_t b[4];
-                load_matrices(b, &room.b[p][c0 + right][k * 16 + step]);
+                load_matrices(b, &room.b[tile % 2][p][c0 + right][k * 16 + step]);
                 mma16<T>(chain[0], a[p][k], b), mma16<T>(chain[1], a[p][k], b + 2);
             }
 #pragma unroll
@@ -162,7 +192,7 @@ static void set_shares(mr_backend *b, const char *op, between *w, const mr_gated
 }
 
 template <bool BACKWARD> static void run_between(mr_backend *b, const char *op, const between &w, int type) {
-    dim3 grid((unsigned)((w.F + COLS - 1) / COLS), (unsigned)((w.N + ROWS - 1) / ROWS));
+    dim3 grid((unsigned)((w.F + COLS * TILES - 1) / (COLS * TILES)), (unsigned)((w.N + ROWS - 1) / ROWS));
     if (type == F16)
         LAUNCH(b, op, (between_kernel<F16, BACKWARD>), grid, THREADS, (int)sizeof(inner_room), w);
     else
@@ -187,6 +217,7 @@ static between between_of(mr_backend *b, const char *op, const mr_gated *m, int 
 bool cu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add) {
     const char *op = "mlp";
     if (cu_joined_mlp(b, y, x, m, N, add)) return true;
+    if (N <= CU_FEW_ROWS) return cu_few_mlp(b, y, x, m, N, add);
     if (!takes(m, N)) return false;
     if (cu_failed(b)) return true;
     int64_t F = m->down->w->n_in;

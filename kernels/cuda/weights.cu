@@ -34,10 +34,43 @@ __global__ static void to_half_kernel(u16 *dst, int64_t ld, int width, const flo
     }
 }
 
+/* The same for whole groups of four at 16 bytes: a thread has one of each of several rows, whose loads are on their way together. */
+enum { HALF_ROWS = 4 };
+template <int T>
+__global__ static void __launch_bounds__(THREADS) to_half4_kernel(u16 *dst, int64_t ld, const float *src, int64_t lds, int64_t rows, int cols) {
+    int c = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
+    if (c >= cols) return;
+    for (int64_t row = blockIdx.y * (int64_t)HALF_ROWS; row < rows; row += gridDim.y * (int64_t)HALF_ROWS) {
+        float4 x[HALF_ROWS];
+#pragma unroll
+        for (int i = 0; i < HALF_ROWS; i++)
+            if (row + i < rows) x[i] = *(const float4 *)(src + (row + i) * lds + c);
+#pragma unroll
+        for (int i = 0; i < HALF_ROWS; i++) {
+            uint2 two = { pack2<T>(x[i].x, x[i].y), pack2<T>(x[i].z, x[i].w) };
+            if (row + i < rows) *(uint2 *)(dst + (row + i) * ld + c) = two;
+        }
+    }
+}
+
+template <int T> static void to_half4(mr_backend *b, const char *op, u16 *dst, int64_t ld, const float *src, int64_t lds, int64_t rows, int64_t cols) {
+    int threads = cols / 4 < THREADS ? (int)cu_round(cols / 4, 32) : (int)THREADS;
+    int64_t groups = (rows + HALF_ROWS - 1) / HALF_ROWS;
+    dim3 grid((unsigned)((cols / 4 + threads - 1) / threads), (unsigned)(groups < 32768 ? groups : 32768));
+    LAUNCH(b, op, to_half4_kernel<T>, grid, threads, 0, dst, ld, src, lds, rows, (int)cols);
+}
+
 void cu_to_half(mr_backend *b, const char *op, int type, u16 *dst, int64_t ld, int64_t width, const float *src,
                 int64_t lds, int64_t rows, int64_t cols) {
     if (rows <= 0 || width <= 0) return;
     assert(ld % 2 == 0 && width % 2 == 0);
+    if (width == cols && cols % 4 == 0 && ld % 4 == 0 && lds % 4 == 0 && (uintptr_t)src % 16 == 0 && (uintptr_t)dst % 8 == 0) {
+        if (type == F16)
+            to_half4<F16>(b, op, dst, ld, src, lds, rows, cols);
+        else
+            to_half4<BF16>(b, op, dst, ld, src, lds, rows, cols);
+        return;
+    }
     dim3 grid((unsigned)((width / 2 + THREADS - 1) / THREADS), (unsigned)(rows < 32768 ? rows : 32768));
     if (type == F16)
         LAUNCH_EARLY(b, op, to_half_kernel<F16>, grid, THREADS, 0, dst, ld, (int)width, src, lds, rows, (int)cols);
@@ -532,7 +565,7 @@ static void room_of_products(mr_backend *b, mr_room *room, const mr_weight_info 
         else if (half > x[CU_SLOT_W])
             x[CU_SLOT_W2] = x[CU_SLOT_W], x[CU_SLOT_W] = half;
     }
-    if (room->uses & MR_USE_UNPACKED && w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W2], cu_joined_bytes(w, room->rows, room->rank));
+    if (w->store == w->compute || (room->uses & MR_USE_UNPACKED && w->store == MR_NF4)) cu_joined_room(x, w, room->rows, room->rank);
     if (w->store == MR_NF4) cu_at_least(&x[CU_SLOT_W], nf4_making_bytes(w->n_out * w->n_in));
     cu_linear_room(x, w, room->rows, room->rank, bwd);
     if (w->compute != MR_F32 && room->rows >= CU_LT_ROWS) cu_at_least(&x[CU_ROOM_LT], CU_LT_WORKSPACE);

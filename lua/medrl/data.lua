@@ -364,7 +364,9 @@ local function paths_of(path, module, options)
   if type(hub) ~= "table" then return { path } end
   local want = { split = options.split or "train", config = options.config or hub.config,
                  parts = options.categories or hub.parts }
-  local base, names = files.folder(path, want.config and want.config .. "/*")
+  -- of its own repository only what is wanted is downloaded; how another one is laid out nobody knows before
+  local own = path:gsub("^hf:", ""):gsub("@.*", "") == hub.name
+  local base, names = files.folder(path, own and want.config and want.config .. "/*" or nil)
   if not base then return { path } end
   local found, missing = layout.pick(names, want)
   if not found then error(("%s: %s"):format(path, missing), 0) end

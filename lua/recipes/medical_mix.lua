@@ -2,8 +2,8 @@
 --- Without a GPU the table on_cpu is merged over it: a small model, an example answer in the prompt, small data sets of
 --- our own.
 ---
---- The real data: --set data.files.gsm8k=PATH (JSONL, JSON or CSV; "none" leaves a set out), and so on for pubmedqa,
---- health_benchmarks, medmcqa.
+--- The real data: --pull downloads it from the hub (Parquet). Files or folders of your own: --set data.files.gsm8k=PATH
+--- (Parquet, JSONL, JSON or CSV; "none" leaves a set out), and so on for pubmedqa, health_benchmarks, medmcqa.
 local chat = require "medrl.chat"
 local data = require "medrl.data"
 

@@ -20,6 +20,7 @@ float mr_uniform(uint64_t seed, uint32_t step, uint32_t prompt, uint32_t sample,
 
 /* A named stream of numbers for initialization: element i of stream `stream` (an FNV-1a hash of a name, say). */
 float mr_uniform_at(uint64_t seed, uint64_t stream, uint64_t i); /* [0, 1) */
+void mr_uniforms_at(float *dst, int64_t n, uint64_t seed, uint64_t stream, uint64_t first); /* dst[i] = mr_uniform_at(.., first + i), faster */
 float mr_normal_at(uint64_t seed, uint64_t stream, uint64_t i);  /* mean 0, deviation 1 (Box-Muller) */
 uint64_t mr_hash64(const void *bytes, size_t len);               /* FNV-1a, for stream names and hash tables */
 

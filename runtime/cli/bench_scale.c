@@ -29,6 +29,7 @@ typedef struct point {
     int64_t prompt, completion; /* completion: 0 of a decode step, whose prompt is its context */
     double s, limit_s;
     double planned, taken; /* bytes of device memory */
+    double needed;         /* planned, but for what a plan puts into memory that is free (rl/plan.h): of training */
     const char *why;       /* not measured; NULL: it was */
 } point;
 
@@ -112,8 +113,11 @@ static void close_model(scaling *x) {
     memset(&x->set, 0, sizeof x->set);
 }
 
-static mr_status open_model(scaling *x, const char *name, int rank, mr_err *err) {
+/* capped: as a run whose memory is scarce opens it, else as one that has the device for itself: with NF4 unpacked beside it where that fits. */
+static mr_status open_model(scaling *x, const char *name, int rank, bool capped, mr_err *err) {
     mr_backend *b = x->parts.backend;
+    const mr_census census = { .prompt = x->l.train_prompt, .completion = x->l.train_prompt };
+    mr_plan plan;
     close_model(x);
     x->name = name;
     x->rank = rank;
@@ -123,6 +127,8 @@ static mr_status open_model(scaling *x, const char *name, int rank, mr_err *err)
     x->mo = mr_plan_model_opts(&x->set, x->compute);
     x->mo.from_config = true;
     x->mo.config = &x->config;
+    MR_TRY(mr_plan_make(&plan, b, &x->config, &x->mo, &x->set, &census, err));
+    x->mo.dequantize = capped ? MR_DEQUANTIZE_NO : mr_plan_dequantize(&plan);
     x->kv_token_bytes = (double)b->kv_bytes(b, MR_KV_CHUNK, x->config.num_key_value_heads, x->config.head_dim) / MR_KV_CHUNK;
     MR_TRY(mr_model_open(&x->parts.model, b, name, &x->mo, err));
     const mr_optimizer_opts oo = { x->set.train.optim, x->set.train.adam_beta1, x->set.train.adam_beta2, x->set.train.adam_epsilon,
@@ -189,7 +195,8 @@ static mr_status decode(scaling *x, axis a, kind k, double at, int sequences, in
     mr_backend *b = x->parts.backend;
     const int group = group_of(sequences), groups = sequences / group;
     const mr_decoder_opts o = { .rollout_rows = sequences > 512 ? sequences : 512,
-                                .rollout_slots = mr_rollout_slots(groups, (int)context, group, STEPS + 1) };
+                                .rollout_slots = mr_rollout_slots(groups, (int)context, group, STEPS + 1),
+                                .head_rows = sequences > 256 ? sequences : 256 };
     mr_decoder_room room;
     mr_decoder_plan(&room, b, &x->config, &x->mo, &o);
     b->bytes_peak = b->bytes;
@@ -209,14 +216,14 @@ static mr_status decode(scaling *x, axis a, kind k, double at, int sequences, in
     return st;
 }
 
-/* Seconds of a training step: after one pack to warm up, unless all is one that takes long. */
+/* Seconds of a training step: after one pack to warm up, unless all is one that takes long; on a CPU nothing has to. */
 static mr_status train_job(point *p, mr_bench_job *j, int64_t train_rows, mr_err *err) {
     const int64_t rows = j->n_prompt + (int64_t)j->group * (j->n_new - 1);
     const int together = train_rows / rows < 1 ? 1 : train_rows / rows > j->prompts ? j->prompts : (int)(train_rows / rows);
     double s[3];
     int n = p->limit_s > 0.15 ? 1 : 3;
     mr_bench_pretend(j, j->prompts);
-    if (p->limit_s < 1 || together < j->prompts) MR_TRY(mr_bench_train(j, together, err));
+    if (j->b->kind == MR_CUDA && (p->limit_s < 1 || together < j->prompts)) MR_TRY(mr_bench_train(j, together, err));
     for (int i = 0; i < n; i++) {
         MR_TRY(mr_bench_train(j, j->prompts, err));
         s[i] = j->train_s;
@@ -225,11 +232,21 @@ static mr_status train_job(point *p, mr_bench_job *j, int64_t train_rows, mr_err
     return MR_OK;
 }
 
-static double train_limit(const scaling *x, const mr_bench_job *j) {
+/* The other phase of the same memory. */
+static mr_status sample_some(mr_bench_job *j, mr_err *err) {
+    double ticks[STEPS];
+    int n;
+    return mr_bench_clock(j, ticks, STEPS, &n, 1, j->group, j->n_prompt, STEPS, err);
+}
+
+static double train_limit(const scaling *x, const mr_bench_job *j, const mr_decoder_opts *room) {
+    const double layers = x->config.num_hidden_layers;
     mr_pass pass = { .head_rows = (double)j->prompts * j->group * j->n_new,
                      .kv_token_bytes = x->kv_token_bytes,
                      .backward = true,
-                     .checkpointing = true };
+                     .checkpointing = true,
+                     .kept_attention = room->kept_attention / layers,
+                     .kept_mlp = room->kept_mlp / layers };
     mr_pass_group(&pass, j->prompts, j->n_prompt, j->group, j->n_new - 1);
     const mr_cost update = mr_cost_update(&x->config, &x->mo, 2), work = mr_cost_pass(&x->config, &x->mo, &pass);
     return mr_limit_s(&x->limits, (mr_cost){ work.bytes + update.bytes, work.flops + update.flops });
@@ -251,10 +268,12 @@ static mr_status train(scaling *x, axis a, double at, int sequences, int group, 
     b->bytes_peak = b->bytes;
     if (st == MR_OK) st = mr_decoder_open(&j.decoder, x->parts.model, &plan.room, &why);
     if (st == MR_OK) {
-        p->limit_s = train_limit(x, &j);
+        p->limit_s = train_limit(x, &j, &plan.room);
         st = mr_bench_open(&j, j.prompts * j.n_prompt, err);
         if (st == MR_OK) st = train_job(p, &j, plan.room.train_rows, err);
+        if (st == MR_OK && a == MEMORY) st = sample_some(&j, err);
         p->planned = (double)plan.total;
+        p->needed = (double)(plan.total - plan.kept - plan.unpacked);
         p->taken = (double)b->bytes_peak;
         mr_decoder_close(j.decoder);
         mr_bench_close(&j);
@@ -275,11 +294,16 @@ static mr_status three(scaling *x, axis a, double at, mr_err *err) {
 }
 
 /* Memory first: scratch that larger jobs left behind would be counted. */
-static mr_status around_the_center(scaling *x, mr_err *err) {
+static mr_status memory(scaling *x, mr_err *err) {
     const lists *l = &x->l;
     const char *vram = x->o->vram ? x->o->vram : x->gpu ? "24G" : NULL;
     for (int i = 0; l->completions[i]; i++)
         MR_TRY(train(x, MEMORY, l->completions[i], MEMORY_GROUP, MEMORY_GROUP, x->gpu ? MEMORY_PROMPT : 64, l->completions[i], vram, err));
+    return MR_OK;
+}
+
+static mr_status around_the_center(scaling *x, mr_err *err) {
+    const lists *l = &x->l;
     for (int i = 0; l->batches[i]; i++) MR_TRY(decode(x, BATCH, DECODE, l->batches[i], l->batches[i], l->context, err));
     for (int i = 0; l->trained[i]; i++)
         MR_TRY(train(x, BATCH, l->trained[i], l->trained[i], group_of(l->trained[i]), l->train_prompt, l->train_prompt, NULL, err));
@@ -291,24 +315,27 @@ static mr_status around_the_center(scaling *x, mr_err *err) {
     return MR_OK;
 }
 
-/* Keeps the first and the last of a list. */
-static void ends_only(int *list) {
+/* Keeps the first and the last of a list, or the first alone. */
+static void ends_only(int *list, bool both) {
     int n = 0;
     while (list[n]) n++;
     if (n > 2) list[1] = list[n - 1], list[2] = 0;
+    if (!both) list[1] = 0;
 }
 
 static mr_status sweep(scaling *x, mr_err *err) {
     const char *center = x->o->config ? x->o->config : x->gpu ? "qwen2.5-3b" : "smollm2-135m";
     const int rank = (int)x->o->rank;
-    MR_TRY(open_model(x, center, rank, err));
+    MR_TRY(open_model(x, center, rank, true, err));
+    MR_TRY(memory(x, err));
+    MR_TRY(open_model(x, center, rank, false, err));
     MR_TRY(around_the_center(x, err));
     for (int i = 0; x->l.ranks[i]; i++) {
-        if (x->l.ranks[i] != x->rank) MR_TRY(open_model(x, center, x->l.ranks[i], err));
+        if (x->l.ranks[i] != x->rank) MR_TRY(open_model(x, center, x->l.ranks[i], false, err));
         MR_TRY(three(x, RANK, x->l.ranks[i], err));
     }
     for (int i = 0; x->l.models[i]; i++) {
-        MR_TRY(open_model(x, x->l.models[i], rank, err));
+        MR_TRY(open_model(x, x->l.models[i], rank, false, err));
         MR_TRY(three(x, MODEL, (double)mr_parameter_count(&x->config) / 1e9, err));
     }
     close_model(x);
@@ -340,7 +367,8 @@ static void title(char out[256], const scaling *x, axis a) {
         snprintf(out, 256, "rank %lld: against the model (training 8 x (%d + %d))", (long long)x->o->rank, l->train_prompt, l->train_prompt);
         break;
     default:
-        snprintf(out, 256, "%s, rank %lld: device memory of a run, 6 completions, against their length", center, (long long)x->o->rank);
+        snprintf(out, 256, "%s, rank %lld: device memory of a run of 6 completions, %s, against their length", center, (long long)x->o->rank,
+                 x->o->vram ? x->o->vram : x->gpu ? "24G" : "no cap");
     }
 }
 
@@ -370,6 +398,7 @@ static cJSON *report(const scaling *x) {
             cJSON_AddNumberToObject(item, "limit_ms", 1e3 * p->limit_s);
             cJSON_AddNumberToObject(item, "planned_bytes", p->planned);
             cJSON_AddNumberToObject(item, "taken_bytes", p->taken);
+            if (p->kind == TRAIN) cJSON_AddNumberToObject(item, "needed_bytes", p->needed);
         }
         cJSON_AddItemToArray(list, item);
     }
@@ -424,12 +453,13 @@ static void table(mr_str *out, const scaling *x, axis a) {
         for (int i = 0; i < n; i++) time_cell(out, find(x, a, k, at[i]));
         mr_str_puts(out, "\n");
     }
-    for (int row = 0; a == MEMORY && row < 2; row++) {
-        mr_str_printf(out, "| GB %s |", row ? "taken" : "planned");
+    static const char *const memory_rows[] = { "needed", "planned, with what is kept since it fits", "taken" };
+    for (int row = 0; a == MEMORY && row < 3; row++) {
+        mr_str_printf(out, "| GB %s |", memory_rows[row]);
         for (int i = 0; i < n; i++) {
             const point *p = find(x, a, TRAIN, at[i]);
             if (p && !p->why)
-                mr_str_printf(out, " %.2f |", (row ? p->taken : p->planned) / 1e9);
+                mr_str_printf(out, " %.2f |", (row == 0 ? p->needed : row == 1 ? p->planned : p->taken) / 1e9);
             else
                 mr_str_puts(out, " - |");
         }
@@ -445,7 +475,7 @@ static void tables(mr_str *out, const scaling *x) {
     for (axis a = BATCH; a < N_AXES; a++) table(out, x, a);
 }
 
-/* Lines of an axis: what was measured and, dashed, its limit; of memory, what was planned and what was taken. */
+/* Lines of an axis: what was measured and, dashed, its limit; of memory, what was taken and what of it was needed. */
 static void picture(mr_str *out, const scaling *x, axis a) {
     char text[256], names[2 * N_KINDS][64];
     mr_plot plot = { .title = text, .x_name = x_name(a), .y_name = a == MEMORY ? "GB" : "ms" };
@@ -457,14 +487,14 @@ static void picture(mr_str *out, const scaling *x, axis a) {
             mr_plot_line *l = &plot.lines[plot.n_lines];
             *l = (mr_plot_line){ .name = names[plot.n_lines], .color = (int)k, .dashed = limit };
             if (a == MEMORY)
-                snprintf(names[plot.n_lines], sizeof names[0], "%s", limit ? "planned" : "taken");
+                snprintf(names[plot.n_lines], sizeof names[0], "%s", limit ? "of it needed" : "taken");
             else
                 snprintf(names[plot.n_lines], sizeof names[0], "%s%s", limit ? "limit of: " : "", kind_names[k]);
             for (int i = 0; i < n; i++) {
                 const point *p = find(x, a, k, at[i]);
                 if (!p || p->why) continue;
                 l->x[l->n] = at[i];
-                l->y[l->n++] = a == MEMORY ? (limit ? p->planned : p->taken) / 1e9 : 1e3 * (limit ? p->limit_s : p->s);
+                l->y[l->n++] = a == MEMORY ? (limit ? p->needed : p->taken) / 1e9 : 1e3 * (limit ? p->limit_s : p->s);
             }
             if (l->n) plot.n_lines++;
         }
@@ -507,7 +537,7 @@ static mr_status run(scaling *x, const char *dir, const mr_parts_opts *po, bool 
     x->gpu = x->parts.backend->kind == MR_CUDA;
     x->l = x->gpu ? on_gpu : on_cpu;
     int *const all[] = { x->l.ranks, x->l.batches, x->l.trained, x->l.contexts, x->l.completions };
-    for (int i = 0; x->o->quick && i < 5; i++) ends_only(all[i]);
+    for (int i = 0; x->o->quick && i < 5; i++) ends_only(all[i], x->gpu);
     if (x->o->quick && x->gpu) x->l.models[1] = NULL;
     MR_TRY(mr_bench_limits(&x->limits, x->parts.backend, x->compute, err));
     MR_TRY(sweep(x, err));

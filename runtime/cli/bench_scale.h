@@ -10,7 +10,8 @@
 
 #include "cli/bench_shape.h"
 
-/* shape: config (NULL: by device), rank, vram (of the memory axis; 24G on a GPU) and quick (only the ends of each axis) are looked at.
+/* shape: config (NULL: by device), rank, vram (of the memory axis; 24G on a GPU) and quick (only the ends of each axis; on a CPU
+ * one value) are looked at.
  * json: scale.json to stdout, else the tables. */
 mr_status mr_bench_scale_run(const mr_bench_shape *shape, const char *dir, const mr_parts_opts *po, bool json, mr_err *err);
 

@@ -1,7 +1,8 @@
 /* parquet.c - carquet's Arrow arrays as JSON rows: see parquet.h.
  *
- * Source: Apache Parquet format (LogicalTypes.md), the Arrow C data interface. What carquet hands over is not believed: the
- * shape of every array is held against its schema and its offsets against what they point into before a row is made. */
+ * Source: Apache Parquet format (LogicalTypes.md), the Arrow C data interface. What carquet hands over is not believed:
+ * the shape of every array is held against its schema and its offsets against what they point into before a row is
+ * made. */
 #include "files/parquet.h"
 
 #include "base/fsafe.h"
@@ -12,12 +13,12 @@ const char *mr_parquet_version(void) {
     return NULL;
 }
 
-mr_status mr_parquet_read(int fd, const char *name, size_t memory_bytes, mr_parquet_row each, void *self, int64_t *n_rows,
-                          mr_err *err) {
+mr_status mr_parquet_read(int fd, const char *name, size_t memory_bytes, mr_parquet_row each, void *self,
+                          int64_t *n_rows, mr_err *err) {
     (void)fd, (void)memory_bytes, (void)each, (void)self, (void)n_rows;
-    return mr_fail(err, MR_EDATA,
-                   "%s: this medrl was built without Parquet; ./bootstrap builds it in, or export the file as JSON lines",
-                   name);
+    return mr_fail(
+        err, MR_EDATA,
+        "%s: this medrl was built without Parquet; ./bootstrap builds it in, or export the file as JSON lines", name);
 }
 
 #else
@@ -133,7 +134,7 @@ typedef enum kind { BOOL, INT, UINT, HALF, FLOAT, DOUBLE, TEXT, DATE, TIME, STAM
 /* A column, or a part of one, and the array of it that is being read. */
 typedef struct field {
     kind kind;
-    int width;       /* bytes of a value */
+    int width;        /* bytes of a value */
     int64_t a_second; /* of TIME and STAMP: how many of its units are a second */
     bool utc;
     char *path, *key; /* "context.labels"; the key as JSON with its colon, NULL inside a list */
@@ -161,10 +162,11 @@ static void clear_field(field *f) {
 }
 
 static mr_status refuse(const reading *r, const field *f, const char *type, mr_err *err) {
-    return mr_fail(err, MR_EDATA,
-                   "%s: column \"%.100s\" is %s; medrl reads text, numbers, booleans, dates and times, and lists and structs "
-                   "of these: leave it out or convert it",
-                   r->name, f->path, type);
+    return mr_fail(
+        err, MR_EDATA,
+        "%s: column \"%.100s\" is %s; medrl reads text, numbers, booleans, dates and times, and lists and structs "
+        "of these: leave it out or convert it",
+        r->name, f->path, type);
 }
 
 /* The next leaf of the schema as the file describes it: Arrow's formats do not say all. */
@@ -191,7 +193,8 @@ static const char *odd_type(const carquet_schema_node_t *leaf) {
     case CARQUET_LOGICAL_GEOGRAPHY: return "a geometry";
     default: break;
     }
-    return carquet_schema_node_physical_type(leaf) == CARQUET_PHYSICAL_INT96 ? "an INT96 (an old form of timestamps)" : NULL;
+    return carquet_schema_node_physical_type(leaf) == CARQUET_PHYSICAL_INT96 ? "an INT96 (an old form of timestamps)"
+                                                                             : NULL;
 }
 
 /* "tsu:UTC", "ttm": the unit behind two letters. */
@@ -205,11 +208,12 @@ static mr_status plan_leaf(reading *r, field *f, const char *format, mr_err *err
         char letter;
         kind kind;
         int width;
-    } simple[] = { { 'b', BOOL, 0 },   { 'c', INT, 1 },  { 's', INT, 2 },  { 'i', INT, 4 },   { 'l', INT, 8 },    { 'C', UINT, 1 },
-                   { 'S', UINT, 2 },   { 'I', UINT, 4 }, { 'L', UINT, 8 }, { 'e', HALF, 2 },  { 'f', FLOAT, 4 },  { 'g', DOUBLE, 8 },
-                   { 'u', TEXT, 0 } };
+    } simple[] = { { 'b', BOOL, 0 },  { 'c', INT, 1 },    { 's', INT, 2 },  { 'i', INT, 4 },  { 'l', INT, 8 },
+                   { 'C', UINT, 1 },  { 'S', UINT, 2 },   { 'I', UINT, 4 }, { 'L', UINT, 8 }, { 'e', HALF, 2 },
+                   { 'f', FLOAT, 4 }, { 'g', DOUBLE, 8 }, { 'u', TEXT, 0 } };
     const carquet_schema_node_t *leaf = next_leaf(r);
-    if (!leaf) return mr_fail(err, MR_EDATA, "%s: column \"%.100s\" has no type; the file is damaged", r->name, f->path);
+    if (!leaf)
+        return mr_fail(err, MR_EDATA, "%s: column \"%.100s\" has no type; the file is damaged", r->name, f->path);
     const char *odd = odd_type(leaf);
     if (odd) return refuse(r, f, odd, err);
     if (strcmp(format, "tdD") == 0) {
@@ -232,32 +236,36 @@ static mr_status plan_leaf(reading *r, field *f, const char *format, mr_err *err
         }
     if (format[0] == 'z') return refuse(r, f, "binary (bytes without a character set)", err);
     if (format[0] == 'w') return refuse(r, f, "binary of a fixed size", err);
-    char type[48];
+    char type[64];
     snprintf(type, sizeof type, "of a type (%.20s) that is not known here", format);
     return refuse(r, f, type, err);
 }
 
-static mr_status plan_field(reading *r, field *f, const struct ArrowSchema *s, const char *above, bool keyed, mr_err *err);
+static mr_status plan_field(reading *r, field *f, const struct ArrowSchema *s, const char *above, bool keyed,
+                            mr_err *err);
 
 static mr_status plan_children(reading *r, field *f, const struct ArrowSchema *s, mr_err *err) {
     const bool keyed = f->kind == STRUCT;
     const char *above = f->path ? f->path : "";
     if (s->n_children < 1 || s->n_children > MAX_FIELDS || !s->children)
-        return mr_fail(err, MR_EDATA, "%s: %s%.100s%s has %" PRId64 " columns, want 1 to %d", r->name, f->path ? "\"" : "", f->path ? above : "it",
-                       f->path ? "\"" : "", s->n_children, MAX_FIELDS);
+        return mr_fail(err, MR_EDATA, "%s: %s%.100s%s has %" PRId64 " columns, want 1 to %d", r->name,
+                       f->path ? "\"" : "", f->path ? above : "it", f->path ? "\"" : "", s->n_children, MAX_FIELDS);
     f->children = mr_alloc((size_t)s->n_children * sizeof *f->children);
     f->n_children = s->n_children;
     for (int64_t i = 0; i < f->n_children; i++) {
-        if (!s->children[i]) return mr_fail(err, MR_EDATA, "%s: a column without a description; the file is damaged", r->name);
+        if (!s->children[i])
+            return mr_fail(err, MR_EDATA, "%s: a column without a description; the file is damaged", r->name);
         MR_TRY(plan_field(r, &f->children[i], s->children[i], above, keyed, err));
         for (int64_t k = 0; keyed && k < i; k++)
             if (strcmp(f->children[k].key, f->children[i].key) == 0)
-                return mr_fail(err, MR_EDATA, "%s: column \"%.100s\" occurs twice; rename one", r->name, f->children[i].path);
+                return mr_fail(err, MR_EDATA, "%s: column \"%.100s\" occurs twice; rename one", r->name,
+                               f->children[i].path);
     }
     return MR_OK;
 }
 
-static mr_status plan_field(reading *r, field *f, const struct ArrowSchema *s, const char *above, bool keyed, mr_err *err) {
+static mr_status plan_field(reading *r, field *f, const struct ArrowSchema *s, const char *above, bool keyed,
+                            mr_err *err) {
     const char *name = s->name ? s->name : "", *format = s->format ? s->format : "";
     if (keyed) {
         if (!mr_utf8_valid(name, strlen(name)))
@@ -281,8 +289,9 @@ static mr_status plan_field(reading *r, field *f, const struct ArrowSchema *s, c
 /* ---- arrays ---- */
 
 static mr_status bad_array(const reading *r, const field *f, mr_err *err) {
-    return mr_fail(err, MR_EDATA, "%s: column \"%.100s\" does not fit together behind row %" PRId64 "; the file is damaged",
-                   r->name, f->path ? f->path : "", r->n_rows);
+    return mr_fail(err, MR_EDATA,
+                   "%s: column \"%.100s\" does not fit together behind row %" PRId64 "; the file is damaged", r->name,
+                   f->path ? f->path : "", r->n_rows);
 }
 
 /* Offsets of texts and lists: from 0 on, never backwards; *end is the last one. */
@@ -298,9 +307,9 @@ static bool good_offsets(const struct ArrowArray *a, int64_t *end) {
 /* Takes an array of at least n values as the field's. */
 static mr_status bind(const reading *r, field *f, const struct ArrowArray *a, int64_t n, mr_err *err) {
     const int64_t buffers = f->kind == TEXT ? 3 : f->kind == STRUCT ? 1 : 2;
-    if (!a || !a->buffers || a->offset != 0 || a->length < n || a->n_buffers != buffers || a->n_children != f->n_children ||
-        (a->null_count != 0 && !a->buffers[0]) || (buffers > 1 && !a->buffers[1]) || (buffers > 2 && !a->buffers[2]) ||
-        (f->n_children > 0 && !a->children))
+    if (!a || !a->buffers || a->offset != 0 || a->length < n || a->n_buffers != buffers ||
+        a->n_children != f->n_children || (a->null_count != 0 && !a->buffers[0]) || (buffers > 1 && !a->buffers[1]) ||
+        (buffers > 2 && !a->buffers[2]) || (f->n_children > 0 && !a->children))
         return bad_array(r, f, err);
     int64_t end = 0;
     if ((f->kind == TEXT || f->kind == LIST) && !good_offsets(a, &end)) return bad_array(r, f, err);
@@ -329,8 +338,8 @@ static void put_uint(mr_str *s, uint64_t x) {
     mr_str_printf(s, x <= UINT64_C(1) << 53 ? "%" PRIu64 : "\"%" PRIu64 "\"", x);
 }
 
-/* Days since 1970-01-01 in the Gregorian calendar, also before its time. Eras of 400 years begin in March, so that the leap day
- * is the last one of a year. */
+/* Days since 1970-01-01 in the Gregorian calendar, also before its time. Eras of 400 years begin in March, so that the
+ * leap day is the last one of a year. */
 static void put_date(mr_str *s, int64_t days) {
     days += 719468; /* since 0000-03-01 */
     const int64_t era = (days >= 0 ? days : days - 146096) / 146097, day = days - era * 146097;
@@ -420,7 +429,8 @@ static mr_status put_value(const reading *r, const field *f, mr_str *s, int64_t 
     case STAMP: return put_moment(r, f, s, int_at(values, f->width, i), err);
     case LIST:
         mr_str_add(s, "[", 1);
-        for (int32_t k = ((const int32_t *)values)[i], end = ((const int32_t *)values)[i + 1], first = k; k < end; k++) {
+        for (int32_t k = ((const int32_t *)values)[i], end = ((const int32_t *)values)[i + 1], first = k; k < end;
+             k++) {
             if (k > first) mr_str_add(s, ", ", 2);
             MR_TRY(put_value(r, &f->children[0], s, k, err));
         }
@@ -461,12 +471,14 @@ static mr_status explain(const char *name, const carquet_error_t *e, mr_err *err
         snprintf(where, sizeof where, " (row group %d, column %d)", (int)e->row_group_index, (int)e->column_index);
     if (env.short_of || e->code == CARQUET_ERROR_OUT_OF_MEMORY)
         return mr_fail(err, MR_EDATA,
-                       "%s: a row group%s needs more than %zu MiB to be read, or claims to; write the file with smaller row groups",
+                       "%s: a row group%s needs more than %zu MiB to be read, or claims to; write the file with "
+                       "smaller row groups",
                        name, where, env.cap >> 20);
     if (e->code == CARQUET_ERROR_UNSUPPORTED_CODEC || has_foreign_codec(name))
-        return mr_fail(err, MR_EDATA, "%s: is compressed with brotli or lzo, want snappy, zstd, gzip or lz4; write it anew", name);
-    return mr_fail(err, MR_EDATA, "%s: %.300s%s; the file is damaged or not written to the standard, fetch it again", name,
-                   e->message[0] ? e->message : carquet_status_string(e->code), where);
+        return mr_fail(err, MR_EDATA,
+                       "%s: is compressed with brotli or lzo, want snappy, zstd, gzip or lz4; write it anew", name);
+    return mr_fail(err, MR_EDATA, "%s: %.300s%s; the file is damaged or not written to the standard, fetch it again",
+                   name, e->message[0] ? e->message : carquet_status_string(e->code), where);
 }
 
 static mr_status put_group(reading *r, const struct ArrowArray *a, mr_err *err) {
@@ -477,8 +489,8 @@ static mr_status put_group(reading *r, const struct ArrowArray *a, mr_err *err) 
         r->row.len = 0;
         MR_TRY(put_value(r, &r->root, &r->row, i, err));
         if (r->row.len > MAX_ROW_BYTES)
-            return mr_fail(err, MR_EDATA, "%s:%" PRId64 ": the row has %zu bytes, at most %d are read; shorten it", r->name,
-                           r->n_rows + 1, r->row.len, MAX_ROW_BYTES);
+            return mr_fail(err, MR_EDATA, "%s:%" PRId64 ": the row has %zu bytes, at most %d are read; shorten it",
+                           r->name, r->n_rows + 1, r->row.len, MAX_ROW_BYTES);
         MR_TRY(r->each(r->self, r->row.data, r->row.len, err));
         r->n_rows++;
     }
@@ -526,18 +538,22 @@ static mr_status check_footer(const carquet_reader_t *r, const char *name, mr_er
                    m.num_values <= MAX_ROWS;
         }
         if (!good)
-            return mr_fail(err, MR_EDATA, "%s: row group %d has a number of rows that does not fit (up to %d in a file); the file is damaged",
-                           name, (int)g, MAX_ROWS);
+            return mr_fail(
+                err, MR_EDATA,
+                "%s: row group %d has a number of rows that does not fit (up to %d in a file); the file is damaged",
+                name, (int)g, MAX_ROWS);
         rows += group.num_rows;
     }
     if (columns < 1 || rows != carquet_reader_num_rows(r))
-        return mr_fail(err, MR_EDATA, "%s: has %d columns, and %" PRId64 " rows where its groups have %" PRId64 "; the file is damaged",
+        return mr_fail(err, MR_EDATA,
+                       "%s: has %d columns, and %" PRId64 " rows where its groups have %" PRId64
+                       "; the file is damaged",
                        name, (int)columns, carquet_reader_num_rows(r), rows);
     return MR_OK;
 }
 
-/* Lists in lists are more than carquet's validation can go through: it says so before it looks at their pages. The Arrow path, which
- * can, looks at sizes, types and checksums itself. */
+/* Lists in lists are more than carquet's validation can go through: it says so before it looks at their pages. The
+ * Arrow path, which can, looks at sizes, types and checksums itself. */
 static mr_status validate(const char *name, mr_err *err) {
     carquet_error_t e = CARQUET_ERROR_INIT;
     carquet_reader_t *r = carquet_reader_open(name, NULL, &e);
@@ -551,8 +567,8 @@ static mr_status validate(const char *name, mr_err *err) {
     return MR_OK;
 }
 
-mr_status mr_parquet_read(int fd, const char *name, size_t memory_bytes, mr_parquet_row each, void *self, int64_t *n_rows,
-                          mr_err *err) {
+mr_status mr_parquet_read(int fd, const char *name, size_t memory_bytes, mr_parquet_row each, void *self,
+                          int64_t *n_rows, mr_err *err) {
     if (n_rows) *n_rows = 0;
     env.fd = fd;
     env.used = 0;

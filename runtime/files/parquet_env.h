@@ -1,9 +1,9 @@
-/* parquet_env.h - what carquet finds in place of the C library's files and memory: put in front of each of its sources by
- * cmake/carquet.cmake, included by nothing else.
+/* parquet_env.h - what carquet finds in place of the C library's files and memory: put in front of each of its sources
+ * by cmake/carquet.cmake, included by nothing else.
  *
- * Its reader takes paths and opens them itself; in the process that runs it no path can be opened, so fopen gives the one
- * descriptor that parquet.c holds. Its memory is counted, so that a file which claims terabytes meets a limit in every build,
- * under sanitizers too, where no limit on the address space is possible. */
+ * Its reader takes paths and opens them itself; in the process that runs it no path can be opened, so fopen gives the
+ * one descriptor that parquet.c holds. Its memory is counted, so that a file which claims terabytes meets a limit in
+ * every build, under sanitizers too, where no limit on the address space is possible. */
 #ifndef MR_PARQUET_ENV_H
 #define MR_PARQUET_ENV_H
 

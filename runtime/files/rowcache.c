@@ -19,7 +19,8 @@ typedef struct trailer {
 } trailer;
 _Static_assert(sizeof(trailer) == MR_ROWCACHE_TRAILER, "the trailer has a size of its own");
 
-/* ---- the hash: finds damage, not malice. Four lanes of multiply and rotate over blocks of 32 bytes (the round of XXH64) ---- */
+/* ---- the hash: finds damage, not malice. Four lanes of multiply and rotate over blocks of 32 bytes (the round of
+ * XXH64) ---- */
 
 typedef struct hash {
     uint64_t lane[4], n;
@@ -98,9 +99,10 @@ static mr_status read_trailer(trailer *t, int fd, const char *name, mr_err *err)
     if (s.st_size < (off_t)sizeof *t) return mr_fail(err, MR_EDATA, "%s: no row cache", name);
     const uint64_t before = (uint64_t)s.st_size - sizeof *t;
     MR_TRY(read_at(fd, name, t, sizeof *t, before, err));
-    if (memcmp(t->magic, magic, sizeof magic) != 0) return mr_fail(err, MR_EDATA, "%s: no row cache of this version", name);
-    const bool fits = t->n_rows <= before / 8 && t->payload_bytes <= before && t->payload_bytes + 8 * t->n_rows == before &&
-                      t->text <= 1 && (t->text == 0 || t->n_rows == 0);
+    if (memcmp(t->magic, magic, sizeof magic) != 0)
+        return mr_fail(err, MR_EDATA, "%s: no row cache of this version", name);
+    const bool fits = t->n_rows <= before / 8 && t->payload_bytes <= before &&
+                      t->payload_bytes + 8 * t->n_rows == before && t->text <= 1 && (t->text == 0 || t->n_rows == 0);
     if (t->own_hash != own_hash(t) || !fits) return mr_fail(err, MR_EDATA, "%s: the row cache is damaged", name);
     return MR_OK;
 }

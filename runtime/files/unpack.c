@@ -43,15 +43,16 @@ typedef struct stream {
     ZSTD_DCtx *zstd;
     char *in, *out;
     size_t in_at, in_len;
-    int64_t at, size;        /* of the file: where in[0] stands; how long it is */
-    int64_t n_out, line;     /* so far; the line that was reached */
-    bool between;            /* a stream has ended, and nothing of another one has been seen */
+    int64_t at, size;    /* of the file: where in[0] stands; how long it is */
+    int64_t n_out, line; /* so far; the line that was reached */
+    bool between;        /* a stream has ended, and nothing of another one has been seen */
     mr_unpack_sink sink;
     void *self;
 } stream;
 
 static mr_status damaged(const stream *s, const char *what, mr_err *err) {
-    return mr_fail(err, MR_EDATA, "%s: byte %" PRId64 ": %s (%s, in line %" PRId64 " of the text); fetch the file again", s->name,
+    return mr_fail(err, MR_EDATA,
+                   "%s: byte %" PRId64 ": %s (%s, in line %" PRId64 " of the text); fetch the file again", s->name,
                    s->at + (int64_t)s->in_at, what, mr_packing_name(s->how), s->line);
 }
 
@@ -70,7 +71,8 @@ static mr_status give(stream *s, size_t len, mr_err *err) {
     s->n_out += (int64_t)len;
     if (s->n_out > mr_unpacked_max(s->size))
         return mr_fail(err, MR_EDATA,
-                       "%s: unpacks to more than %" PRId64 " bytes (%d times its size and %d MiB), which no text does; it is not read",
+                       "%s: unpacks to more than %" PRId64
+                       " bytes (%d times its size and %d MiB), which no text does; it is not read",
                        s->name, mr_unpacked_max(s->size), RATIO_MAX, FREE_BYTES >> 20);
     for (const char *p = s->out, *end = s->out + len; (p = memchr(p, '\n', (size_t)(end - p))); p++) s->line++;
     return s->sink(s->self, s->out, len, err);
@@ -134,10 +136,13 @@ static mr_status run(stream *s, mr_err *err) {
 mr_status mr_unpack(int fd, const char *name, mr_packing how, mr_unpack_sink sink, void *self, mr_err *err) {
     struct stat info;
     if (fstat(fd, &info) != 0) return mr_fail_errno(err, "%s", name);
-    stream s = { .fd = fd, .name = name, .how = how, .size = (int64_t)info.st_size, .line = 1, .sink = sink, .self = self };
+    stream s = {
+        .fd = fd, .name = name, .how = how, .size = (int64_t)info.st_size, .line = 1, .sink = sink, .self = self
+    };
     const bool ready = how == MR_PACKED_GZIP
                            ? inflateInit2(&s.z, 16 + MAX_WBITS) == Z_OK
-                           : (s.zstd = ZSTD_createDCtx()) && !ZSTD_isError(ZSTD_DCtx_setParameter(s.zstd, ZSTD_d_windowLogMax, WINDOW_LOG_MAX));
+                           : (s.zstd = ZSTD_createDCtx()) &&
+                                 !ZSTD_isError(ZSTD_DCtx_setParameter(s.zstd, ZSTD_d_windowLogMax, WINDOW_LOG_MAX));
     s.in = mr_try_alloc(IN_BYTES);
     s.out = mr_try_alloc(OUT_BYTES);
     mr_status st = ready && s.in && s.out ? run(&s, err) : mr_fail(err, MR_ENOMEM, "%s: no memory to unpack it", name);

@@ -1,8 +1,9 @@
-/* unpack.h - gzip and zstd streams, a piece at a time: what a file is by its first bytes, and its bytes without the packing.
+/* unpack.h - gzip and zstd streams, a piece at a time: what a file is by its first bytes, and its bytes without the
+ * packing.
  *
- * Several streams behind each other are one file (as gzip and zstd read them); zeros behind the last gzip stream are passed
- * over. A stream that is damaged or cut is an error that names the byte of the file and the line of the text that was reached.
- * Bombs: more than mr_unpacked_max bytes are an error; a zstd window above 128 MiB is one too.
+ * Several streams behind each other are one file (as gzip and zstd read them); zeros behind the last gzip stream are
+ * passed over. A stream that is damaged or cut is an error that names the byte of the file and the line of the text
+ * that was reached. Bombs: more than mr_unpacked_max bytes are an error; a zstd window above 128 MiB is one too.
  *
  * Source: RFC 1952 (gzip, by zlib), RFC 8878 (Zstandard, by libzstd).
  * Memory: some 200 kB, and a zstd stream's window. Errors: MR_EDATA `NAME: byte N ...`. Threads: no hidden state. */

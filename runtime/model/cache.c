@@ -24,7 +24,7 @@ enum {
     MAX_WEIGHTS = 1 << 16,
     NF4_BLOCK = 64,
     NF4_NESTED = 256,
-    WAITING = 256 << 20,   /* bytes that may wait for the disk while a GPU's weights are made */
+    WAITING_SHARE = 8,     /* of the machine's memory may wait for the disk while a GPU's weights are made */
     WORTH = 128 << 20      /* values; fewer are quantized about as fast as they are read */
 };
 static const char magic[8] = "MEDRLNF4";
@@ -327,7 +327,7 @@ static void *writer(void *ctx) {
 
 static void push(mr_cache *c, item *x) {
     pthread_mutex_lock(&c->lock);
-    while (c->waiting > WAITING) pthread_cond_wait(&c->less, &c->lock); /* wait: the disk, which ends with an error at worst */
+    while (c->waiting > mr_memory_bytes() / WAITING_SHARE) pthread_cond_wait(&c->less, &c->lock); /* wait: the disk, which ends with an error at worst */
     if (c->last)
         c->last->next = x;
     else

@@ -382,7 +382,8 @@ void mr_decoder_bring(mr_decoder *d, int layer) {
 
 /* --- the forward pass --- */
 
-float *mr_decoder_rotated(mr_decoder *d, int layer, int n, bool q_only) {
+/* q and k where they are to be rotated. */
+static float *normed(mr_decoder *d, int layer, int n, bool q_only) {
     mr_backend *b = d->b;
     const mr_config *c = &d->m->config;
     const mr_layer *l = &d->m->layers[layer];
@@ -392,7 +393,14 @@ float *mr_decoder_rotated(mr_decoder *d, int layer, int n, bool q_only) {
     for (int h = 0; c->qk_norm && h < all; h++)
         b->rmsnorm(b, q + h * size, width, qkv + h * size, width, h < heads ? l->q_norm : l->k_norm, n, size,
                    c->rms_norm_eps);
-    b->rope(b, q, width, d->pos, d->inv_freq, n, all, size, false);
+    return q;
+}
+
+float *mr_decoder_rotated(mr_decoder *d, int layer, int n, bool q_only) {
+    const mr_config *c = &d->m->config;
+    int heads = c->num_attention_heads + (q_only ? 0 : c->num_key_value_heads);
+    float *q = normed(d, layer, n, q_only);
+    d->b->rope(d->b, q, mr_qkv_width(c), d->pos, d->inv_freq, n, heads, c->head_dim, false);
     return q;
 }
 
@@ -406,9 +414,12 @@ void mr_decoder_attend(mr_decoder *d, int layer, const mr_pack *p) {
     mr_linear qkv = mr_linear_now(d->m, &l->linear[MR_GROUP_QKV]);
     b->rmsnorm(b, d->a, c->hidden_size, k->x, c->hidden_size, l->input_norm, n, c->hidden_size, c->rms_norm_eps);
     b->linear(b, k->qkv, k->u[MR_GROUP_QKV], d->a, &qkv, n, false);
-    float *q = mr_decoder_rotated(d, layer, n, false);
+    float *q = normed(d, layer, n, false), *v = k->qkv + (heads + keys) * size;
     void *kv = mr_layer_kv(d, layer);
-    b->kv_put(b, kv, d->n_slots, q + heads * size, k->qkv + (heads + keys) * size, width, d->slots, n, keys, size);
+    if (!b->rope_put || !b->rope_put(b, kv, d->n_slots, q, v, width, d->pos, d->inv_freq, d->slots, n, heads, keys, size)) {
+        b->rope(b, q, width, d->pos, d->inv_freq, n, heads + keys, size, false);
+        b->kv_put(b, kv, d->n_slots, q + heads * size, v, width, d->slots, n, keys, size);
+    }
     if (d->step_spans)
         b->attention_step(b, k->o, q, width, kv, d->n_slots, d->step_spans, n, d->step_chunks, heads, keys, size);
     else

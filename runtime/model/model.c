@@ -357,8 +357,8 @@ typedef struct draw {
 static void draw_values(void *ctx, int thread, int64_t from, int64_t to) {
     const draw *d = ctx;
     (void)thread;
-    for (int64_t i = from; i < to; i++)
-        d->dst[i] = (2.0f * mr_uniform_at(d->seed, d->stream, (uint64_t)i) - 1.0f) * d->bound;
+    mr_uniforms_at(d->dst + from, to - from, d->seed, d->stream, (uint64_t)from);
+    for (int64_t i = from; i < to; i++) d->dst[i] = (2.0f * d->dst[i] - 1.0f) * d->bound;
 }
 
 /* PEFT's kaiming_uniform(a = sqrt 5) of A is U(-1/sqrt(in), 1/sqrt(in)); B is zero (spec/quantization.md 5.6). */

@@ -27,9 +27,9 @@
 enum {
     SOCKET_FD = 3,
     SEND_BYTES = 256 << 10,
-    FRAME_MAX = 17 << 20,    /* one row of 16 MiB fits */
-    END_BYTES = 64 << 10,    /* of the file that are hashed at each end */
-    PREFIX = 16,             /* of a cache's name: which file; the rest: in which state */
+    FRAME_MAX = 17 << 20, /* one row of 16 MiB fits */
+    END_BYTES = 64 << 10, /* of the file that are hashed at each end */
+    PREFIX = 16,          /* of a cache's name: which file; the rest: in which state */
     OLD_TEMPORARY_S = 86400
 };
 
@@ -131,7 +131,8 @@ static mr_status take(reading *r, const mr_frame *f, bool *done, mr_err *err) {
         r->level = (int)mr_take_u8(&t);
         if (t.bad || r->level < 1 || r->level > 3) return MR_EAGAIN;
         if (r->level < r->least)
-            return mr_fail(err, MR_EREFUSED, "%s: the process that would read it reaches level %d of the sandbox, %d is required",
+            return mr_fail(err, MR_EREFUSED,
+                           "%s: the process that would read it reaches level %d of the sandbox, %d is required",
                            r->name, r->level, r->least);
         return MR_OK;
     }
@@ -140,7 +141,8 @@ static mr_status take(reading *r, const mr_frame *f, bool *done, mr_err *err) {
     case MR_WIRE_BYTES:
         if (mr_rowcache_bytes(r->writer) + f->len > (uint64_t)mr_unpacked_max(r->size))
             return mr_fail(err, MR_EDATA,
-                           "%s: becomes more than %" PRId64 " bytes of rows (100 times its size and 256 MiB), which no text "
+                           "%s: becomes more than %" PRId64
+                           " bytes of rows (100 times its size and 256 MiB), which no text "
                            "does; it is not read",
                            r->name, mr_unpacked_max(r->size));
         mr_status st = mr_rowcache_add(r->writer, f->data, f->len, err);
@@ -189,8 +191,9 @@ static mr_status read_all(reading *r, mr_err *err) {
         mr_watch_beat();
         if (n < 0 && errno != EINTR) return mr_fail_errno(err, "%s: waiting for its reader", r->name);
         if (n == 0 && left <= 0)
-            return mr_fail(err, MR_EDATA, "%s: the process that read it was stopped after %.3g s without an answer; the file is "
-                                          "damaged, or made to do harm",
+            return mr_fail(err, MR_EDATA,
+                           "%s: the process that read it was stopped after %.3g s without an answer; the file is "
+                           "damaged, or made to do harm",
                            r->name, mr_now_s() - since);
         if (n > 0 && !mr_wire_fill(&r->wire, false)) return ended(r, false, err);
     }
@@ -290,7 +293,8 @@ static void tidy(const char *folder, const char *kept) {
     for (struct dirent *e; d && (e = readdir(d));) {
         struct stat s;
         const bool same = strncmp(e->d_name, name, PREFIX + 1) == 0 && strcmp(e->d_name, name) != 0;
-        const bool left = strncmp(e->d_name, ".rows-", 6) == 0 && fstatat(dirfd(d), e->d_name, &s, AT_SYMLINK_NOFOLLOW) == 0 &&
+        const bool left = strncmp(e->d_name, ".rows-", 6) == 0 &&
+                          fstatat(dirfd(d), e->d_name, &s, AT_SYMLINK_NOFOLLOW) == 0 &&
                           time(NULL) - s.st_mtime > OLD_TEMPORARY_S;
         if (same || left) unlinkat(dirfd(d), e->d_name, 0);
     }
@@ -338,7 +342,8 @@ static mr_status keep(int *cache, reading *r, const char *folder, const char *pa
 static mr_status hold(int *cache, reading *r, const uint8_t *key, bool in_memory, mr_err *err) {
     const char *folder = getenv("TMPDIR");
     if (!folder || !*folder) folder = "/tmp";
-    const int fd = in_memory ? memfd_create("medrl-rows", MFD_CLOEXEC) : open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    const int fd =
+        in_memory ? memfd_create("medrl-rows", MFD_CLOEXEC) : open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (fd < 0) {
         r->disk = true;
         return mr_fail_errno(err, "%s", in_memory ? "memory for rows" : folder);
@@ -358,8 +363,8 @@ static mr_status make(int *cache, reading *r, const char *folder, const char *pa
         return MR_OK;
     }
     if (!r->disk) return st;
-    mr_warn("row cache: %s; %s is read anew at each start (MEDRL_ROW_CACHE names another folder)", err ? err->msg : "it cannot be written",
-            r->name);
+    mr_warn("row cache: %s; %s is read anew at each start (MEDRL_ROW_CACHE names another folder)",
+            err ? err->msg : "it cannot be written", r->name);
     st = hold(cache, r, key, false, err);
     return st != MR_OK && r->disk ? hold(cache, r, key, true, err) : st;
 }
@@ -373,12 +378,15 @@ mr_status mr_import_kind(mr_packing *how, int fd, const char *name, mr_err *err)
     const mr_packing want = mr_packing_named(name);
     if (want != MR_PACKED_NOT && want != *how)
         return mr_fail(err, MR_EDATA, "%s: is %s, want %s as its name says; %s", name,
-                       n == 0 ? "empty" : *how == MR_PACKED_NOT ? "something else" : mr_packing_name(*how), mr_packing_name(want),
-                       n == 0 ? "fetch it again" : "rename it, or fetch it again");
+                       n == 0                  ? "empty"
+                       : *how == MR_PACKED_NOT ? "something else"
+                                               : mr_packing_name(*how),
+                       mr_packing_name(want), n == 0 ? "fetch it again" : "rename it, or fetch it again");
     return MR_OK;
 }
 
-mr_status mr_import_open(int *cache, int fd, const char *name, mr_packing how, const mr_import_opts *opts, mr_err *err) {
+mr_status mr_import_open(int *cache, int fd, const char *name, mr_packing how, const mr_import_opts *opts,
+                         mr_err *err) {
     *cache = -1;
     mr_err own;
     if (!err) err = &own;
@@ -386,9 +394,14 @@ mr_status mr_import_open(int *cache, int fd, const char *name, mr_packing how, c
     struct stat s;
     if (fstat(fd, &s) != 0) return mr_fail_errno(err, "%s", name);
     const size_t half = mr_memory_bytes() / 2, most = (size_t)2 << 30;
-    reading r = { .name = name, .fd = fd, .size = (int64_t)s.st_size, .how = how,
+    reading r = { .name = name,
+                  .fd = fd,
+                  .size = (int64_t)s.st_size,
+                  .how = how,
                   .deadline_s = opts && opts->deadline_s > 0 ? opts->deadline_s : 60 + (double)s.st_size / 20e6,
-                  .memory = opts && opts->memory_bytes ? opts->memory_bytes : half && half < most ? half : most,
+                  .memory = opts && opts->memory_bytes ? opts->memory_bytes
+                            : half && half < most      ? half
+                                                       : most,
                   .least = opts ? opts->require_sandbox : 0 };
     uint8_t key[MR_ROWCACHE_KEY];
     char state[65];

@@ -2,8 +2,9 @@
  *
  *     FOLDER/<hash of what the pass is>.pass    the SHA-256 of the rest in hex, a newline, the rest
  *
- * The two hundred thousand rows of a set take two seconds to be looked at; which of them are kept is known when nothing that it
- * depends on has changed. A file that cannot be written, read or believed costs these two seconds and nothing else. */
+ * The two hundred thousand rows of a set take two seconds to be looked at; which of them are kept is known when nothing
+ * that it depends on has changed. A file that cannot be written, read or believed costs these two seconds and nothing
+ * else. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -51,8 +52,8 @@ static char *pass_path(const mr_version *v, mr_take *t) {
     struct stat program = { 0 };
     (void)!stat("/proc/self/exe", &program);
     char text[96];
-    snprintf(text, sizeof text, "pass 1 %lld %lld.%09ld %zu", (long long)program.st_size, (long long)program.st_mtim.tv_sec,
-             program.st_mtim.tv_nsec, len);
+    snprintf(text, sizeof text, "pass 1 %lld %lld.%09ld %zu", (long long)program.st_size,
+             (long long)program.st_mtim.tv_sec, program.st_mtim.tv_nsec, len);
     mr_sha_add(sha, text, strlen(text) + 1);
     mr_sha_add(sha, what, len);
     add_texts(sha, &v->texts);
@@ -92,7 +93,9 @@ static void make_room(const char *folder) {
     for (struct dirent *e; d && (e = readdir(d));) {
         struct stat s;
         if (!mr_ends_with(e->d_name, ".pass") || fstatat(dirfd(d), e->d_name, &s, AT_SYMLINK_NOFOLLOW) != 0) continue;
-        if (n++ && (s.st_mtim.tv_sec > since.tv_sec || (s.st_mtim.tv_sec == since.tv_sec && s.st_mtim.tv_nsec >= since.tv_nsec))) continue;
+        if (n++ && (s.st_mtim.tv_sec > since.tv_sec ||
+                    (s.st_mtim.tv_sec == since.tv_sec && s.st_mtim.tv_nsec >= since.tv_nsec)))
+            continue;
         since = s.st_mtim;
         snprintf(oldest, sizeof oldest, "%s", e->d_name);
     }

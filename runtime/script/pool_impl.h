@@ -142,9 +142,9 @@ bool mr_peer_serve(mr_version *v, mr_peer *peer, const mr_frame *f);
 /* The file that a worker may read rows of, by what a recipe calls it; -1. *at: its path, owned. */
 int mr_pool_open_data(const char *name, char **at, mr_err *err);
 
-/* passes.c: what a pass over many rows came to, kept beside the row caches. A pass is named by what the worker says it is, by the
- * state of the files it went over, by every Lua text of the version (so what a script leaves there is found by the same scripts
- * only) and by the program. */
+/* passes.c: what a pass over many rows came to, kept beside the row caches. A pass is named by what the worker says it
+ * is, by the state of the files it went over, by every Lua text of the version (so what a script leaves there is found
+ * by the same scripts only) and by the program. */
 void mr_pass_send(mr_version *v, mr_peer *peer, const mr_frame *f); /* answers NEED_PASS */
 bool mr_pass_keep(mr_version *v, const mr_frame *f);                /* False: it is no such frame */
 

@@ -4,7 +4,8 @@
  *     CUDA_INJECTION64_PATH=$PWD/libtrace.so LD_LIBRARY_PATH=$CUDA/lib64 medrl bench ...
  *
  * The driver loads it (CUDA_INJECTION64_PATH), the program need not know. One row a kernel, its grid and block with it, so that shapes
- * show; `idle` is the time between the end of one and the start of the next when that is under a millisecond: launches. With
+ * show; `idle` is the time between the end of one and the start of the next when that is under a millisecond: launches. `own` is the
+ * time from the end of all before to the end of this one: kernels that begin early run beside each other, and wait. With
  * CUDA_TRACE_PARTS="NAME,A,B;..." a table of its own for what ran behind the Ath last kernel whose name has NAME in it, up to and with the Bth
  * last: "sample,7,1" is the last 6 decode steps. TRACE_LIST=FILE writes all of them in order, a line each: start and duration in ns, name.
  * Source of the interface: CUPTI's manual, Activity API. */
@@ -18,7 +19,7 @@ enum { BUFFER = 8 << 20, MAX_ROWS = 4096, SHOWN = 60 };
 
 typedef struct row {
     char name[160];
-    uint64_t n, ns, least;
+    uint64_t n, ns, least, own;
 } row;
 
 typedef struct event {
@@ -99,14 +100,15 @@ static void table(size_t from, size_t to) {
         if (!r->n++ || ns < r->least) r->least = ns;
         r->ns += ns, all += ns;
         if (last && e->start > last && e->start - last < 1000000) idle += e->start - last, n_idle++;
-        if (e->end > last) last = e->end;
+        if (e->end > last) r->own += e->end - (e->start > last ? e->start : last), last = e->end;
     }
     qsort(part, (size_t)n_rows, sizeof part[0], by_time);
     fprintf(stderr, "trace: %.3f ms busy, %.3f ms idle in %llu gaps below 1 ms\n", (double)all / 1e6, (double)idle / 1e6,
             (unsigned long long)n_idle);
     for (int i = 0; i < n_rows && i < SHOWN && part[i].n; i++)
-        fprintf(stderr, "%9.3f ms %7llu x %9.1f us, least %9.1f  %s\n", (double)part[i].ns / 1e6, (unsigned long long)part[i].n,
-                (double)part[i].ns / 1e3 / (double)part[i].n, (double)part[i].least / 1e3, part[i].name);
+        fprintf(stderr, "%9.3f ms %7llu x %9.1f us, least %9.1f, own %9.1f  %s\n", (double)part[i].ns / 1e6, (unsigned long long)part[i].n,
+                (double)part[i].ns / 1e3 / (double)part[i].n, (double)part[i].least / 1e3, (double)part[i].own / 1e3 / (double)part[i].n,
+                part[i].name);
 }
 
 /* Behind the nth last event whose name has `name` in it; 0 when there are less. */

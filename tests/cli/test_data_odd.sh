@@ -76,7 +76,7 @@ odd 65 'x.jsonl:1: the answer is empty; 5 of 5 rows were skipped like this'
 plain 5 '\n' | sed 's/"q":"[q0-9]*"/"q":"kept not"/' >x.jsonl
 odd 65 '5 filtered: the question says so (first: x.jsonl:1)'
 printf '\037\213\010\000\000' >x.jsonl
-odd 65 'x.jsonl: byte 5: the file ends in the middle of the stream (gzip'
+odd 65 'x.jsonl: byte 5: the file ends in the middle of the stream (gzip, in line 1 of the text); fetch the file again'
 plain 30 '\n' | gzip >x.jsonl # compressed by mistake: read as what it is
 odd 0 '30 of 30 rows'
 printf '\377\376{\000' >x.jsonl

@@ -50,6 +50,36 @@ static void check_weight(const kind *k, int64_t O, int64_t I, double *diff, bool
     free(values), free(other);
 }
 
+/* Two matrices that are NF4 already, as one: products have the bits of each alone, also where the offsets of their maxima differ. */
+static bool check_stacked(const kind *k, int N) {
+    enum { O = 64, I = 256, PARTS = 2 };
+    mr_backend *b = gpu;
+    mr_nf4_part parts[PARTS];
+    mr_linear one[PARTS] = { 0 }, all = { 0 };
+    float *x = random_new(N * I, 1), *xd = put(b, x, N * I), *y[PARTS], *both = put(b, NULL, N * O * PARTS);
+    bool same = true;
+    for (int p = 0; p < PARTS; p++) {
+        float *values = random_new(O * I, p ? 7.0f : 1.0f), *device = put(b, NULL, N * O);
+        const float *nested;
+        one[p].w = weight_new(b, values, O, I, MR_NF4, k->compute, MR_USE_FWD);
+        require(b->weight_nf4(one[p].w, &parts[p].codes, &parts[p].absmax, &nested, &parts[p].offset), "weight_nf4");
+        parts[p].n = O * I, parts[p].nested = nested;
+        b->linear(b, device, NULL, xd, &one[p], N, false);
+        y[p] = get(b, device, N * O);
+        free(values);
+    }
+    mr_err err;
+    require(b->weight_adopt(b, &all.w, parts, PARTS, O * PARTS, I, k->compute, MR_USE_FWD, &err) == MR_OK, "weight_adopt");
+    b->linear(b, both, NULL, xd, &all, N, false);
+    float *got = get(b, both, N * O * PARTS);
+    for (int row = 0; row < N; row++)
+        for (int p = 0; p < PARTS; p++) same = same && same_bits(got + (row * PARTS + p) * O, y[p] + row * O, O);
+    b->weight_free(b, all.w);
+    for (int p = 0; p < PARTS; p++) b->weight_free(b, one[p].w), free(y[p]);
+    free(x), free(got), drop(b);
+    return same;
+}
+
 void test_weights(void) {
     static const int64_t sizes[][2] = { { 1, 1 }, { 20, 36 }, { 65, 33 }, { 128, 64 }, { 131, 130 }, { 48, 192 }, { 3, 7 }, { 512, 2048 } };
     for (int k = 0; k < n_kinds; k++) {
@@ -62,6 +92,10 @@ void test_weights(void) {
         snprintf(name, sizeof name, "weights: %s", kinds[k].name);
         verdict(diff <= allowed && bytes, name, "rows differ %.1e (allowed %.0e)%s", diff, allowed,
                 kinds[k].store != MR_NF4 ? "" : bytes ? "; NF4 bytes equal" : "; NF4 BYTES DIFFER");
+        if (kinds[k].store != MR_NF4) continue;
+        snprintf(name, sizeof name, "stacked weights: %s", kinds[k].name);
+        verdict(check_stacked(&kinds[k], 3) && check_stacked(&kinds[k], 40) && check_stacked(&kinds[k], 80), name,
+                "bits equal those of each alone: wanted");
     }
     enum { V = 70, C = 33, N = 6 };
     const int32_t ids[N] = { 69, 0, 3, 3, 64, 3 };
@@ -346,15 +380,16 @@ static mr_gated gated_new(const mlp_job *j, int N) {
                        .dgu = put(b, NULL, N * 2 * j->F), .dact = put(b, NULL, N * j->F), .du = put(b, NULL, N * r + 1) };
 }
 
-/* Forward, rows [from, from + N) at once: y, added to what x is. together: mlp, which must serve; else the operations that it stands for. */
+/* Forward, rows [from, from + N) at once: y, added to what x is. together: mlp, which must serve many rows; else, and where it
+ * does not serve few, the operations that it stands for. */
 static float *mlp_forward(const mlp_job *j, const mr_gated *m, int from, int N, bool together) {
     mr_backend *b = gpu;
     const float *x = j->x + from * j->C;
     float *y = put(b, NULL, N * j->C);
     b->copy(b, y, x, (size_t)(N * j->C) * sizeof(float));
-    if (together) {
-        require(b->mlp(b, y, x, m, N, true), "mlp serves many rows");
-    } else {
+    bool done = together && b->mlp(b, y, x, m, N, true);
+    if (together) require(done || N <= 64, "mlp serves many rows");
+    if (!done) {
         b->linear(b, m->gu, m->u_up, x, m->gate_up, N, false);
         b->silu_mul(b, m->act, m->gu, N, (int)j->F);
         b->linear(b, y, m->u_down, m->act, m->down, N, true);
@@ -405,7 +440,7 @@ static void check_mlp(const kind *k, int64_t C, int64_t F, int r, int N, bool bi
     static const int counts[] = { 1, 6, 33, 64, 65, 70 };
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) { /* a sequence while it is sampled, and in training */
         int n = counts[i], from = N - n;
-        float *rows = mlp_forward(&j, &m[1], from, n, n > 64);
+        float *rows = mlp_forward(&j, &m[1], from, n, true);
         bits[0] = bits[0] && same_bits(rows, got[1] + from * C, n * C);
         free(rows);
     }
@@ -501,7 +536,7 @@ static bool check_unpacked_mlp(const kind *k, int64_t C, int64_t F, int r, int N
     j.x = put(b, x, N * C);
     mr_gated m = gated_new(&j, N);
     got[0] = mlp_forward(&j, &m, 0, N, false);
-    unpack(&j.up, true), unpack(&j.down, true);
+    if (k->store == MR_NF4) unpack(&j.up, true), unpack(&j.down, true);
     m.sampling = true;
     got[1] = mlp_forward(&j, &m, 0, N, true);
     bool same = same_bits(got[0], got[1], N * C);
@@ -526,9 +561,10 @@ void test_unpacked(void) {
     int n_shapes = (int)(sizeof shapes / sizeof shapes[0]) - (small_run ? 5 : 0);
     if (!gpu->weight_unpack) return;
     for (int k = 0; k < n_kinds; k++) {
-        if (!kind_here(&kinds[k]) || kinds[k].compute == MR_F32 || kinds[k].store != MR_NF4) continue;
+        if (!kind_here(&kinds[k]) || kinds[k].compute == MR_F32) continue;
+        bool packed = kinds[k].store == MR_NF4;
         int bad = 0, runs = 0;
-        for (size_t c = 0; c < sizeof unpacked_counts / sizeof unpacked_counts[0]; c++)
+        for (size_t c = 0; packed && c < sizeof unpacked_counts / sizeof unpacked_counts[0]; c++)
             for (int s = 0; s < n_shapes; s++) {
                 if (small_run && (unpacked_counts[c] > 130 || (s == 4 && unpacked_counts[c] != 33))) continue;
                 bad += !check_unpacked(&kinds[k], shapes[s].o, shapes[s].i, &shapes[s].p, unpacked_counts[c], (s + (int)c) % 2);
@@ -536,13 +572,13 @@ void test_unpacked(void) {
             }
         static const struct { int c, f, r; } mlps[] = { { 64, 128, 8 }, { 128, 192, 72 }, { 576, 1536, 16 }, { 2048, 11008, 64 } };
         for (int c = 0; c < (small_run ? 2 : 4); c++)
-            for (int n = 13; n <= UNPACKED_MOST; n = n * 5 / 2 + 1) {
+            for (int n = packed ? 13 : 33; n <= UNPACKED_MOST; n = n * 5 / 2 + 1) {
                 bad += !check_unpacked_mlp(&kinds[k], mlps[c].c, mlps[c].f, mlps[c].r, n);
                 runs++;
                 if (small_run && n > 60) break;
             }
         char name[64];
-        snprintf(name, sizeof name, "kept unpacked: %s", kinds[k].name);
+        snprintf(name, sizeof name, "%s: %s", packed ? "kept unpacked" : "mlp while sampling", kinds[k].name);
         verdict(bad == 0, name, "%d of %d differ in a bit", bad, runs);
     }
 }

@@ -41,6 +41,15 @@ a=$("$medrl" hash whole 2>>log) b=$("$medrl" hash cut 2>>log)
 [ -n "$a" ] && [ "$a" = "$b" ]
 result "the same adapter, killed or not (hash $(echo "$a" | cut -c1-12))" $?
 
+# 4-bit weights, kept in 16 bits as well or not
+for when in true false; do
+    "$medrl" run recipes/demo.lua --device cuda:0 -o "kept-$when" --set grpo.max_steps=4 --set model.load_in_4bit=true --set model.dequantize=$when >log 2>&1
+    result "4-bit weights, dequantize = $when" $?
+done
+a=$("$medrl" hash kept-true 2>>log) b=$("$medrl" hash kept-false 2>>log)
+[ -n "$a" ] && [ "$a" = "$b" ]
+result "the same adapter, dequantized or not (hash $(echo "$a" | cut -c1-12))" $?
+
 refuses 71 "GB\|MB" "a model that does not fit" bench --config qwen2.5-3b --device cuda:0 --vram 1G
 refuses 2 "cuda:99" "a GPU that is not there" plan recipes/demo.lua --device cuda:99
 if [ -e /proc/driver/nvidia ]; then

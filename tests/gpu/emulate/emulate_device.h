@@ -31,6 +31,8 @@ struct alignas(8) uint2 { uint32_t x, y; };
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 static inline float2 make_float2(float x, float y) { return float2{ x, y }; }
+static inline float4 make_float4(float x, float y, float z, float w) { return float4{ x, y, z, w }; }
+static inline uint2 make_uint2(uint32_t x, uint32_t y) { return uint2{ x, y }; }
 static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return uint4{ x, y, z, w }; }
 
 /* --- emulate.cc --- */
@@ -63,6 +65,7 @@ template <typename... P> static inline emu_bound<P...> emu_bind(void (*kernel)(P
 
 #define LAUNCH_EARLY LAUNCH
 static inline void follow() {}
+static inline void let_next_begin() {}
 
 template <typename V> static inline V __shfl_xor_sync(unsigned, V v, int d) {
     int lane = (int)threadIdx.x % 32;
@@ -72,9 +75,23 @@ template <typename V> static inline V __shfl_xor_sync(unsigned, V v, int d) {
     emu_warp_wait();
     return r;
 }
+template <typename V> static inline V __shfl_sync(unsigned, V v, int from) {
+    emu_lane((int)threadIdx.x % 32) = &v;
+    emu_warp_wait();
+    V r = *(const V *)emu_lane(from);
+    emu_warp_wait();
+    return r;
+}
 static inline void __syncwarp() { emu_warp_wait(); }
 static inline void __threadfence() {}
-static inline float __ldcg(const float *p) { return *p; }
+static inline int load_acquire(const int *p) { return *p; }
+static inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t which) {
+    uint64_t both = (uint64_t)y << 32 | x;
+    uint32_t r = 0;
+    for (int i = 0; i < 4; i++) r |= (uint32_t)(both >> (which >> 4 * i & 7) * 8 & 255) << 8 * i;
+    return r;
+}
+template <typename V> static inline V __ldcg(const V *p) { return *p; }
 static inline int atomicAdd(int *p, int v) { int old = *p; *p += v; return old; }
 static inline unsigned long long atomicAdd(unsigned long long *p, unsigned long long v) {
     unsigned long long old = *p;

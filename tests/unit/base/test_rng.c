@@ -25,6 +25,15 @@ static void philox_known_answers(void) {
     }
 }
 
+/* With a carry from the lower half of the counter, a stream and a seed of 64 bits, and a rest. */
+static void many_uniforms_are_the_single_ones(void) {
+    enum { N = 1003 };
+    const uint64_t seed = 0x123456789abcdefu, stream = 0xfedcba9876543210u, first = 0xfffffff0u - 100;
+    float x[N];
+    mr_uniforms_at(x, N, seed, stream, first);
+    for (int i = 0; i < N; i++) CHECK(x[i] == mr_uniform_at(seed, stream, first + (uint64_t)i));
+}
+
 static void uniform_is_below_one_and_spread(void) {
     double sum = 0;
     for (uint32_t i = 0; i < 10000; i++) {
@@ -163,6 +172,7 @@ static void small_permutations(void) {
 
 TEST_MAIN({ "philox_known_answers", philox_known_answers },
           { "uniform_is_below_one_and_spread", uniform_is_below_one_and_spread },
+          { "many_uniforms_are_the_single_ones", many_uniforms_are_the_single_ones },
           { "normal_has_mean_and_deviation", normal_has_mean_and_deviation },
           { "fnv_known_answers", fnv_known_answers }, { "numpy_numbers", numpy_numbers },
           { "numpy_permutations", numpy_permutations }, { "torch_permutations", torch_permutations },

@@ -1,5 +1,5 @@
-/* test_packed.c - gzip and zstd streams in pieces, damaged, cut, one behind the other, and as bombs; row caches: written, read,
- * and any byte of them changed. */
+/* test_packed.c - gzip and zstd streams in pieces, damaged, cut, one behind the other, and as bombs; row caches:
+ * written, read, and any byte of them changed. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -81,7 +81,8 @@ static void streams(void) {
         CHECK_INT(mr_packing_of(packed.data, 4), packing[k]);
         REQUIRE_OK(mr_unpack(fd, "x", packing[k], gather, &got, &err), err);
         CHECK_INT(got.len, text.len + 4);
-        CHECK(got.len == text.len + 4 && memcmp(got.data, text.data, text.len) == 0 && memcmp(got.data + text.len, "end\n", 4) == 0);
+        CHECK(got.len == text.len + 4 && memcmp(got.data, text.data, text.len) == 0 &&
+              memcmp(got.data + text.len, "end\n", 4) == 0);
         if (k == 0) { /* zeros behind the end */
             mr_str_add(&packed, "\0\0\0\0\0", 5);
             put(packed.data, packed.len);
@@ -117,11 +118,13 @@ static void damaged_streams(void) {
             snprintf(place, sizeof place, "x.gz: byte %zu: the file ends in the middle of the stream (%s, in line ", n,
                      mr_packing_name(packing[k]));
             CHECK_CONTAINS(err.msg, place);
-            CHECK(got.len <= text.len && memcmp(got.data ? got.data : "", text.data, got.len) == 0); /* what came was right */
+            CHECK(got.len <= text.len &&
+                  memcmp(got.data ? got.data : "", text.data, got.len) == 0); /* what came was right */
             mr_str_clear(&got);
         }
         CHECK(tried > 100);
-        for (size_t at = 12; at < packed.len; at += 101) { /* changed; gzip has a checksum behind, this zstd stream none */
+        for (size_t at = 12; at < packed.len;
+             at += 101) { /* changed; gzip has a checksum behind, this zstd stream none */
             mr_str got = { 0 };
             packed.data[at] ^= 0x11;
             put(packed.data, packed.len);

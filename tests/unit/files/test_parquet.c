@@ -1,5 +1,5 @@
-/* test_parquet.c - Parquet files against what pyarrow reads of them (tests/golden/parquet), kinds of columns that are refused,
- * limits, and files that are cut at every length. Skipped by a program that was built without carquet. */
+/* test_parquet.c - Parquet files against what pyarrow reads of them (tests/golden/parquet), kinds of columns that are
+ * refused, limits, and files that are cut at every length. Skipped by a program that was built without carquet. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -76,7 +76,8 @@ static void equal_to_pyarrow(void) {
 
 static void what_is_refused(void) {
     static const char *const cases[][2] = {
-        { "odd_decimal", "odd_decimal.parquet: column \"a.it\" is a DECIMAL; medrl reads text, numbers, booleans, dates" },
+        { "odd_decimal",
+          "odd_decimal.parquet: column \"a.it\" is a DECIMAL; medrl reads text, numbers, booleans, dates" },
         { "odd_binary", "odd_binary.parquet: column \"a.it\" is binary (bytes without a character set)" },
         { "odd_fixed", "odd_fixed.parquet: column \"a.it\" is binary of a fixed size" },
         { "odd_map", "odd_map.parquet: column \"a.it\" is a map" },
@@ -163,4 +164,5 @@ IF_BUILT(limits)
 IF_BUILT(damaged_anywhere)
 
 TEST_MAIN({ "equal_to_pyarrow", equal_to_pyarrow_if_built }, { "what_is_refused", what_is_refused_if_built },
-          { "limits", limits_if_built }, { "damaged_anywhere", damaged_anywhere_if_built }, { "without_it", without_it })
+          { "limits", limits_if_built }, { "damaged_anywhere", damaged_anywhere_if_built },
+          { "without_it", without_it })

@@ -424,6 +424,9 @@ static void run_all(bool without_jit) {
     put_file("rewards/plain.lua", "return { score = function(c) return #c end }\n");
     put_recipe("escape.lua", "{ \"attempt\" }, \"plain\"", "");
     run_escape(&escapes[0]); /* buffers and the arena reach their size */
+    static const char large[(64 << 10) + 1];
+    char hex[65];
+    mr_sha256(hex, large, sizeof large); /* and libcrypto is opened, which large texts are hashed with: 4 MB, once */
     int fds = entries("/proc/self/fd", 0);
     malloc_trim(0); /* what malloc keeps for the next call is no growth: 1 MiB texts leave their mark there */
     size_t before = mr_rss_bytes();

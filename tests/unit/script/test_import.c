@@ -1,6 +1,6 @@
-/* test_import.c - packed data files: rows through a process of its own into a row cache and out of it; the cache found again, out
- * of date, damaged, or without room; and processes that hang, crash and lie. Data sets by folder, in the layouts of the hub.
- * What needs Parquet is passed over by a program that was built without it. */
+/* test_import.c - packed data files: rows through a process of its own into a row cache and out of it; the cache found
+ * again, out of date, damaged, or without room; and processes that hang, crash and lie. Data sets by folder, in the
+ * layouts of the hub. What needs Parquet is passed over by a program that was built without it. */
 #include <fcntl.h>
 #include <glob.h>
 #include <signal.h>
@@ -36,7 +36,7 @@ static int worker(void) {
         for (int i = 0; i < 300; i++)
             if (!mr_wire_send(&w, MR_WIRE_BYTES, zeros, sizeof zeros, -1)) return 0;
     }
-    if (strcmp(play, "gone") == 0) return 0;
+    if (strcmp(play, "gone") == 0) _exit(0);
     pause();
     return 0;
 }
@@ -160,7 +160,8 @@ static void caches_without_room(void) {
     setrlimit(RLIMIT_FSIZE, &(struct rlimit){ 4096, before.rlim_max });
     const mr_status st = rows_of("x.csv.gz", NULL, &n, &err);
     setrlimit(RLIMIT_FSIZE, &before);
-    CHECK_INT(st, MR_EIO); /* memory is a file as well, for this limit: all three are tried, and the last one's error comes */
+    CHECK_INT(
+        st, MR_EIO); /* memory is a file as well, for this limit: all three are tried, and the last one's error comes */
     CHECK_CONTAINS(err.msg, "memory for rows: ");
     CHECK_STR(the_cache(), ""); /* nothing is left of it */
     unsetenv("TMPDIR");
@@ -231,7 +232,9 @@ static const char *answer_of(const cJSON *columns) {
 
 /* "N: PLACE=ANSWER PLACE=ANSWER", of the first and the last row of a set with these files; or the error. */
 static char *set_of(const char *get, const char *files) {
-    char *recipe = mr_asprintf("local data = require 'medrl.data'\nreturn { data = { system = '', train = data.get(%s), files = %s } }\n", get, files);
+    char *recipe = mr_asprintf(
+        "local data = require 'medrl.data'\nreturn { data = { system = '', train = data.get(%s), files = %s } }\n", get,
+        files);
     put_file("set.lua", recipe);
     mr_free(recipe);
     mr_pool *p = open_pool("set.lua", 1, 20);
@@ -242,7 +245,7 @@ static char *set_of(const char *get, const char *files) {
         mr_str_puts(&s, err.msg);
     } else {
         mr_str_printf(&s, "%d:", (int)src.n_rows);
-        for (int64_t i = 0; i < src.n_rows; i += src.n_rows > 1 ? src.n_rows - 1 : 1) {
+        for (int64_t i = 0; i<src.n_rows; i += src.n_rows> 1 ? src.n_rows - 1 : 1) {
             mr_row row = { 0 };
             if (src.get(src.self, i, &row, &err) != MR_OK) {
                 mr_str_printf(&s, " error: %s", err.msg);
@@ -266,19 +269,23 @@ static char *set_of(const char *get, const char *files) {
     } while (0)
 
 static void data_sets_of_text(void) {
-    static const char rows[] = "{\"question\":\"a\",\"answer\":\"#### 1\"}\n{\"question\":\"b\",\"answer\":\"#### 2\"}\n";
+    static const char rows[] =
+        "{\"question\":\"a\",\"answer\":\"#### 1\"}\n{\"question\":\"b\",\"answer\":\"#### 2\"}\n";
     REQUIRE(mkdir("g", 0777) == 0 && mkdir("g/main", 0777) == 0 && mkdir("g/socratic", 0777) == 0);
     put_gzip("g/main/train-00000-of-00002.jsonl.gz", rows);
     put_file("g/main/train-00001-of-00002.jsonl", "{\"question\":\"c\",\"answer\":\"#### 3\"}\n");
     put_file("g/main/test-00000-of-00001.jsonl", "{\"question\":\"t\",\"answer\":\"#### 9\"}\n");
     put_file("g/socratic/train-00000-of-00001.jsonl", "{\"question\":\"s\",\"answer\":\"#### 7\"}\n");
     put_file("g/README.json", "{}");
-    SET("'gsm8k'", "{ gsm8k = 'g' }", "3: g/main/train-00000-of-00002.jsonl.gz:1=1 g/main/train-00001-of-00002.jsonl:1=3");
+    SET("'gsm8k'", "{ gsm8k = 'g' }",
+        "3: g/main/train-00000-of-00002.jsonl.gz:1=1 g/main/train-00001-of-00002.jsonl:1=3");
     SET("'gsm8k', { split = 'test' }", "{ gsm8k = 'g/' }", "1: g/main/test-00000-of-00001.jsonl:1=9");
     SET("'gsm8k', { config = 'socratic' }", "{ gsm8k = 'g' }", "1: g/socratic/train-00000-of-00001.jsonl:1=7");
     SET("'gsm8k'", "{ gsm8k = 'g/main' }", "3: g/main/train-00000-of-00002.jsonl.gz:1=1");
-    SET("'gsm8k', { split = 'valid' }", "{ gsm8k = 'g' }", "data set \"gsm8k\": g: no file of split \"valid\" of \"main\"");
-    SET("'gsm8k', { config = 'pqa' }", "{ gsm8k = 'g' }", "g: no file of split \"train\" of \"pqa\""); /* none of another configuration */
+    SET("'gsm8k', { split = 'valid' }", "{ gsm8k = 'g' }",
+        "data set \"gsm8k\": g: no file of split \"valid\" of \"main\"");
+    SET("'gsm8k', { config = 'pqa' }", "{ gsm8k = 'g' }",
+        "g: no file of split \"train\" of \"pqa\""); /* none of another configuration */
     SET("'gsm8k'", "{ gsm8k = 'g/main/train-00000-of-00002.jsonl.gz' }", "2: g/main/train-00000-of-00002.jsonl.gz:1=1");
 
     /* both layouts of the 52 specialties; and parts of them */
@@ -296,7 +303,8 @@ static void data_sets_of_text(void) {
     SET("'health_benchmarks', { categories = { 'Pediatrics', 'Sleep' } }", "{ health_benchmarks = 'h2' }",
         "2: h2/Pediatrics/Pediatrics-00000-of-00001.csv:2=C h2/Sleep/Sleep-00000-of-00001.csv:2=D");
     SET("'health_benchmarks'", "{ health_benchmarks = 'h2' }",
-        "h2: no file of 48 of the 52 parts (Lab_Medicine, Wearables, Dermatology, Gastroenterology, Internal_Medicine, ...)");
+        "h2: no file of 48 of the 52 parts (Lab_Medicine, Wearables, Dermatology, Gastroenterology, Internal_Medicine, "
+        "...)");
 }
 
 static void data_sets_of_parquet(void) {
@@ -307,8 +315,10 @@ static void data_sets_of_parquet(void) {
     copy_golden("gsm8k_like.parquet", "p/main/train-00000-of-00001.parquet");
     copy_golden("pubmedqa_artificial_like.parquet", "p/pqa_artificial/train-00000-of-00001.parquet");
     copy_golden("pubmedqa_labeled_like.parquet", "p/pqa_labeled/train/0000.parquet"); /* as the hub converts */
-    SET("'gsm8k'", "{ gsm8k = 'p' }", "2: p/main/train-00000-of-00001.parquet:1=7 p/main/train-00000-of-00001.parquet:2=60");
-    SET("'pubmedqa'", "{ pubmedqa = 'p' }", "3: p/pqa_artificial/train-00000-of-00001.parquet:1=yes p/pqa_artificial/train-00000-of-00001.parquet:3=no");
+    SET("'gsm8k'", "{ gsm8k = 'p' }",
+        "2: p/main/train-00000-of-00001.parquet:1=7 p/main/train-00000-of-00001.parquet:2=60");
+    SET("'pubmedqa'", "{ pubmedqa = 'p' }",
+        "3: p/pqa_artificial/train-00000-of-00001.parquet:1=yes p/pqa_artificial/train-00000-of-00001.parquet:3=no");
     SET("'pubmedqa', { config = 'pqa_labeled' }", "{ pubmedqa = 'p' }", "3: p/pqa_labeled/train/0000.parquet:1=yes");
     copy_golden("gsm8k_like.parquet", "wrong.jsonl"); /* what is in it counts */
     SET("'gsm8k'", "{ gsm8k = 'wrong.jsonl' }", "2: wrong.jsonl:1=7 wrong.jsonl:2=60");
@@ -332,7 +342,8 @@ static void data_sets_of_parquet(void) {
     CHECK_INT(n, 52);
     copy_golden("health_benchmarks_like.parquet", "all/data/Ethics-00000-of-00001.parquet");
     char want[256];
-    snprintf(want, sizeof want, "52: all/data/%s-00000-of-00001.parquet:1=C all/data/%s-00000-of-00001.parquet:1=C", head[0], head[1]);
+    snprintf(want, sizeof want, "52: all/data/%s-00000-of-00001.parquet:1=C all/data/%s-00000-of-00001.parquet:1=C",
+             head[0], head[1]);
     SET("'health_benchmarks'", "{ health_benchmarks = 'all' }", want);
     mr_free(lua);
 }
@@ -346,8 +357,8 @@ static int n_passes(void) {
     return n;
 }
 
-/* 25,000 rows: what keep() and row() said is taken over while module, files, options and recipe are the same. A row that says "odd" is
- * skipped, every third one is filtered. */
+/* 25,000 rows: what keep() and row() said is taken over while module, files, options and recipe are the same. A row
+ * that says "odd" is skipped, every third one is filtered. */
 static void passes_are_kept(void) {
     static const char module[] =
         "local M = { name = 'many' }\n"
@@ -394,7 +405,7 @@ static void passes_are_kept(void) {
     memcpy(kept, hex, 64);
     put_file(path, kept);
     SET(get, files, "16665: many.jsonl:1=0 many.jsonl:24999=24998"); /* believed: keep() is not asked again */
-    put_file("datasets/many.lua", "return {}\n"); /* the module has changed */
+    put_file("datasets/many.lua", "return {}\n");                    /* the module has changed */
     text = mr_asprintf(module, 5);
     put_file("datasets/many.lua", text);
     mr_free(text);
@@ -411,9 +422,12 @@ int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "--worker") == 0) return worker();
     mr_log_set_level(MR_LOG_ERROR); /* of caches that are made anew */
     static test_entry_ entries[] = {
-        { "caches_are_found_again", caches_are_found_again }, { "caches_without_room", caches_without_room },
-        { "processes_that_do_harm", processes_that_do_harm }, { "names_and_contents", names_and_contents },
-        { "data_sets_of_text", data_sets_of_text },           { "data_sets_of_parquet", data_sets_of_parquet },
+        { "caches_are_found_again", caches_are_found_again },
+        { "caches_without_room", caches_without_room },
+        { "processes_that_do_harm", processes_that_do_harm },
+        { "names_and_contents", names_and_contents },
+        { "data_sets_of_text", data_sets_of_text },
+        { "data_sets_of_parquet", data_sets_of_parquet },
         { "passes_are_kept", passes_are_kept },
     };
     enum { n_entries = sizeof entries / sizeof entries[0] };
