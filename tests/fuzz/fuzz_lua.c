@@ -16,7 +16,8 @@
 #include "fuzz.h"
 #include "script/script.h"
 
-enum { N_TEXTS = 3, HONEST_EVERY = 64 };
+enum { N_TEXTS = 2, HONEST_EVERY = 64 };
+static const double DEADLINE_S = 0.05, HONEST_DEADLINE_S = 5; /* what hangs is common here, and waited for */
 
 int __real_posix_spawn(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, char *const *);
 int __wrap_posix_spawn(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, char *const *);
@@ -36,10 +37,10 @@ static int n_open_files(void) {
 }
 
 /* The sum of the scores of a few completions; NaN when one has none. */
-static double score(const char *reward) {
-    static const char *const texts[N_TEXTS] = { "<answer>\nB\n</answer>", "", "x\xff\n%d " };
+static double score(const char *reward, double deadline_s) {
+    static const char *const texts[N_TEXTS] = { "<answer>\nB\n</answer>", "x\xff\n%d " };
     const char *const rewards[] = { reward, NULL };
-    const mr_pool_opts o = { .n_workers = 1, .deadline_s = 0.1, .memory_bytes = (size_t)64 << 20, .rewards = rewards };
+    const mr_pool_opts o = { .n_workers = 1, .deadline_s = deadline_s, .memory_bytes = (size_t)64 << 20, .rewards = rewards };
     mr_pool *p;
     mr_err err = { "" };
     if (mr_pool_open(&p, NULL, &o, &err) != MR_OK) {
@@ -104,7 +105,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     mr_log_set_level(MR_LOG_ERROR);
     if (n == 0) {
         open_folder();
-        honest = score(honest_path);
+        honest = score(honest_path, HONEST_DEADLINE_S);
         PROMISE(isfinite(honest), "the honest reward does not score; is the worker (MEDRL_FUZZ_WORKER, " MR_FUZZ_WORKER ") there?");
         fuzz_n_accepted = 0;
     }
@@ -116,12 +117,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     put(live, &text);
     mr_str_clear(&text);
     const int files = n_open_files();
-    score(live);
+    score(live, DEADLINE_S);
     PROMISE(n_open_files() == files, "a descriptor is left: %d, were %d", n_open_files(), files);
-    PROMISE(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD, "a worker is left");
+    int status = 0;
+    const pid_t left = waitpid(-1, &status, WNOHANG);
+    PROMISE(left == -1 && errno == ECHILD, "a worker is left: process %ld, status %x, %s", (long)left, (unsigned)status, strerror(errno));
     if (++n % HONEST_EVERY == 0) {
         const long accepted = fuzz_n_accepted;
-        PROMISE(score(honest_path) == honest, "an honest reward scores otherwise now");
+        PROMISE(score(honest_path, HONEST_DEADLINE_S) == honest, "an honest reward scores otherwise now");
         fuzz_n_accepted = accepted;
     }
     return 0;
