@@ -112,9 +112,10 @@ typedef struct cu_side {
 
 /* --- a linear with LoRA whose weight is there in 16 bits, stored so or unpacked for good (weight_unpack), for some dozens of rows: joined.cu --- */
 
-/* As many rows as it pays for: fewer are few's, more are a training pass's. A weight that is stored in 16 bits is what few reads, too. */
-enum { CU_JOINED_FROM = 9, CU_JOINED_FROM_HALF = 25, CU_JOINED_ROWS = 512 };
-bool cu_joined_fits(const mr_weight *w, int n_rows);
+/* As many rows as it pays for: fewer are few's, more are a training pass's. A weight that is stored in 16 bits is what few reads, too. A Turing, which has
+ * no cuBLASLt here, leaves few all that it serves. */
+enum { CU_JOINED_FROM = 33, CU_JOINED_FROM_HALF = 25, CU_JOINED_ROWS = 512 };
+bool cu_joined_fits(const mr_backend *b, const mr_weight *w, int n_rows);
 /* False: not this way, and nothing is done. Bits are the same either way. */
 bool cu_joined_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
 /* The MLP, of which nothing is left for a backward pass. */

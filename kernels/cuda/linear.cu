@@ -224,7 +224,7 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
     cu_side in = rows_of(x, I, I);
     if (cu_joined_linear(b, y, u, x, l, N, add)) return;
     bool few = few_serves(b, u, x, l, N), together = few && few_together(l);
-    if (!few && (N > CU_FEW_ROWS || !l->n_lora || cu_joined_fits(l->w, N))) {
+    if (!few && (N > CU_FEW_ROWS || !l->n_lora || cu_joined_fits(b, l->w, N))) {
         cu_first_products(b, "linear", y, u, in, l, N, add);
         cu_second_products(b, "linear", y, u, l, N);
         return;
