@@ -16,8 +16,11 @@
 #include "fuzz.h"
 #include "script/script.h"
 
-enum { N_TEXTS = 2, HONEST_EVERY = 64 };
+enum { N_TEXTS = 2, HONEST_EVERY = 64, MOST_WORKERS = 256 };
 static const double DEADLINE_S = 0.05, HONEST_DEADLINE_S = 5; /* what hangs is common here, and waited for */
+
+static pid_t workers[MOST_WORKERS];
+static int n_workers;
 
 int __real_posix_spawn(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, char *const *);
 int __wrap_posix_spawn(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, char *const *);
@@ -25,7 +28,22 @@ int __wrap_posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_acti
                        char *const *argv, char *const *envp) {
     const char *other = getenv("MEDRL_FUZZ_WORKER");
     (void)path;
-    return __real_posix_spawn(pid, other ? other : MR_FUZZ_WORKER, actions, attr, argv, envp);
+    const int rc = __real_posix_spawn(pid, other ? other : MR_FUZZ_WORKER, actions, attr, argv, envp);
+    if (rc == 0) {
+        PROMISE(n_workers < MOST_WORKERS, "%d workers for one file", n_workers);
+        workers[n_workers++] = *pid;
+    }
+    return rc;
+}
+
+/* Those that were started for this input are gone. Asked one by one: libFuzzer has children of its own, as the symbolizer. */
+static void no_worker_is_left(void) {
+    for (int i = 0; i < n_workers; i++) {
+        int status = 0;
+        const pid_t left = waitpid(workers[i], &status, WNOHANG);
+        PROMISE(left == -1 && errno == ECHILD, "a worker is left: process %ld, status %x", (long)workers[i], (unsigned)status);
+    }
+    n_workers = 0;
 }
 
 static int n_open_files(void) {
@@ -119,9 +137,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const int files = n_open_files();
     score(live, DEADLINE_S);
     PROMISE(n_open_files() == files, "a descriptor is left: %d, were %d", n_open_files(), files);
-    int status = 0;
-    const pid_t left = waitpid(-1, &status, WNOHANG);
-    PROMISE(left == -1 && errno == ECHILD, "a worker is left: process %ld, status %x, %s", (long)left, (unsigned)status, strerror(errno));
+    no_worker_is_left();
     if (++n % HONEST_EVERY == 0) {
         const long accepted = fuzz_n_accepted;
         PROMISE(score(honest_path, HONEST_DEADLINE_S) == honest, "an honest reward scores otherwise now");
