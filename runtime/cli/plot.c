@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 enum { WIDTH = 760, HEIGHT = 420, LEFT = 64, RIGHT = 16, TOP = 36, LINE = 17, BOTTOM = 44, TICKS = 12 };
 
@@ -122,7 +123,8 @@ void mr_plot_svg(mr_str *out, const mr_plot *p) {
                   WIDTH, HEIGHT);
     for (int i = 0; i < 5; i++) mr_str_printf(out, ".c%d{stroke:%s}.f%d{fill:%s}", i, colors[i], i, colors[i]);
     mr_str_printf(out, "@media(prefers-color-scheme:dark){text{fill:#ccc}}</style>\n<title>%s</title>\n", p->title);
-    mr_str_printf(out, "<text x=\"%d\" y=\"16\" font-size=\"14\">%s</text>\n", LEFT, p->title);
+    const int size = strlen(p->title) > 90 ? 12 : 14; /* which 100 letters have room in */
+    mr_str_printf(out, "<text x=\"%d\" y=\"16\" font-size=\"%d\">%s</text>\n", LEFT, size, p->title);
     for (int i = 0; i < p->n_lines; i++) {
         const mr_plot_line *l = &p->lines[i];
         int x = LEFT + i % 2 * (WIDTH - LEFT) / 2, y = TOP + i / 2 * LINE;
