@@ -17,6 +17,7 @@
 
 /* OUT_MAX: an answer may be that long, and no client may have more lying here. WATCH_MAX: unasked lines stop before. */
 enum { ACCEPTS = 32, OUT_MAX = 64 << 20, WATCH_MAX = 4 << 20 };
+_Static_assert(EAGAIN == EWOULDBLOCK, "one of the two is looked for");
 static const double within_s = 0.02; /* work within a step, at most, and what one request more takes */
 static const char socket_name[] = "control.sock";
 
@@ -107,13 +108,10 @@ mr_status mr_control_connect(int *fd, const char *run_dir, mr_err *err) {
 
 /* ---- open ---- */
 
-static bool somebody_listens(int dir) {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+static bool somebody_listens(int fd, int dir) {
     struct sockaddr_un a = address(dir);
     /* wait: none; a queue that is full has an owner too */
-    const bool yes = fd >= 0 && (connect(fd, (struct sockaddr *)&a, sizeof a) == 0 || errno == EAGAIN);
-    if (fd >= 0) close(fd);
-    return yes;
+    return connect(fd, (struct sockaddr *)&a, sizeof a) == 0 || errno == EAGAIN;
 }
 
 static mr_status make_room(const mr_control_socket *s, const char *run_dir, mr_err *err) {
@@ -126,7 +124,11 @@ static mr_status make_room(const mr_control_socket *s, const char *run_dir, mr_e
         return mr_fail(err, MR_EINVAL, "%s/%s: is no socket; move it away, so that the run can be attached to", run_dir,
                        socket_name);
     /* The lock is ours, so whoever made it is dead; but a lock file can be removed, and then its owner may live. */
-    if (somebody_listens(s->dir))
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return mr_fail_errno(err, "%s/%s: no socket to try it with", run_dir, socket_name);
+    const bool alive = somebody_listens(fd, s->dir);
+    close(fd);
+    if (alive)
         return mr_fail(err, MR_EINVAL, "%s/%s: a process listens there, which is not this run; end it first", run_dir, socket_name);
     if (unlinkat(s->dir, socket_name, 0) != 0 && errno != ENOENT)
         return mr_fail_errno(err, "%s/%s: an old one could not be removed", run_dir, socket_name);
@@ -183,7 +185,7 @@ static void flush(client *c, double stall_s) {
             continue;
         }
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
+        if (n < 0 && errno != EAGAIN) {
             c->deaf = true;
             break;
         }
@@ -268,7 +270,7 @@ static bool execute(mr_control_socket *s, client *c, const char *line, size_t le
         if (later && boundary) st = mr_fail(&err, MR_EINTERNAL, "%s: cannot be done between two steps either", method);
         later = later && !boundary;
     }
-    if (later && !c->told) {
+    if (later) { /* for the first time: run_lines brings a line that was told so at the boundary only */
         cJSON *o = reply_to(id);
         cJSON_AddTrueToObject(o, "queued");
         put(c, o);
@@ -319,7 +321,7 @@ static void fill(client *c) {
         } else if (n < 0 && errno == EINTR) {
             continue;
         } else {
-            if (n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) c->ended = true;
+            if (n == 0 || errno != EAGAIN) c->ended = true;
             return;
         }
     }

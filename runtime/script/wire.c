@@ -15,6 +15,7 @@ typedef struct frame_head {
 } frame_head;
 
 enum { READ_CHUNK = 64 << 10, READ_MOST = 1 << 20 };
+_Static_assert(EAGAIN == EWOULDBLOCK, "one of the two is looked for");
 
 void mr_wire_init(mr_wire *w, int fd) {
     memset(w, 0, sizeof *w);
@@ -56,7 +57,7 @@ bool mr_wire_flush(mr_wire *w, bool wait) {
             w->out_at += (size_t)n;
         } else if (n < 0 && errno == EINTR) {
             continue;
-        } else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+        } else if (n < 0 && errno == EAGAIN) {
             if (!wait) return true;
             if (!wait_for(w, POLLOUT)) return false;
         } else {
@@ -84,15 +85,16 @@ bool mr_wire_send(mr_wire *w, mr_wire_type type, const void *data, size_t len, i
     struct msghdr msg = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes
     };
-    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    struct cmsghdr *c = &control.align;
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
     c->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(c), &fd, sizeof fd);
     ssize_t n;
-    while ((n = sendmsg(w->fd, &msg, MSG_NOSIGNAL)) < 0) {
+    /* never blocks by itself: a peer that asks for files and reads no answer must not hold this end longer than wait_ms */
+    while ((n = sendmsg(w->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)) < 0) {
         if (errno == EINTR) continue;
-        if ((errno == EAGAIN || errno == EWOULDBLOCK) && wait_for(w, POLLOUT)) continue;
+        if (errno == EAGAIN && wait_for(w, POLLOUT)) continue;
         return false;
     }
     mr_str_add(&w->out, (const char *)&h + n, sizeof h - (size_t)n);
@@ -134,7 +136,7 @@ bool mr_wire_fill(mr_wire *w, bool wait) {
         ssize_t n = recvmsg(w->fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
         if (n < 0) {
             if (errno == EINTR) continue;
-            if (errno != EAGAIN && errno != EWOULDBLOCK) return false;
+            if (errno != EAGAIN) return false;
             if (got || !wait) return true;
             if (!wait_for(w, POLLIN)) return false;
             continue;
