@@ -4,8 +4,12 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,7 +23,74 @@ static char folder[64];
 static mr_control_socket *server;
 static int n_calls, n_waits;
 
-/* echo: its args; big: a megabyte; late: only between two steps; bad: an error. */
+/* What the kernel does seldom or never on its own: the call of that name, the n-th from now on, gives that and errno. */
+static struct {
+    const char *call;
+    int nth, error;
+    long gives;
+} odd;
+static uid_t peer_uid = (uid_t)-1; /* who every client is said to be */
+static bool short_waits;           /* a client waits 50 ms for its place and not 10 s */
+static const char *gone;           /* removed at the next connect, as by its owner */
+
+static bool odd_one(const char *name) {
+    if (!odd.call || strcmp(odd.call, name) != 0 || --odd.nth > 0) return false;
+    odd.call = NULL;
+    errno = odd.error;
+    return true;
+}
+
+static void make_odd(const char *name, int nth, int error, long gives) {
+    odd.call = name, odd.nth = nth, odd.error = error, odd.gives = gives;
+}
+
+ssize_t send(int fd, const void *data, size_t len, int flags) {
+    return odd_one("send") ? odd.gives : sendto(fd, data, len, flags, NULL, 0);
+}
+
+ssize_t recv(int fd, void *data, size_t len, int flags) {
+    return odd_one("recv") ? odd.gives : recvfrom(fd, data, len, flags, NULL, NULL);
+}
+
+int listen(int fd, int n) {
+    return odd_one("listen") ? -1 : (int)syscall(SYS_listen, fd, n);
+}
+
+int fchmod(int fd, mode_t mode) {
+    return odd_one("fchmod") ? -1 : (int)syscall(SYS_fchmod, fd, mode);
+}
+
+int fchmodat(int dir, const char *name, mode_t mode, int flags) {
+    return odd_one("fchmodat") || flags ? -1 : (int)syscall(SYS_fchmodat, dir, name, mode);
+}
+
+int fstatat(int dir, const char *restrict name, struct stat *restrict info, int flags) {
+    if (odd_one("fstatat")) return -1;
+    const int got = (int)syscall(SYS_newfstatat, dir, name, info, flags);
+    if (got == 0 && odd_one("fstatat of another device")) info->st_dev++;
+    return got;
+}
+
+int connect(int fd, const struct sockaddr *to, socklen_t len) {
+    if (gone) unlink(gone);
+    gone = NULL;
+    return (int)syscall(SYS_connect, fd, to, len);
+}
+
+int setsockopt(int fd, int level, int name, const void *value, socklen_t len) {
+    const struct timeval most = { 0, 50000 };
+    if (name == SO_SNDTIMEO && short_waits) value = &most;
+    return (int)syscall(SYS_setsockopt, fd, level, name, value, len);
+}
+
+int getsockopt(int fd, int level, int name, void *restrict value, socklen_t *restrict len) {
+    if (name == SO_PEERCRED && odd_one("getsockopt")) return -1;
+    const int got = (int)syscall(SYS_getsockopt, fd, level, name, value, len);
+    if (got == 0 && name == SO_PEERCRED && peer_uid != (uid_t)-1) ((struct ucred *)value)->uid = peer_uid;
+    return got;
+}
+
+/* echo: its args; big: a megabyte; late: only between two steps; never: not even then; slow: 30 ms; bad: an error. */
 static mr_status call(void *self, const mr_control_request *r, cJSON **result, bool *later, mr_err *err) {
     (void)self;
     n_calls++;
@@ -36,6 +107,8 @@ static mr_status call(void *self, const mr_control_request *r, cJSON **result, b
         n_waits += *later;
         if (r->boundary) *result = cJSON_CreateString("done");
     }
+    if (!strcmp(r->method, "never")) *later = true;
+    if (!strcmp(r->method, "slow")) usleep(30000);
     if (!strcmp(r->method, "bad")) return mr_fail(err, MR_EDATA, "row 3: no such thing");
     return MR_OK;
 }
@@ -499,6 +572,438 @@ static void names_of_errors(void) {
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) CHECK(mr_control_status(mr_control_code(all[i])) == all[i]);
     CHECK(mr_control_status("of another version") == MR_EINTERNAL);
     CHECK(mr_control_status(NULL) == MR_EINTERNAL);
+    CHECK_STR(mr_control_code(MR_EREFUSED), "internal"); /* one that has no name here */
+}
+
+/* --- the folder and its socket, when something is in the way --- */
+
+/* Opens once more: what it says. */
+static const char *opened(void) {
+    static mr_err err;
+    mr_control_socket *second;
+    const mr_control_opts o = { .call = call };
+    err = (mr_err){ "" };
+    if (mr_control_open(&second, folder, &o, &err) == MR_OK) {
+        mr_control_close(second);
+        return "(it opened)";
+    }
+    CHECK(second == NULL);
+    return err.msg;
+}
+
+static const char *connected(void) {
+    static mr_err err;
+    int fd;
+    err = (mr_err){ "" };
+    const mr_status st = mr_control_connect(&fd, folder, &err);
+    if (st == MR_OK) close(fd);
+    CHECK(st == MR_OK || fd == -1);
+    return st == MR_OK ? "(it connected)" : err.msg;
+}
+
+/* So many descriptors more than there are; -1: as many as before. */
+static void descriptors_left(int n) {
+    static struct rlimit old;
+    if (n < 0) {
+        REQUIRE(setrlimit(RLIMIT_NOFILE, &old) == 0);
+        return;
+    }
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &old) == 0);
+    const int next = dup(0);
+    REQUIRE(next >= 0);
+    close(next);
+    const struct rlimit few = { (rlim_t)(next + n), old.rlim_max };
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &few) == 0);
+}
+
+/* The socket file of a process that was killed. */
+static void leave_stale(void) {
+    struct sockaddr_un a = { .sun_family = AF_UNIX };
+    snprintf(a.sun_path, sizeof a.sun_path, "%s/control.sock", folder);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    REQUIRE(fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0);
+    close(fd);
+}
+
+static void nobody_is_there(void) {
+    begin(0);
+    mr_control_close(server);
+    server = NULL;
+    CHECK_CONTAINS(connected(), "nobody listens there");
+    CHECK_STR(opened(), "(it opened)");
+    char *path = mr_path_join(folder, "control.sock");
+    CHECK(!mr_path_exists(path));
+    mr_free(path);
+    end();
+    CHECK_CONTAINS(opened(), "No such file"); /* the folder itself */
+}
+
+/* The name belongs to a process that lives, be it one that accepts nobody for the moment. */
+static void somebody_else_listens(void) {
+    begin(0);
+    CHECK_CONTAINS(opened(), "a process listens there, which is not this run");
+    serve(false);
+    int fds[66], n = 0;
+    for (short_waits = true; n < 66; n++) {
+        mr_err err = { "" };
+        const mr_status st = mr_control_connect(&fds[n], folder, &err);
+        if (st == MR_OK) continue;
+        CHECK_CONTAINS(err.msg, "timed out");
+        break;
+    }
+    CHECK_INT(n, 65); /* as many as listen was told, and one */
+    short_waits = false;
+    CHECK_CONTAINS(opened(), "a process listens there, which is not this run");
+    while (n) close(fds[--n]);
+    for (int i = 0; i < 4; i++) serve(false);
+    CHECK_INT(mr_control_clients(server), 0);
+    CHECK_STR(connected(), "(it connected)"); /* it still has its socket */
+    end();
+}
+
+/* No descriptor left, at each of the places that want one; nothing is removed on a guess and none is lost. */
+static void without_descriptors(void) {
+    for (int stale = 0; stale < 2; stale++) {
+        begin(0);
+        mr_control_close(server);
+        server = NULL;
+        char *path = mr_path_join(folder, "control.sock");
+        if (stale) leave_stale();
+        const int before = open_fds();
+        for (int n = 0; n < 2; n++) {
+            descriptors_left(n);
+            const char *opens = opened(), *connects = connected();
+            descriptors_left(-1);
+            CHECK_CONTAINS(opens, "Too many open files");
+            CHECK_CONTAINS(connects, "Too many open files");
+            CHECK_INT(mr_path_exists(path), stale);
+            CHECK_INT(open_fds(), before);
+        }
+        descriptors_left(2);
+        const char *opens = opened();
+        descriptors_left(-1);
+        CHECK_STR(opens, "(it opened)");
+        CHECK(!mr_path_exists(path));
+        mr_free(path);
+        end();
+    }
+}
+
+/* A folder that this process may not search, not write to, and a socket that is not its own. */
+static void forbidden_folders(void) {
+    static const struct {
+        mode_t mode;
+        bool stale;
+        const char *says;
+    } rows[] = { { 0, false, "Permission denied" },
+                 { 0, true, "Permission denied" },
+                 { 0555, false, "could not be made" },
+                 { 0555, true, "an old one could not be removed" } };
+    const bool root = geteuid() == 0;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        begin(0);
+        mr_control_close(server);
+        server = NULL;
+        if (rows[i].stale) leave_stale();
+        REQUIRE(chmod(folder, rows[i].mode) == 0);
+        if (root) REQUIRE(seteuid(65534) == 0);
+        const char *opens = opened(), *connects = connected();
+        if (root) REQUIRE(seteuid(0) == 0);
+        REQUIRE(chmod(folder, 0700) == 0);
+        CHECK_CONTAINS(opens, rows[i].says);
+        CHECK(strcmp(connects, "(it connected)") != 0);
+        if (rows[i].mode == 0) CHECK_CONTAINS(connects, "belongs to another user");
+        CHECK_STR(opened(), "(it opened)");
+        end();
+    }
+}
+
+/* Each step of the making fails once: an error, no descriptor lost, and the next attempt works. */
+static void making_fails(void) {
+    static const struct {
+        const char *call;
+        int nth;
+    } rows[] = { { "fchmod", 1 }, { "fchmodat", 1 }, { "fstatat", 1 }, { "fstatat", 2 }, { "listen", 1 } };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        begin(0);
+        mr_control_close(server);
+        server = NULL;
+        const int before = open_fds();
+        make_odd(rows[i].call, rows[i].nth, EIO, -1);
+        CHECK_CONTAINS(opened(), "Input/output error");
+        CHECK(odd.call == NULL);
+        CHECK_INT(open_fds(), before);
+        CHECK_STR(opened(), "(it opened)");
+        end();
+    }
+    /* the owner of a stale one removes it at the same moment */
+    begin(0);
+    mr_control_close(server);
+    server = NULL;
+    leave_stale();
+    char *path = mr_path_join(folder, "control.sock");
+    gone = path;
+    CHECK_STR(opened(), "(it opened)");
+    CHECK(gone == NULL);
+    /* at the end: the same number on another device is another file */
+    const mr_control_opts o = { .call = call };
+    mr_err err = { "" };
+    REQUIRE_OK(mr_control_open(&server, folder, &o, &err), err);
+    make_odd("fstatat of another device", 1, 0, 0);
+    mr_control_close(server);
+    server = NULL;
+    CHECK(mr_path_exists(path));
+    mr_free(path);
+    end();
+    /* nor is there anything to do when it is gone already */
+    begin(0);
+    path = mr_path_join(folder, "control.sock");
+    REQUIRE(unlink(path) == 0);
+    end();
+    mr_free(path);
+}
+
+/* --- clients, once more --- */
+
+static void strangers(void) {
+    begin(0);
+    for (int i = 0; i < 2; i++) {
+        if (i) make_odd("getsockopt", 1, EIO, -1); /* nobody knows who it is */
+        else peer_uid = geteuid() + 1;
+        int fd = client();
+        say(fd, "{\"method\":\"echo\"}\n");
+        serve(true);
+        CHECK_CONTAINS(heard(fd), "\"forbidden\"");
+        CHECK_STR(heard(fd), "(end)");
+        CHECK_INT(mr_control_clients(server), 0);
+        peer_uid = (uid_t)-1;
+        close(fd);
+    }
+    CHECK_INT(n_calls, 0);
+    end();
+}
+
+static void odd_reads_and_writes(void) {
+    static const struct {
+        const char *call;
+        int error;
+        long gives;
+        const char *hears;
+    } rows[] = {
+        { "send", EINTR, -1, "{\"id\": 1, \"result\": {}}\n" }, { "send", EAGAIN, -1, "" }, { "send", EAGAIN, 0, "" },
+        { "recv", EINTR, -1, "{\"id\": 1, \"result\": {}}\n" }, { "recv", EAGAIN, -1, "" }, { "send", EPIPE, -1, "" },
+        { "recv", ECONNRESET, -1, "(end)" },
+    };
+    begin(0);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        int fd = client();
+        say(fd, "{\"id\":1,\"method\":\"echo\"}\n");
+        make_odd(rows[i].call, 1, rows[i].error, rows[i].gives);
+        serve(false);
+        CHECK(odd.call == NULL);
+        CHECK_STR(heard(fd), rows[i].hears);
+        serve(false);
+        if (!rows[i].hears[0]) /* what did not go goes next time, unless the client takes no more */
+            CHECK_STR(heard(fd), rows[i].error == EPIPE ? "" : "{\"id\": 1, \"result\": {}}\n");
+        close(fd);
+        serve(false);
+        CHECK_INT(mr_control_clients(server), 0);
+    }
+    end();
+}
+
+static void later_than_ever(void) {
+    begin(0);
+    int fd = client();
+    CHECK_STR(ask(fd, "{\"id\":1,\"method\":\"never\"}\n"), "{\"id\": 1, \"queued\": true}\n");
+    serve(true);
+    CHECK_STR(heard(fd), "{\"id\": 1, \"error\": {\"code\": \"internal\", \"message\": \"never: cannot be done between "
+                         "two steps either\"}}\n");
+    CHECK_CONTAINS(ask(fd, "{\"id\":2,\"method\":\"echo\"}\n"), "\"result\"");
+    close(fd);
+    end();
+}
+
+/* Within a step there are 20 ms for them all; what is left is served next time, and a pause does not sleep over it. */
+static void slow_methods(void) {
+    begin(0);
+    int fd = client();
+    const mr_control c = mr_control_of(server);
+    CHECK_STR(ask(fd, "{\"id\":1,\"method\":\"slow\"}\n{\"id\":2,\"method\":\"echo\"}\n"), "{\"id\": 1, \"result\": null}\n");
+    CHECK_INT(n_calls, 1);
+    const double t = mr_now_s();
+    c.serve(c.self, NULL, false, 5);
+    CHECK(mr_now_s() - t < 1);
+    CHECK_STR(heard(fd), "{\"id\": 2, \"result\": {}}\n");
+    close(fd);
+    end();
+}
+
+/* A line of that many bytes and its newline; what is answered. */
+static const char *ask_line(size_t len) {
+    int fd = client();
+    mr_str line = { 0 };
+    mr_str_puts(&line, "{\"id\":1,\"method\":\"x\",\"args\":{\"t\":\"");
+    while (line.len < len - 3) mr_str_add(&line, "a", 1);
+    mr_str_puts(&line, "\"}}\n{\"id\":2,\"method\":\"x\"}\n");
+    say(fd, line.data);
+    mr_str_clear(&line);
+    for (int i = 0; i < 4; i++) serve(false);
+    const char *text = heard(fd);
+    close(fd);
+    serve(false);
+    CHECK_INT(mr_control_clients(server), 0);
+    return text;
+}
+
+static void lines_at_the_limit(void) {
+    static const char both[] = "{\"id\": 1, \"result\": null}\n{\"id\": 2, \"result\": null}\n";
+    begin(0);
+    CHECK_STR(ask_line(MR_CONTROL_LINE - 1), both);
+    CHECK_STR(ask_line(MR_CONTROL_LINE), both);
+    n_calls = 0;
+    CHECK_CONTAINS(ask_line(MR_CONTROL_LINE + 1), "more than 65536 bytes");
+    CHECK_CONTAINS(ask_line(MR_CONTROL_LINE + 5000), "more than 65536 bytes");
+    CHECK_INT(n_calls, 0);
+    /* many lines behind one that waits are no long line */
+    int fd = client();
+    mr_str lines = { 0 };
+    mr_str_puts(&lines, "{\"id\":1,\"method\":\"late\"}\n");
+    while (lines.len < MR_CONTROL_LINE + 9000) mr_str_puts(&lines, "{\"id\":2,\"method\":\"echo\"}     \n");
+    say(fd, lines.data);
+    mr_str_clear(&lines);
+    for (int i = 0; i < 4; i++) serve(false);
+    CHECK_STR(heard(fd), "{\"id\": 1, \"queued\": true}\n");
+    serve(true);
+    CHECK_CONTAINS(heard(fd), "{\"id\": 1, \"result\": \"done\"}\n{\"id\": 2, \"result\": {}}\n");
+    close(fd);
+    end();
+}
+
+/* More in answers than one client may have lying here: dropped at once, long before it counts as slow. */
+static void too_many_answers(void) {
+    begin(100);
+    for (int over = 0; over < 2; over++) {
+        int fd = client();
+        serve(true);
+        for (int i = 0; i < (over ? 68 : 60); i++) say(fd, "{\"method\":\"big\"}\n");
+        serve(true);
+        CHECK_INT(mr_control_clients(server), 1); /* what closes it is found after the lines */
+        CHECK_INT(mr_control_pids(server, (pid_t[MR_CONTROL_CLIENTS]){ 0 }), !over);
+        serve(true);
+        CHECK_INT(mr_control_clients(server), !over);
+        close(fd);
+        serve(true);
+    }
+    end();
+}
+
+/* A client dies with an answer half taken and a command that waits: the command is done, and nothing is put for it. */
+static void dead_with_a_command(void) {
+    begin(0);
+    int fd = client();
+    say(fd, "{\"id\":1,\"method\":\"big\"}\n{\"id\":2,\"method\":\"late\"}\n");
+    serve(false);
+    CHECK_INT(n_waits, 1);
+    close(fd);
+    serve(false);
+    CHECK_INT(mr_control_clients(server), 1);
+    n_calls = 0;
+    serve(true);
+    CHECK_INT(n_calls, 1);
+    CHECK_INT(mr_control_clients(server), 0);
+    end();
+}
+
+/* All places are taken when a ninth comes: only one who left without a request gives up its place. */
+static void a_place_for_the_ninth(void) {
+    begin(0);
+    int fds[MR_CONTROL_CLIENTS];
+    for (int i = 0; i < MR_CONTROL_CLIENTS; i++) fds[i] = client();
+    serve(false);
+    say(fds[1], "{\"id\":1,\"method\":\"late\"}\n"); /* leaves, but its command waits */
+    say(fds[2], "{\"id\":1,\"method\":\"big\"}\n");  /* writes no more, and still reads */
+    serve(false);
+    close(fds[1]);
+    shutdown(fds[2], SHUT_WR);
+    int ninth = client();
+    serve(false);
+    CHECK_CONTAINS(heard(ninth), "\"busy\"");
+    close(ninth);
+    close(fds[3]); /* just left */
+    ninth = client();
+    CHECK_CONTAINS(ask(ninth, "{\"id\":9,\"method\":\"echo\"}\n"), "{\"id\": 9, \"result\": {}}");
+    CHECK_INT(mr_control_clients(server), MR_CONTROL_CLIENTS);
+    n_calls = 0;
+    serve(true);
+    CHECK_INT(n_calls, 1);
+    CHECK_CONTAINS(heard(fds[2]), "{\"id\": 1, \"result\": \"xxx");
+    for (int i = 0; i < MR_CONTROL_CLIENTS; i++)
+        if (i != 1 && i != 3) close(fds[i]);
+    close(ninth);
+    end();
+}
+
+/* A crowd costs a call no more than 32 of them; the others come next. */
+static void a_crowd_at_once(void) {
+    begin(0);
+    int fds[40];
+    for (int i = 0; i < 40; i++) fds[i] = client();
+    for (int turn = 0; turn < 2; turn++) {
+        int n_busy = 0;
+        serve(false);
+        for (int i = 0; i < 40; i++) n_busy += strstr(heard(fds[i]), "\"busy\"") != NULL;
+        CHECK_INT(n_busy, turn ? 8 : 32 - MR_CONTROL_CLIENTS);
+        CHECK_INT(mr_control_clients(server), MR_CONTROL_CLIENTS);
+    }
+    for (int i = 0; i < 40; i++) close(fds[i]);
+    end();
+}
+
+/* In a pause: a client that takes its answer is served on, one that only left no longer wakes it, and a watcher that is to
+ * be dropped does not keep it from sleeping. */
+static void pause_with_old_clients(void) {
+    begin(0);
+    const mr_control c = mr_control_of(server);
+    pid_t pids[MR_CONTROL_CLIENTS];
+    CHECK_INT(mr_control_pids(NULL, pids), 0);
+    int fd = client();
+    say(fd, "{\"id\":1,\"method\":\"big\"}\n");
+    shutdown(fd, SHUT_WR);
+    serve(false);
+    double t = mr_now_s();
+    c.serve(c.self, NULL, true, 0.05); /* full, and it reads nothing */
+    CHECK(mr_now_s() - t > 0.04);
+    size_t got = 0;
+    char buf[65536];
+    t = mr_now_s();
+    while (mr_control_clients(server) == 1 && mr_now_s() - t < 2) {
+        for (ssize_t n; (n = recv(fd, buf, sizeof buf, MSG_DONTWAIT)) > 0;) got += (size_t)n;
+        c.serve(c.self, NULL, true, 5);
+    }
+    for (ssize_t n; (n = recv(fd, buf, sizeof buf, MSG_DONTWAIT)) > 0;) got += (size_t)n;
+    CHECK(mr_now_s() - t < 1); /* it may write: each turn at once */
+    CHECK_INT(got, (1 << 20) + (int)strlen("{\"id\": 1, \"result\": \"\"}\n"));
+    close(fd);
+    fd = client();
+    say(fd, "{\"method\":\"watch\"}\n{\"method\":\"late\"}\n");
+    serve(false);
+    CHECK_INT(mr_control_pids(server, pids), 1);
+    CHECK_INT(pids[0], getpid());
+    char *text = mr_alloc((1 << 20) + 1);
+    memset(text, 'e', 1 << 20);
+    cJSON *event = cJSON_CreateString(text);
+    for (int i = 0; i < 6; i++) mr_control_tell(server, event);
+    CHECK_INT(mr_control_pids(server, pids), 0);
+    CHECK_INT(mr_control_clients(server), 1);
+    t = mr_now_s();
+    c.serve(c.self, NULL, true, 0.05);
+    CHECK(mr_now_s() - t > 0.04);
+    CHECK_INT(mr_control_clients(server), 0);
+    cJSON_Delete(event);
+    mr_free(text);
+    close(fd);
+    end();
 }
 
 TEST_MAIN({ "requests_and_answers", requests_and_answers }, { "nonsense_is_answered", nonsense_is_answered },
@@ -506,4 +1011,11 @@ TEST_MAIN({ "requests_and_answers", requests_and_answers }, { "nonsense_is_answe
           { "too_long_a_line", too_long_a_line }, { "slow_reader_is_dropped", slow_reader_is_dropped },
           { "ninth_client", ninth_client }, { "a_thousand_connects", a_thousand_connects }, { "watchers", watchers },
           { "pause_waits_for_input", pause_waits_for_input }, { "mode_and_stale_sockets", mode_and_stale_sockets },
-          { "long_paths", long_paths }, { "other_users", other_users }, { "garbage", garbage }, { "names_of_errors", names_of_errors })
+          { "long_paths", long_paths }, { "other_users", other_users }, { "garbage", garbage }, { "names_of_errors", names_of_errors },
+          { "nobody_is_there", nobody_is_there }, { "somebody_else_listens", somebody_else_listens },
+          { "without_descriptors", without_descriptors }, { "forbidden_folders", forbidden_folders },
+          { "making_fails", making_fails }, { "strangers", strangers }, { "odd_reads_and_writes", odd_reads_and_writes },
+          { "later_than_ever", later_than_ever }, { "slow_methods", slow_methods },
+          { "lines_at_the_limit", lines_at_the_limit }, { "too_many_answers", too_many_answers },
+          { "dead_with_a_command", dead_with_a_command }, { "a_place_for_the_ninth", a_place_for_the_ninth },
+          { "a_crowd_at_once", a_crowd_at_once }, { "pause_with_old_clients", pause_with_old_clients })
