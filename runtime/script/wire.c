@@ -91,7 +91,7 @@ bool mr_wire_send(mr_wire *w, mr_wire_type type, const void *data, size_t len, i
     c->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(c), &fd, sizeof fd);
     ssize_t n;
-    /* never blocks by itself: a peer that asks for files and reads no answer must not hold this end longer than wait_ms */
+    /* Never blocks by itself: a peer that asks for files and reads no answer holds this end no longer than wait_ms. */
     while ((n = sendmsg(w->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)) < 0) {
         if (errno == EINTR) continue;
         if (errno == EAGAIN && wait_for(w, POLLOUT)) continue;
