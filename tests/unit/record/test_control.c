@@ -61,8 +61,7 @@ int fchmod(int fd, mode_t mode) {
 }
 
 int fchmodat(int dir, const char *name, mode_t mode, int flags) {
-    (void)flags; /* the kernel has none */
-    return odd_one("fchmodat") ? -1 : (int)syscall(SYS_fchmodat, dir, name, mode);
+    return odd_one("fchmodat") ? -1 : (int)syscall(SYS_fchmodat, dir, name, mode, flags);
 }
 
 int fstatat(int dir, const char *restrict name, struct stat *restrict info, int flags) {
@@ -570,8 +569,6 @@ static void names_of_errors(void) {
     CHECK_STR(mr_control_code(MR_EREFUSED), "internal"); /* one that has no name here */
 }
 
-/* --- the folder and its socket, when something is in the way --- */
-
 /* Opens once more: what it says. */
 static const char *opened(void) {
     static mr_err err;
@@ -675,10 +672,7 @@ static void without_descriptors(void) {
             CHECK_INT(mr_path_exists(path), stale);
             CHECK_INT(open_fds(), before);
         }
-        descriptors_left(2);
-        const char *opens = opened();
-        descriptors_left(-1);
-        CHECK_STR(opens, "(it opened)");
+        CHECK_STR(opened(), "(it opened)");
         CHECK(!mr_path_exists(path));
         mr_free(path);
         end();
@@ -746,13 +740,11 @@ static void making_fails(void) {
     mr_free(path);
     end();
     begin(0); /* nor is there anything to do when it is gone already */
-    char gone_path[128];
-    snprintf(gone_path, sizeof gone_path, "%s/control.sock", folder);
-    REQUIRE(unlink(gone_path) == 0);
+    path = mr_path_join(folder, "control.sock");
+    REQUIRE(unlink(path) == 0);
+    mr_free(path);
     end();
 }
-
-/* --- clients, once more --- */
 
 static void strangers(void) {
     begin(0);
@@ -997,11 +989,12 @@ TEST_MAIN({ "requests_and_answers", requests_and_answers }, { "nonsense_is_answe
           { "too_long_a_line", too_long_a_line }, { "slow_reader_is_dropped", slow_reader_is_dropped },
           { "ninth_client", ninth_client }, { "a_thousand_connects", a_thousand_connects }, { "watchers", watchers },
           { "pause_waits_for_input", pause_waits_for_input }, { "mode_and_stale_sockets", mode_and_stale_sockets },
-          { "long_paths", long_paths }, { "other_users", other_users }, { "garbage", garbage }, { "names_of_errors", names_of_errors },
-          { "nobody_is_there", nobody_is_there }, { "somebody_else_listens", somebody_else_listens },
-          { "without_descriptors", without_descriptors }, { "forbidden_folders", forbidden_folders },
-          { "making_fails", making_fails }, { "strangers", strangers }, { "odd_reads_and_writes", odd_reads_and_writes },
-          { "later_than_ever", later_than_ever }, { "slow_methods", slow_methods },
-          { "lines_at_the_limit", lines_at_the_limit }, { "too_many_answers", too_many_answers },
-          { "dead_with_a_command", dead_with_a_command }, { "a_place_for_the_ninth", a_place_for_the_ninth },
-          { "a_crowd_at_once", a_crowd_at_once }, { "pause_with_old_clients", pause_with_old_clients })
+          { "long_paths", long_paths }, { "other_users", other_users }, { "garbage", garbage },
+          { "names_of_errors", names_of_errors }, { "nobody_is_there", nobody_is_there },
+          { "somebody_else_listens", somebody_else_listens }, { "without_descriptors", without_descriptors },
+          { "forbidden_folders", forbidden_folders }, { "making_fails", making_fails }, { "strangers", strangers },
+          { "odd_reads_and_writes", odd_reads_and_writes }, { "later_than_ever", later_than_ever },
+          { "slow_methods", slow_methods }, { "lines_at_the_limit", lines_at_the_limit },
+          { "too_many_answers", too_many_answers }, { "dead_with_a_command", dead_with_a_command },
+          { "a_place_for_the_ninth", a_place_for_the_ninth }, { "a_crowd_at_once", a_crowd_at_once },
+          { "pause_with_old_clients", pause_with_old_clients })

@@ -1,6 +1,6 @@
 /* test_frames.c - one end of a wire alone, against bytes: frames that are cut, lengths at their limit, descriptors that
- * nobody asked for, sockets that are full, a peer that leaves in the midst of it, signals. Whole workers that lie are in
- * test_wire.c. */
+ * nobody asked for, sockets that are full, a peer that leaves in the midst of it, signals. test_wire.c has whole
+ * workers that lie. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
