@@ -98,6 +98,10 @@ static void play_load(void) {
         }
         pause();
     }
+    if (is("asks for files and does not read")) {
+        for (int i = 0; i < 2000; i++) mr_wire_send(&wire, MR_WIRE_NEED_FILE, "rows.jsonl", 10, -1);
+        pause();
+    }
     if (is("asks for ever")) {
         for (;;) {
             mr_str_puts(&s, "x");
@@ -253,6 +257,7 @@ static void lies_at_load_are_refused(void) {
     mr_str_puts(&big, "-- ");
     for (int i = 0; i < 300000; i++) mr_str_puts(&big, "0123456789");
     put_file("rewards/big.lua", big.data);
+    put_file("rows.jsonl", "{}\n");
     mr_str_clear(&big);
     static const char *const plans[][2] = {
         { "no ready", "the worker ended" },         { "ready twice", "the worker ended" },
@@ -261,7 +266,8 @@ static void lies_at_load_are_refused(void) {
         { "more than asked", "was cut" },           { "cut", "was cut" },
         { "asks and does not read", "the worker" }, { "asks for ever", "the worker" },
         { "logs for ever", "the worker" },          { "batch 7", "makes no sense" },
-        { "silent error", "did not say why" }, { "on_fault 9", "makes no sense" },
+        { "silent error", "did not say why" },      { "on_fault 9", "makes no sense" },
+        { "asks for files and does not read", "the worker" },
     };
     for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
         set_plan(plans[i][0]);
