@@ -6,6 +6,7 @@
 #include "base/fsafe.h"
 #include "base/json.h"
 #include "files/rows.h"
+#include "calls.h"
 #include "test.h"
 
 static char folder[] = "/tmp/medrl_rows_XXXXXX";
@@ -298,6 +299,91 @@ static void files_that_change(void) {
     mr_free(path);
 }
 
+/* A file of three windows and FEW rows, so that each of its reads can fail in turn. */
+enum { FEW = 20 };
+static char *put_few(const char *kind) {
+    const bool csv = !strcmp(kind, "csv"), array = !strcmp(kind, "json");
+    mr_err err = { "" };
+    mr_str s = { 0 };
+    mr_str_puts(&s, csv ? "x\n" : array ? "[" : "");
+    for (int i = 0; i < FEW; i++) mr_str_printf(&s, "%s%0*d%s\n", csv ? "\"" : "{\"x\":\"", 120000, i, csv ? "\"" : !array ? "\"}" : i + 1 < FEW ? "\"}," : "\"}]");
+    char *path = mr_asprintf("%s/few.%s", folder, kind);
+    REQUIRE_OK(mr_file_write(path, s.data, s.len, &err), err);
+    mr_str_clear(&s);
+    return path;
+}
+
+/* Every read of a large file fails once, ends too early, or is interrupted: an error of its own or the rows, never some of them. */
+static void reads_that_fail(void) {
+    static const struct {
+        const char *call;
+        int code;
+        mr_status want;
+        const char *complaint;
+    } cases[] = { { "pread", EIO, MR_EIO, "Input/output error" },
+                  { "pread", CALL_END, MR_EDATA, "the file has become shorter since it was opened" },
+                  { "pread", EINTR, MR_OK, NULL },
+                  { "pread", CALL_HALF, MR_OK, NULL },
+                  { "fstat", EIO, MR_EIO, "Input/output error" },
+                  { "open", EMFILE, MR_EIO, "Too many open files" } };
+    static const char *const kinds[] = { "jsonl", "json", "csv" };
+    for (size_t k = 0; k < 3; k++) {
+        char *path = put_few(kinds[k]);
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            int played = 0;
+            for (;; played++) {
+                mr_rows *r = NULL;
+                mr_err err = { "" };
+                call_fails(cases[i].call, played + 1, cases[i].code);
+                mr_status st = mr_rows_open(&r, path, &err);
+                const bool settled = calls_settled();
+                const mr_status want = settled ? cases[i].want : MR_OK;
+                if (st != want) fprintf(stderr, "%s: %s %d: %s\n", kinds[k], cases[i].call, played + 1, err.msg);
+                CHECK_INT(st, want);
+                CHECK((r != NULL) == (st == MR_OK));
+                if (st == MR_OK) CHECK_INT(mr_rows_count(r), FEW);
+                if (st != MR_OK) CHECK_CONTAINS(err.msg, cases[i].complaint);
+                mr_rows_close(r);
+                if (!settled) break;
+            }
+            CHECK(played >= (!strcmp(cases[i].call, "pread") ? 3 : 1));
+        }
+        mr_rows *r = NULL;
+        mr_err err = { "" };
+        cJSON *row = NULL;
+        REQUIRE_OK(mr_rows_open(&r, path, &err), err);
+        call_fails("pread", 1, EIO);
+        CHECK_INT(mr_rows_get(r, 7, &row, &err), MR_EIO);
+        CHECK(calls_settled() && row == NULL);
+        REQUIRE_OK(mr_rows_get(r, 7, &row, &err), err); /* the disk is back */
+        cJSON_Delete(row);
+        mr_rows_close(r);
+        mr_free(path);
+    }
+}
+
+/* The same of a pipe, whose bytes are held in memory. */
+static void pipes_that_fail(void) {
+    static const int codes[] = { EINTR, CALL_HALF, EIO };
+    for (int i = 0; i < 3; i++) {
+        int ends[2];
+        mr_rows *r = NULL;
+        mr_err err = { "" };
+        REQUIRE(pipe(ends) == 0 && write(ends[1], "a,b\n1,2\n", 8) == 8);
+        close(ends[1]);
+        call_fails("read", 1, codes[i]);
+        mr_status st = mr_rows_open_fd(&r, ends[0], "pipe.csv", &err);
+        CHECK(calls_settled());
+        CHECK_INT(st, codes[i] == EIO ? MR_EIO : MR_OK);
+        if (st == MR_OK)
+            CHECK_INT(mr_rows_count(r), 1);
+        else
+            CHECK_STR(err.msg, "pipe.csv: Input/output error");
+        mr_rows_close(r);
+        close(ends[0]);
+    }
+}
+
 static void no_memory(void) {
     char *path = mr_path_join(folder, "many.csv");
     for (long n = 1;; n++) {
@@ -330,4 +416,5 @@ static void clean_up(void) {
 TEST_MAIN({ "jsonl", jsonl }, { "json_array", json_array }, { "csv", csv }, { "foreign_files", foreign_files },
           { "limits", limits }, { "descriptors", descriptors }, { "cut_anywhere", cut_anywhere },
           { "rows_beyond_the_window", rows_beyond_the_window }, { "rows_without_end", rows_without_end },
-          { "files_that_change", files_that_change }, { "no_memory", no_memory }, { "clean_up", clean_up })
+          { "files_that_change", files_that_change }, { "reads_that_fail", reads_that_fail },
+          { "pipes_that_fail", pipes_that_fail }, { "no_memory", no_memory }, { "clean_up", clean_up })
