@@ -218,6 +218,7 @@ static void shards(void) {
         { "{\"a\":\".hidden\"}", "does not name a file" },
         { "{\"a\":\"..\\\\x\"}", "does not name a file" },
         { longer, "does not name a file" },
+        { "{\"a\":\"x/../y\"}", "does not name a file" },
         { "{\"b\":\"" THE_SECOND "\",\"c\":\"" THE_SECOND "\",\"a\":\"model-00001-of-00002.safetensors\"}", "\"c\" is not in model-00002" },
         { "{\"b\":\"" THE_SECOND "\",\"b2\":\"" THE_SECOND "\"}", NULL }, /* two of one shard, which is opened once */
         { "{\"a\":\"model-00001-of-00002.safetensors\",\"b\":\"" THE_SECOND "\",\"b2\":\"" THE_SECOND "\"}", NULL },
@@ -436,6 +437,23 @@ static void identities(void) {
     CHECK_INT(mr_tensors_identity(t, now, &err), MR_ENOTFOUND);
     CHECK_CONTAINS(err.msg, "id.safetensors: No such file");
     mr_tensors_close(t);
+    /* the first of two files is missed, whatever the second is; short ones have no pieces */
+    char *one = scratch("s1.safetensors"), *two = scratch("s2.safetensors"), *index = scratch("model.safetensors.index.json");
+    const char map[] = "{\"weight_map\":{\"a\":\"s1.safetensors\",\"b\":\"s2.safetensors\"}}";
+    put_file(index, map, strlen(map));
+    REQUIRE_OK(mr_safetensors_write(one, &(mr_tensor_out){ "a", "F32", 1, { 2 }, x }, 1, NULL, &err), err);
+    REQUIRE_OK(mr_safetensors_write(two, &(mr_tensor_out){ "b", "F32", 1, { 2 }, x }, 1, NULL, &err), err);
+    identity(first, folder);
+    touch(two, -1, 1000);
+    identity(now, folder);
+    CHECK(strcmp(now, first) != 0);
+    REQUIRE_OK(mr_tensors_open(&t, folder, &err), err);
+    unlink(one);
+    CHECK_INT(mr_tensors_identity(t, now, &err), MR_ENOTFOUND);
+    CHECK_CONTAINS(err.msg, "s1.safetensors: No such file");
+    mr_tensors_close(t);
+    unlink(two), unlink(index);
+    mr_free(one), mr_free(two), mr_free(index);
     mr_free(path), mr_free(link), mr_free(other), mr_free(x);
 }
 
