@@ -260,6 +260,23 @@ static void caches_that_fail(void) {
         CHECK(r == NULL);
         CHECK_CONTAINS(err.msg, "no memory for 3 rows");
     }
+    const uint64_t same = 22; /* two rows that begin in one place */
+    REQUIRE(pwrite(fd, &same, 8, 25 + 8) == 8);
+    CHECK_INT(mr_rows_open_cache(&r, fd, "x.parquet", &err), MR_EDATA);
+    CHECK_STR(err.msg, "x.parquet: its row cache is damaged; start again");
+
+    mr_str s = { 0 }; /* two rows of 9 MiB; a second index makes the second one of them longer than a row may be */
+    for (int i = 0; i < 2; i++) mr_str_printf(&s, "%0*d\n", 9 << 20, i);
+    mr_str_puts(&s, "{}\n");
+    write_cache(s.data, false);
+    const off_t second = (off_t)s.len + 8;
+    const uint64_t begins[] = { s.len - 3 - (16 << 20) - 1, s.len - 3 - (16 << 20) - 2 }; /* the longest row with its newline, and one beyond */
+    for (int i = 0; i < 2; i++) {
+        REQUIRE(pwrite(fd, &begins[i], 8, second) == 8);
+        CHECK_INT(mr_rows_open_cache(&r, fd, "x.parquet", &err), i ? MR_EDATA : MR_OK);
+        mr_rows_close(r);
+    }
+    mr_str_clear(&s);
 }
 
 /* Any byte that is changed, and any length, is found. */

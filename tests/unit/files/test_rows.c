@@ -392,7 +392,7 @@ static char *put_gaps(const char *kind, int64_t lines[2]) {
         if (!csv || i != 3) mr_str_add(&s, gap, wide);
         mr_str_puts(&s, parts[i]);
     }
-    mr_str_add(&s, gap, wide);
+    for (int i = 0; i < 3; i++) mr_str_add(&s, gap, wide); /* more than the window has become */
     lines[0] = csv ? 2 * (int64_t)wide + 2 : 3, lines[1] = csv ? 3 * (int64_t)wide + 3 : 5;
     char *path = mr_asprintf("%s/gaps.%s", folder, kind);
     REQUIRE_OK(mr_file_write(path, s.data, s.len, &err), err);
@@ -536,6 +536,35 @@ static void no_memory(void) {
     mr_free(path);
 }
 
+static long json_left; /* the allocation of cJSON's that fails; 0: none */
+static void *json_malloc(size_t n) {
+    return json_left > 0 && --json_left == 0 ? NULL : malloc(n);
+}
+
+static void no_memory_for_a_row(void) {
+    mr_err err = { "" };
+    mr_rows *r;
+    CHECK_STR(READ("few.csv", "q,a\nx,1\n"), "2:{\"q\":\"x\",\"a\":\"1\"}");
+    char *path = mr_path_join(folder, "few.csv");
+    REQUIRE_OK(mr_rows_open(&r, path, &err), err);
+    mr_status st = MR_ENOMEM;
+    long n = 0;
+    while (st == MR_ENOMEM && n < 20) {
+        cJSON *row = NULL;
+        cJSON_InitHooks(&(cJSON_Hooks){ json_malloc, free });
+        json_left = ++n;
+        st = mr_rows_get(r, 0, &row, &err);
+        cJSON_InitHooks(NULL);
+        CHECK((row != NULL) == (st == MR_OK));
+        if (st != MR_OK) CHECK_CONTAINS(err.msg, "few.csv: no memory for a row");
+        cJSON_Delete(row);
+    }
+    CHECK_INT(st, MR_OK);
+    CHECK(n > 3);
+    mr_rows_close(r);
+    mr_free(path);
+}
+
 static void clean_up(void) {
     mr_err err = { "" };
     if (made) CHECK_INT(mr_remove_tree(folder, &err), MR_OK);
@@ -546,4 +575,5 @@ TEST_MAIN({ "jsonl", jsonl }, { "json_array", json_array }, { "csv", csv }, { "c
           { "rows_beyond_the_window", rows_beyond_the_window }, { "rows_without_end", rows_without_end },
           { "files_that_change", files_that_change }, { "gaps_beyond_the_window", gaps_beyond_the_window },
           { "reads_that_fail", reads_that_fail },
-          { "pipes_that_fail", pipes_that_fail }, { "no_memory", no_memory }, { "clean_up", clean_up })
+          { "pipes_that_fail", pipes_that_fail }, { "no_memory", no_memory },
+          { "no_memory_for_a_row", no_memory_for_a_row }, { "clean_up", clean_up })
