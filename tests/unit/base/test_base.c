@@ -284,7 +284,16 @@ typedef struct failing {
     const char *complaint; /* what the message ends with, behind the path */
 } failing;
 
+/* The descriptor that is given next: what fails must not keep one. */
+static int next_fd(void) {
+    int fd = fcntl(0, F_DUPFD_CLOEXEC, 3);
+    close(fd);
+    return fd;
+}
+
+static int fd_before;
 static void arrange(const failing *f) {
+    fd_before = next_fd();
     call_fails(f->call, f->nth, f->code);
     if (f->also) call_fails(f->also, 1, f->code);
 }
@@ -294,6 +303,7 @@ static void check_failed(const failing *f, mr_status got, const char *message) {
     if (got != f->want || !settled) fprintf(stderr, "%s %d: status %d, %s\n", f->call, f->nth, got, settled ? message : "not called");
     CHECK(settled);
     CHECK_INT(got, f->want);
+    if (got != MR_OK) CHECK_INT(next_fd(), fd_before);
     if (f->complaint) CHECK_CONTAINS(message, f->complaint);
 }
 

@@ -283,8 +283,9 @@ static void edges_that_open(void) {
     mr_err err = { "" };
     for (uint32_t alignment = 8; alignment <= 4096; alignment *= 2) {
         mr_tensors *t = NULL;
-        begin(&s, 3, 3, 1);
+        begin(&s, 3, 4, 1);
         u32_value(&s, "general.alignment", alignment);
+        tensor(&s, "nil", 1, (uint64_t[]){ 0 }, 0, alignment); /* where b is, whichever of them comes first */
         tensor(&s, "b", 1, (uint64_t[]){ 1 }, 0, alignment);
         tensor(&s, "a", 0, NULL, 0, 0); /* one number */
         tensor(&s, "none", 1, (uint64_t[]){ 0 }, 0, alignment);

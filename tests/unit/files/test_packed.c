@@ -239,6 +239,10 @@ static void caches_that_fail(void) {
     REQUIRE_OK(mr_rows_open_cache(&r, fd, "x.parquet", &err), err);
     CHECK_INT(mr_rows_count(r), 0);
     mr_rows_close(r);
+    write_cache("{}\n", false);
+    call_fails("pread", 2, CALL_END); /* an index of one row is 0, as memory that nothing was read to */
+    CHECK_INT(mr_rows_open_cache(&r, fd, "x.parquet", &err), MR_EDATA);
+    CHECK(calls_settled());
     write_cache("{\"a\": 1}\n{\"a\": \"two\"}\n{}\n", false);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int nth = 0;

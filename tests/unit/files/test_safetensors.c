@@ -418,6 +418,7 @@ static void identities(void) {
         { "E3B0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", false },
         { "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8550", false },
         { "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b85", false },
+        { "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.part", false },
         { "blob", false },
     };
     for (size_t i = 0; i < sizeof links / sizeof *links; i++) {
