@@ -1,18 +1,20 @@
-/* calls.h - system calls that fail on order, for one test program: CMakeLists.txt names those that include this (ld --wrap).
+/* calls.h - system calls that fail on order, for one test program: CMakeLists.txt names those that include this
+ * (ld --wrap).
  *
  *     call_fails("fsync", 2, EIO);          the second fsync from now on fails, once
  *     call_fails("close", 1, EIO);          and the first close; up to four at once
  *     CHECK_INT(mr_file_write(...), MR_EIO);
  *     CHECK(calls_settled());               each of them was played; none is left for what follows
  *
- * The code CALL_HALF moves half of the bytes that were asked for, CALL_END none: the end of a file that was longer. A close that fails has closed, as Linux's. For a whole program
- * there is faults/faults.c. */
+ * The code CALL_HALF moves half of the bytes that were asked for, CALL_END none: the end of a file that was longer.
+ * A close that fails has closed, as Linux's. For a whole program there is faults/faults.c. */
 #ifndef MR_TEST_CALLS_H
 #define MR_TEST_CALLS_H
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/file.h>
