@@ -108,4 +108,11 @@ int __wrap_open(const char *path, int flags, ...) {
     return call_due_("open") > 0 ? -1 : __real_open(path, flags, mode);
 }
 
+/* What _FORTIFY_SOURCE makes of an open whose flags are no constant. */
+int __real___open_2(const char *path, int flags);
+int __wrap___open_2(const char *path, int flags);
+int __wrap___open_2(const char *path, int flags) {
+    return call_due_("open") > 0 ? -1 : __real___open_2(path, flags);
+}
+
 #endif
