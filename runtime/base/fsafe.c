@@ -211,6 +211,17 @@ mr_status mr_mkdirs(const char *path, mr_err *err) {
     return st;
 }
 
+/* The next name in a folder, but "." and ".."; NULL at its end, and where it cannot be read: *st says so then. */
+static const char *next_name(DIR *dir, const char *path, mr_status *st, mr_err *err) {
+    for (;;) {
+        errno = 0;
+        const struct dirent *e = readdir(dir);
+        if (!e && errno) *st = mr_fail_errno(err, "%s: could not be listed", path);
+        if (!e) return NULL;
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) return e->d_name;
+    }
+}
+
 static mr_status remove_at(int parent, const char *name, const char *path, mr_err *err) {
     if (unlinkat(parent, name, 0) == 0 || errno == ENOENT) return MR_OK;
     if (errno != EISDIR && errno != EPERM) { /* EPERM: what POSIX says for a folder */
@@ -225,10 +236,9 @@ static mr_status remove_at(int parent, const char *name, const char *path, mr_er
         return MR_EIO;
     }
     mr_status st = MR_OK;
-    for (struct dirent *e; st == MR_OK && (e = readdir(dir));) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
-        char *child = mr_path_join(path, e->d_name);
-        st = remove_at(fd, e->d_name, child, err);
+    for (const char *inner; st == MR_OK && (inner = next_name(dir, path, &st, err));) {
+        char *child = mr_path_join(path, inner);
+        st = remove_at(fd, inner, child, err);
         mr_free(child);
     }
     closedir(dir);
@@ -247,9 +257,8 @@ static mr_status sync_tree(const char *path, mr_err *err) {
     DIR *dir = opendir(path);
     if (!dir) return mr_fail_errno(err, "%s", path);
     mr_status st = MR_OK;
-    for (struct dirent *e; st == MR_OK && (e = readdir(dir));) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
-        char *child = mr_path_join(path, e->d_name);
+    for (const char *name; st == MR_OK && (name = next_name(dir, path, &st, err));) {
+        char *child = mr_path_join(path, name);
         struct stat info;
         if (lstat(child, &info) != 0)
             st = mr_fail_errno(err, "%s", child);

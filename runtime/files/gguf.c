@@ -439,7 +439,7 @@ static bool number_at(const uint8_t *p, uint32_t type, double *x) {
         float f32;
         double f64;
     } v;
-    if (type >= n_value_types || !value_bytes[type]) return false;
+    if (!value_bytes[type]) return false; /* text, an array; that it is a known type was checked when the file was opened */
     memcpy(&v, p, (size_t)value_bytes[type]);
     switch (type) {
     case T_U8: *x = v.u8; break;
@@ -483,6 +483,6 @@ bool mr_gguf_array_string(const mr_tensors *t, const char *key, int64_t i, const
 
 bool mr_gguf_array_number(const mr_tensors *t, const char *key, int64_t i, double *x) {
     const mr_gguf_value *v = find_value(t, key);
-    if (!v || v->type != T_ARRAY || i < 0 || (uint64_t)i >= v->count || v->elem >= n_value_types) return false;
+    if (!v || v->type != T_ARRAY || i < 0 || (uint64_t)i >= v->count) return false;
     return number_at(t->maps[0].data + v->at + (size_t)i * (size_t)value_bytes[v->elem], v->elem, x);
 }

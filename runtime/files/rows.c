@@ -159,8 +159,8 @@ static mr_status too_long(mr_rows *r, size_t at, int64_t line, mr_err *err) {
     return add_row(r, at, len, line, err);
 }
 
-static mr_status index_lines(mr_rows *r, size_t at, mr_err *err) {
-    for (int64_t line = 1;; line++) {
+static mr_status index_lines(mr_rows *r, size_t at, int64_t line, mr_err *err) {
+    for (;; line++) {
         const char *newline;
         size_t seen = 0; /* bytes of this line that have no newline */
         while (!(newline = memchr(r->data + at + seen, '\n', r->len - at - seen)) && !r->whole) {
@@ -221,9 +221,8 @@ static mr_status skip_all_space(mr_rows *r, size_t *at, int64_t *line, mr_err *e
     }
 }
 
-static mr_status index_array(mr_rows *r, size_t at, mr_err *err) {
-    int64_t line = 1;
-    MR_TRY(skip_all_space(r, &at, &line, err));
+/* at: of its '[' */
+static mr_status index_array(mr_rows *r, size_t at, int64_t line, mr_err *err) {
     const int64_t opened = line;
     at++; /* behind '[' */
     MR_TRY(skip_all_space(r, &at, &line, err));
@@ -362,6 +361,7 @@ static mr_status check_text(const mr_rows *r, const mr_str *text, int64_t line, 
                    text->data[bad] ? "no UTF-8" : "a NUL");
 }
 
+/* whole_record came before: there are no more than max_columns of them. */
 static mr_status take_column(void *ctx, int index, const mr_str *text, int64_t line, mr_err *err) {
     mr_rows *r = ctx;
     (void)index;
@@ -370,8 +370,6 @@ static mr_status take_column(void *ctx, int index, const mr_str *text, int64_t l
         if (!strcmp(r->columns[i], text->data))
             return mr_fail(err, MR_EDATA, "%s:%" PRId64 ": column \"%.64s\" occurs twice in the header; rename one",
                            r->name, line, text->data);
-    if (r->n_columns == max_columns)
-        return mr_fail(err, MR_EDATA, "%s:%" PRId64 ": more than %d columns; is this CSV?", r->name, line, max_columns);
     r->columns = mr_realloc(r->columns, ((size_t)r->n_columns + 1) * sizeof *r->columns);
     r->columns[r->n_columns++] = mr_strndup(text->data, text->len);
     return MR_OK;
@@ -488,12 +486,12 @@ static mr_status index_rows(mr_rows *r, mr_err *err) {
         r->separator = named(r, ".tsv") ? '\t' : ',';
         return index_csv(r, at, err);
     }
+    int64_t line = 1;
     if (named(r, ".json")) {
-        int64_t line = 1;
-        const size_t first = skip_space(r, at, &line);
-        if (first < r->len && r->data[first] == '[') {
+        MR_TRY(skip_all_space(r, &at, &line, err));
+        if (at < r->len && r->data[at] == '[') {
             r->format = JSON_ARRAY;
-            return index_array(r, at, err);
+            return index_array(r, at, line, err);
         }
     } else if (!named(r, ".jsonl") && !named(r, ".ndjson")) {
         return mr_fail(err, MR_EINVAL,
@@ -502,7 +500,7 @@ static mr_status index_rows(mr_rows *r, mr_err *err) {
                        r->name);
     }
     r->format = JSONL;
-    return index_lines(r, at, err);
+    return index_lines(r, at, line, err);
 }
 
 /* Pipes and the like: read to the end. */

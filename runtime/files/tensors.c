@@ -31,7 +31,7 @@ static int32_t *slot_of(const mr_name_table *t, const char *name, const char *(*
 
 int32_t mr_name_table_find(const mr_name_table *t, const char *name, const char *(*name_at)(const void *, int32_t),
                            const void *ctx) {
-    return t->slot ? *slot_of(t, name, name_at, ctx) : -1;
+    return *slot_of(t, name, name_at, ctx);
 }
 
 bool mr_name_table_add(mr_name_table *t, const char *name, int32_t number,
@@ -120,6 +120,8 @@ static mr_status list_shards(char **names, int *n_names, const cJSON *map, const
         for (; at > 0 && strcmp(names[at - 1], e->valuestring) > 0; at--) names[at] = names[at - 1];
         names[at] = e->valuestring;
     }
+    if (*n_names == 0)
+        return mr_fail(err, MR_EDATA, "%s: weight_map: names no file; fetch the model again", index_path);
     return MR_OK;
 }
 
@@ -239,8 +241,8 @@ mr_status mr_tensors_read(const mr_tensors *t, const mr_tensor_info *info, float
     for (int k = 1; k < info->n_dims; k++) len *= (size_t)info->dims[k];
     if (row < 0 || n < 0 || row > rows || n > rows - row)
         return mr_fail(err, MR_EINVAL,
-                       "%s: tensor \"%s\" has %" PRId64 " rows, rows %" PRId64 " to %" PRId64 " were asked for",
-                       t->map_paths[e->map], info->name, rows, row, row + n);
+                       "%s: tensor \"%s\" has %" PRId64 " rows, %" PRId64 " from row %" PRId64 " on were asked for",
+                       t->map_paths[e->map], info->name, rows, n, row);
     if (!e->type->decode)
         return mr_fail(err, MR_EDATA,
                        "%s: tensor \"%s\" is %s, which is not read, want F32, F16 or BF16; convert the model",
@@ -276,14 +278,6 @@ void mr_tensors_drop(const mr_tensors *t, const mr_tensor_info *info) {
     const mr_map *m = &t->maps[e->map];
     const size_t from = (size_t)((const uint8_t *)info->data - m->data);
     if (info->bytes) mr_map_drop(m, from, info->bytes);
-}
-
-mr_status mr_tensors_hash(const mr_tensors *t, char hex[65], mr_err *err) {
-    if (!t->n_maps) return mr_fail(err, MR_EINTERNAL, "%s: no file is open", t->path);
-    mr_sha *sha = mr_sha_new();
-    for (int i = 0; i < t->n_maps; i++) mr_sha_add(sha, t->maps[i].data, t->maps[i].len);
-    mr_sha_end(sha, hex);
-    return MR_OK;
 }
 
 /* A hub's cache links a file's name to a blob that is named by its SHA-256. */

@@ -48,8 +48,6 @@ typedef struct mr_tensor_nf4 {
 const mr_tensor_nf4 *mr_tensors_nf4(const mr_tensor_info *info); /* NULL for other tensors */
 /* Tells the kernel that the tensor's pages may leave memory. */
 void mr_tensors_drop(const mr_tensors *t, const mr_tensor_info *info);
-/* SHA-256 over the file(s), for the run's record. */
-mr_status mr_tensors_hash(const mr_tensors *t, char hex[65], mr_err *err);
 /* What tells other files from these without reading all of them, as 64 hex digits: of each its name, size, and hash where its name in a
  * hub's cache is one, else its time; then its header and 16 pieces of 64 KiB. */
 mr_status mr_tensors_identity(const mr_tensors *t, char hex[65], mr_err *err);

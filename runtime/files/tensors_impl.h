@@ -43,7 +43,7 @@ typedef struct mr_name_table {
     size_t n_slots; /* a power of two, at least twice the names */
 } mr_name_table;
 mr_status mr_name_table_open(mr_name_table *t, size_t n_names, mr_err *err);
-/* The number of `name`, or -1. names are fetched with name_at(ctx, number). */
+/* The number of `name`, or -1, in a table that was opened. names are fetched with name_at(ctx, number). */
 int32_t mr_name_table_find(const mr_name_table *t, const char *name, const char *(*name_at)(const void *, int32_t),
                            const void *ctx);
 /* False when it is there already; adds it otherwise. */

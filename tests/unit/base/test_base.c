@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/proc.h"
+#include "calls.h"
 #include "test.h"
 
 /* This program again, as a child: runs before main, does what its argument says. */
@@ -273,6 +274,341 @@ static void lock_names_its_owner(void) {
     mr_free(dir), mr_free(path);
 }
 
+/* ---- files and folders when a system call fails: base/fsafe.h's promise about each ---- */
+
+typedef struct failing {
+    const char *call;
+    int nth, code;
+    const char *also; /* another call that fails the first time, with the same code */
+    mr_status want;
+    const char *complaint; /* what the message ends with, behind the path */
+} failing;
+
+/* The descriptor that is given next: what fails must not keep one. */
+static int next_fd(void) {
+    int fd = fcntl(0, F_DUPFD_CLOEXEC, 3);
+    close(fd);
+    return fd;
+}
+
+static int fd_before;
+static void arrange(const failing *f) {
+    fd_before = next_fd();
+    call_fails(f->call, f->nth, f->code);
+    if (f->also) call_fails(f->also, 1, f->code);
+}
+
+static void check_failed(const failing *f, mr_status got, const char *message) {
+    const bool settled = calls_settled();
+    if (got != f->want || !settled) fprintf(stderr, "%s %d: status %d, %s\n", f->call, f->nth, got, settled ? message : "not called");
+    CHECK(settled);
+    CHECK_INT(got, f->want);
+    if (got != MR_OK) CHECK_INT(next_fd(), fd_before);
+    if (f->complaint) CHECK_CONTAINS(message, f->complaint);
+}
+
+static int names_in(const char *path) {
+    int n = 0;
+    DIR *dir = opendir(path);
+    REQUIRE(dir);
+    while (readdir(dir)) n++;
+    closedir(dir);
+    return n - 2;
+}
+
+static void reads_that_fail(void) {
+    static const failing cases[] = {
+        { "open", 1, ENOENT, NULL, MR_ENOTFOUND, "/x: No such file" },
+        { "open", 1, EMFILE, NULL, MR_EIO, "/x: Too many open files" },
+        { "fstat", 1, EIO, NULL, MR_EIO, "/x: Input/output error" },
+        { "read", 1, EIO, NULL, MR_EIO, "/x: Input/output error" },
+        { "read", 2, EIO, NULL, MR_EIO, "/x: Input/output error" },
+        { "read", 1, EINTR, NULL, MR_OK, NULL },
+        { "read", 2, EINTR, NULL, MR_OK, NULL },
+        { "read", 1, CALL_HALF, NULL, MR_OK, NULL }, /* half of it: the rest comes with the next one */
+    };
+    mr_err err = { "" };
+    char *dir = temp_dir(), *path = mr_path_join(dir, "x"), *data;
+    size_t len;
+    REQUIRE_OK(mr_file_write(path, "twelve bytes", 12, &err), err);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        arrange(&cases[i]);
+        mr_status st = mr_file_read(&data, &len, path, 12, &err);
+        check_failed(&cases[i], st, err.msg);
+        if (st == MR_OK)
+            CHECK_STR(data, "twelve bytes");
+        else
+            CHECK(data == NULL && len == 0);
+        mr_free(data);
+    }
+    mr_try_alloc_fail_at(1);
+    CHECK_INT(mr_file_read(&data, &len, path, 12, &err), MR_ENOMEM);
+    mr_try_alloc_fail_at(0);
+    CHECK_CONTAINS(err.msg, "x: no memory for 13 bytes");
+    CHECK_INT(mr_file_read(&data, &len, path, 11, &err), MR_EDATA); /* one beyond */
+    CHECK_CONTAINS(err.msg, "larger than 11 bytes");
+    CHECK(data == NULL && len == 0);
+
+    static const failing maps[] = {
+        { "open", 1, EACCES, NULL, MR_EIO, "/x: Permission denied" },
+        { "fstat", 1, EIO, NULL, MR_EIO, "/x: Input/output error" },
+        { "mmap", 1, ENODEV, NULL, MR_EIO, "/x: No such device" },
+        { "mmap", 1, ENOMEM, NULL, MR_ENOMEM, "/x: Cannot allocate memory" },
+    };
+    for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
+        mr_map m;
+        arrange(&maps[i]);
+        mr_status st = mr_map_open(&m, path, &err);
+        check_failed(&maps[i], st, err.msg);
+        CHECK(!m.data && m.len == 0);
+    }
+    mr_remove_tree(dir, NULL);
+    mr_free(dir), mr_free(path);
+}
+
+/* What has no size: an empty file, and a pipe that holds more than is read at once; both up to the limit and one beyond. */
+static void reads_of_unknown_size(void) {
+    enum { BYTES = 65536 - 1 };
+    static char text[BYTES];
+    mr_err err = { "" };
+    char *dir = temp_dir(), *path = mr_path_join(dir, "x"), *data;
+    size_t len;
+    REQUIRE_OK(mr_file_write(path, "", 0, &err), err);
+    REQUIRE_OK(mr_file_read(&data, &len, path, 0, &err), err);
+    CHECK(len == 0 && data && !data[0]);
+    mr_free(data);
+    memset(text, 'p', BYTES);
+    for (size_t most = BYTES - 1; most <= BYTES; most++) {
+        int ends[2];
+        char name[40];
+        REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
+        REQUIRE(write(ends[1], text, BYTES) == BYTES);
+        snprintf(name, sizeof name, "/proc/self/fd/%d", ends[0]);
+        close(ends[1]);
+        mr_status st = mr_file_read(&data, &len, name, most, &err);
+        CHECK_INT(st, most == BYTES ? MR_OK : MR_EDATA);
+        if (st == MR_OK) CHECK(len == BYTES && memcmp(data, text, BYTES) == 0);
+        mr_free(data);
+        mr_map m;
+        CHECK_INT(mr_map_open(&m, name, &err), MR_EINVAL);
+        CHECK_CONTAINS(err.msg, "is no ordinary file");
+        close(ends[0]);
+    }
+    mr_remove_tree(dir, NULL);
+    mr_free(dir), mr_free(path);
+}
+
+/* A file is the old one or the new one, and nothing lies beside it. Only the last step, the folder's fsync, fails behind the rename. */
+static void writes_that_fail(void) {
+    static const failing cases[] = {
+        { "mkostemp", 1, EROFS, NULL, MR_EIO, "/x: could not be written: Read-only file system" },
+        { "mkostemp", 1, ENOMEM, NULL, MR_ENOMEM, "/x: could not be written: Cannot allocate" },
+        { "write", 1, ENOSPC, NULL, MR_EIO, "/x: could not be written: No space left" },
+        { "write", 1, ENOSPC, "close", MR_EIO, "/x: could not be written: No space left" },
+        { "fchmod", 1, EIO, NULL, MR_EIO, "/x: could not be written: Input/output" },
+        { "fsync", 1, EIO, NULL, MR_EIO, "/x: could not be written: Input/output" },
+        { "fsync", 1, EINVAL, NULL, MR_EIO, "/x: could not be written: Invalid" }, /* a file's is final */
+        { "close", 1, EDQUOT, NULL, MR_EIO, "/x: could not be written: Disk quota" },
+        { "rename", 1, EIO, NULL, MR_EIO, "/x: could not be replaced: Input/output" },
+        { "open", 1, EMFILE, NULL, MR_EIO, ": Too many open files" },
+        { "fsync", 2, EIO, NULL, MR_EIO, ": fsync: Input/output" },
+        { "fsync", 2, EINVAL, NULL, MR_OK, NULL }, /* a file system without fsync for folders */
+        { "write", 1, EINTR, NULL, MR_OK, NULL },
+        { "write", 1, CALL_HALF, NULL, MR_OK, NULL },
+    };
+    mr_err err = { "" };
+    char *dir = temp_dir(), *path = mr_path_join(dir, "x"), *data;
+    size_t len;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        REQUIRE_OK(mr_file_write(path, "old", 3, &err), err);
+        arrange(&cases[i]);
+        mr_status st = mr_file_write(path, "the new", 7, &err);
+        check_failed(&cases[i], st, err.msg);
+        REQUIRE_OK(mr_file_read(&data, &len, path, 100, &err), err);
+        const bool placed = st == MR_OK || !strcmp(cases[i].call, "open") || cases[i].nth == 2;
+        CHECK_STR(data, placed ? "the new" : "old");
+        CHECK_INT(names_in(dir), 1);
+        mr_free(data);
+    }
+    call_fails("write", 1, CALL_HALF); /* half, and no place for the rest */
+    call_fails("write", 2, ENOSPC);
+    CHECK_INT(mr_file_write(path, "another", 7, &err), MR_EIO);
+    CHECK(calls_settled());
+    CHECK_INT(names_in(dir), 1);
+    mr_remove_tree(dir, NULL);
+    mr_free(dir), mr_free(path);
+}
+
+static void folders_that_cannot_be_made(void) {
+    mr_err err = { "" };
+    char *dir = temp_dir(), *file = mr_path_join(dir, "x"), *deep = mr_path_join(dir, "a/b"), *b = mr_path_join(dir, "a"), name[300];
+    REQUIRE_OK(mr_file_write(file, "x", 1, &err), err);
+    REQUIRE_OK(mr_mkdirs("", &err), err); /* the folder that we are in */
+    CHECK_INT(mr_mkdirs(file, &err), MR_EIO);
+    CHECK_CONTAINS(err.msg, "/x: folder could not be made: File exists");
+    memset(name, 'n', sizeof name - 1), name[sizeof name - 1] = '\0';
+    char *longer = mr_path_join(dir, name);
+    CHECK_INT(mr_mkdirs(longer, &err), MR_EIO);
+    CHECK_CONTAINS(err.msg, "File name too long");
+    call_fails("mkdir", 4, ENOSPC); /* of /tmp, dir, a, b */
+    CHECK_INT(mr_mkdirs(deep, &err), MR_EIO);
+    CHECK(calls_settled());
+    CHECK_CONTAINS(err.msg, "a/b: folder could not be made: No space");
+    CHECK(mr_path_is_dir(b) && !mr_path_exists(deep));
+    REQUIRE(symlink(b, deep) == 0);
+    REQUIRE_OK(mr_mkdirs(deep, &err), err); /* a link to a folder is one */
+    mr_remove_tree(dir, NULL);
+    mr_free(dir), mr_free(file), mr_free(deep), mr_free(b), mr_free(longer);
+    static const char *const joined[][3] = { { "", "b", "b" }, { "a/", "b", "a/b" }, { "a", "b", "a/b" }, { "/", "b", "/b" } };
+    for (size_t i = 0; i < 4; i++) {
+        char *j = mr_path_join(joined[i][0], joined[i][1]);
+        CHECK_STR(j, joined[i][2]);
+        mr_free(j);
+    }
+    CHECK(mr_ends_with("a.b", ".b") && mr_ends_with(".b", ".b") && !mr_ends_with("b", ".b") && !mr_ends_with("a.c", ".b"));
+}
+
+static void trees_that_stay(void) {
+    static const failing cases[] = {
+        { "unlinkat", 2, EIO, NULL, MR_EIO, "/t/f: could not be removed: Input/output" }, /* 1: t itself, a folder */
+        { "unlinkat", 3, EBUSY, NULL, MR_EIO, "/t: could not be removed: Device or resource busy" },
+        { "unlinkat", 2, EPERM, NULL, MR_EIO, "/t/f: could not be removed: Not a directory" }, /* a file that may not go */
+        { "fdopendir", 1, ENOMEM, NULL, MR_EIO, "/t: could not be removed: Cannot allocate" },
+        { "readdir", 1, EIO, NULL, MR_EIO, "/t: could not be listed: Input/output" },
+        { "unlinkat", 1, EPERM, NULL, MR_OK, NULL }, /* what other systems say of a folder */
+    };
+    mr_err err = { "" };
+    char *dir = temp_dir(), *tree = mr_path_join(dir, "t"), *file = mr_path_join(tree, "f"), *below = mr_path_join(file, "x");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        REQUIRE_OK(mr_mkdirs(tree, &err), err);
+        REQUIRE_OK(mr_file_write(file, "x", 1, &err), err);
+        arrange(&cases[i]);
+        mr_status st = mr_remove_tree(tree, &err);
+        check_failed(&cases[i], st, err.msg);
+        CHECK(mr_path_exists(tree) == (st != MR_OK));
+    }
+    REQUIRE_OK(mr_mkdirs(tree, &err), err);
+    REQUIRE_OK(mr_file_write(file, "x", 1, &err), err);
+    CHECK_INT(mr_remove_tree(below, &err), MR_EIO); /* below a file there is nothing, and it is no folder's name */
+    CHECK_CONTAINS(err.msg, "f/x: could not be removed: Not a directory");
+    CHECK(mr_path_exists(file));
+    mr_remove_tree(dir, NULL);
+    mr_free(dir), mr_free(tree), mr_free(file), mr_free(below);
+}
+
+static void put_text(const char *folder, const char *name, const char *text) {
+    mr_err err = { "" };
+    char *path = mr_path_join(folder, name);
+    REQUIRE_OK(mr_mkdirs(folder, &err), err);
+    REQUIRE_OK(mr_file_write(path, text, strlen(text), &err), err);
+    mr_free(path);
+}
+
+static bool has_text(const char *folder, const char *name, const char *want) {
+    char *path = mr_path_join(folder, name), *data;
+    size_t len;
+    bool same = mr_file_read(&data, &len, path, 1000, NULL) == MR_OK && !strcmp(data, want);
+    mr_free(data), mr_free(path);
+    return same;
+}
+
+/* The final folder is the old one or the new one, whole. */
+static void commits_that_fail(void) {
+    static const failing cases[] = { /* opened and synced: f, then new, then their parent */
+        { "lstat", 1, EIO, NULL, MR_EIO, "new/f: Input/output" },
+        { "open", 1, EMFILE, NULL, MR_EIO, "new/f: Too many open files" },
+        { "fsync", 1, EIO, NULL, MR_EIO, "new/f: fsync: Input/output" },
+        { "readdir", 1, EIO, NULL, MR_EIO, "new: could not be listed: Input/output" },
+        { "fsync", 2, EIO, NULL, MR_EIO, "new: fsync: Input/output" },
+        { "renameat2", 1, EINVAL, NULL, MR_EINVAL, "final: could not be put in place: Directory not empty" },
+        { "renameat2", 1, EEXIST, "rename", MR_EINVAL, "final: could not be put in place: File exists" },
+        { "renameat2", 1, EIO, "rename", MR_EIO, "final: could not be put in place: Input/output" },
+        { "fsync", 3, EIO, NULL, MR_EIO, ": fsync: Input/output" },
+        { "fsync", 2, EINVAL, NULL, MR_OK, NULL },
+    };
+    mr_err err = { "" };
+    char *dir = temp_dir(), *new = mr_path_join(dir, "new"), *final = mr_path_join(dir, "final");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        put_text(final, "f", "old");
+        put_text(new, "f", "new");
+        arrange(&cases[i]);
+        mr_status st = mr_dir_commit(new, final, &err);
+        check_failed(&cases[i], st, err.msg);
+        const bool placed = st == MR_OK || cases[i].nth == 3;
+        CHECK(has_text(final, "f", placed ? "new" : "old") && has_text(new, "f", placed ? "old" : "new"));
+        CHECK_INT(names_in(dir), 2);
+        REQUIRE_OK(mr_remove_tree(new, &err), err);
+    }
+    CHECK_INT(mr_dir_commit(new, final, &err), MR_ENOTFOUND); /* it has vanished */
+    CHECK(has_text(final, "f", "new"));
+
+    REQUIRE_OK(mr_remove_tree(final, &err), err); /* an empty folder is replaced everywhere */
+    REQUIRE_OK(mr_mkdirs(final, &err), err);
+    put_text(new, "f", "newer");
+    call_fails("renameat2", 1, EINVAL);
+    REQUIRE_OK(mr_dir_commit(new, final, &err), err);
+    CHECK(calls_settled() && has_text(final, "f", "newer") && !mr_path_exists(new));
+
+    REQUIRE_OK(mr_remove_tree(final, &err), err); /* a file in its place stays */
+    put_text(dir, "final", "a file");
+    put_text(new, "f", "new");
+    CHECK_INT(mr_dir_commit(new, final, &err), MR_EIO);
+    CHECK_CONTAINS(err.msg, "final: could not be put in place: Not a directory");
+    CHECK(has_text(dir, "final", "a file") && has_text(new, "f", "new"));
+    REQUIRE_OK(mr_remove_tree(final, &err), err);
+
+    char *link = mr_path_join(new, "link"), *fifo = mr_path_join(new, "fifo"), *inner = mr_path_join(new, "inner");
+    REQUIRE(symlink("nowhere", link) == 0 && mkfifo(fifo, 0600) == 0); /* what has no bytes to sync is not opened: a fifo would wait */
+    put_text(inner, "f", "deep");
+    call_fails("fsync", 1, EIO); /* a failure inside is one of the whole, whichever of the two comes first */
+    CHECK_INT(mr_dir_commit(new, final, &err), MR_EIO);
+    CHECK(calls_settled() && !mr_path_exists(final));
+    REQUIRE_OK(mr_dir_commit(new, final, &err), err);
+    CHECK_INT(names_in(final), 4);
+    mr_remove_tree(dir, NULL);
+    mr_free(dir), mr_free(new), mr_free(final), mr_free(link), mr_free(fifo), mr_free(inner);
+}
+
+static void locks_that_fail(void) {
+    static const failing cases[] = {
+        { "open", 1, EACCES, NULL, MR_EIO, "lock: lock could not be opened: Permission denied" },
+        { "flock", 1, ENOLCK, NULL, MR_EIO, "lock: lock: No locks available" },
+        { "open", 2, EMFILE, NULL, MR_OK, NULL }, /* where the folder cannot be locked, the file alone counts */
+        { "flock", 2, ENOLCK, NULL, MR_OK, NULL },
+        { "ftruncate", 1, EIO, NULL, MR_OK, NULL }, /* the name of the owner is only for messages */
+        { "pwrite", 1, ENOSPC, NULL, MR_OK, NULL },
+    };
+    mr_err err = { "" };
+    char *dir = temp_dir(), *path = mr_path_join(dir, "lock");
+    mr_lock a, b;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        unlink(path);
+        arrange(&cases[i]);
+        mr_status st = mr_lock_take(&a, path, &err);
+        check_failed(&cases[i], st, err.msg);
+        CHECK((a.file >= 0) == (st == MR_OK));
+        if (st == MR_OK) CHECK_INT(mr_lock_take(&b, path, &err), MR_EAGAIN);
+        if (!strcmp(cases[i].call, "ftruncate") || !strcmp(cases[i].call, "pwrite")) CHECK_CONTAINS(err.msg, "process ?;");
+        mr_lock_release(&a);
+        REQUIRE_OK(mr_lock_take(&b, path, &err), err); /* nothing is kept of what failed */
+        mr_lock_release(&b);
+    }
+    static const char *const owners[][2] = { { "", "process ?;" }, { "soon", "process ?;" }, { "12ab", "process 12;" } };
+    REQUIRE_OK(mr_lock_take(&a, path, &err), err);
+    for (size_t i = 0; i < 3; i++) { /* what stands in the file is not trusted */
+        REQUIRE(truncate(path, 0) == 0 && pwrite(a.file, owners[i][0], strlen(owners[i][0]), 0) == (ssize_t)strlen(owners[i][0]));
+        CHECK_INT(mr_lock_take(&b, path, &err), MR_EAGAIN);
+        CHECK_CONTAINS(err.msg, owners[i][1]);
+    }
+    call_fails("pread", 1, EIO);
+    CHECK_INT(mr_lock_take(&b, path, &err), MR_EAGAIN);
+    CHECK_CONTAINS(err.msg, "process ?;");
+    CHECK(calls_settled());
+    mr_lock_release(&a);
+    mr_remove_tree(dir, NULL);
+    mr_free(dir), mr_free(path);
+}
+
 static void children(void) {
     mr_err err = { "" };
     mr_proc p;
@@ -341,4 +677,7 @@ TEST_MAIN({ "log_goes_to_stderr", log_goes_to_stderr }, /* first: it redirects b
           { "writing_keeps_the_old_file_on_failure", writing_keeps_the_old_file_on_failure },
           { "full_disk_is_an_error", full_disk_is_an_error }, { "maps_and_paths", maps_and_paths },
           { "hashes", hashes }, { "lock_names_its_owner", lock_names_its_owner }, { "children", children },
-          { "folders_of_the_program", folders_of_the_program })
+          { "reads_that_fail", reads_that_fail }, { "reads_of_unknown_size", reads_of_unknown_size },
+          { "writes_that_fail", writes_that_fail }, { "folders_that_cannot_be_made", folders_that_cannot_be_made },
+          { "trees_that_stay", trees_that_stay }, { "commits_that_fail", commits_that_fail },
+          { "locks_that_fail", locks_that_fail }, { "folders_of_the_program", folders_of_the_program })

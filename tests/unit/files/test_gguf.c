@@ -6,6 +6,7 @@
 #include "base/fsafe.h"
 #include "base/json.h"
 #include "files/tensors.h"
+#include "files/writer.h"
 #include "test.h"
 
 static char path[] = "/tmp/medrl_gguf_XXXXXX.gguf";
@@ -170,14 +171,151 @@ static void other_architectures_keep_their_rows(void) {
     mr_str s = { 0 };
     mr_err err = { "" };
     mr_tensors *t = NULL;
-    build_model(&s, "qwen2", 2);
+    static const char *const others[] = { "qwen2", "gemma", "llama4" };
+    for (int i = 0; i < 3; i++) {
+        build_model(&s, others[i], 2);
+        put_file(&s);
+        REQUIRE_OK(mr_tensors_open(&t, path, &err), err);
+        float got[24];
+        REQUIRE_OK(mr_tensors_read(t, mr_tensors_find(t, "model.layers.0.self_attn.q_proj.weight"), got, 0, 8, &err), err);
+        for (int r = 0; r < 8; r++) CHECK(got[3 * r] == 10.0f * (float)r);
+        mr_tensors_close(t);
+        mr_str_clear(&s);
+    }
+}
+
+/* A file of those tensors, of no bytes each, with the names that they have then. */
+static void names(void) {
+    static const char *const pairs[][2] = {
+        { "token_embd.weight", "model.embed_tokens.weight" },
+        { "output_norm.weight", "model.norm.weight" },
+        { "output.weight", "lm_head.weight" },
+        { "blk.0.attn_k.bias", "model.layers.0.self_attn.k_proj.bias" },
+        { "blk.999999.ffn_up.weight", "model.layers.999999.mlp.up_proj.weight" },
+        { "blk.1234567.ffn_up.weight", NULL }, /* a layer of seven digits, and what is no layer's, keeps its name */
+        { "blk..ffn_up.weight", NULL },
+        { "blk.1", NULL },
+        { "blk.1.ffn_up", NULL },
+        { "blk.1.ffn_upper.weight", NULL },
+        { "output", NULL },
+    };
+    enum { N = sizeof pairs / sizeof *pairs };
+    mr_str s = { 0 };
+    mr_err err = { "" };
+    mr_tensors *t = NULL;
+    begin(&s, 3, N, 0);
+    for (int i = 0; i < N; i++) tensor(&s, pairs[i][0], 1, (uint64_t[]){ 0 }, 0, 0);
     put_file(&s);
     REQUIRE_OK(mr_tensors_open(&t, path, &err), err);
-    float got[24];
-    REQUIRE_OK(mr_tensors_read(t, mr_tensors_find(t, "model.layers.0.self_attn.q_proj.weight"), got, 0, 8, &err), err);
-    for (int r = 0; r < 8; r++) CHECK(got[3 * r] == 10.0f * (float)r);
+    for (int i = 0; i < N; i++) {
+        char back[80];
+        CHECK_STR(mr_tensors_at(t, i)->name, pairs[i][1] ? pairs[i][1] : pairs[i][0]);
+        CHECK(mr_gguf_name(back, sizeof back, mr_tensors_at(t, i)->name) == (pairs[i][1] != NULL));
+        if (pairs[i][1]) CHECK_STR(back, pairs[i][0]);
+    }
+    static const char *const foreign[] = { "model.layers.1234567.mlp.up_proj.weight", "model.layers..mlp.up_proj.weight", "model.layers.1",
+                                           "model.layers.1.", "model.layers.1.mlp.weight", "model.layers.1x.mlp.up_proj.weight" };
+    char back[80];
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++) CHECK(!mr_gguf_name(back, sizeof back, foreign[i]));
+    CHECK(mr_gguf_name(back, 26, "model.layers.0.mlp.up_proj.weight") && !mr_gguf_name(back, 19, "model.layers.0.mlp.up_proj.weight"));
+    CHECK(!mr_gguf_name(back, 13, "lm_head.weight") && mr_gguf_name(back, 14, "lm_head.weight"));
     mr_tensors_close(t);
     mr_str_clear(&s);
+}
+
+/* One value and one array of two of every type of number, at the edge of what it holds. */
+static void numbers_of_every_type(void) {
+    static const struct {
+        uint32_t type;
+        size_t bytes;
+        union {
+            uint64_t u;
+            int64_t i;
+            float f;
+            double d;
+        } stored;
+        double want;
+    } cases[] = {
+        { 0, 1, { .u = UINT8_MAX }, 255 },         { 1, 1, { .i = INT8_MIN }, -128 },          { 2, 2, { .u = UINT16_MAX }, 65535 },
+        { 3, 2, { .i = INT16_MIN }, -32768 },      { 4, 4, { .u = UINT32_MAX }, 4294967295.0 }, { 5, 4, { .i = INT32_MIN }, -2147483648.0 },
+        { 6, 4, { .f = -0.125f }, -0.125 },        { 7, 1, { .u = 0 }, 0 },                    { 7, 1, { .u = 2 }, 1 },
+        { 10, 8, { .u = 1ull << 63 }, 0x1p63 },    { 11, 8, { .i = INT64_MIN }, -0x1p63 },     { 12, 8, { .d = 1e300 }, 1e300 },
+    };
+    enum { N = sizeof cases / sizeof *cases };
+    mr_str s = { 0 };
+    mr_err err = { "" };
+    mr_tensors *t = NULL;
+    char key[16];
+    begin(&s, 3, 0, 2 * N);
+    for (int i = 0; i < N; i++) {
+        snprintf(key, sizeof key, "v%d", i);
+        text(&s, key), u32(&s, cases[i].type), mr_str_add(&s, &cases[i].stored, cases[i].bytes);
+        snprintf(key, sizeof key, "a%d", i);
+        text(&s, key), u32(&s, 9), u32(&s, cases[i].type), u64(&s, 2);
+        for (size_t k = 0; k < cases[i].bytes; k++) mr_str_add(&s, "", 1); /* the first one is 0 */
+        mr_str_add(&s, &cases[i].stored, cases[i].bytes);
+    }
+    put_file(&s);
+    REQUIRE_OK(mr_tensors_open(&t, path, &err), err);
+    for (int i = 0; i < N; i++) {
+        double x = 77, first = 77, y = 77;
+        const char *v;
+        size_t len;
+        snprintf(key, sizeof key, "v%d", i);
+        CHECK(mr_gguf_get_number(t, key, &x) && x == cases[i].want);
+        CHECK(mr_gguf_array_count(t, key) == -1 && !mr_gguf_array_number(t, key, 0, &y) && !mr_gguf_array_string(t, key, 0, &v, &len));
+        snprintf(key, sizeof key, "a%d", i);
+        CHECK(mr_gguf_array_number(t, key, 0, &first) && first == 0);
+        CHECK(mr_gguf_array_number(t, key, 1, &x) && x == cases[i].want);
+        CHECK(!mr_gguf_array_number(t, key, 2, &y) && !mr_gguf_array_number(t, key, -1, &y) && !mr_gguf_array_number(t, key, INT64_MIN, &y));
+        CHECK(!mr_gguf_get_number(t, key, &y) && !mr_gguf_array_string(t, key, 0, &v, &len) && y == 77);
+        CHECK_INT(mr_gguf_array_count(t, key), 2);
+        CHECK(!mr_gguf_array_number(t, "none", 0, &y) && !mr_gguf_array_string(t, "none", 0, &v, &len));
+    }
+    CHECK(mr_gguf_array_count(NULL, "v0") == -1);
+    mr_tensors_close(t);
+    mr_str_clear(&s);
+}
+
+/* What is allowed to its last value: alignments, tensors of no bytes anywhere, rows of heads. */
+static void edges_that_open(void) {
+    mr_str s = { 0 };
+    mr_err err = { "" };
+    for (uint32_t alignment = 8; alignment <= 4096; alignment *= 2) {
+        mr_tensors *t = NULL;
+        begin(&s, 3, 4, 1);
+        u32_value(&s, "general.alignment", alignment);
+        tensor(&s, "nil", 1, (uint64_t[]){ 0 }, 0, alignment); /* where b is, whichever of them comes first */
+        tensor(&s, "b", 1, (uint64_t[]){ 1 }, 0, alignment);
+        tensor(&s, "a", 0, NULL, 0, 0); /* one number */
+        tensor(&s, "none", 1, (uint64_t[]){ 0 }, 0, alignment);
+        pad(&s, alignment);
+        mr_str_add(&s, &(float){ 5 }, 4);
+        pad(&s, alignment);
+        mr_str_add(&s, &(float){ 6 }, 4);
+        put_file(&s);
+        REQUIRE_OK(mr_tensors_open(&t, path, &err), err);
+        float got[1] = { 0 };
+        REQUIRE_OK(mr_tensors_read(t, mr_tensors_find(t, "a"), got, 0, 1, &err), err);
+        CHECK(got[0] == 5);
+        REQUIRE_OK(mr_tensors_read(t, mr_tensors_find(t, "b"), got, 0, 1, &err), err);
+        CHECK(got[0] == 6);
+        mr_tensors_close(t);
+        mr_str_clear(&s);
+    }
+    /* heads of as many rows as are counted, and of more; without columns there need be no bytes of them */
+    for (int more = 0; more < 2; more++) {
+        mr_tensors *t = NULL;
+        begin(&s, 3, 1, 2);
+        string_value(&s, "general.architecture", "llama");
+        u32_value(&s, "llama.attention.head_count", 2);
+        tensor(&s, "blk.0.attn_q.weight", 2, (uint64_t[]){ 0, 2 * ((1ull << 31) - 2 + 2 * (uint64_t)more) }, 0, 0);
+        put_file(&s);
+        CHECK_INT(mr_tensors_open(&t, path, &err), more ? MR_EDATA : MR_OK);
+        if (more) CHECK_CONTAINS(err.msg, "2 heads do not split the 4294967296 rows");
+        mr_tensors_close(t);
+        mr_str_clear(&s);
+    }
 }
 
 /* ---- block types ---- */
@@ -283,6 +421,13 @@ static void bad_files_are_named(void) {
     CASE("power of two", begin(&s, 3, 0, 1); u32_value(&s, "general.alignment", 48));
     CASE("power of two", begin(&s, 3, 0, 1); u32_value(&s, "general.alignment", 0));
     CASE("power of two", begin(&s, 3, 0, 1); string_value(&s, "general.alignment", "32"));
+    CASE("power of two", begin(&s, 3, 0, 1); u32_value(&s, "general.alignment", 4));
+    CASE("power of two", begin(&s, 3, 0, 1); u32_value(&s, "general.alignment", 8192));
+    CASE("big-endian", begin(&s, 0x02000000, 0, 0));
+    CASE("2 heads do not split the 1 rows", begin(&s, 3, 1, 2); string_value(&s, "general.architecture", "llama");
+         u32_value(&s, "llama.attention.head_count", 2); tensor(&s, "blk.0.attn_k.bias", 0, NULL, 0, 0); pad(&s, 32); u64(&s, 0));
+    CASE("overlaps the tensor before", begin(&s, 3, 2, 0); tensor(&s, "x", 1, (uint64_t[]){ 4 }, 0, 0);
+         tensor(&s, "y", 1, (uint64_t[]){ 2 }, 0, 0); pad(&s, 32); for (int i = 0; i < 8; i++) u64(&s, 0));
     CASE("5 dimensions", begin(&s, 3, 1, 0); tensor(&s, "x", 5, d, 0, 0));
     CASE("its size overflows", begin(&s, 3, 1, 0); tensor(&s, "x", 2, (uint64_t[]){ 1ull << 40, 1ull << 40 }, 0, 0));
     CASE("its size overflows", begin(&s, 3, 1, 0); tensor(&s, "x", 2, (uint64_t[]){ UINT64_MAX, 1 }, 0, 0));
@@ -373,6 +518,14 @@ static void out_of_memory(void) {
         CHECK(st == MR_OK || st == MR_ENOMEM);
     }
     CHECK(n > 5 && n < 100);
+    float bias[8] = { 77 };
+    const mr_tensor_info *q = mr_tensors_find(t, "model.layers.0.self_attn.q_proj.bias");
+    REQUIRE(q);
+    mr_try_alloc_fail_at(1);
+    CHECK_INT(mr_tensors_read(t, q, bias, 0, 1, &err), MR_ENOMEM); /* to put its rows in order */
+    mr_try_alloc_fail_at(0);
+    CHECK(bias[0] == 77);
+    CHECK_CONTAINS(err.msg, "no memory for \"model.layers.0.self_attn.q_proj.bias\"");
     mr_tensors_close(t);
     mr_str_clear(&s);
     unlink(path);
@@ -380,5 +533,6 @@ static void out_of_memory(void) {
 
 TEST_MAIN({ "reads_a_llama", reads_a_llama },
           { "other_architectures_keep_their_rows", other_architectures_keep_their_rows },
+          { "names", names }, { "numbers_of_every_type", numbers_of_every_type }, { "edges_that_open", edges_that_open },
           { "blocks_equal_the_reference", blocks_equal_the_reference }, { "bad_files_are_named", bad_files_are_named },
           { "damage", damage }, { "out_of_memory", out_of_memory })

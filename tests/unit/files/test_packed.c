@@ -10,6 +10,7 @@
 #include "files/rowcache.h"
 #include "files/rows.h"
 #include "files/unpack.h"
+#include "calls.h"
 #include "test.h"
 
 static int fd = -1; /* a scratch file */
@@ -225,6 +226,63 @@ static void caches(void) {
     mr_rowcache_drop(w);
 }
 
+/* A cache of no rows, and one whose reads fail, end too early or have no memory: rows or an error, never some of them. */
+static void caches_that_fail(void) {
+    static const struct {
+        const char *call;
+        int code;
+        mr_status want;
+    } cases[] = { { "pread", EIO, MR_EIO }, { "pread", CALL_END, MR_EDATA }, { "pread", CALL_HALF, MR_OK }, { "fstat", EIO, MR_EIO } };
+    mr_err err = { "" };
+    mr_rows *r;
+    write_cache("", false);
+    REQUIRE_OK(mr_rows_open_cache(&r, fd, "x.parquet", &err), err);
+    CHECK_INT(mr_rows_count(r), 0);
+    mr_rows_close(r);
+    write_cache("{}\n", false);
+    call_fails("pread", 2, CALL_END); /* an index of one row is 0, as memory that nothing was read to */
+    CHECK_INT(mr_rows_open_cache(&r, fd, "x.parquet", &err), MR_EDATA);
+    CHECK(calls_settled());
+    write_cache("{\"a\": 1}\n{\"a\": \"two\"}\n{}\n", false);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int nth = 0;
+        for (bool played = true; played;) {
+            call_fails(cases[i].call, ++nth, cases[i].code);
+            mr_status st = mr_rows_open_cache(&r, fd, "x.parquet", &err);
+            played = calls_settled();
+            CHECK_INT(st, played ? cases[i].want : MR_OK);
+            CHECK((r != NULL) == (st == MR_OK));
+            if (st == MR_OK) CHECK_INT(mr_rows_count(r), 3);
+            mr_rows_close(r);
+        }
+        CHECK(nth > 2); /* the trailer's, and the index's */
+    }
+    for (long n = 1; n <= 2; n++) {
+        mr_try_alloc_fail_at(n);
+        CHECK_INT(mr_rows_open_cache(&r, fd, "x.parquet", &err), MR_ENOMEM);
+        mr_try_alloc_fail_at(0);
+        CHECK(r == NULL);
+        CHECK_CONTAINS(err.msg, "no memory for 3 rows");
+    }
+    const uint64_t same = 22; /* two rows that begin in one place */
+    REQUIRE(pwrite(fd, &same, 8, 25 + 8) == 8);
+    CHECK_INT(mr_rows_open_cache(&r, fd, "x.parquet", &err), MR_EDATA);
+    CHECK_STR(err.msg, "x.parquet: its row cache is damaged; start again");
+
+    mr_str s = { 0 }; /* two rows of 9 MiB; a second index makes the second one of them longer than a row may be */
+    for (int i = 0; i < 2; i++) mr_str_printf(&s, "%0*d\n", 9 << 20, i);
+    mr_str_puts(&s, "{}\n");
+    write_cache(s.data, false);
+    const off_t second = (off_t)s.len + 8;
+    const uint64_t begins[] = { s.len - 3 - (16 << 20) - 1, s.len - 3 - (16 << 20) - 2 }; /* the longest row with its newline, and one beyond */
+    for (int i = 0; i < 2; i++) {
+        REQUIRE(pwrite(fd, &begins[i], 8, second) == 8);
+        CHECK_INT(mr_rows_open_cache(&r, fd, "x.parquet", &err), i ? MR_EDATA : MR_OK);
+        mr_rows_close(r);
+    }
+    mr_str_clear(&s);
+}
+
 /* Any byte that is changed, and any length, is found. */
 static void damaged_caches(void) {
     mr_err err = { "" };
@@ -254,5 +312,5 @@ static void damaged_caches(void) {
     }
 }
 
-TEST_MAIN({ "streams", streams }, { "damaged_streams", damaged_streams }, { "bombs", bombs }, { "caches", caches },
+TEST_MAIN({ "streams", streams }, { "damaged_streams", damaged_streams }, { "bombs", bombs }, { "caches", caches }, { "caches_that_fail", caches_that_fail },
           { "damaged_caches", damaged_caches })

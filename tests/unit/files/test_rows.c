@@ -1,11 +1,13 @@
 /* test_rows.c - JSONL, JSON arrays and CSV with everything that exported files contain. */
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/fsafe.h"
 #include "base/json.h"
 #include "files/rows.h"
+#include "calls.h"
 #include "test.h"
 
 static char folder[] = "/tmp/medrl_rows_XXXXXX";
@@ -113,6 +115,30 @@ static void csv(void) {
     CHECK_STR(READ("a.csv", "q\n\xf0\x9f\x98\x80\xe2\x82\xac\n"), "2:{\"q\":\"\xf0\x9f\x98\x80\xe2\x82\xac\"}");
 }
 
+static void columns(void) {
+    for (int n = 4096; n <= 4097; n++) { /* as many as may be, and one more: in the header, and in a row */
+        mr_str s = { 0 };
+        for (int i = 0; i < n; i++) mr_str_printf(&s, "%sc%d", i ? "," : "", i);
+        CHECK_STR(read_all("wide.csv", s.data, s.len), n == 4096 ? "" : "wide.csv:1: more than 4096 fields; is this CSV?");
+        mr_str_clear(&s);
+        mr_str_puts(&s, "q\n");
+        for (int i = 1; i < n; i++) mr_str_puts(&s, ",");
+        CHECK_CONTAINS(read_all("wide.csv", s.data, s.len), n == 4096 ? "wide.csv:2: 4096 fields, want 1" : "wide.csv:2: more than 4096 fields");
+        mr_str_clear(&s);
+    }
+    CHECK_STR(READ("a.csv", "q,a\nx\r,\r\ry\r\n"), "2:{\"q\":\"x\\r\",\"a\":\"\\r\\ry\"}"); /* only before a line end it belongs to that */
+    CHECK_STR(READ("a.csv", "q\n\rx\n"), "2:{\"q\":\"\\rx\"}");
+    CHECK_CONTAINS(READ("a.csv", "q,a\n\"x\"\ry,1\n"), "a.csv:2: text behind the closing quote of a field, want \",\"");
+    CHECK_CONTAINS(READ("a.tsv", "q\ta\n\"x\",y\t1\n"), "a.tsv:2: text behind the closing quote of a field, want \"\\t\"");
+    CHECK_STR(READ("a.tsv", "q;a\nx;1\n"), "2:{\"q;a\":\"x;1\"}");
+    CHECK_STR(READ("a.csv", "q;a,b\nx,1\n"), "2:{\"q;a\":\"x\",\"b\":\"1\"}");
+    CHECK_STR(READ("a.json", ""), "");
+    CHECK_STR(READ("a.json", " \n "), "");
+    CHECK_STR(READ("a.csv.gz", "q\nx\n"), "2:{\"q\":\"x\"}"); /* unpacked already: its name is that of what it was */
+    CHECK_STR(READ("a.jsonl.zst", "{\"a\":1}"), "1:{\"a\":1}");
+    CHECK_CONTAINS(READ("a.jsonl.gz", "\x1f\x8b\x08\x00"), "a.jsonl.gz:1: is gzip inside, want text; unpack it first");
+}
+
 static void foreign_files(void) {
     CHECK_CONTAINS(READ("a.jsonl", "\x1f\x8b\x08\x00"), "a.jsonl:1: is gzip, want text; unpack it first");
     CHECK_CONTAINS(READ("a.csv", "PAR1xxxxPAR1"), "is Parquet");
@@ -156,8 +182,28 @@ static void descriptors(void) {
     cJSON_Delete(row);
     CHECK_INT(mr_rows_line(r, 0), 2);
     CHECK_INT(mr_rows_line(r, 1), 0);
+    CHECK_INT(mr_rows_line(r, -1), 0);
     mr_rows_close(r);
     mr_rows_close(NULL);
+    int fd = open("/dev/null", O_RDONLY | O_CLOEXEC); /* neither a file nor a pipe, of no bytes */
+    CHECK_INT(mr_rows_open_fd(&r, fd, ".csv", &err), MR_EINVAL);
+    CHECK_CONTAINS(err.msg, ".csv: unknown kind of data"); /* an ending alone is no name */
+    REQUIRE_OK(mr_rows_open_fd(&r, fd, "x.jsonl", &err), err);
+    CHECK_INT(mr_rows_count(r), 0);
+    mr_rows_close(r);
+    close(fd);
+    CHECK_STR(READ("few.jsonl", "{}\n"), "1:{}");
+    char *path = mr_path_join(folder, "few.jsonl");
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct rlimit old;
+    REQUIRE(fd >= 0 && getrlimit(RLIMIT_NOFILE, &old) == 0);
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &(struct rlimit){ 1, old.rlim_max }) == 0); /* none for its own */
+    CHECK_INT(mr_rows_open_fd(&r, fd, path, &err), MR_EIO);
+    setrlimit(RLIMIT_NOFILE, &old);
+    CHECK(r == NULL);
+    CHECK_CONTAINS(err.msg, "few.jsonl: Too many open files");
+    close(fd);
+    mr_free(path);
 }
 
 /* Every prefix of a file that uses all of CSV: a verdict, never a crash. */
@@ -253,11 +299,11 @@ static void rows_beyond_the_window(void) {
 
 /* What is too long to be a row, in each format, and a quote that nothing closes. */
 static void rows_without_end(void) {
-    const size_t len = 40u << 20;
+    const size_t len = 34u << 20;
     char *big = malloc(len);
     memset(big, 'x', len);
     memcpy(big, "{}\n{\"a\":\"", 9);
-    CHECK_CONTAINS(read_all("a.jsonl", big, len), "a.jsonl:2: the row has 41943037 bytes, at most 16777216");
+    CHECK_CONTAINS(read_all("a.jsonl", big, len), "a.jsonl:2: the row has 35651581 bytes, at most 16777216");
     memcpy(big, "[{},{\"a\":", 9);
     CHECK_CONTAINS(read_all("a.json", big, len), "a.json:1: the row has more than 16777216 bytes");
     memcpy(big, "a,b\n1,2\n1,\"", 11);
@@ -265,9 +311,37 @@ static void rows_without_end(void) {
     memset(big, '\n', len);
     memcpy(big, "{\"a\":1}", 7);
     big[len - 1] = '7';
-    CHECK_CONTAINS(read_all("a.jsonl", big, len), "a.jsonl:41943033: the row is a number");
+    CHECK_CONTAINS(read_all("a.jsonl", big, len), "a.jsonl:35651577: the row is a number");
     memcpy(big, "q\n\"x\n\"\n", 7);
-    CHECK_STR(read_all("a.csv", big, len), "2:{\"q\":\"x\\n\"} 41943036:{\"q\":\"7\"}");
+    CHECK_STR(read_all("a.csv", big, len), "2:{\"q\":\"x\\n\"} 35651580:{\"q\":\"7\"}");
+    free(big);
+}
+
+/* The end of a line that is longer than the largest window, and elements of as many bytes as a row may have and of one more. */
+static void rows_of_any_length(void) {
+    const size_t len = 34u << 20;
+    char *big = malloc(len);
+    memset(big, 'x', len);
+    memcpy(big, "{}\n{\"a\":\"", 9);
+    big[len - 1000] = '\n';
+    CHECK_CONTAINS(read_all("a.jsonl", big, len), "a.jsonl:2: the row has 35650581 bytes, at most 16777216");
+    char *path = mr_path_join(folder, "a.jsonl");
+    static const int codes[] = { EIO, CALL_END };
+    for (int i = 0; i < 2; i++) { /* while its end is looked for: seven reads fill windows of 1, 2 ... 32 MiB before */
+        mr_rows *r = NULL;
+        mr_err err = { "" };
+        call_fails("pread", 8, codes[i]);
+        CHECK_INT(mr_rows_open(&r, path, &err), i ? MR_EDATA : MR_EIO);
+        CHECK(calls_settled() && r == NULL);
+        CHECK_CONTAINS(err.msg, i ? "a.jsonl:2: the row has" : "a.jsonl: Input/output error");
+    }
+    mr_free(path);
+    big[len - 1000] = 'x';
+    memcpy(big, "[\"xxxxxxx", 9);
+    memcpy(big + (16 << 20), "\"]", 2);
+    CHECK_CONTAINS(read_all("a.json", big, (16 << 20) + 2), "a.json:1: the row is a string"); /* the longest */
+    memcpy(big + (16 << 20), "x\"]", 3);
+    CHECK_CONTAINS(read_all("a.json", big, (16 << 20) + 3), "a.json:1: the row has 16777217 bytes, at most 16777216");
     free(big);
 }
 
@@ -298,6 +372,154 @@ static void files_that_change(void) {
     mr_free(path);
 }
 
+/* A file of three windows and FEW rows, so that each of its reads can fail in turn. */
+enum { FEW = 20 };
+static char *put_few(const char *kind) {
+    const bool csv = !strcmp(kind, "csv"), array = !strcmp(kind, "json");
+    mr_err err = { "" };
+    mr_str s = { 0 };
+    mr_str_puts(&s, csv ? "x\n" : array ? "[" : "");
+    for (int i = 0; i < FEW; i++) mr_str_printf(&s, "%s%0*d%s\n", csv ? "\"" : "{\"x\":\"", 120000, i, csv ? "\"" : !array ? "\"}" : i + 1 < FEW ? "\"}," : "\"}]");
+    char *path = mr_asprintf("%s/few.%s", folder, kind);
+    REQUIRE_OK(mr_file_write(path, s.data, s.len, &err), err);
+    mr_str_clear(&s);
+    return path;
+}
+
+/* Text with what may stand between rows, in places wider than the window. */
+static char *put_gaps(const char *kind, int64_t lines[2]) {
+    const bool csv = !strcmp(kind, "csv");
+    const size_t wide = (1 << 20) + 4321;
+    mr_err err = { "" };
+    mr_str s = { 0 };
+    char *gap = malloc(wide);
+    memset(gap, csv ? '\n' : ' ', wide);
+    gap[wide / 2] = '\n';
+    const char *const parts[] = { csv ? "x\n" : "[", csv ? "\"one\"\n" : "{\"x\":\"one\"}", csv ? "two" : ",", csv ? "\n" : "{\"x\":\"two\"}]" };
+    for (int i = 0; i < 4; i++) {
+        if (!csv || i != 3) mr_str_add(&s, gap, wide);
+        mr_str_puts(&s, parts[i]);
+    }
+    for (int i = 0; i < 3; i++) mr_str_add(&s, gap, wide); /* more than the window has become */
+    lines[0] = csv ? 2 * (int64_t)wide + 2 : 3, lines[1] = csv ? 3 * (int64_t)wide + 3 : 5;
+    char *path = mr_asprintf("%s/gaps.%s", folder, kind);
+    REQUIRE_OK(mr_file_write(path, s.data, s.len, &err), err);
+    mr_str_clear(&s);
+    free(gap);
+    return path;
+}
+
+static void gaps_beyond_the_window(void) {
+    static const char *const kinds[] = { "json", "csv" };
+    for (size_t k = 0; k < 2; k++) {
+        int64_t lines[2];
+        char *path = put_gaps(kinds[k], lines);
+        for (int nth = 0;; nth++) { /* 0: none fails */
+            mr_rows *r = NULL;
+            mr_err err = { "" };
+            if (nth) call_fails("pread", nth, EIO);
+            mr_status st = mr_rows_open(&r, path, &err);
+            const bool played = nth && calls_settled();
+            CHECK_INT(st, played ? MR_EIO : MR_OK);
+            CHECK((r != NULL) == (st == MR_OK));
+            if (!nth && st == MR_OK) {
+                CHECK_INT(mr_rows_count(r), 2);
+                for (int i = 0; i < 2; i++) {
+                    cJSON *row = NULL;
+                    REQUIRE_OK(mr_rows_get(r, i, &row, &err), err);
+                    CHECK_STR(cJSON_GetObjectItem(row, "x")->valuestring, i ? "two" : "one");
+                    CHECK_INT(mr_rows_line(r, i), lines[i]);
+                    cJSON_Delete(row);
+                }
+            }
+            mr_rows_close(r);
+            if (nth && !played) {
+                CHECK(nth > 4);
+                break;
+            }
+        }
+        mr_free(path);
+    }
+}
+
+/* Every read of a large file fails once, ends too early, or is interrupted: an error of its own or the rows, never some of them. */
+static void reads_that_fail(void) {
+    static const struct {
+        const char *call;
+        int code;
+        mr_status want;
+        const char *complaint;
+    } cases[] = { { "pread", EIO, MR_EIO, "Input/output error" },
+                  { "pread", CALL_END, MR_EDATA, "the file has become shorter since it was opened" },
+                  { "pread", EINTR, MR_OK, NULL },
+                  { "pread", CALL_HALF, MR_OK, NULL },
+                  { "fstat", EIO, MR_EIO, "Input/output error" },
+                  { "open", EMFILE, MR_EIO, "Too many open files" } };
+    static const char *const kinds[] = { "jsonl", "json", "csv" };
+    for (size_t k = 0; k < 3; k++) {
+        char *path = put_few(kinds[k]);
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            int played = 0;
+            for (;; played++) {
+                mr_rows *r = NULL;
+                mr_err err = { "" };
+                call_fails(cases[i].call, played + 1, cases[i].code);
+                mr_status st = mr_rows_open(&r, path, &err);
+                const bool settled = calls_settled();
+                const mr_status want = settled ? cases[i].want : MR_OK;
+                if (st != want) fprintf(stderr, "%s: %s %d: %s\n", kinds[k], cases[i].call, played + 1, err.msg);
+                CHECK_INT(st, want);
+                CHECK((r != NULL) == (st == MR_OK));
+                if (st == MR_OK) CHECK_INT(mr_rows_count(r), FEW);
+                if (st != MR_OK) CHECK_CONTAINS(err.msg, cases[i].complaint);
+                mr_rows_close(r);
+                if (!settled) break;
+            }
+            CHECK(played >= (!strcmp(cases[i].call, "pread") ? 3 : 1));
+        }
+        mr_rows *r = NULL;
+        mr_err err = { "" };
+        cJSON *row = NULL;
+        REQUIRE_OK(mr_rows_open(&r, path, &err), err);
+        call_fails("pread", 1, EIO);
+        CHECK_INT(mr_rows_get(r, 7, &row, &err), MR_EIO);
+        CHECK(calls_settled() && row == NULL);
+        REQUIRE_OK(mr_rows_get(r, 7, &row, &err), err); /* the disk is back */
+        cJSON_Delete(row);
+        const char *text;
+        size_t len;
+        if (k < 2) {
+            call_fails("pread", 1, EIO);
+            CHECK_INT(mr_rows_text(r, 12, &text, &len, &err), MR_EIO);
+            CHECK(calls_settled() && !text && len == 0);
+        }
+        mr_rows_close(r);
+        mr_free(path);
+    }
+}
+
+/* The same of a pipe, whose bytes are held in memory. */
+static void pipes_that_fail(void) {
+    static const int codes[] = { EINTR, CALL_HALF, EIO };
+    for (int i = 0; i < 3; i++) {
+        int ends[2];
+        mr_rows *r = NULL;
+        mr_err err = { "" };
+        REQUIRE(pipe(ends) == 0 && write(ends[1], "a,b\n1,2\n", 8) == 8);
+        close(ends[1]);
+        call_fails("read", 1, codes[i]);
+        mr_status st = mr_rows_open_fd(&r, ends[0], "pipe.csv", &err);
+        CHECK(calls_settled());
+        CHECK_INT(st, codes[i] == EIO ? MR_EIO : MR_OK);
+        if (st == MR_OK)
+            CHECK_INT(mr_rows_count(r), 1);
+        else
+            CHECK_STR(err.msg, "pipe.csv: Input/output error");
+        mr_rows_close(r);
+        close(ends[0]);
+    }
+}
+
 static void no_memory(void) {
     char *path = mr_path_join(folder, "many.csv");
     for (long n = 1;; n++) {
@@ -322,12 +544,45 @@ static void no_memory(void) {
     mr_free(path);
 }
 
+static long json_left; /* the allocation of cJSON's that fails; 0: none */
+static void *json_malloc(size_t n) {
+    return json_left > 0 && --json_left == 0 ? NULL : malloc(n);
+}
+
+static void no_memory_for_a_row(void) {
+    mr_err err = { "" };
+    mr_rows *r;
+    CHECK_STR(READ("few.csv", "q,a\nx,1\n"), "2:{\"q\":\"x\",\"a\":\"1\"}");
+    char *path = mr_path_join(folder, "few.csv");
+    REQUIRE_OK(mr_rows_open(&r, path, &err), err);
+    mr_status st = MR_ENOMEM;
+    long n = 0;
+    while (st == MR_ENOMEM && n < 20) {
+        cJSON *row = NULL;
+        cJSON_InitHooks(&(cJSON_Hooks){ json_malloc, free });
+        json_left = ++n;
+        st = mr_rows_get(r, 0, &row, &err);
+        cJSON_InitHooks(NULL);
+        CHECK((row != NULL) == (st == MR_OK));
+        if (st != MR_OK) CHECK_CONTAINS(err.msg, "few.csv: no memory for a row");
+        cJSON_Delete(row);
+    }
+    CHECK_INT(st, MR_OK);
+    CHECK(n > 3);
+    mr_rows_close(r);
+    mr_free(path);
+}
+
 static void clean_up(void) {
     mr_err err = { "" };
     if (made) CHECK_INT(mr_remove_tree(folder, &err), MR_OK);
 }
 
-TEST_MAIN({ "jsonl", jsonl }, { "json_array", json_array }, { "csv", csv }, { "foreign_files", foreign_files },
+TEST_MAIN({ "jsonl", jsonl }, { "json_array", json_array }, { "csv", csv }, { "columns", columns }, { "foreign_files", foreign_files },
           { "limits", limits }, { "descriptors", descriptors }, { "cut_anywhere", cut_anywhere },
           { "rows_beyond_the_window", rows_beyond_the_window }, { "rows_without_end", rows_without_end },
-          { "files_that_change", files_that_change }, { "no_memory", no_memory }, { "clean_up", clean_up })
+          { "rows_of_any_length", rows_of_any_length },
+          { "files_that_change", files_that_change }, { "gaps_beyond_the_window", gaps_beyond_the_window },
+          { "reads_that_fail", reads_that_fail },
+          { "pipes_that_fail", pipes_that_fail }, { "no_memory", no_memory },
+          { "no_memory_for_a_row", no_memory_for_a_row }, { "clean_up", clean_up })

@@ -2,11 +2,12 @@
  * and damage. */
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fsafe.h"
 #include "base/json.h"
-#include "files/tensors.h"
+#include "files/tensors_impl.h"
 #include "test.h"
 
 static char folder[64];
@@ -72,7 +73,7 @@ static void tiny_model_reads(void) {
     mr_err err = { "" };
     mr_tensors *t = NULL;
     REQUIRE_OK(mr_tensors_open(&t, GOLDEN("tiny/tiny_qwen2"), &err), err);
-    CHECK(!mr_tensors_is_gguf(t));
+    CHECK(!mr_tensors_is_gguf(t) && !mr_tensors_is_gguf(NULL));
     CHECK_STR(mr_tensors_path(t), GOLDEN("tiny/tiny_qwen2"));
     const mr_tensor_info *w = mr_tensors_find(t, "model.layers.0.self_attn.q_proj.weight");
     REQUIRE(w);
@@ -85,8 +86,16 @@ static void tiny_model_reads(void) {
     CHECK(!memcmp(all, w->data, w->bytes));
     REQUIRE_OK(mr_tensors_read(t, w, part, 3, 1, &err), err);
     CHECK(!memcmp(part, all + 3 * w->dims[1], (size_t)w->dims[1] * 4));
-    CHECK_INT(mr_tensors_read(t, w, part, w->dims[0], 1, &err), MR_EINVAL);
-    CHECK_CONTAINS(err.msg, "rows");
+    const int64_t rows = w->dims[0];
+    const struct { int64_t row, n; } outside[] = { { rows, 1 }, { 0, rows + 1 }, { -1, 1 }, { 0, -1 }, { rows + 1, 0 }, { INT64_MAX, INT64_MAX }, { INT64_MIN, INT64_MIN }, { 1, INT64_MAX } };
+    for (size_t i = 0; i < sizeof outside / sizeof *outside; i++) {
+        part[0] = 77;
+        CHECK_INT(mr_tensors_read(t, w, part, outside[i].row, outside[i].n, &err), MR_EINVAL);
+        CHECK_CONTAINS(err.msg, "on were asked for");
+        CHECK(part[0] == 77);
+    }
+    REQUIRE_OK(mr_tensors_read(t, w, part, rows, 0, &err), err); /* none, behind the last */
+    CHECK(part[0] == 77);
     const mr_tensor_info *norm = mr_tensors_find(t, "model.norm.weight");
     REQUIRE(norm && norm->n_dims == 1);
     REQUIRE_OK(mr_tensors_read(t, norm, part, 0, 1, &err), err); /* a vector is one row */
@@ -98,10 +107,6 @@ static void tiny_model_reads(void) {
     size_t len;
     CHECK(!mr_gguf_get_number(t, "a", &x) && !mr_gguf_get_string(t, "a", &s, &len) &&
           mr_gguf_array_count(t, "a") == -1);
-    char hex[65], want[65];
-    REQUIRE_OK(mr_tensors_hash(t, hex, &err), err);
-    REQUIRE_OK(mr_sha256_file(want, GOLDEN("tiny/tiny_qwen2/model.safetensors"), &err), err);
-    CHECK_STR(hex, want);
     mr_tensors_drop(t, w);
     REQUIRE_OK(mr_tensors_read(t, w, part, 3, 1, &err), err);
     CHECK(!memcmp(part, all + 3 * w->dims[1], (size_t)w->dims[1] * 4));
@@ -186,12 +191,16 @@ static void writer_round_trip(void) {
 
 static void shards(void) {
     const float x[2] = { 1, 2 }, y[2] = { 3, 4 };
+#define THE_SECOND "model-00002-of-00002.safetensors"
+    char longer[400]; /* a name of 256 bytes; one of 255 may be */
+    snprintf(longer, sizeof longer, "{\"a\":\"%0256d\"}", 0);
     const mr_tensor_out a = { "a", "F32", 1, { 2 }, x }, b = { "b", "F32", 1, { 2 }, y };
     mr_err err = { "" };
     char *one = scratch("model-00001-of-00002.safetensors"), *two = scratch("model-00002-of-00002.safetensors");
     char *index = scratch("model.safetensors.index.json");
     REQUIRE_OK(mr_safetensors_write(one, &a, 1, NULL, &err), err);
-    REQUIRE_OK(mr_safetensors_write(two, &b, 1, NULL, &err), err);
+    const mr_tensor_out both[2] = { b, { "b2", "F32", 1, { 2 }, x } };
+    REQUIRE_OK(mr_safetensors_write(two, both, 2, NULL, &err), err);
     struct {
         const char *map, *complaint;
     } cases[] = {
@@ -203,6 +212,16 @@ static void shards(void) {
         { "{\"a\":\"model-00003-of-00003.safetensors\"}", "a shard is missing" },
         { "{\"a\":7}", "does not name a file" },
         { "[]", "is an array, want an object" },
+        { "null", "is null, want an object" },
+        { "{}", "names no file" },
+        { "{\"a\":\"\"}", "does not name a file" },
+        { "{\"a\":\".hidden\"}", "does not name a file" },
+        { "{\"a\":\"..\\\\x\"}", "does not name a file" },
+        { longer, "does not name a file" },
+        { "{\"a\":\"x/../y\"}", "does not name a file" },
+        { "{\"b\":\"" THE_SECOND "\",\"c\":\"" THE_SECOND "\",\"a\":\"model-00001-of-00002.safetensors\"}", "\"c\" is not in model-00002" },
+        { "{\"b\":\"" THE_SECOND "\",\"b2\":\"" THE_SECOND "\"}", NULL }, /* two of one shard, which is opened once */
+        { "{\"a\":\"model-00001-of-00002.safetensors\",\"b\":\"" THE_SECOND "\",\"b2\":\"" THE_SECOND "\"}", NULL },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char text[512];
@@ -218,16 +237,43 @@ static void shards(void) {
             float got[2];
             REQUIRE_OK(mr_tensors_read(t, mr_tensors_find(t, "b"), got, 0, 1, &err), err);
             CHECK(got[0] == 3 && got[1] == 4);
+            CHECK_INT(mr_tensors_count(t), 2 + (strstr(cases[i].map, "00001") != NULL));
             mr_tensors_close(t);
         }
     }
     REQUIRE_OK(mr_safetensors_write(two, &a, 1, NULL, &err), err); /* both shards hold "a" */
-    put_file(index,
-             "{\"weight_map\":{\"a\":\"model-00001-of-00002.safetensors\",\"b\":\"model-00002-of-00002.safetensors\"}}",
-             95);
+    const char map[] = "{\"weight_map\":{\"a\":\"model-00001-of-00002.safetensors\",\"b\":\"" THE_SECOND "\"}}";
+    put_file(index, map, strlen(map));
     mr_tensors *t = NULL;
     CHECK_INT(mr_tensors_open(&t, folder, &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, THE_SECOND ": byte 8 (tensor \"a\"): occurs twice");
+    put_file(two, "\377\377\377\377\377\377\377\377", 8); /* the second one is damaged */
+    CHECK_INT(mr_tensors_open(&t, folder, &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, THE_SECOND ": byte 0 (header length)");
+    unlink(two), mkdir(two, 0755); /* and now no file */
+    CHECK_INT(mr_tensors_open(&t, folder, &err), MR_EINVAL);
+    CHECK_CONTAINS(err.msg, THE_SECOND ": is no ordinary file");
+    rmdir(two);
+    put_file(index, map, 40);
+    CHECK_INT(mr_tensors_open(&t, folder, &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, "model.safetensors.index.json");
+    for (int n = 4096; n <= 4097; n++) { /* as many files as may be, which are not there, and one more */
+        mr_str s = { 0 };
+        mr_str_puts(&s, "{\"weight_map\":{");
+        for (int i = n; i > 0; i--) mr_str_printf(&s, "%s\"t%d\":\"%05d\"", i < n ? "," : "", i, i);
+        mr_str_puts(&s, "}}");
+        put_file(index, s.data, s.len);
+        CHECK_INT(mr_tensors_open(&t, folder, &err), n == 4096 ? MR_ENOTFOUND : MR_EDATA);
+        CHECK_CONTAINS(err.msg, n == 4096 ? "a shard is missing" : "names more than 4096 files");
+        mr_str_clear(&s);
+    }
     unlink(index);
+    char *pickle = scratch("pytorch_model.bin");
+    put_file(pickle, "", 0);
+    CHECK_INT(mr_tensors_open(&t, folder, &err), MR_ENOTFOUND);
+    CHECK_CONTAINS(err.msg, "a pickle, which is not read; want model.safetensors");
+    unlink(pickle);
+    mr_free(pickle);
     CHECK_INT(mr_tensors_open(&t, folder, &err), MR_ENOTFOUND);
     CHECK_CONTAINS(err.msg, "holds no model.safetensors");
     CHECK_INT(mr_tensors_open(&t, "/nowhere/at/all", &err), MR_ENOTFOUND);
@@ -312,6 +358,243 @@ static void halves(void) {
     CHECK_INT(wrong, 0);
 }
 
+/* ---- what tells one file from another ---- */
+
+static void identity(char hex[65], const char *path) {
+    mr_err err = { "" };
+    mr_tensors *t = NULL;
+    REQUIRE_OK(mr_tensors_open(&t, path, &err), err);
+    REQUIRE_OK(mr_tensors_identity(t, hex, &err), err);
+    CHECK_INT(strlen(hex), 64);
+    mr_tensors_close(t);
+}
+
+/* Changes the byte at `at` (-1: none) and gives the file the time `s`. */
+static void touch(const char *path, long at, time_t s) {
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    char c;
+    REQUIRE(fd >= 0);
+    if (at >= 0) REQUIRE(pread(fd, &c, 1, at) == 1 && (c ^= 1, pwrite(fd, &c, 1, at)) == 1);
+    REQUIRE(futimens(fd, (struct timespec[]){ { s, 0 }, { s, 0 } }) == 0);
+    close(fd);
+}
+
+static void identities(void) {
+    enum { HEADER = 1 << 20, PIECE = 1 << 16, LEN = 6 << 20, N = (LEN - 4096) / 4 };
+    mr_err err = { "" };
+    float *x = mr_alloc(N * sizeof *x);
+    char *path = scratch("id.safetensors"), *link = scratch("link.safetensors"), *other = scratch("ie.safetensors");
+    char first[65], now[65];
+    REQUIRE_OK(mr_safetensors_write(path, &(mr_tensor_out){ "a", "F32", 1, { N }, x }, 1, NULL, &err), err);
+    struct stat info;
+    REQUIRE(stat(path, &info) == 0);
+    const long len = (long)info.st_size;
+    touch(path, -1, 1000);
+    identity(first, path);
+    identity(now, path);
+    CHECK_STR(now, first);
+    touch(path, -1, 1001);
+    identity(now, path);
+    CHECK(strcmp(now, first) != 0);
+    /* the last byte of the header and of the pieces, those of one piece, and one between the pieces, which nothing but the time would tell */
+    const struct { long at; bool seen; } bytes[] = { { HEADER - 1, true }, { (len - PIECE) / 16 * 16 + PIECE - 1, true }, { (len - PIECE) / 16 * 5, true },
+                                                     { (len - PIECE) / 16 * 5 + PIECE - 1, true }, { (len - PIECE) / 16 * 5 + PIECE, false } };
+    for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++) {
+        touch(path, bytes[i].at, 1000);
+        identity(now, path);
+        CHECK((strcmp(now, first) != 0) == bytes[i].seen);
+        touch(path, bytes[i].at, 1000);
+        identity(now, path);
+        CHECK_STR(now, first);
+    }
+    REQUIRE(rename(path, other) == 0);
+    identity(now, other);
+    CHECK(strcmp(now, first) != 0); /* another name */
+    REQUIRE(rename(other, path) == 0);
+
+    /* links: a name that is a hash stands for the bytes behind the header and for the time; others do not */
+    static const struct { const char *target; bool hash; } links[] = {
+        { "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", true },
+        { "E3B0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", false },
+        { "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8550", false },
+        { "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b85", false },
+        { "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.part", false },
+        { "blob", false },
+    };
+    for (size_t i = 0; i < sizeof links / sizeof *links; i++) {
+        char *blob = scratch(links[i].target), before[65];
+        REQUIRE(rename(path, blob) == 0 && symlink(i % 2 ? blob : links[i].target, link) == 0);
+        touch(link, -1, 1000);
+        identity(before, link);
+        touch(link, len - 100, 1001);
+        identity(now, link);
+        CHECK((strcmp(now, before) == 0) == links[i].hash);
+        REQUIRE(unlink(link) == 0 && rename(blob, path) == 0);
+        mr_free(blob);
+    }
+    mr_tensors *t = NULL;
+    REQUIRE_OK(mr_tensors_open(&t, path, &err), err);
+    unlink(path); /* it has vanished: its mapping has not */
+    CHECK_INT(mr_tensors_identity(t, now, &err), MR_ENOTFOUND);
+    CHECK_CONTAINS(err.msg, "id.safetensors: No such file");
+    mr_tensors_close(t);
+    /* the first of two files is missed, whatever the second is; short ones have no pieces */
+    char *one = scratch("s1.safetensors"), *two = scratch("s2.safetensors"), *index = scratch("model.safetensors.index.json");
+    const char map[] = "{\"weight_map\":{\"a\":\"s1.safetensors\",\"b\":\"s2.safetensors\"}}";
+    put_file(index, map, strlen(map));
+    REQUIRE_OK(mr_safetensors_write(one, &(mr_tensor_out){ "a", "F32", 1, { 2 }, x }, 1, NULL, &err), err);
+    REQUIRE_OK(mr_safetensors_write(two, &(mr_tensor_out){ "b", "F32", 1, { 2 }, x }, 1, NULL, &err), err);
+    identity(first, folder);
+    touch(two, -1, 1000);
+    identity(now, folder);
+    CHECK(strcmp(now, first) != 0);
+    REQUIRE_OK(mr_tensors_open(&t, folder, &err), err);
+    unlink(one);
+    CHECK_INT(mr_tensors_identity(t, now, &err), MR_ENOTFOUND);
+    CHECK_CONTAINS(err.msg, "s1.safetensors: No such file");
+    mr_tensors_close(t);
+    unlink(two), unlink(index);
+    mr_free(one), mr_free(two), mr_free(index);
+    mr_free(path), mr_free(link), mr_free(other), mr_free(x);
+}
+
+static void kinds_of_values(void) {
+    mr_err err = { "" };
+    mr_tensors *t = NULL;
+    const uint8_t bytes[16] = { 1, 2, 3 };
+    const mr_tensor_out out[] = { { "complex", "C64", 1, { 2 }, bytes }, { "none", "F32", 2, { 3, 0 }, NULL } };
+    char *path = scratch("values.safetensors");
+    float got[64] = { 0 };
+    REQUIRE_OK(mr_safetensors_write(path, out, 2, NULL, &err), err);
+    REQUIRE_OK(mr_tensors_open(&t, path, &err), err);
+    CHECK_INT(mr_tensors_read(t, mr_tensors_find(t, "complex"), got, 0, 1, &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, "tensor \"complex\" is C64, which is not read");
+    const mr_tensor_info *none = mr_tensors_find(t, "none");
+    REQUIRE(none);
+    got[0] = 77;
+    REQUIRE_OK(mr_tensors_read(t, none, got, 0, 3, &err), err);
+    CHECK(got[0] == 77);
+    mr_tensors_drop(t, none);
+    mr_tensors_close(t);
+    mr_free(path);
+
+    REQUIRE_OK(mr_tensors_open(&t, GOLDEN("linear4bit_nf4_double_quant.safetensors"), &err), err);
+    const mr_tensor_info *folded = NULL;
+    for (int i = 0; i < mr_tensors_count(t) && !folded; i++)
+        if (mr_tensors_nf4(mr_tensors_at(t, i))) folded = mr_tensors_at(t, i);
+    REQUIRE(folded && folded->n_dims == 2);
+    const int64_t rows = folded->dims[0], cols = folded->dims[1];
+    float *all = mr_alloc((size_t)(rows * cols) * sizeof *all), *row = mr_alloc((size_t)cols * sizeof *row);
+    REQUIRE_OK(mr_tensors_read(t, folded, all, 0, rows, &err), err);
+    for (int64_t r = 0; r < rows; r++) { /* 4-bit values, row by row as all at once */
+        REQUIRE_OK(mr_tensors_read(t, folded, row, r, 1, &err), err);
+        CHECK(!memcmp(row, all + r * cols, (size_t)cols * sizeof *row));
+    }
+    mr_free(all), mr_free(row);
+    mr_tensors_close(t);
+}
+
+/* More tensors than a handle can count come only from files of many gigabytes: the limit by itself. */
+static void too_many_tensors(void) {
+    mr_err err = { "" };
+    char name[] = "x";
+    mr_tensors t = { .path = name };
+    CHECK_INT(mr_tensors_reserve(&t, (size_t)INT32_MAX / 2 + 1, &err), MR_EDATA);
+    CHECK_STR(err.msg, "x: has 1073741824 tensors, which is too many");
+    mr_try_alloc_fail_at(1);
+    CHECK_INT(mr_tensors_reserve(&t, (size_t)INT32_MAX / 2, &err), MR_ENOMEM); /* these are allowed, if there were memory */
+    mr_try_alloc_fail_at(0);
+    CHECK(!t.entries && t.cap_entries == 0);
+}
+
+/* Headers that are as they may be at the edge: tensors in any order, of no bytes, with the longest name. */
+static void edges_that_open(void) {
+    char longest[700], longer[700], *path = scratch("edge.safetensors");
+    snprintf(longest, sizeof longest, "{\"%0512d\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]}}", 0);
+    snprintf(longer, sizeof longer, "{\"%0513d\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]}}", 0);
+#define U8(name, n, from, to) "\"" name "\":{\"dtype\":\"U8\",\"shape\":[" n "],\"data_offsets\":[" from "," to "]}"
+    const struct { const char *header; int tensors; const char *complaint; } cases[] = {
+        { longest, 1, NULL },
+        { longer, 0, "its name has 513 bytes, at most 512" },
+        { "{" U8("b", "4", "4", "8") "," U8("a", "4", "0", "4") "}", 2, NULL },
+        { "{" U8("a", "8", "0", "8") "," U8("none", "0", "0", "0") "," U8("nor", "0", "0", "0") "," U8("end", "0", "8", "8") "}", 4, NULL },
+        { "{" U8("none", "0", "0", "0") "," U8("a", "8", "0", "8") "}", 2, NULL },
+        { "{" U8("a", "8", "0", "8") "," U8("b", "8", "0", "8") "}", 0, "overlaps the tensor before it" },
+        { "{" U8("a", "4", "0", "4") "," U8("b", "3", "5", "8") "}", 0, "leaves a hole behind the tensor before it" },
+        { "{" U8("a", "7", "0", "7") "}", 0, "1 bytes belong to no tensor" },
+        { "{\"a\":{\"dtype\":\"F4\",\"shape\":[15],\"data_offsets\":[0,8]}}", 0, "15 elements of F4 are no whole number of bytes" },
+        { "{\"a\":{\"dtype\":\"F4\",\"shape\":[16],\"data_offsets\":[0,8]}}", 1, NULL },
+        { "{" U8("a", "4294967296,2147483648", "0", "8") "}", 0, "makes its size overflow" },
+        { "{\"a\":{\"dtype\":\"I64\",\"shape\":[1073741824,2147483648],\"data_offsets\":[0,0]}}", 0, "no whole number of bytes" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        mr_str s = { 0 };
+        const uint64_t len = strlen(cases[i].header);
+        mr_str_add(&s, &len, 8), mr_str_add(&s, cases[i].header, len), mr_str_add(&s, "12345678", 8);
+        put_file(path, s.data, s.len);
+        mr_tensors *t = NULL;
+        mr_err err = { "" };
+        mr_status st = mr_tensors_open(&t, path, &err);
+        CHECK_INT(st, cases[i].complaint ? MR_EDATA : MR_OK);
+        if (st == MR_OK) CHECK_INT(mr_tensors_count(t), cases[i].tensors);
+        if (cases[i].complaint) CHECK_CONTAINS(err.msg, cases[i].complaint);
+        mr_tensors_close(t);
+        mr_str_clear(&s);
+    }
+    mr_free(path);
+#undef U8
+}
+
+static void tensors_that_are_not_written(void) {
+    char longest[513], longer[514];
+    memset(longest, 'n', sizeof longest), longest[512] = '\0';
+    memset(longer, 'n', sizeof longer), longer[513] = '\0';
+    const struct { mr_tensor_out tensors[2]; int n; const char *complaint; } cases[] = {
+        { { { "a", "F4", 1, { 2 }, NULL } }, 1, "has type \"F4\", which is not written" },
+        { { { "a", "F33", 1, { 2 }, NULL } }, 1, "has type \"F33\"" },
+        { { { "__metadata__", "F32", 1, { 0 }, NULL } }, 1, "\"__metadata__\" is no name for a tensor" },
+        { { { longer, "F32", 1, { 0 }, NULL } }, 1, "is no name for a tensor" },
+        { { { "a", "F32", 2, { 1, -1 }, NULL } }, 1, "tensor \"a\": dimension 1 is -1" },
+        { { { "a", "U8", 2, { 1ll << 32, 1ll << 32 }, NULL } }, 1, "tensor \"a\": dimension 1 is 4294967296" },
+        { { { "a", "F32", 1, { 1ll << 62 }, NULL } }, 1, "tensor \"a\" is too large" },
+        { { { "a", "F64", 1, { 1ll << 60 }, NULL }, { "b", "F64", 1, { 1ll << 60 }, NULL } }, 2, "the tensors are too large for one file" },
+        { { { "a", "F33", 1, { 2 }, NULL }, { "b", "F32", 1, { 0 }, NULL } }, 2, "has type \"F33\"" },
+    };
+    mr_err err = { "" };
+    char *path = scratch("unwritten.safetensors");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        mr_str json = { 0 };
+        size_t bytes[2];
+        CHECK_INT(mr_safetensors_write(path, cases[i].tensors, cases[i].n, NULL, &err), MR_EINVAL);
+        CHECK_CONTAINS(err.msg, cases[i].complaint);
+        if (i != 7) { /* the header alone knows no sum */
+            CHECK_INT(mr_safetensors_header(&json, bytes, cases[i].tensors, cases[i].n, path, &err), MR_EINVAL);
+            CHECK_CONTAINS(err.msg, cases[i].complaint);
+        }
+        mr_str_clear(&json);
+        CHECK(!mr_path_exists(path));
+    }
+    const mr_tensor_out good = { longest, "F32", 1, { 0 }, NULL };
+    mr_try_alloc_fail_at(1);
+    CHECK_INT(mr_safetensors_write(path, &good, 1, NULL, &err), MR_ENOMEM);
+    mr_try_alloc_fail_at(0);
+    CHECK(!mr_path_exists(path));
+    cJSON *meta = cJSON_CreateObject();
+    cJSON_AddStringToObject(meta, "format", "other"); /* is "pt", whatever the caller says, and stands there once */
+    REQUIRE_OK(mr_safetensors_write(path, &good, 1, meta, &err), err);
+    mr_tensors *t = NULL;
+    REQUIRE_OK(mr_tensors_open(&t, path, &err), err);
+    CHECK(mr_tensors_find(t, longest) != NULL);
+    mr_tensors_close(t);
+    char *data;
+    size_t len;
+    REQUIRE_OK(mr_file_read(&data, &len, path, 1 << 16, &err), err);
+    CHECK(strstr(data + 8, "\"format\":\"pt\"}") && !strstr(data + 8, "other"));
+    mr_free(data);
+    cJSON_Delete(meta);
+    mr_free(path);
+}
+
 /* What the stored verdicts lack: numbers at the edges, other kinds of JSON, headers that are no text. */
 static void more_kinds(void) {
 #define ONE(dtype, shape, offsets) "{\"a\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
@@ -363,4 +646,6 @@ static void clean_up(void) {
 TEST_MAIN({ "library_verdicts", library_verdicts }, { "tiny_model_reads", tiny_model_reads },
           { "every_tiny_model_opens", every_tiny_model_opens }, { "writer_round_trip", writer_round_trip },
           { "shards", shards }, { "damage", damage }, { "out_of_memory", out_of_memory }, { "halves", halves },
-          { "more_kinds", more_kinds }, { "clean_up", clean_up })
+          { "more_kinds", more_kinds }, { "identities", identities }, { "kinds_of_values", kinds_of_values },
+          { "too_many_tensors", too_many_tensors }, { "edges_that_open", edges_that_open },
+          { "tensors_that_are_not_written", tensors_that_are_not_written }, { "clean_up", clean_up })
