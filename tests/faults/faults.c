@@ -195,6 +195,7 @@ DECLARE(ssize_t, pwrite, int, const void *, size_t, off_t)
 DECLARE(int, fsync, int)
 DECLARE(int, open, const char *, int, ...)
 DECLARE(int, openat, int, const char *, int, ...)
+DECLARE(int, __open_2, const char *, int)
 DECLARE(int, mkostemp, char *, int)
 DECLARE(int, mkdir, const char *, mode_t)
 DECLARE(int, mkdirat, int, const char *, mode_t)
@@ -283,6 +284,9 @@ int __wrap_open(const char *path, int flags, ...) {
     const bool new = flags & O_CREAT && access(path, F_OK) != 0;
     CALL(OPEN, path, -1, __real_open(path, flags, mode), if (new) trace("create", path, "", NULL, 0));
 }
+
+/* What a fortified build makes of an open whose flags are no constant. */
+int __wrap___open_2(const char *path, int flags) { return __wrap_open(path, flags); }
 
 int __wrap_openat(int dir, const char *path, int flags, ...) {
     va_list args;
