@@ -7,28 +7,11 @@
 #
 # JOB_DIR: where the model (6.2 GB) goes and stays; default: a temporary folder. Random weights write no answers, so the recipe's rewards
 # would all be 0 and nothing would be trained: a reward of its own, the share of a letter, takes their place. All else is the recipe's.
-set -u
-medrl=$(realpath "$1") MEDRL_CUDA_MODULE=$(realpath "$2") make_model=$(realpath "$3")
+make_model=$(realpath "$3")
+. "$(dirname "$0")/../lib_gpu.sh"
 steps=${4:-10} shape=${5:-qwen2.5-3b} tokens=${6:-1024}
-MEDRL_HOME=$(cd "$(dirname "$0")/../../.." && pwd)
-temp=$(mktemp -d)
-trap 'rm -rf "$temp"' EXIT
-XDG_CACHE_HOME=$temp/cache
-export MEDRL_CUDA_MODULE MEDRL_HOME XDG_CACHE_HOME
-unset LD_LIBRARY_PATH MEDRL_TEST_DEVICE
-cd "$temp" || exit 1
-failed=0
 model=${JOB_DIR:-$temp}/$shape
 
-result() { # WHAT OK FIGURE
-    if [ "$2" = 0 ]; then
-        echo "PASS  job: $1: $3"
-    else
-        echo "FAIL  job: $1: $3"
-        tail -n 8 log
-        failed=1
-    fi
-}
 # rows TOKENS: GSM8K's form, each question as many of our own questions as make a prompt of about that many tokens
 rows() {
     awk -v most=$((($1 > 200 ? $1 - 84 : 100) * 5 / 3)) '{ # bytes: 0.6 tokens each here, and 64 tokens of the recipe around them

@@ -5,21 +5,12 @@
 #
 # MEDRL_SMOLLM2: the model, smollm2-135m-instruct.gguf as `./bootstrap fetch` brings it; without it nothing is run, and a line says so.
 # Prints the mean reward of three steps at a time beside those of the same settings on a CPU (docs/performance.md).
-set -u
-medrl=$(realpath "$1") MEDRL_CUDA_MODULE=$(realpath "$2") steps=${3:-30}
 if [ ! -r "${MEDRL_SMOLLM2-}" ]; then
     echo "SKIP  smollm2: MEDRL_SMOLLM2 is \"${MEDRL_SMOLLM2-}\", want the path of smollm2-135m-instruct.gguf"
     exit 77
 fi
-here=$(cd "$(dirname "$0")" && pwd)
-MEDRL_HOME=$(cd "$here/../../.." && pwd)
-model=$(realpath "$MEDRL_SMOLLM2")
-temp=$(mktemp -d)
-trap 'rm -rf "$temp"' EXIT
-XDG_CACHE_HOME=$temp/cache
-export MEDRL_CUDA_MODULE MEDRL_HOME XDG_CACHE_HOME
-unset LD_LIBRARY_PATH MEDRL_TEST_DEVICE
-cd "$temp" || exit 1
+here=$(cd "$(dirname "$0")" && pwd) model=$(realpath "$MEDRL_SMOLLM2") steps=${3:-30}
+. "$here/../lib_gpu.sh"
 cpu="0.60 0.92 1.66 1.91 2.24 2.10 2.26 2.42 2.76 2.61" # recipes/medical_mix.lua without a GPU, avx512_bf16
 
 start=$(date +%s.%N)
