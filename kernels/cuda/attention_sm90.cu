@@ -270,18 +270,7 @@ __global__ static void __launch_bounds__(MANY_THREADS, 1) many_kernel(attending 
             for (int i = 0; i < 4; i++) x[j][i] = next[j][i];
     }
     for (int n = n_seen; n < n_chunks; n++) turn(n);
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        int at = pair + lane / 4 + 8 * h;
-        if (at >= t.n) continue;
-        float *to = a.o + place(t, at) * D;
-#pragma unroll
-        for (int j = 0; j < 16; j++)
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-                if (j * 8 + lane % 4 * 2 + i < D) to[j * 8 + lane % 4 * 2 + i] = o[j][2 * h + i] / total[h];
-        if (a.lse && lane % 4 == 0) a.lse[place(t, at)] = most[h] + logf(total[h]);
-    }
+    store_attended<16>(a, t, pair, D, o, most, total);
 #else
     (void)a, (void)items;
 #endif
@@ -374,17 +363,7 @@ __global__ static void __launch_bounds__(DQ_THREADS, 1) dq_kernel(backward w, co
         wide_wait<0>();
         keep_here<16>(dq);
     }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        int at = pair + lane / 4 + 8 * h;
-        if (at >= t.n) continue;
-        float *to = w.dq + (t.row0 + at / w.G) * w.lddq + (kh * w.G + at % w.G) * D;
-#pragma unroll
-        for (int j = 0; j < 16; j++)
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-                if (j * 8 + lane % 4 * 2 + i < D) to[j * 8 + lane % 4 * 2 + i] = dq[j][2 * h + i];
-    }
+    store_dq<16>(w, t, pair, kh, dq);
 #else
     (void)w, (void)items;
 #endif
@@ -478,25 +457,7 @@ __global__ static void __launch_bounds__(GROUP, 2) dkv_kernel(backward w, const 
         __syncthreads();
         fetch(first + TILE, true);
     }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        if (key + 8 * h >= here) continue;
-        float *to_k, *to_v;
-        if (item.share >= 0) {
-            to_k = w.parts + (item.share + c.number * CHUNK + key + 8 * h) * 2 * w.K * D + kh * D;
-            to_v = to_k + w.K * D;
-        } else {
-            int64_t at = (int64_t)(s.row0 + c.number * CHUNK + key + 8 * h) * w.lddkv + kh * D;
-            to_k = w.dk + at, to_v = w.dv + at;
-        }
-#pragma unroll
-        for (int j = 0; j < 16; j++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                int col = j * 8 + lane % 4 * 2 + i;
-                if (col < D) to_k[col] = dk[j][2 * h + i], to_v[col] = dv[j][2 * h + i];
-            }
-    }
+    store_dkv<16>(w, item, s, c, kh, key, here, dk, dv);
 #else
     (void)w, (void)items;
 #endif

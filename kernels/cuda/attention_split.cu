@@ -295,18 +295,7 @@ __global__ static void __launch_bounds__(WARPS * 32, BUFFERS == 1 ? 2 : 1) split
             fetch(n + 1, false, true);
         }
     }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        int at = pair + lane / 4 + 8 * h;
-        if (at >= t.n) continue;
-        float *to = a.o + place(t, at) * D;
-#pragma unroll
-        for (int j = 0; j < W / 8; j++)
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-                if (j * 8 + lane % 4 * 2 + i < D) to[j * 8 + lane % 4 * 2 + i] = o[j][2 * h + i] / total[h];
-        if (a.lse && lane % 4 == 0) a.lse[place(t, at)] = most[h] + logf(total[h]);
-    }
+    store_attended<W / 8>(a, t, pair, D, o, most, total);
 }
 
 /* Whether a block of split_many has two chunks in shared memory, and 8 warps. */
@@ -674,17 +663,7 @@ __global__ static void __launch_bounds__(WARPS * 32) split_dq_kernel(backward w,
             fetch(n + 1);
         }
     }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        int at = pair + lane / 4 + 8 * h;
-        if (at >= t.n) continue;
-        float *to = w.dq + (t.row0 + at / w.G) * w.lddq + (kh * w.G + at % w.G) * D;
-#pragma unroll
-        for (int j = 0; j < W / 8; j++)
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-                if (j * 8 + lane % 4 * 2 + i < D) to[j * 8 + lane % 4 * 2 + i] = dq[j][2 * h + i];
-    }
+    store_dq<W / 8>(w, t, pair, kh, dq);
 }
 
 /* WARPS * 4 + BUFFERS of the largest kernel that the GPU has shared memory for */
@@ -813,25 +792,7 @@ __global__ static void __launch_bounds__(DKV_THREADS, 2) split_dkv_kernel(backwa
         __syncthreads();
         fetch(first + TILE, true);
     }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        if (key + 8 * h >= here) continue;
-        float *to_k, *to_v;
-        if (item.share >= 0) {
-            to_k = w.parts + (item.share + c.number * CHUNK + key + 8 * h) * 2 * w.K * D + kh * D;
-            to_v = to_k + w.K * D;
-        } else {
-            int64_t at = (int64_t)(s.row0 + c.number * CHUNK + key + 8 * h) * w.lddkv + kh * D;
-            to_k = w.dk + at, to_v = w.dv + at;
-        }
-#pragma unroll
-        for (int j = 0; j < W / 8; j++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                int col = j * 8 + lane % 4 * 2 + i;
-                if (col < D) to_k[col] = dk[j][2 * h + i], to_v[col] = dv[j][2 * h + i];
-            }
-    }
+    store_dkv<W / 8>(w, item, s, c, kh, key, here, dk, dv);
 }
 
 template <int W, int NP> static void launch_dkv(mr_backend *b, const backward &w, const share_item *items, int n) {

@@ -119,6 +119,35 @@ __device__ inline void load_queries(uint32_t (*qh)[4], uint32_t (*ql)[4], const 
     }
 }
 
+/* The reverse, of sums of 8 * N columns, of which D are there: body(pair, h, columns) for the lane's two pairs, where columns(to, of) puts
+ * of(sum) into the row that begins at `to`. */
+template <int N, typename F>
+__device__ inline void store_pairs(const float (*sums)[4], const tile &t, int pair, int D, F body) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        int at = pair + lane / 4 + 8 * h;
+        if (at >= t.n) continue;
+        body(at, h, [&](float *to, auto of) {
+#pragma unroll
+            for (int j = 0; j < N; j++)
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    if (j * 8 + lane % 4 * 2 + i < D) to[j * 8 + lane % 4 * 2 + i] = of(sums[j][2 * h + i]);
+        });
+    }
+}
+
+/* What attention_many leaves of 16 pairs: o by its total, and the log of the sum. most, total: of the lane's two pairs. */
+template <int N>
+__device__ inline void store_attended(const attending &a, const tile &t, int pair, int D, const float (*o)[4], const float most[2],
+                                      const float total[2]) {
+    store_pairs<N>(o, t, pair, D, [&](int at, int h, auto columns) {
+        columns(a.o + place(t, at) * D, [&](float x) { return x / total[h]; });
+        if (a.lse && threadIdx.x % 4 == 0) a.lse[place(t, at)] = most[h] + logf(total[h]);
+    });
+}
+
 /* Keys of a chunk that a pair sees. */
 __device__ inline int pair_sees(const mr_span &s, const chunk_ref &c, const tile &t, int pair) {
     return pair < t.n ? keys_seen(c.prefix ? s.n_prefix : s.past + pair / t.G + 1, c.number) : 0;
@@ -156,6 +185,38 @@ __device__ inline void score_grad(float *s, float *dp, float scale, float scale2
     float e = exp2_fast(fmaf(*s, scale2, r.lse));
     *dp = e * fmaf(*dp, scale, r.delta);
     *s = e;
+}
+
+template <int N> __device__ inline void store_dq(const backward &w, const tile &t, int pair, int kh, const float (*dq)[4]) {
+    store_pairs<N>(dq, t, pair, w.D, [&](int at, int, auto columns) {
+        columns(w.dq + (t.row0 + at / w.G) * w.lddq + (kh * w.G + at % w.G) * w.D, [](float x) { return x; });
+    });
+}
+
+/* Of 16 keys of chunk c, a lane's are `key` and 8 behind, `here` are there: to the share of a span, where the chunk has several, else to their rows. */
+template <int N>
+__device__ inline void store_dkv(const backward &w, const share_item &item, const mr_span &s, const chunk_ref &c, int kh, int key, int here,
+                                 const float (*dk)[4], const float (*dv)[4]) {
+    int lane = threadIdx.x % 32, D = w.D;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (key + 8 * h >= here) continue;
+        float *to_k, *to_v;
+        if (item.share >= 0) {
+            to_k = w.parts + (item.share + c.number * CHUNK + key + 8 * h) * 2 * w.K * D + kh * D;
+            to_v = to_k + w.K * D;
+        } else {
+            int64_t at = (int64_t)(s.row0 + c.number * CHUNK + key + 8 * h) * w.lddkv + kh * D;
+            to_k = w.dk + at, to_v = w.dv + at;
+        }
+#pragma unroll
+        for (int j = 0; j < N; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                int col = j * 8 + lane % 4 * 2 + i;
+                if (col < D) to_k[col] = dk[j][2 * h + i], to_v[col] = dv[j][2 * h + i];
+            }
+    }
 }
 
 /* --- attention_sm90.cu: the same with the tensor cores' own instructions of sm_90; false: not on this GPU, or not of this shape --- */
