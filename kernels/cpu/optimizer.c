@@ -89,39 +89,29 @@ typedef struct code_book {
     float value[256], limit[256]; /* maps.h */
 } code_book;
 
-static void book_init(code_book *book, bool is_signed) {
-    mr_dynamic_map(book->value, is_signed);
-    mr_map_limits(book->limit, book->value);
-}
+/* Of unsigned and of signed numbers; the same for all, and a model has hundreds of parameters. */
+static code_book books[2];
+static pthread_once_t books_once = PTHREAD_ONCE_INIT;
 
-static float largest(const float *x, int n) {
-    float most = 0;
-    for (int i = 0; i < n; i++) {
-        float a = fabsf(x[i]);
-        most = a > most ? a : most;
+static void books_init(void) {
+    for (int is_signed = 0; is_signed < 2; is_signed++) {
+        mr_dynamic_map(books[is_signed].value, is_signed);
+        mr_map_limits(books[is_signed].limit, books[is_signed].value);
     }
-    return most;
 }
 
-static void block_step(const cpu_kernels *k, const code_book *first, const code_book *second, float *p, uint8_t *c1,
-                       uint8_t *c2, float *absmax1, float *absmax2, const float *g, int n, const mr_adamw *opt,
-                       float step_size, float eps_scaled) {
+static void block_step(const cpu_kernels *k, float *p, uint8_t *c1, uint8_t *c2, float *absmax1, float *absmax2,
+                       const float *g, int n, const mr_adamw *opt, float step_size, float eps_scaled) {
+    const code_book *first = &books[true], *second = &books[false];
     float m[BLOCK], v[BLOCK];
-    for (int i = 0; i < n; i++) {
-        m[i] = first->value[c1[i]] * *absmax1;
-        v[i] = second->value[c2[i]] * *absmax2;
-    }
+    k->decode8(m, c1, first->value, *absmax1, n);
+    k->decode8(v, c2, second->value, *absmax2, n);
     k->adamw_block(p, m, v, g, n, opt, step_size, eps_scaled);
-    float most1 = largest(m, n), most2 = largest(v, n);
-    *absmax1 = most1;
-    *absmax2 = most2;
-    for (int i = 0; i < n; i++) {
-        int code = mr_map_code(first->limit, m[i] / most1);
-        /* the first moment keeps its sign, even where zero is nearer (spec/optimizer.md, 6.1, line 6) */
-        if (signbit(first->value[code]) != signbit(m[i])) code += m[i] > 0 ? 1 : -1;
-        c1[i] = (uint8_t)code;
-        c2[i] = (uint8_t)mr_map_code(second->limit, v[i] / most2);
-    }
+    *absmax1 = k->largest(m, n);
+    *absmax2 = k->largest(v, n);
+    /* the first moment keeps its sign, even where zero is nearer (spec/optimizer.md, 6.1, line 6) */
+    k->encode8(c1, first->limit, first->value, m, *absmax1, n);
+    k->encode8(c2, second->limit, NULL, v, *absmax2, n);
 }
 
 typedef struct update8 {
@@ -132,7 +122,6 @@ typedef struct update8 {
     int64_t n;
     const mr_adamw *opt;
     float step_size, eps_scaled;
-    code_book first, second;
 } update8;
 
 static void update_blocks(void *ctx, int thread, int64_t from, int64_t to) {
@@ -140,7 +129,7 @@ static void update_blocks(void *ctx, int thread, int64_t from, int64_t to) {
     (void)thread;
     for (int64_t i = from; i < to; i++) {
         int64_t at = i * BLOCK;
-        block_step(u->k, &u->first, &u->second, u->p + at, u->c1 + at, u->c2 + at, u->absmax1 + i, u->absmax2 + i,
+        block_step(u->k, u->p + at, u->c1 + at, u->c2 + at, u->absmax1 + i, u->absmax2 + i,
                    u->g + at, u->n - at < BLOCK ? (int)(u->n - at) : BLOCK, u->opt, u->step_size, u->eps_scaled);
     }
 }
@@ -151,8 +140,7 @@ void cpu_adamw_8bit(mr_backend *b, float *p, uint8_t *c1, uint8_t *c2, float *ab
     assert(opt->step >= 1);
     update8 u = { .k = cpu_kernels_of(b), .p = p, .absmax1 = absmax1, .absmax2 = absmax2, .c1 = c1, .c2 = c2, .g = g,
                   .n = n, .opt = opt };
-    book_init(&u.first, true);
-    book_init(&u.second, false);
+    pthread_once(&books_once, books_init);
     bnb_factors(&u.step_size, &u.eps_scaled, opt);
     cpu_share(b, 12.0 * (double)n, update_blocks, &u, (n + BLOCK - 1) / BLOCK, 1);
 }
