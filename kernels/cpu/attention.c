@@ -3,9 +3,10 @@
  * Store:    for every chunk of 64 slots and every key head, K in tiles of 16 keys [4][D][16] and V [64][Dp] (isa.h): the scores of 16 keys are
  *           one register, and so are 16 columns of the output.
  * Forward:  an item is a block of up to 24 queries (row, head) of one span that share a key head.
- * Backward: an item is a prompt with all its completions and one key head: each product once. Those that would leave threads idle at the end go in two
- *           passes, over chunks for dk and dv, and over blocks of queries for dq. The sums are the same chains in both: dq over chunks and
- *           keys, dk and dv over spans, rows and heads, ascending. So the result does not depend on the choice.
+ * Backward: an item is a prompt with all its completions and one key head: each product once. Those that would leave
+ *           threads idle at the end go in two passes, over chunks for dk and dv, and over blocks of queries for dq. The
+ *           sums are the same chains in both: dq over chunks and keys, dk and dv over spans, rows and heads, ascending.
+ *           So the result does not depend on the choice.
  * Items are handed to threads as they become free; which thread computes an item changes nothing. */
 #include <assert.h>
 #include <string.h>
@@ -293,8 +294,8 @@ static int64_t count_all(const bwd *w, int (*count)(const bwd *, int)) {
     return n;
 }
 
-/* Which groups go whole: all that are shared evenly, and the rest when 5 products a pair of query and key on some of the threads
- * end before 7 on all do; groups count as equal. */
+/* Which groups go whole: all that are shared evenly, and the rest when 5 products a pair of query and key on some of the
+ * threads end before 7 on all do; groups count as equal. */
 static void choose_passes(bwd *w, int n_threads) {
     int64_t n = count_all(w, count_groups), rest = n % n_threads;
     w->n_whole = 7 * rest < 5 * n_threads ? n - rest : n;

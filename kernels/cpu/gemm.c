@@ -115,8 +115,8 @@ static int64_t min64(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-/* Bytes of x that stay in a second cache of AMX's CPUs (2 MiB) beside a panel and what is written meanwhile. Then all blocks of rows go through
- * a panel before the next one is read; else all panels before the next block. */
+/* Bytes of x that stay in a second cache of AMX's CPUs (2 MiB) beside a panel and what is written meanwhile. Then all
+ * blocks of rows go through a panel before the next one is read; else all panels before the next block. */
 #define X_STAYS ((int64_t)1 << 20)
 
 /* Rows of x that are worked through for one panel before the next: about 256 KiB, in the second cache beside the
