@@ -146,6 +146,12 @@ typedef struct mr_adamw_tensor {
     bool no_decay;            /* as with weight_decay = 0 */
 } mr_adamw_tensor;
 
+/* A weight's next values: f32 [O,I] in device memory. */
+typedef struct mr_weight_values {
+    mr_weight *w;
+    const float *values;
+} mr_weight_values;
+
 typedef struct mr_backend mr_backend;
 struct mr_backend {
     mr_device_kind kind;
@@ -207,8 +213,8 @@ struct mr_backend {
      * w->bytes; returned is the scratch that the operations of `room` need with it. Scratch is shared, so the largest
      * counts; a room that goes from weight to weight may collect. NULL: w lies row by row once, without scratch. */
     size_t (*weight_room)(mr_backend *b, mr_weight_info *w, mr_room *room);
-    /* Replaces the values (not of NF4) from f32 w[O,I] in device memory: after an optimizer step. */
-    void (*weight_set)(mr_backend *b, mr_weight *w, const float *values);
+    /* Replaces the values of n weights (none of NF4) from f32 in device memory: after an optimizer step. */
+    void (*weight_set)(mr_backend *b, const mr_weight_values *all, int n);
     /* dst[n,I] = rows of the stored matrix as f32 (dequantized, exactly the values that products use). Needs MR_USE_ROWS or NF4 or
      * F32/BF16 with MR_USE_FWD. Row-wise use in tests and merging; not fast. */
     void (*weight_rows)(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);

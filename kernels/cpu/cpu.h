@@ -127,7 +127,7 @@ mr_status cpu_weight_adopt(mr_backend *b, mr_weight **out, const mr_nf4_part *pa
 void cpu_weight_free(mr_backend *b, mr_weight *w);
 mr_weight_info cpu_weight_info(const mr_weight *w);
 size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);
-void cpu_weight_set(mr_backend *b, mr_weight *w, const float *values);
+void cpu_weight_set(mr_backend *b, const mr_weight_values *all, int n);
 void cpu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
 bool cpu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested,
                     float *offset);

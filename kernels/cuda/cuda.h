@@ -183,7 +183,7 @@ void cu_linear_room(size_t need[], const mr_weight_info *w, int64_t n, int rank,
 void cu_attention_room(const mr_backend *b, size_t need[], int N, int H, int K, int D, bool bwd);
 size_t cu_sample_scratch(int64_t n, int64_t n_vocab);
 mr_weight_info cu_weight_info(const mr_weight *w);
-void cu_weight_set(mr_backend *b, mr_weight *w, const float *values);
+void cu_weight_set(mr_backend *b, const mr_weight_values *all, int n);
 void cu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
 void cu_weight_unpack(mr_backend *b, mr_weight *w, void *place, int64_t more);
 void cu_weight_hold(mr_backend *b, bool on);
