@@ -6,7 +6,8 @@
  *     CHECK_INT(mr_file_write(...), MR_EIO);
  *     CHECK(calls_settled());               each of them was played; none is left for what follows
  *
- * The code CALL_HALF moves half of the bytes that were asked for, CALL_END none: the end of a file that was longer.
+ * The code CALL_HALF moves half of the bytes that were asked for, CALL_END none: the end of a file that was longer. CALL_CLAIM says from that
+ * call on that all were moved, and moves none: much data without its bytes.
  * A close that fails has closed, as Linux's. For a whole program there is faults/faults.c. */
 #ifndef MR_TEST_CALLS_H
 #define MR_TEST_CALLS_H
@@ -22,7 +23,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_CALL_FAULTS = 4, CALL_HALF = 0, CALL_END = -2 };
+enum { MAX_CALL_FAULTS = 4, CALL_HALF = 0, CALL_END = -2, CALL_CLAIM = -3 };
 static struct {
     const char *call;
     int nth, code;
@@ -37,7 +38,7 @@ static void call_fails(const char *call, int nth, int code) {
 static bool calls_settled(void) {
     bool settled = true;
     for (int i = 0; i < MAX_CALL_FAULTS; i++) {
-        if (call_faults_[i].call) settled = false;
+        if (call_faults_[i].call && call_faults_[i].nth > 0) settled = false;
         call_faults_[i].call = NULL;
     }
     return settled;
@@ -48,8 +49,8 @@ static int call_due_(const char *call) {
     int code = -1;
     for (int i = 0; i < MAX_CALL_FAULTS; i++) {
         if (!call_faults_[i].call || strcmp(call_faults_[i].call, call) != 0 || --call_faults_[i].nth > 0) continue;
-        call_faults_[i].call = NULL;
         code = call_faults_[i].code;
+        if (code != CALL_CLAIM) call_faults_[i].call = NULL;
     }
     if (code > 0) errno = code;
     return code;
@@ -67,7 +68,7 @@ static int call_due_(const char *call) {
     ssize_t __wrap_##name parameters;                         \
     ssize_t __wrap_##name parameters {                        \
         const int code = call_due_(#name);                    \
-        return code > 0 ? -1 : code == CALL_END ? 0 : code == CALL_HALF ? __real_##name half : __real_##name all; \
+        return code > 0 ? -1 : code == CALL_END ? 0 : code == CALL_CLAIM ? (ssize_t)n : code == CALL_HALF ? __real_##name half : __real_##name all; \
     }
 
 SOME_BYTES_(read, (int fd, void *to, size_t n), (fd, to, n / 2), (fd, to, n))
@@ -85,6 +86,7 @@ CALL_(int, -1, rename, (const char *from, const char *to), (from, to))
 CALL_(int, -1, renameat2, (int a, const char *from, int b, const char *to, unsigned flags), (a, from, b, to, flags))
 CALL_(int, -1, unlinkat, (int parent, const char *name, int flags), (parent, name, flags))
 CALL_(int, -1, mkdir, (const char *path, mode_t mode), (path, mode))
+CALL_(DIR *, NULL, opendir, (const char *path), (path))
 CALL_(DIR *, NULL, fdopendir, (int fd), (fd))
 CALL_(struct dirent *, NULL, readdir, (DIR *dir), (dir))
 CALL_(void *, MAP_FAILED, mmap, (void *at, size_t n, int how, int flags, int fd, off_t from), (at, n, how, flags, fd, from))

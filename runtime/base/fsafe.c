@@ -222,6 +222,35 @@ static const char *next_name(DIR *dir, const char *path, mr_status *st, mr_err *
     }
 }
 
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+mr_status mr_dir_names(char ***names, int *n, const char *path, mr_err *err) {
+    *names = NULL;
+    *n = 0;
+    DIR *dir = opendir(path);
+    if (!dir) return mr_fail_errno(err, "%s", path);
+    mr_status st = MR_OK;
+    for (const char *name; (name = next_name(dir, path, &st, err));) {
+        *names = mr_realloc(*names, (size_t)(*n + 1) * sizeof **names);
+        (*names)[(*n)++] = mr_strdup(name);
+    }
+    closedir(dir);
+    if (st != MR_OK) { /* some of them would be a lie */
+        mr_dir_names_free(*names, *n);
+        *names = NULL;
+        *n = 0;
+    }
+    if (*n) qsort(*names, (size_t)*n, sizeof **names, by_name);
+    return st;
+}
+
+void mr_dir_names_free(char **names, int n) {
+    for (int i = 0; i < n; i++) mr_free(names[i]);
+    mr_free(names);
+}
+
 static mr_status remove_at(int parent, const char *name, const char *path, mr_err *err) {
     if (unlinkat(parent, name, 0) == 0 || errno == ENOENT) return MR_OK;
     if (errno != EISDIR && errno != EPERM) { /* EPERM: what POSIX says for a folder */

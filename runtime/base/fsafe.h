@@ -33,6 +33,10 @@ bool mr_ends_with(const char *text, const char *end);
 const char *mr_path_name(const char *path);         /* the last component, borrowed from path */
 char *mr_path_dir(const char *path);                /* what is before it, "." when nothing; owned */
 mr_status mr_mkdirs(const char *path, mr_err *err); /* with parents; existing folders are fine */
+/* The names in a folder but "." and "..", in the order of their bytes: *names has *n of them and is NULL when there are none or on failure;
+ * owned, free with mr_dir_names_free. */
+mr_status mr_dir_names(char ***names, int *n, const char *path, mr_err *err);
+void mr_dir_names_free(char **names, int n);
 /* a folder and all in it; symbolic links are removed, not followed; absent is fine */
 mr_status mr_remove_tree(const char *path, mr_err *err);
 /* fsync files and folder, rename, fsync parent. A folder that has the final name already changes names with tmp, at once,

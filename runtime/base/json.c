@@ -27,7 +27,8 @@ typedef struct scanner {
     key *keys; /* of all open objects, each one's behind its parent's */
     size_t n_keys, cap_keys;
     key few[24];    /* where they are while they are few: a data row then needs no memory */
-    mr_arena names; /* keys that were written with escapes, decoded */
+    mr_str decoded; /* the key that is scanned, when it is written with escapes */
+    mr_arena names; /* such keys */
 } scanner;
 
 static mr_status bad(scanner *s, size_t at, const char *what) {
@@ -42,10 +43,10 @@ static void skip_space(scanner *s) {
     }
 }
 
-/* Length of the well-formed UTF-8 sequence at p, 0 when there is none. */
+/* Length of the well-formed UTF-8 sequence at p, 0 when there is none; left is at least 1. */
 static size_t utf8_len(const unsigned char *p, size_t left) {
     uint32_t cp;
-    int n = left ? mr_utf8_next(&cp, p, left) : 0;
+    int n = mr_utf8_next(&cp, p, left);
     return n > 0 ? (size_t)n : 0;
 }
 
@@ -106,10 +107,10 @@ static bool plain8(const unsigned char *p) {
     return (((v - ones * 0x20) | (quote - ones) | (slash - ones) | v) & tops) == 0;
 }
 
-/* The string at s->at (on the quote). name, when given, gets the decoded bytes. */
+/* The string at s->at (on the quote). name, when given, gets the decoded bytes: {"a":1,"\u0061":2} has the same key twice. */
 static mr_status scan_string(scanner *s, key *name) {
-    size_t open = s->at++;
-    bool escaped = false;
+    size_t open = s->at++, run = s->at; /* run: where the bytes begin that s->decoded does not have */
+    s->decoded.len = 0;
     for (;;) {
         while (s->len - s->at >= 8 && plain8(s->text + s->at)) s->at += 8;
         if (s->at >= s->len) return bad(s, open, "a string that never ends; is the file cut?");
@@ -117,9 +118,14 @@ static mr_status scan_string(scanner *s, key *name) {
         if (c == '"') break;
         if (c < 0x20) return bad(s, s->at, "a raw control character within a string; write it as an escape");
         if (c == '\\') {
-            unsigned cp;
-            escaped = true;
+            size_t escape = s->at;
+            unsigned cp = 0;
             MR_TRY(scan_escape(s, &cp));
+            if (!name) continue;
+            char utf8[4];
+            mr_str_add(&s->decoded, s->text + run, escape - run);
+            mr_str_add(&s->decoded, utf8, (size_t)mr_utf8_put(utf8, cp));
+            run = s->at;
             continue;
         }
         size_t n = c < 0x80 ? 1 : utf8_len(s->text + s->at, s->len - s->at);
@@ -131,22 +137,10 @@ static mr_status scan_string(scanner *s, key *name) {
     name->at = open;
     name->bytes = (const char *)s->text + open + 1;
     name->len = close - open - 1;
-    if (escaped) { /* {"a":1,"\u0061":2} has the same key twice */
-        char *out = mr_arena_alloc(&s->names, name->len + 1);
-        size_t n = 0;
-        scanner again = { .text = s->text, .len = s->len, .place = s->place, .err = s->err };
-        for (again.at = open + 1; again.at < close;) {
-            unsigned cp = s->text[again.at];
-            if (cp != '\\') {
-                out[n++] = (char)cp;
-                again.at++;
-                continue;
-            }
-            MR_TRY(scan_escape(&again, &cp));
-            n += (size_t)mr_utf8_put(out + n, cp);
-        }
-        name->bytes = out;
-        name->len = n;
+    if (run > open + 1) { /* behind an escape */
+        mr_str_add(&s->decoded, s->text + run, close - run);
+        name->bytes = mr_arena_strdup(&s->names, s->decoded.data, s->decoded.len);
+        name->len = s->decoded.len;
     }
     name->hash = mr_hash64(name->bytes, name->len);
     return MR_OK;
@@ -197,7 +191,7 @@ static int compare_keys(const void *a, const void *b) {
     if (x->hash != y->hash) return x->hash < y->hash ? -1 : 1;
     if (x->len != y->len) return x->len < y->len ? -1 : 1;
     int c = memcmp(x->bytes, y->bytes, x->len);
-    return c ? c : x->at < y->at ? -1 : x->at > y->at;
+    return c ? c : (x->at > y->at) - (x->at < y->at);
 }
 
 /* Sorting keeps a vocabulary of 150,000 keys fast, and keys that were made to collide as well. The few keys of a data
@@ -310,6 +304,7 @@ mr_status mr_json_check(const char *text, size_t len, const char *place, mr_err 
     s.at = s.n_keys = 0;
     s.place = place;
     s.err = err;
+    s.decoded = (mr_str){ 0 };
     s.names = (mr_arena){ 0 };
     s.keys = s.few;
     s.cap_keys = sizeof s.few / sizeof s.few[0];
@@ -319,6 +314,7 @@ mr_status mr_json_check(const char *text, size_t len, const char *place, mr_err 
         if (s.at < len) st = bad(&s, s.at, "more text behind the value, want the end");
     }
     if (s.keys != s.few) mr_free(s.keys);
+    mr_str_clear(&s.decoded);
     mr_arena_clear(&s.names);
     return st;
 }
@@ -343,9 +339,9 @@ mr_status mr_json_load(cJSON **out, const char *path, size_t max_bytes, mr_err *
 
 /* ---- comparison ---- */
 
-/* The member of b that has x's key: mostly the one that stands where x does. */
+/* The member of b that has x's key: mostly there, the one that stands where x does. */
 static const cJSON *counterpart(const cJSON *b, const cJSON *there, const cJSON *x) {
-    if (there && strcmp(there->string, x->string) == 0) return there;
+    if (strcmp(there->string, x->string) == 0) return there;
     return cJSON_GetObjectItemCaseSensitive(b, x->string);
 }
 
@@ -355,7 +351,7 @@ bool mr_json_equal(const cJSON *a, const cJSON *b) {
     if (cJSON_IsString(a) || cJSON_IsRaw(a)) return strcmp(a->valuestring, b->valuestring) == 0;
     if (!cJSON_IsArray(a) && !cJSON_IsObject(a)) return true;
     if (cJSON_GetArraySize(a) != cJSON_GetArraySize(b)) return false; /* then no key of b is missing in a */
-    const cJSON *y = b->child;
+    const cJSON *y = b->child; /* there as long as x is */
     for (const cJSON *x = a->child; x; x = x->next, y = y->next)
         if (!mr_json_equal(x, cJSON_IsObject(a) ? counterpart(b, y, x) : y)) return false;
     return true;
@@ -504,11 +500,9 @@ void mr_json_put_number(mr_str *s, double x) {
     }
     char text[64];
     /* a subnormal has fewer than 15 sure digits, so its short form is searched */
-    int from = fabs(x) < 0x1p-1022 ? 1 : 15;
-    for (int digits = from; digits <= 17; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, x);
-        if (strtod(text, NULL) == x) break;
-    }
+    int digits = fabs(x) < 0x1p-1022 ? 1 : 15;
+    do snprintf(text, sizeof text, "%.*g", digits, x);
+    while (digits++ < 17 && strtod(text, NULL) != x); /* 17 are always enough */
     mr_str_puts(s, text);
 }
 

@@ -42,6 +42,6 @@ const char *mr_json_type_name(const cJSON *item); /* "a string", "a number", "an
  * reads back to the same double, integers have no point; NaN and infinities become null (spec/formats.md, 7.3). */
 void mr_json_put_string(mr_str *s, const char *text, size_t len);
 void mr_json_put_number(mr_str *s, double x);
-void mr_json_put(mr_str *s, const cJSON *item); /* a tree, on one line, keys in their order */
+void mr_json_put(mr_str *s, const cJSON *item); /* a tree, on one line, keys in their order; NULL and what is no JSON: null */
 
 #endif

@@ -505,26 +505,20 @@ static mr_status index_rows(mr_rows *r, mr_err *err) {
 
 /* Pipes and the like: read to the end. */
 static mr_status read_stream(mr_rows *r, int fd, mr_err *err) {
-    mr_str s = { 0 };
-    char buffer[65536];
-    for (;;) {
-        const ssize_t n = read(fd, buffer, sizeof buffer);
+    r->cap = 64 << 10;
+    r->owned = mr_alloc(r->cap);
+    for (ssize_t n; (n = read(fd, r->owned + r->len, r->cap - r->len)) != 0;) {
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) {
-            mr_status st = mr_fail_errno(err, "%s", r->name);
-            mr_str_clear(&s);
-            return st;
-        }
-        if (n == 0) break;
-        if (s.len + (size_t)n > max_stream_bytes) { /* it is held in memory, which a pipe without end would fill */
-            mr_str_clear(&s);
+        if (n < 0) return mr_fail_errno(err, "%s", r->name);
+        r->len += (size_t)n;
+        if (r->len > max_stream_bytes) /* it is held in memory, which a pipe without end would fill */
             return mr_fail(err, MR_EDATA, "%s: a stream of more than %d bytes; save it as a file", r->name,
                            max_stream_bytes);
-        }
-        mr_str_add(&s, buffer, (size_t)n);
+        if (r->len < r->cap) continue;
+        r->cap += r->cap < max_stream_bytes ? r->cap : 1; /* whether one of just so many bytes ends there */
+        r->owned = mr_realloc(r->owned, r->cap);
     }
-    r->len = r->size = s.len;
-    r->owned = mr_str_steal(&s);
+    r->size = r->len;
     r->data = r->owned;
     r->whole = true;
     return MR_OK;
@@ -581,7 +575,8 @@ mr_status mr_rows_open_fd(mr_rows **out, int fd, const char *name, mr_err *err) 
 static mr_status load_index(mr_rows *r, const mr_rowcache_info *info, mr_err *err) {
     const size_t n = (size_t)info->n_rows;
     if (n == 0) return MR_OK;
-    uint64_t *begins = n <= SIZE_MAX / sizeof *r->rows ? mr_try_alloc(n * sizeof *begins) : NULL;
+    /* the index is in the file, so 8 * n is no more than a file has; where there is memory for it, 24 * n is a size too */
+    uint64_t *begins = mr_try_alloc(n * sizeof *begins);
     r->rows = begins ? mr_try_alloc(n * sizeof *r->rows) : NULL;
     if (!r->rows) {
         mr_free(begins);

@@ -1,6 +1,5 @@
 /* find.c - what is in the cache already, by path and without the network. */
 #include <ctype.h>
-#include <dirent.h>
 #include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,33 +72,44 @@ mr_status mr_hub_missing(const mr_hub_name *name, mr_err *err) {
     return st;
 }
 
+static mr_status list_data(mr_hub_files *f, const char *dir, const char *prefix, int depth, const char *pattern, mr_err *err);
+
+static mr_status list_entry(mr_hub_files *f, const char *path, const char *name, int depth, const char *pattern, mr_err *err) {
+    if (mr_path_is_dir(path)) return depth < 3 ? list_data(f, path, name, depth + 1, pattern, err) : MR_OK;
+    if (!mr_hub_is_known_kind(name) || mr_ends_with(name, ".safetensors") || mr_ends_with(name, ".gguf") || mr_ends_with(name, ".txt") ||
+        strcmp(mr_path_name(name), "dataset_infos.json") == 0 || (pattern && fnmatch(pattern, name, 0) != 0))
+        return MR_OK;
+    if (f->n == MR_HUB_FILES_MAX)
+        return mr_fail(err, MR_EDATA, "%s: more than %d data files; name those that are wanted", path, MR_HUB_FILES_MAX);
+    f->names = mr_realloc(f->names, ((size_t)f->n + 1) * sizeof *f->names);
+    f->names[f->n++] = mr_strdup(name);
+    return MR_OK;
+}
+
 /* Data files below a folder, three folders deep as data sets have them. */
-static void list_data(mr_hub_files *f, const char *dir, const char *prefix, int depth, const char *pattern) {
-    DIR *d = opendir(dir);
-    for (struct dirent *e; d && (e = readdir(d)) && f->n < MR_HUB_FILES_MAX;) {
-        if (e->d_name[0] == '.') continue;
-        char *path = mr_path_join(dir, e->d_name), *name = prefix[0] ? mr_path_join(prefix, e->d_name) : mr_strdup(e->d_name);
-        if (mr_path_is_dir(path)) {
-            if (depth < 3) list_data(f, path, name, depth + 1, pattern);
-        } else if (mr_hub_is_known_kind(name) && !mr_ends_with(name, ".safetensors") && !mr_ends_with(name, ".gguf") &&
-                   !mr_ends_with(name, ".txt") && strcmp(e->d_name, "dataset_infos.json") != 0 &&
-                   (!pattern || fnmatch(pattern, name, 0) == 0)) {
-            f->names = mr_realloc(f->names, ((size_t)f->n + 1) * sizeof *f->names);
-            f->names[f->n++] = mr_strdup(name);
-        }
+static mr_status list_data(mr_hub_files *f, const char *dir, const char *prefix, int depth, const char *pattern, mr_err *err) {
+    char **entries;
+    int n;
+    mr_status st = mr_dir_names(&entries, &n, dir, err);
+    for (int i = 0; st == MR_OK && i < n; i++) {
+        if (entries[i][0] == '.') continue;
+        char *path = mr_path_join(dir, entries[i]), *name = prefix[0] ? mr_path_join(prefix, entries[i]) : mr_strdup(entries[i]);
+        st = list_entry(f, path, name, depth, pattern, err);
         mr_free(name);
         mr_free(path);
     }
-    if (d) closedir(d);
+    mr_dir_names_free(entries, n);
+    return st;
 }
 
 static int by_name(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static void list_folder(mr_hub_files *f, const char *dir, const char *pattern) {
-    list_data(f, dir, "", 0, pattern);
+static mr_status list_folder(mr_hub_files *f, const char *dir, const char *pattern, mr_err *err) {
+    mr_status st = list_data(f, dir, "", 0, pattern, err);
     if (f->n > 1) qsort(f->names, (size_t)f->n, sizeof *f->names, by_name);
+    return st;
 }
 
 void mr_hub_files_clear(mr_hub_files *f) {
@@ -114,8 +124,7 @@ mr_status mr_hub_files_find(mr_hub_files *out, const char *text, const char *pat
     const bool named = strncmp(text, "hf:", 3) == 0;
     if (!named && mr_path_is_dir(text)) {
         out->base = mr_asprintf("%s%s", text, mr_ends_with(text, "/") ? "" : "/");
-        list_folder(out, text, NULL);
-        return MR_OK;
+        return list_folder(out, text, NULL, err);
     }
     if (!named && (mr_path_exists(text) || !mr_hub_is_name(text))) return MR_OK;
     mr_hub_name name;
@@ -126,8 +135,9 @@ mr_status mr_hub_files_find(mr_hub_files *out, const char *text, const char *pat
     for (int asked = 0; st == MR_OK && !out->base; asked++) {
         char *dir;
         if (mr_hub_find(&dir, &name, NULL) == MR_OK) {
-            list_folder(out, dir, pattern);
+            st = list_folder(out, dir, pattern, err);
             mr_free(dir);
+            MR_TRY(st);
         }
         if (out->n > 0) {
             const bool main = strcmp(name.revision, "main") == 0;
@@ -143,9 +153,10 @@ mr_status mr_hub_files_find(mr_hub_files *out, const char *text, const char *pat
 
 static mr_status only_file(char **path, const char *dir, const mr_hub_name *name, mr_err *err) {
     mr_hub_files f = { 0 };
-    list_folder(&f, dir, NULL);
-    mr_status st = MR_OK;
-    if (f.n == 1) {
+    mr_status st = list_folder(&f, dir, NULL, err);
+    if (st != MR_OK) {
+        /* said already */
+    } else if (f.n == 1) {
         *path = mr_path_join(dir, f.names[0]);
     } else {
         mr_str names = { 0 };

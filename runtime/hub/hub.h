@@ -39,8 +39,8 @@ mr_status mr_hub_file(char **path, const char *text, mr_err *err);
 /* The data files of a folder, or of a repository ("org/name", "hf:org/name@revision"): MR_OK, and *base is what stands before their names
  * in a path that mr_hub_file takes ("data/", "hf:org/name/"), names[] their paths below it, sorted. pattern: what is downloaded of a
  * repository that has no such file here, and which of its files are meant ("main/" and a star; NULL: all). Anything else than a
- * folder or a repository: MR_OK with base NULL. At most MR_HUB_FILES_MAX files, three folders deep. Clear with
- * mr_hub_files_clear. */
+ * folder or a repository: MR_OK with base NULL. Three folders deep; more than MR_HUB_FILES_MAX files, or a folder that cannot be listed
+ * in full, is an error. Clear with mr_hub_files_clear, on failure too. */
 enum { MR_HUB_FILES_MAX = 4096 };
 typedef struct mr_hub_files {
     char *base;

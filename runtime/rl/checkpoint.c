@@ -2,7 +2,6 @@
 #include "rl/checkpoint.h"
 
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +28,7 @@ static int64_t step_of(const char *name) {
     char *end;
     errno = 0;
     long long n = strtoll(name + len, &end, 10);
-    return *end || errno || n < 0 ? -1 : n;
+    return *end || errno ? -1 : n;
 }
 
 static int newest_first(const void *a, const void *b) {
@@ -37,22 +36,16 @@ static int newest_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-/* Steps of all checkpoint folders of a run, newest first; owned, free with mr_free. */
-static mr_status list(int64_t **out, int *n, const char *run_dir, mr_err *err) {
-    *out = NULL;
-    *n = 0;
-    DIR *d = opendir(run_dir);
-    if (!d) return mr_fail_errno(err, "%s", run_dir);
-    const struct dirent *e;
-    while ((e = readdir(d))) {
-        int64_t step = step_of(e->d_name);
-        if (step < 0) continue;
-        *out = mr_realloc(*out, (size_t)(*n + 1) * sizeof **out);
-        (*out)[(*n)++] = step;
+/* The steps of those names that are checkpoints', newest first; n at most, owned, free with mr_free. */
+static int64_t *steps_of(int *n_steps, char *const *names, int n) {
+    int64_t *steps = mr_alloc((size_t)n * sizeof *steps);
+    *n_steps = 0;
+    for (int i = 0; i < n; i++) {
+        steps[*n_steps] = step_of(names[i]);
+        *n_steps += steps[*n_steps] >= 0;
     }
-    closedir(d);
-    if (*n) qsort(*out, (size_t)*n, sizeof **out, newest_first);
-    return MR_OK;
+    qsort(steps, (size_t)*n_steps, sizeof *steps, newest_first);
+    return steps;
 }
 
 static char *folder(const char *run_dir, int64_t step) {
@@ -78,10 +71,6 @@ mr_status mr_checkpoint_begin(char **tmp, const char *run_dir, int64_t step, mr_
     return st;
 }
 
-static int by_name(const void *a, const void *b) {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
 static mr_status add_line(mr_str *text, const char *dir, const char *name, mr_err *err) {
     char hex[65];
     char *path = mr_path_join(dir, name);
@@ -92,31 +81,17 @@ static mr_status add_line(mr_str *text, const char *dir, const char *name, mr_er
 }
 
 static mr_status write_manifest(const char *dir, mr_err *err) {
-    DIR *d = opendir(dir);
-    if (!d) return mr_fail_errno(err, "%s", dir);
-    char **names = NULL;
-    int n = 0;
-    const struct dirent *e;
-    while ((e = readdir(d))) {
-        if (e->d_name[0] == '.' || !strcmp(e->d_name, MANIFEST)) continue;
-        names = mr_realloc(names, (size_t)(n + 1) * sizeof *names);
-        names[n++] = mr_strdup(e->d_name);
-    }
-    closedir(d);
-    if (n) qsort(names, (size_t)n, sizeof *names, by_name);
+    char **names, *path = mr_path_join(dir, MANIFEST);
+    int n;
     mr_str text = { 0 };
-    mr_status st = MR_OK;
-    for (int i = 0; i < n; i++) {
-        if (st == MR_OK) st = add_line(&text, dir, names[i], err);
-        mr_free(names[i]);
-    }
-    mr_free(names);
-    if (st == MR_OK) {
-        char *path = mr_path_join(dir, MANIFEST);
-        st = mr_file_write(path, text.data ? text.data : "", text.len, err);
-        mr_free(path);
-    }
+    mr_str_puts(&text, "");
+    mr_status st = mr_dir_names(&names, &n, dir, err);
+    for (int i = 0; i < n && st == MR_OK; i++)
+        if (names[i][0] != '.' && strcmp(names[i], MANIFEST) != 0) st = add_line(&text, dir, names[i], err);
+    if (st == MR_OK) st = mr_file_write(path, text.data, text.len, err);
+    mr_dir_names_free(names, n);
     mr_str_clear(&text);
+    mr_free(path);
     return st;
 }
 
@@ -127,23 +102,6 @@ static void discard(const char *run_dir, const char *name) {
     char *path = mr_path_join(run_dir, name);
     if (mr_remove_tree(path, &err) != MR_OK) mr_warn("%s: an old checkpoint could not be removed: %s", path, err.msg);
     mr_free(path);
-}
-
-/* What an earlier removal left; names first, since a folder must not change while it is read. */
-static void empty_trash(const char *run_dir) {
-    DIR *d = opendir(run_dir);
-    if (!d) return;
-    char *name = NULL;
-    for (const struct dirent *e; !name && (e = readdir(d));)
-        if (strncmp(e->d_name, TRASH, sizeof TRASH - 1) == 0) name = mr_strdup(e->d_name);
-    closedir(d);
-    if (!name) return;
-    char *path = mr_path_join(run_dir, name);
-    discard(run_dir, name);
-    const bool gone = !mr_path_exists(path);
-    mr_free(path);
-    mr_free(name);
-    if (gone) empty_trash(run_dir);
 }
 
 static void throw_away(const char *run_dir, int64_t step) {
@@ -241,19 +199,21 @@ mr_status mr_checkpoint_verify(const char *dir, mr_err *err) {
 }
 
 mr_status mr_checkpoint_find(char **out, const char *run_dir, mr_err *err) {
-    int64_t *steps;
-    int n;
+    char **names;
+    int n, n_names;
     *out = NULL;
-    MR_TRY(list(&steps, &n, run_dir, err));
+    MR_TRY(mr_dir_names(&names, &n_names, run_dir, err));
+    int64_t *steps = steps_of(&n, names, n_names);
+    mr_dir_names_free(names, n_names);
     for (int i = 0; i < n && !*out; i++) {
         char *path = folder(run_dir, steps[i]);
         mr_err why;
         if (mr_checkpoint_verify(path, &why) == MR_OK) {
             *out = path;
-            break;
+        } else {
+            mr_warn("%s", why.msg);
+            mr_free(path);
         }
-        mr_warn("%s", why.msg);
-        mr_free(path);
     }
     mr_free(steps);
     if (*out) return MR_OK;
@@ -281,8 +241,8 @@ static void put_sorted(mr_str *s, const cJSON *item, int depth) {
         mr_json_put(s, item);
         return;
     }
-    const cJSON **child = mr_alloc((size_t)n * sizeof *child), *c;
-    cJSON_ArrayForEach(c, item) child[i++] = c;
+    const cJSON **child = mr_alloc((size_t)n * sizeof *child);
+    for (const cJSON *c = item->child; c; c = c->next) child[i++] = c;
     if (object) qsort(child, (size_t)n, sizeof *child, by_key);
     mr_str_puts(s, object ? "{" : "[");
     for (i = 0; i < n; i++) {
@@ -357,16 +317,23 @@ static int64_t best_step(const char *run_dir, const int64_t *steps, int n) {
 }
 
 void mr_checkpoint_prune(const char *run_dir, int keep) {
-    int64_t *steps;
-    int n, n_whole = 0;
+    char **names;
+    int n, n_names, n_whole = 0;
     mr_err err;
-    if (keep < 1 || list(&steps, &n, run_dir, &err) != MR_OK) return;
-    empty_trash(run_dir);
+    if (keep < 1) return;
+    if (mr_dir_names(&names, &n_names, run_dir, &err) != MR_OK) {
+        mr_warn("%s; old checkpoints stay", err.msg);
+        return;
+    }
+    for (int i = 0; i < n_names; i++) /* what an earlier removal left */
+        if (strncmp(names[i], TRASH, sizeof TRASH - 1) == 0) discard(run_dir, names[i]);
+    int64_t *steps = steps_of(&n, names, n_names);
+    mr_dir_names_free(names, n_names);
     const int64_t best = n > keep ? best_step(run_dir, steps, n) : -1;
     for (int i = 0; i < n && n > keep; i++) {
-        const bool must_stay = steps[i] == best || (n_whole < 2 && looks_whole(run_dir, steps[i]));
-        n_whole += must_stay && (steps[i] != best || looks_whole(run_dir, steps[i]));
-        if (i >= keep && !must_stay) throw_away(run_dir, steps[i]);
+        const bool whole = n_whole < 2 && looks_whole(run_dir, steps[i]);
+        n_whole += whole;
+        if (i >= keep && !whole && steps[i] != best) throw_away(run_dir, steps[i]);
     }
     mr_free(steps);
 }
@@ -407,6 +374,7 @@ static mr_status hash_position(mr_sha *sha, const char *dir, mr_err *err) {
 
 mr_status mr_checkpoint_hash(char hex[65], const char *checkpoint, mr_err *err) {
     const char *values = NULL;
+    hex[0] = 0;
     for (size_t i = 0; i < sizeof VALUES / sizeof *VALUES && !values; i++) {
         char *path = mr_path_join(checkpoint, VALUES[i]);
         if (mr_path_exists(path)) values = VALUES[i];

@@ -114,7 +114,7 @@ const cJSON *mr_trainer_last(const mr_trainer *t);
  * called between mr_trainer_load and mr_trainer_run. */
 mr_status mr_trainer_replay(mr_trainer *t, const cJSON *events, int64_t last_step, mr_err *err);
 
-/* One SHA-256 over adapter (or model), optimizer and position of a checkpoint folder: two runs are equal when it is. */
+/* One SHA-256 over adapter (or model), optimizer and position of a checkpoint folder: two runs are equal when it is. "" on failure. */
 mr_status mr_checkpoint_hash(char hex[65], const char *checkpoint, mr_err *err);
 /* The newest whole checkpoint of a run: RUN_DIR/checkpoint-N with a MANIFEST that holds; owned, free with mr_free.
  * MR_ENOTFOUND when there is none. */

@@ -4,7 +4,6 @@
  * all of that went well are the workers of the old one ended: all of them or none. A version of which a file is still
  * being written is looked at again; one that was refused is not, until something is saved. The worker that holds the
  * data moves over when nothing changed that the rows come from: a scan of large files takes seconds. */
-#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -460,31 +459,26 @@ static void clear_names(name_list *l) {
     mr_free(l->items);
 }
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 /* Every .lua file at or below path, but annotations (.d.lua) and what lies in hidden folders. Links to folders are not
  * followed. */
 static mr_status find_lua(name_list *out, const char *path, int depth, mr_err *err) {
     struct stat s;
     if (lstat(path, &s) != 0) return mr_fail_errno(err, "%s", path);
     if (!S_ISDIR(s.st_mode)) {
-        if (depth == 0 || (ends_with(path, ".lua") && !ends_with(path, ".d.lua"))) add_name(out, mr_strdup(path));
+        if (depth == 0 || (mr_ends_with(path, ".lua") && !mr_ends_with(path, ".d.lua"))) add_name(out, mr_strdup(path));
         return MR_OK;
     }
     if (depth > 16) return MR_OK;
-    DIR *d = opendir(path);
-    if (!d) return mr_fail_errno(err, "%s", path);
-    mr_status st = MR_OK;
-    for (struct dirent *e; st == MR_OK && (e = readdir(d));) {
-        if (e->d_name[0] == '.') continue;
-        char *below = mr_path_join(path, e->d_name);
+    char **names;
+    int n;
+    mr_status st = mr_dir_names(&names, &n, path, err);
+    for (int i = 0; st == MR_OK && i < n; i++) {
+        if (names[i][0] == '.') continue;
+        char *below = mr_path_join(path, names[i]);
         st = find_lua(out, below, depth + 1, err);
         mr_free(below);
     }
-    closedir(d);
+    mr_dir_names_free(names, n);
     return st;
 }
 

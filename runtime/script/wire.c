@@ -141,8 +141,9 @@ bool mr_wire_fill(mr_wire *w, bool wait) {
             if (!wait_for(w, POLLIN)) return false;
             continue;
         }
+        /* a Unix socket's are all of the level SOL_SOCKET (unix(7)) */
         for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
-            if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) keep_fds(w, c);
+            if (c->cmsg_type == SCM_RIGHTS) keep_fds(w, c);
         }
         if (n == 0) return got; /* the end; what came before it is handled first */
         mr_str_add(&w->in, buf, (size_t)n);

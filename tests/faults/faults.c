@@ -13,11 +13,12 @@
  *
  * OP:   write fsync open mkdir rename unlink rmdir truncate chmod link (every form of each); malloc (all that gives memory, of
  *       libraries too where no sanitizer has it), mmap; clock, uptime: a reading of the wall clock, of the
- *       monotonic one. stall: a stage of the trainer begins (base/watch.h). number: a step of training.
+ *       monotonic one. stall, beat: a stage of the trainer begins, moves (base/watch.h). number: a step of training.
  * WHAT: ENOSPC, EIO, EINTR, EROFS, EMFILE, ENOMEM: the call fails with it. short: write takes half of its bytes. kill, killed: SIGKILL to this
  *       process before the call, after it. SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXCPU: that signal before the call. A number, for clock and
  *       uptime: seconds that readings are changed by from that one on.
  *       Of stall, a stage: the main thread stands still when that one begins the Nth time, for ever or, as "rollout/700", for milliseconds.
+ *       Of beat, a stage and a signal, at the Nth move within that stage: "rollout/SIGINT".
  *       Of number, a place and "nan" or "inf": a number becomes that in step N (numbers.c): "grad/nan".
  * An EINTR is played once by a loop that tries again. Workers are started with an empty environment, so they see none of it. */
 #include <dirent.h>
@@ -45,7 +46,7 @@
 enum { MAX_FAULTS = 16 };
 
 typedef struct fault {
-    char op[16], what[16];
+    char op[16], what[24];
     long n;
     bool onward;
 } fault;
@@ -53,8 +54,8 @@ typedef struct fault {
 static fault faults[MAX_FAULTS];
 static int n_faults;
 static const char *below, *log_path;
-static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "link", "malloc", "mmap", "clock", "uptime", "stall", "number" };
-enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, LINK, MALLOC, MMAP, CLOCK, UPTIME, STALL, NUMBER, N_OPS };
+static const char *const ops[] = { "write", "fsync", "open", "mkdir", "rename", "unlink", "rmdir", "truncate", "chmod", "link", "malloc", "mmap", "clock", "uptime", "stall", "beat", "number" };
+enum { WRITE, FSYNC, OPEN, MKDIR, RENAME, UNLINK, RMDIR, TRUNCATE, CHMOD, LINK, MALLOC, MMAP, CLOCK, UPTIME, STALL, BEAT, NUMBER, N_OPS };
 static atomic_long counts[N_OPS];
 
 /* A fault that cannot be read must not look like a run without faults. */
@@ -70,8 +71,8 @@ __attribute__((constructor)) static void read_orders(void) {
         fault *f = &faults[n_faults];
         char plus[2] = "";
         bool known = false;
-        if (n_faults == MAX_FAULTS || (sscanf(at, "%15[a-z]:%ld%1[+]:%15[^,]", f->op, &f->n, plus, f->what) != 4 &&
-                                       sscanf(at, "%15[a-z]:%ld:%15[^,]", f->op, &f->n, f->what) != 3))
+        if (n_faults == MAX_FAULTS || (sscanf(at, "%15[a-z]:%ld%1[+]:%23[^,]", f->op, &f->n, plus, f->what) != 4 &&
+                                       sscanf(at, "%15[a-z]:%ld:%23[^,]", f->op, &f->n, f->what) != 3))
             refuse(text);
         f->onward = plus[0] == '+';
         for (int i = 0; i < N_OPS; i++) known = known || !strcmp(ops[i], f->op);
@@ -210,6 +211,7 @@ DECLARE(int, ftruncate, int, off_t)
 DECLARE(int, fchmod, int, mode_t)
 DECLARE(int, clock_gettime, clockid_t, struct timespec *)
 DECLARE(void, mr_watch_at, const char *)
+DECLARE(void, mr_watch_beat, void)
 DECLARE(mr_status, mr_checkpoint_commit, const char *, const char *, int64_t, mr_err *)
 DECLARE(mr_status, mr_pool_open, mr_pool **, const char *, const mr_pool_opts *, mr_err *)
 DECLARE(int, posix_spawn, pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const *, char *const *)
@@ -333,17 +335,38 @@ mr_status __wrap_mr_checkpoint_commit(const char *tmp, const char *run_dir, int6
 }
 
 /* The stage has begun for those who watch, and then nothing moves. */
+static const char *stage_now = "";
+
+/* Whether the order is for this operation in the stage that is under way, and its time has come. seen: how often it was asked before. */
+static bool stage_due(const fault *f, int op, long *seen) {
+    const size_t len = strcspn(f->what, "/");
+    if (strcmp(f->op, ops[op]) != 0 || strncmp(f->what, stage_now, len) != 0 || stage_now[len] || ++*seen != f->n) return false;
+    note(op, *seen, f->what);
+    return true;
+}
+
 void __wrap_mr_watch_at(const char *stage) {
     static long seen[MAX_FAULTS];
     __real_mr_watch_at(stage);
+    stage_now = stage ? stage : "";
     for (int i = 0; stage && i < n_faults; i++) {
-        const size_t len = strcspn(faults[i].what, "/");
-        if (strcmp(faults[i].op, "stall") != 0 || strncmp(faults[i].what, stage, len) != 0 || stage[len] || ++seen[i] != faults[i].n) continue;
-        note(STALL, seen[i], stage);
-        const long ms = faults[i].what[len] ? strtol(faults[i].what + len + 1, NULL, 10) : 0;
+        if (!stage_due(&faults[i], STALL, &seen[i])) continue;
+        const char *slash = strchr(faults[i].what, '/');
+        const long ms = slash ? strtol(slash + 1, NULL, 10) : 0;
         struct timespec left = { ms / 1000, ms % 1000 * 1000000 };
         while (ms && nanosleep(&left, &left) != 0 && errno == EINTR) {}
         while (!ms) pause();
+    }
+}
+
+void __wrap_mr_watch_beat(void) {
+    static long seen[MAX_FAULTS];
+    __real_mr_watch_beat();
+    for (int i = 0; i < n_faults; i++) {
+        if (!stage_due(&faults[i], BEAT, &seen[i])) continue;
+        const char *slash = strchr(faults[i].what, '/');
+        if (!slash || !signal_of(slash + 1)) refuse(faults[i].what);
+        raise(signal_of(slash + 1));
     }
 }
 

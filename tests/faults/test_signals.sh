@@ -40,25 +40,34 @@ go_on() { # WHAT
     same "$1"
 }
 
-# --- one signal: while sampling and training (the clock is read in both, several times a step), and while files are written
+# --- one signal: at twelve places of each phase: while it samples, while it trains and updates, while files are written
 kinds="SIGINT SIGTERM SIGHUP SIGUSR1"
 at=0
-for n in 12 19 30 47 66 90 121 160 205 260 330 400; do
+next_kind() {
     set -- $kinds
     shift $((at % 4))
     at=$((at + 1))
-    signaled "uptime:$n:$1" "$(code_of "$1")"
-    go_on "$1 at reading $n of the clock"
-done
+    kind=$1
+}
+moved() { # STAGE N...
+    stage=$1
+    shift
+    for n in "$@"; do
+        next_kind
+        signaled "beat:$n:$stage/$kind" "$(code_of "$kind")"
+        go_on "$kind at move $n of $stage"
+    done
+}
+moved rollout 1 4 11 27 50 83 121 166 213 270 333 397
+moved train 1 5 10 15 22 29
+moved update 1 30 66 103 150 196
 for n in 30 70 110 150 190 230; do
     for op in write fsync; do
+        next_kind
         [ $op = write ] && op_share=100 || op_share=30
-        set -- $kinds
-        shift $((at % 4))
-        at=$((at + 1))
         k=$((op_share * n / 100 + 1))
-        signaled "$op:$k:$1" "$(code_of "$1")"
-        go_on "$1 at $op $k"
+        signaled "$op:$k:$kind" "$(code_of "$kind")"
+        go_on "$kind at $op $k"
     done
 done
 
@@ -116,6 +125,6 @@ for i in 1 2 3 4 5; do
     [ $ms -le $most ] || most=$ms
 done
 [ $most -le 2000 ] || fail "SIGTERM: $most ms until the checkpoint, want at most 2000"
-echo "score: signal_points $points 24"
+echo "score: signal_points $points 36"
 echo "score: sigterm_to_checkpoint_ms $most 2000"
 passed

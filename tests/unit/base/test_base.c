@@ -513,6 +513,38 @@ static bool has_text(const char *folder, const char *name, const char *want) {
 }
 
 /* The final folder is the old one or the new one, whole. */
+/* All names of a folder, or none. */
+static void names_of_folders(void) {
+    static const failing cases[] = {
+        { "opendir", 1, EMFILE, NULL, MR_EIO, "/t: Too many open files" },
+        { "opendir", 1, ENOENT, NULL, MR_ENOTFOUND, "/t: No such file" },
+        { "readdir", 1, EIO, NULL, MR_EIO, "/t: could not be listed: Input/output" },
+        { "readdir", 4, EIO, NULL, MR_EIO, "/t: could not be listed: Input/output" },
+    };
+    static const char *const made[] = { "b", ".c", "\xc3\xa9", "a", "B" }, *const sorted[] = { ".c", "B", "a", "b", "\xc3\xa9" };
+    mr_err err = { "" };
+    char **names, *dir = temp_dir(), *tree = mr_path_join(dir, "t");
+    int n;
+    REQUIRE_OK(mr_mkdirs(tree, &err), err);
+    REQUIRE_OK(mr_dir_names(&names, &n, tree, &err), err);
+    CHECK(n == 0 && names == NULL);
+    mr_dir_names_free(names, n);
+    for (int i = 0; i < 5; i++) put_text(tree, made[i], "x");
+    REQUIRE_OK(mr_dir_names(&names, &n, tree, &err), err);
+    CHECK_INT(n, 5);
+    for (int i = 0; i < n; i++) CHECK_STR(names[i], sorted[i]);
+    mr_dir_names_free(names, n);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        arrange(&cases[i]);
+        mr_status st = mr_dir_names(&names, &n, tree, &err);
+        check_failed(&cases[i], st, err.msg);
+        CHECK(n == 0 && names == NULL);
+    }
+    CHECK_INT(mr_remove_tree(dir, &err), MR_OK);
+    mr_free(tree);
+    mr_free(dir);
+}
+
 static void commits_that_fail(void) {
     static const failing cases[] = { /* opened and synced: f, then new, then their parent */
         { "lstat", 1, EIO, NULL, MR_EIO, "new/f: Input/output" },
@@ -679,5 +711,6 @@ TEST_MAIN({ "log_goes_to_stderr", log_goes_to_stderr }, /* first: it redirects b
           { "hashes", hashes }, { "lock_names_its_owner", lock_names_its_owner }, { "children", children },
           { "reads_that_fail", reads_that_fail }, { "reads_of_unknown_size", reads_of_unknown_size },
           { "writes_that_fail", writes_that_fail }, { "folders_that_cannot_be_made", folders_that_cannot_be_made },
-          { "trees_that_stay", trees_that_stay }, { "commits_that_fail", commits_that_fail },
+          { "trees_that_stay", trees_that_stay }, { "names_of_folders", names_of_folders },
+          { "commits_that_fail", commits_that_fail },
           { "locks_that_fail", locks_that_fail }, { "folders_of_the_program", folders_of_the_program })

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/fsafe.h"
+#include "base/rng.h"
 #include "test.h"
 
 static mr_status parse(const char *text, size_t len, mr_err *err) {
@@ -20,6 +21,7 @@ static void accepts_what_the_standard_allows(void) {
         "{}",
         "[]",
         " [ ] ",
+        "\t[\r1\n]\r\n",
         "null",
         "true",
         "false",
@@ -33,6 +35,7 @@ static void accepts_what_the_standard_allows(void) {
         "{\"a\":{\"a\":1}}",
         "[1,2,[3]]\n",
         "\"\\ud83d\\ude00\"",
+        "\"\\ud7ff\\ue000\\uffff\"",
         "\"\\\" \\\\ \\/ \\b\\f\\n\\r\\t\"",
         "\"\xf0\x9f\x98\x80\xc3\xa9\"",
         "9007199254740992",
@@ -73,10 +76,15 @@ static void refuses_what_cjson_lets_through(void) {
         { "{\"a\":1 \"b\":2}", "want ','" },
         { "{\"a\":1,\"a\":2}", "byte 7: the key \"a\" stands twice" },
         { "{\"a\":1,\"b\":2,\"\\u0061\":3}", "byte 13: the key \"a\"" },
+        { "{\"\\u0061\":1,\"\\u0061\":2}", "byte 12: the key \"a\"" },
+        { "{\"xay\":1,\"x\\u0061y\":2}", "byte 9: the key \"xay\"" }, /* bytes before and behind an escape */
+        { "{\"\xc3\xa9\xf0\x9f\x98\x80/\":1,\"\\u00e9\\ud83d\\ude00\\/\":2}", "byte 13: the key \"\xc3\xa9\xf0\x9f\x98\x80/\"" },
+        { "{\"\\u0061\":{\"\\u0061\":1,\"\\u0062\":2},\"a\":3}", "byte 34: the key \"a\"" },
         { "{} x", "byte 3: more text" },
         { "1 2", "more text" },
         { "nul", "no value" },
         { "truex", "more text" },
+        { "trie", "byte 0: no value" },
         { "\"\xff\"", "byte 1: bytes that are not UTF-8" },
         { "\"\xc0\x80\"", "not UTF-8" },
         { "\"\xed\xa0\x80\"", "not UTF-8" },
@@ -89,7 +97,13 @@ static void refuses_what_cjson_lets_through(void) {
         { "\"\\udc00\"", "surrogate" },
         { "\"\\ud800\\u0041\"", "surrogate" },
         { "\"\\ud800\\ud800\"", "surrogate" },
+        { "\"\\ud800\\ue000\"", "surrogate" },
+        { "\"\\ud800\\udc0x\"", "surrogate" },
+        { "\"\\ud800\\ndc00\"", "surrogate" },
+        { "\"\\ud800-udc00\"", "surrogate" },
         { "\"\\u12g4\"", "hexadecimal" },
+        { "\"\\u12@4\"", "hexadecimal" },
+        { "\"\\u12 4\"", "hexadecimal" },
         { "\"\\u12", "hexadecimal" },
         { "\"\\x\"", "an escape" },
         { "\"\\", "ends within" },
@@ -121,6 +135,7 @@ static void refuses_what_cjson_lets_through(void) {
     }
     CHECK_INT(parse("\"a\0b\"", 5, NULL), MR_EDATA);
     CHECK_INT(parse("1\0", 2, NULL), MR_EDATA);
+    CHECK_INT(parse("\"\\\0\"", 4, NULL), MR_EDATA);
 }
 
 static void every_cut_of_a_good_text_is_refused(void) {
@@ -163,10 +178,76 @@ static void large_object_is_fast_and_still_checked(void) {
     mr_str_clear(&s);
 }
 
+/* Keys of one hash (FNV-1a), found by search: whoever writes a file may choose them. They are different keys all the same, in every order,
+ * and the one that stands twice is found among them. */
+static void keys_that_collide(void) {
+    static const char *const keys[] = { "wWVDcrANg2E", "eyXXFnVnM-B", "zzIrVFzsEyDz", "8BPSXBAtMtG" };
+    enum { N = sizeof keys / sizeof *keys };
+    for (int i = 0; i < N; i += 2) {
+        CHECK(strcmp(keys[i], keys[i + 1]) != 0);
+        CHECK(mr_hash64(keys[i], strlen(keys[i])) == mr_hash64(keys[i + 1], strlen(keys[i + 1])));
+    }
+    for (int turn = 0; turn < 2; turn++) {
+        for (int twice = -1; twice < N; twice++) { /* that key comes once more, at the end; -1: none */
+            mr_str s = { 0 };
+            for (int i = 0; i < N; i++) mr_str_printf(&s, "%s\"%s\":1", i ? "," : "{", keys[turn ? N - 1 - i : i]);
+            const size_t at = s.len + 1;
+            if (twice >= 0) mr_str_printf(&s, ",\"%s\":1", keys[twice]);
+            mr_str_puts(&s, "}");
+            mr_err err = { "" };
+            char want[80] = "";
+            if (twice >= 0) snprintf(want, sizeof want, "t.json: byte %zu: the key \"%s\" stands twice", at, keys[twice]);
+            CHECK_INT(mr_json_check(s.data, s.len, "t.json", &err), twice < 0 ? MR_OK : MR_EDATA);
+            CHECK_CONTAINS(err.msg, want);
+            mr_str_clear(&s);
+        }
+    }
+}
+
+/* The message stays a line that can be read. */
+static void a_long_key_is_cut_in_the_message(void) {
+    for (int len = 60; len <= 61; len++) {
+        char key[80], text[256];
+        memset(key, 'k', (size_t)len);
+        key[len] = '\0';
+        snprintf(text, sizeof text, "{\"%s\":1,\"%s\":2}", key, key);
+        mr_err err = { "" };
+        CHECK_INT(mr_json_check(text, strlen(text), "t.json", &err), MR_EDATA);
+        key[60] = '\0';
+        CHECK_CONTAINS(err.msg, key);
+        CHECK(strspn(strchr(err.msg, '"') + 1, "k") == 60);
+    }
+}
+
+static long json_left; /* the allocation of cJSON's that fails; 0: none */
+static void *json_malloc(size_t n) {
+    return json_left > 0 && --json_left == 0 ? NULL : malloc(n);
+}
+
+/* A tree is whole or is not there, whichever of its pieces gets no memory. */
+static void no_memory_for_a_tree(void) {
+    const char *text = "{\"a\": [1, \"x\\u00e9\"], \"b\": {\"c\": null}}";
+    mr_status st = MR_ENOMEM;
+    long n = 0;
+    while (st == MR_ENOMEM && n < 50) {
+        cJSON *doc = NULL;
+        mr_err err = { "" };
+        cJSON_InitHooks(&(cJSON_Hooks){ json_malloc, free });
+        json_left = ++n;
+        st = mr_json_parse(&doc, text, strlen(text), "t.json", &err);
+        cJSON_InitHooks(NULL);
+        CHECK((doc != NULL) == (st == MR_OK));
+        if (st != MR_OK) CHECK_STR(err.msg, "t.json: no memory for the tree of 39 bytes of JSON");
+        cJSON_Delete(doc);
+    }
+    CHECK_INT(st, MR_OK);
+    CHECK(n > 10); /* six values, three keys and a string were refused once */
+}
+
 static void fields_name_place_and_type(void) {
     cJSON *doc;
     mr_err err = { "" };
-    const char *text = "{\"s\":\"x\",\"n\":1.5,\"i\":7,\"b\":true,\"z\":null}";
+    const char *text = "{\"s\":\"x\",\"n\":1.5,\"i\":7,\"b\":true,\"z\":null,\"o\":{},\"l\":[],\"no\":false,\"far\":1e300,\"big\":9007199254740992}";
     REQUIRE_OK(mr_json_parse(&doc, text, strlen(text), "p:3", &err), err);
     const char *str;
     double num;
@@ -194,10 +275,40 @@ static void fields_name_place_and_type(void) {
     CHECK_STR(err.msg, "p:3: field \"z\" is null, want a string");
     CHECK_INT(mr_json_get_int(&whole, doc, "n", 0, 10, "p:3", &err), MR_EDATA);
     CHECK_STR(err.msg, "p:3: field \"n\" is 1.5, want an integer");
+    CHECK_INT(mr_json_get_number(&num, doc, "b", "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"b\" is a boolean, want a number");
+    CHECK_INT(mr_json_get_number(&num, doc, "o", "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"o\" is an object, want a number");
+    CHECK_INT(mr_json_get_number(&num, doc, "l", "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"l\" is an array, want a number");
+    CHECK_INT(mr_json_get_number(&num, doc, "no", "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"no\" is a boolean, want a number");
     CHECK_INT(mr_json_get_int(&whole, doc, "i", 8, 10, "p:3", &err), MR_EDATA);
     CHECK_STR(err.msg, "p:3: field \"i\" is 7, want 8..10");
     CHECK_INT(mr_json_get_string(&str, cJSON_GetObjectItem(doc, "n"), "k", "p:3", &err), MR_EDATA);
     CHECK_CONTAINS(err.msg, "is a number, want an object");
+
+    CHECK_INT(mr_json_opt_number(&num, doc, "none", 0.25, "p:3", &err), MR_OK);
+    CHECK(num == 0.25);
+    CHECK_INT(mr_json_opt_bool(&flag, doc, "none", true, "p:3", &err), MR_OK);
+    CHECK(flag);
+    CHECK_INT(mr_json_get_number(&num, doc, "none", "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"none\" is missing");
+    CHECK_INT(mr_json_get_int(&whole, doc, "none", 0, 10, "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"none\" is missing");
+    CHECK_INT(mr_json_get_int(&whole, doc, "s", 0, 10, "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"s\" is a string, want an integer");
+    CHECK_INT(mr_json_get_int(&whole, doc, "i", 0, 6, "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"i\" is 7, want 0..6");
+    CHECK_INT(mr_json_opt_bool(&flag, doc, "i", false, "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: field \"i\" is a number, want a boolean");
+    CHECK_INT(mr_json_opt_bool(&flag, NULL, "b", false, "p:3", &err), MR_EDATA);
+    CHECK_STR(err.msg, "p:3: is missing, want an object with field \"b\"");
+    /* the whole numbers that a double has all of, and no further: the rest would not fit */
+    CHECK_INT(mr_json_get_int(&whole, doc, "big", INT64_MIN, INT64_MAX, "p:3", &err), MR_OK);
+    CHECK(whole == (int64_t)1 << 53);
+    CHECK_INT(mr_json_get_int(&whole, doc, "far", INT64_MIN, INT64_MAX, "p:3", &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, "p:3: field \"far\" is 1.0000000000000001e+300, want an integer");
     cJSON_Delete(doc);
 }
 
@@ -231,6 +342,11 @@ static void numbers_read_back(void) {
 
 static void text_reads_back(void) {
     mr_str s = { 0 };
+    mr_json_put_string(&s, "a\0b", 3); /* a NUL is written as what it is; the reader refuses it */
+    mr_json_put_string(&s, "", 0);
+    mr_json_put_string(&s, "\x1f", 1);
+    CHECK_STR(s.data, "\"a\\u0000b\"\"\"\"\\u001f\"");
+    s.len = 0;
     const char raw[] = "a\"\\\n\t\x01\x7f\xc3\xa9\xf0\x9f\x98\x80 \xff!";
     mr_json_put_string(&s, raw, sizeof raw - 1);
     CHECK_STR(s.data, "\"a\\\"\\\\\\n\\t\\u0001\\u007f\xc3\xa9\xf0\x9f\x98\x80 \xef\xbf\xbd!\"");
@@ -240,7 +356,7 @@ static void text_reads_back(void) {
     cJSON_Delete(doc);
     mr_str_clear(&s);
 
-    const char *tree = "{\"b\": [1, 0.5, true, null, \"x\"], \"a\": {}, \"c\": []}";
+    const char *tree = "{\"b\": [1, 0.5, true, false, null, \"x\"], \"a\": {}, \"c\": []}";
     CHECK_INT(mr_json_parse(&doc, tree, strlen(tree), "t", NULL), MR_OK);
     mr_json_put(&s, doc);
     CHECK_STR(s.data, tree);
@@ -316,12 +432,34 @@ static void compares_values(void) {
     CHECK(!equal("{\"a\":1}", "{\"a\":1,\"b\":2}") && !equal("{\"a\":1,\"b\":2}", "{\"a\":1,\"c\":2}"));
     CHECK(!equal("{\"a\":1}", "{\"A\":1}") && !equal("[1,2]", "[2,1]") && !equal("[1]", "[1,1]") && !equal("{}", "[]"));
     CHECK(!equal("0.1", "0.10000000000000002") && !equal("\"1\"", "1") && !equal("true", "false") && equal("[[],{}]", "[[],{}]"));
+    CHECK(!equal("\"a\"", "\"b\"") && equal("[\"a\"]", "[\"a\"]") && equal("null", "null") && equal("true", "true"));
     CHECK(!mr_json_equal(NULL, NULL));
+    cJSON *here = cJSON_CreateTrue();
+    CHECK(!mr_json_equal(here, NULL) && !mr_json_equal(NULL, here));
+    cJSON_Delete(here);
     char deep[512] = ""; /* with cJSON_Compare this takes 2^31 looks at the number */
     for (int i = 0; i < 62; i++) strcat(deep, i % 2 ? "[" : "{\"a\":");
     strcat(deep, "1");
     for (int i = 61; i >= 0; i--) strcat(deep, i % 2 ? "]" : "}");
     CHECK(equal(deep, deep));
+}
+
+/* cJSON has items that no text has: a piece of text that stands for itself, whatever it is, and those of no type. A file stays JSON. */
+static void what_is_no_json(void) {
+    cJSON *list = cJSON_CreateArray(), *raw = cJSON_CreateRaw("1, 2]"), *same = cJSON_CreateRaw("1, 2]"), *other = cJSON_CreateRaw("3");
+    CHECK(mr_json_equal(raw, same) && !mr_json_equal(raw, other));
+    CHECK_STR(mr_json_type_name(raw), "unknown");
+    cJSON_AddItemToArray(list, raw);
+    cJSON_AddItemToArray(list, cJSON_CreateNumber(1));
+    mr_str s = { 0 };
+    mr_json_put(&s, list);
+    CHECK_STR(s.data, "[null, 1]");
+    s.len = 0;
+    mr_json_put(&s, NULL);
+    CHECK_STR(s.data, "null");
+    CHECK_STR(mr_json_type_name(NULL), "missing");
+    mr_str_clear(&s);
+    cJSON_Delete(list), cJSON_Delete(same), cJSON_Delete(other);
 }
 
 TEST_MAIN({ "compares_values", compares_values },
@@ -331,5 +469,7 @@ TEST_MAIN({ "compares_values", compares_values },
           { "every_byte_at_every_place", every_byte_at_every_place },
           { "equal_keys_of_small_objects", equal_keys_of_small_objects }, { "depth_has_a_limit", depth_has_a_limit },
           { "large_object_is_fast_and_still_checked", large_object_is_fast_and_still_checked },
+          { "keys_that_collide", keys_that_collide }, { "a_long_key_is_cut_in_the_message", a_long_key_is_cut_in_the_message },
+          { "no_memory_for_a_tree", no_memory_for_a_tree }, { "what_is_no_json", what_is_no_json },
           { "fields_name_place_and_type", fields_name_place_and_type }, { "numbers_read_back", numbers_read_back },
           { "text_reads_back", text_reads_back }, { "file_that_is_not_there", file_that_is_not_there })

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/fsafe.h"
@@ -520,6 +521,50 @@ static void pipes_that_fail(void) {
     }
 }
 
+/* A pipe that never ends is refused before it has taken the machine's memory. */
+static void pipes_without_end(void) {
+#ifndef __SANITIZE_ADDRESS__ /* which touches all memory that it gives; else this is a GiB of addresses alone */
+    int ends[2];
+    mr_rows *r = NULL;
+    mr_err err = { "" };
+    REQUIRE(pipe(ends) == 0);
+    call_fails("read", 1, CALL_CLAIM);
+    CHECK_INT(mr_rows_open_fd(&r, ends[0], "pipe.csv", &err), MR_EDATA);
+    CHECK(calls_settled());
+    CHECK_STR(err.msg, "pipe.csv: a stream of more than 1073741824 bytes; save it as a file");
+    CHECK(r == NULL);
+    close(ends[0]), close(ends[1]);
+#endif
+}
+
+/* One that is longer than what is asked for at first, and whose bytes come in pieces. */
+static void long_pipes(void) {
+    int ends[2], n = 200000;
+    mr_rows *r = NULL;
+    mr_err err = { "" };
+    REQUIRE(pipe(ends) == 0);
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        FILE *f = fdopen(ends[1], "w");
+        for (int i = 0; i < n; i++) fprintf(f, "{\"n\":%d}\n", i);
+        _exit(fclose(f) != 0);
+    }
+    close(ends[1]);
+    REQUIRE_OK(mr_rows_open_fd(&r, ends[0], "pipe.jsonl", &err), err);
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK_INT(mr_rows_count(r), n);
+    for (int i = 0; i < n; i += 4999) {
+        cJSON *row;
+        REQUIRE_OK(mr_rows_get(r, i, &row, &err), err);
+        CHECK_INT(cJSON_GetObjectItem(row, "n")->valueint, i);
+        cJSON_Delete(row);
+    }
+    mr_rows_close(r);
+    close(ends[0]);
+}
+
 static void no_memory(void) {
     char *path = mr_path_join(folder, "many.csv");
     for (long n = 1;; n++) {
@@ -584,5 +629,6 @@ TEST_MAIN({ "jsonl", jsonl }, { "json_array", json_array }, { "csv", csv }, { "c
           { "rows_of_any_length", rows_of_any_length },
           { "files_that_change", files_that_change }, { "gaps_beyond_the_window", gaps_beyond_the_window },
           { "reads_that_fail", reads_that_fail },
-          { "pipes_that_fail", pipes_that_fail }, { "no_memory", no_memory },
+          { "pipes_that_fail", pipes_that_fail }, { "pipes_without_end", pipes_without_end }, { "long_pipes", long_pipes },
+          { "no_memory", no_memory },
           { "no_memory_for_a_row", no_memory_for_a_row }, { "clean_up", clean_up })

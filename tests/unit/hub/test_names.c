@@ -1,7 +1,9 @@
 /* test_names.c - names, URLs, redirects and headers: what is taken and what is refused, one by one; SHA-256 against FIPS 180-4. */
 #include <dlfcn.h>
+#include <stdlib.h>
 
 #include "base/fsafe.h"
+#include "calls.h"
 #include "hub/hub.h"
 #include "hub/names.h"
 #include "test.h"
@@ -213,5 +215,61 @@ static void sha256(void) {
         }
 }
 
-TEST_MAIN({ "repositories", repositories }, { "file_names", file_names }, { "urls", urls }, { "redirects", redirects },
+static char root[] = "/tmp/medrl-names-XXXXXX";
+
+static void put(const char *name) {
+    mr_err err;
+    char *path = mr_path_join(root, name), *dir = mr_path_dir(path);
+    REQUIRE_OK(mr_mkdirs(dir, &err), err);
+    FILE *f = fopen(path, "w");
+    REQUIRE(f && fclose(f) == 0);
+    mr_free(dir);
+    mr_free(path);
+}
+
+/* The data files of a folder: all of them, or an error. Half of a data set would be trained on in silence. */
+static void folders(void) {
+    static const char *const names[] = { "main/b.jsonl", "main/a.parquet", "test.csv", ".git/x.json", "README.md", "a.safetensors",
+                                         "dataset_infos.json", "1/2/3/in.json", "1/2/3/4/too_deep.json" };
+    mr_hub_files f;
+    mr_err err;
+    REQUIRE(mkdtemp(root));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) put(names[i]);
+    REQUIRE_OK(mr_hub_files_find(&f, root, NULL, &err), err);
+    REQUIRE(f.n == 4);
+    CHECK_STR(f.names[0], "1/2/3/in.json");
+    CHECK_STR(f.names[1], "main/a.parquet");
+    CHECK_STR(f.names[2], "main/b.jsonl");
+    CHECK_STR(f.names[3], "test.csv");
+    CHECK(strncmp(f.base, root, strlen(root)) == 0 && mr_ends_with(f.base, "/"));
+    mr_hub_files_clear(&f);
+    for (int nth = 1; nth <= 5; nth++) { /* five folders are opened: the root, 1, 1/2, 1/2/3, main */
+        call_fails("opendir", nth, EIO);
+        CHECK_INT(mr_hub_files_find(&f, root, NULL, &err), MR_EIO);
+        CHECK_CONTAINS(err.msg, root);
+        CHECK(calls_settled());
+        mr_hub_files_clear(&f);
+    }
+    for (int nth = 1; nth <= 20; nth++) { /* every entry of them, ".", ".." and the ends too */
+        call_fails("readdir", nth, EIO);
+        CHECK_INT(mr_hub_files_find(&f, root, NULL, &err), MR_EIO);
+        CHECK(calls_settled());
+        mr_hub_files_clear(&f);
+    }
+    for (int i = 0; i < MR_HUB_FILES_MAX - 4; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "part/%04d.json", i);
+        put(name);
+    }
+    REQUIRE_OK(mr_hub_files_find(&f, root, NULL, &err), err);
+    CHECK_INT(f.n, MR_HUB_FILES_MAX);
+    mr_hub_files_clear(&f);
+    put("part/x.json");
+    CHECK_INT(mr_hub_files_find(&f, root, NULL, &err), MR_EDATA);
+    CHECK_CONTAINS(err.msg, "more than 4096 data files");
+    mr_hub_files_clear(&f);
+    REQUIRE_OK(mr_remove_tree(root, &err), err);
+}
+
+TEST_MAIN({ "folders", folders }, { "repositories", repositories }, { "file_names", file_names }, { "urls", urls }, { "redirects", redirects },
           { "answers", answers }, { "escapes", escapes }, { "sha256", sha256 })
