@@ -132,8 +132,25 @@ typedef struct mr_adamw {
     float lr, beta1, beta2, eps, weight_decay;
     int64_t step;     /* 1 for the first */
     float grad_scale; /* each gradient is multiplied by it first: clipping and averaging */
-    bool decay_last;  /* adamw: decay after the update (6.1), not before it (6.2); adamw_8bit always does */
+    bool decay_last;  /* decay after the update (6.1), not before it (6.2); with 8-bit states always after it */
 } mr_adamw;
+
+/* One tensor of an update, in device memory: states in f32 or, as bitsandbytes, in codes with a maximum for each block of 256 (6.1). */
+typedef struct mr_adamw_tensor {
+    float *p;
+    const float *g;
+    int64_t n;
+    float *m, *v;             /* [n]; not read where there are codes */
+    uint8_t *c1, *c2;         /* [n] codes; NULL: f32 states */
+    float *absmax1, *absmax2; /* [ceil(n/256)] */
+    bool no_decay;            /* as with weight_decay = 0 */
+} mr_adamw_tensor;
+
+/* A weight's next values: f32 [O,I] in device memory. */
+typedef struct mr_weight_values {
+    mr_weight *w;
+    const float *values;
+} mr_weight_values;
 
 typedef struct mr_backend mr_backend;
 struct mr_backend {
@@ -196,8 +213,8 @@ struct mr_backend {
      * w->bytes; returned is the scratch that the operations of `room` need with it. Scratch is shared, so the largest
      * counts; a room that goes from weight to weight may collect. NULL: w lies row by row once, without scratch. */
     size_t (*weight_room)(mr_backend *b, mr_weight_info *w, mr_room *room);
-    /* Replaces the values (not of NF4) from f32 w[O,I] in device memory: after an optimizer step. */
-    void (*weight_set)(mr_backend *b, mr_weight *w, const float *values);
+    /* Replaces the values of n weights (none of NF4) from f32 in device memory: after an optimizer step. */
+    void (*weight_set)(mr_backend *b, const mr_weight_values *all, int n);
     /* dst[n,I] = rows of the stored matrix as f32 (dequantized, exactly the values that products use). Needs MR_USE_ROWS or NF4 or
      * F32/BF16 with MR_USE_FWD. Row-wise use in tests and merging; not fast. */
     void (*weight_rows)(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
@@ -299,10 +316,8 @@ struct mr_backend {
     /* --- optimizer --- */
     /* Sum of squares in double, in a fixed order; and whether all n values are finite. Synchronous. */
     double (*sum_squares)(mr_backend *b, const float *x, int64_t n, bool *all_finite);
-    void (*adamw)(mr_backend *b, float *p, float *m, float *v, const float *g, int64_t n, const mr_adamw *opt);
-    /* 8-bit states: codes c1, c2 [n], absmax1, absmax2 [ceil(n/256)]; as bitsandbytes, blocks of 256 (spec/optimizer.md, 6.1). */
-    void (*adamw_8bit)(mr_backend *b, float *p, uint8_t *c1, uint8_t *c2, float *absmax1, float *absmax2, const float *g,
-                       int64_t n, const mr_adamw *opt);
+    /* One update of n tensors, which share no memory; each gets the bits that it would get alone. all and opt are read before it returns. */
+    void (*adamw)(mr_backend *b, const mr_adamw_tensor *all, int n, const mr_adamw *opt);
 };
 
 /* Opens device `index`; n_threads = 0 means all cores that this process may use. CPU: dispatches to the best instruction set and probes that

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifndef MR_MAPS_FN
 #define MR_MAPS_FN static inline
@@ -70,6 +71,45 @@ MR_MAPS_FN int mr_map_code(const float *limit, float x) {
 #endif
     for (int bit = 7; bit >= 0; bit--) code |= (int)(x > limit[code + (1 << bit) - 1]) << bit;
     return code;
+}
+
+/* mr_map_code without most of its search: numbers whose sizes share an exponent and the first `fine` bits behind it are a piece, and all sizes
+ * below 2^-23, and all from 1 on. A piece holds one limit at most, so that its numbers have the code of its lowest one or the next. The
+ * test of 8-bit states looks at every piece. */
+enum { MR_MAP_FINE = 7, MR_MAP_FINE_SIGNED = 6 };
+#define MR_MAP_PIECES(fine) ((23 << (fine)) + 1)
+
+/* The piece of |x|, by the bits of x. */
+MR_MAPS_FN int mr_map_piece(uint32_t bits, int fine) {
+    int at = (int)((bits & 0x7fffffffu) >> (23 - fine)) - (104 << fine), last = MR_MAP_PIECES(fine) - 1;
+    return at < 0 ? 0 : at > last ? last : at;
+}
+
+/* mr_map_code for the map of unsigned values: what is not above zero has code 0. bits: x's. */
+MR_MAPS_FN int mr_map_code_unsigned(const float *limit, const uint8_t *start, float x, uint32_t bits) {
+    int code = start[mr_map_piece(bits, MR_MAP_FINE)];
+    code += (int)(x > limit[code]);
+    return x > 0.0f ? code : 0;
+}
+
+/* The same for the map of signed ones, whose starts are those of positive numbers, then those of negative ones. */
+MR_MAPS_FN int mr_map_code_signed(const float *limit, const uint8_t *start, float x, uint32_t bits) {
+    int code = start[mr_map_piece(bits, MR_MAP_FINE_SIGNED) + (bits >> 31 ? MR_MAP_PIECES(MR_MAP_FINE_SIGNED) : 0)];
+    code += (int)(x > limit[code]);
+    return x == x ? code : 0;
+}
+
+/* start[MR_MAP_PIECES(MR_MAP_FINE)], or [2 * MR_MAP_PIECES(MR_MAP_FINE_SIGNED)] */
+static inline void mr_map_starts(uint8_t *start, const float limit[256], bool is_signed) {
+    int fine = is_signed ? MR_MAP_FINE_SIGNED : MR_MAP_FINE, pieces = MR_MAP_PIECES(fine);
+    for (int i = 0; i < (is_signed ? 2 : 1) * pieces; i++) {
+        int at = i % pieces;
+        uint32_t bits = at ? (uint32_t)(at + (104 << fine)) << (23 - fine) : 0u;
+        if (i >= pieces) bits = 0x80000000u | (at == pieces - 1 ? 0x7f800000u : ((uint32_t)(at + 1 + (104 << fine)) << (23 - fine)) - 1u);
+        float x;
+        memcpy(&x, &bits, sizeof x);
+        start[i] = (uint8_t)mr_map_code(limit, x);
+    }
 }
 
 /* The search of bitsandbytes' kernel: halving steps from 127, then the nearer of two neighbors; an exact middle stays. */

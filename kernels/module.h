@@ -14,7 +14,7 @@
 
 #define MR_CUDA_ABI                                                                                                    \
     ((uint64_t)sizeof(mr_backend) << 40 | (uint64_t)sizeof(mr_linear) << 24 | (uint64_t)sizeof(mr_span) << 12 |        \
-     (uint64_t)(sizeof(mr_sampling) + sizeof(mr_adamw) + sizeof(mr_weight_info) + sizeof(mr_room) + sizeof(mr_gated)))
+     (uint64_t)(sizeof(mr_sampling) + sizeof(mr_adamw) + sizeof(mr_adamw_tensor) + sizeof(mr_weight_info) + sizeof(mr_room) + sizeof(mr_gated)))
 
 typedef struct mr_cuda_module_table {
     uint64_t abi;

@@ -292,7 +292,6 @@ static const mr_backend table = {
     .sample = cpu_sample,
     .sum_squares = cpu_sum_squares,
     .adamw = cpu_adamw,
-    .adamw_8bit = cpu_adamw_8bit,
 };
 
 mr_status cpu_open(mr_backend **out, int index, int n_threads, mr_err *err) {

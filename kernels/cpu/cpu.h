@@ -127,7 +127,7 @@ mr_status cpu_weight_adopt(mr_backend *b, mr_weight **out, const mr_nf4_part *pa
 void cpu_weight_free(mr_backend *b, mr_weight *w);
 mr_weight_info cpu_weight_info(const mr_weight *w);
 size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);
-void cpu_weight_set(mr_backend *b, mr_weight *w, const float *values);
+void cpu_weight_set(mr_backend *b, const mr_weight_values *all, int n);
 void cpu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
 bool cpu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **absmax, const float **nested,
                     float *offset);
@@ -164,8 +164,6 @@ void cpu_logprob_bwd(mr_backend *b, float *z, const float *lse, const int32_t *t
 void cpu_sample(mr_backend *b, int32_t *ids, float *logp, const float *z, const float *u, const mr_sampling *opt,
                 const int32_t *const *history, const int32_t *n_history, int N, int V);
 double cpu_sum_squares(mr_backend *b, const float *x, int64_t n, bool *all_finite);
-void cpu_adamw(mr_backend *b, float *p, float *m, float *v, const float *g, int64_t n, const mr_adamw *opt);
-void cpu_adamw_8bit(mr_backend *b, float *p, uint8_t *c1, uint8_t *c2, float *absmax1, float *absmax2, const float *g,
-                    int64_t n, const mr_adamw *opt);
+void cpu_adamw(mr_backend *b, const mr_adamw_tensor *all, int n, const mr_adamw *opt);
 
 #endif

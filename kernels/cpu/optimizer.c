@@ -73,12 +73,10 @@ static void update_elements(void *ctx, int thread, int64_t from, int64_t to) {
                           to - from < PIECE ? (int)(to - from) : PIECE, u->opt, u->step_size, u->eps_scaled);
 }
 
-void cpu_adamw(mr_backend *b, float *p, float *m, float *v, const float *g, int64_t n, const mr_adamw *opt) {
-    if (cpu_failed(b)) return;
-    assert(opt->step >= 1);
-    update u = { .k = cpu_kernels_of(b), .p = p, .m = m, .v = v, .g = g, .opt = opt };
+static void adamw_f32(mr_backend *b, const mr_adamw_tensor *t, const mr_adamw *opt) {
+    update u = { .k = cpu_kernels_of(b), .p = t->p, .m = t->m, .v = t->v, .g = t->g, .opt = opt };
     bnb_factors(&u.step_size, &u.eps_scaled, opt);
-    cpu_share(b, 1.0 * (double)n, update_elements, &u, n, 16);
+    cpu_share(b, 1.0 * (double)t->n, update_elements, &u, t->n, 16);
 }
 
 /* --- 8-bit states --- */
@@ -89,20 +87,14 @@ typedef struct code_book {
     float value[256], limit[256]; /* maps.h */
 } code_book;
 
-/* Of unsigned and of signed numbers; the same for all, and a model has hundreds of parameters. */
-static code_book books[2];
-static pthread_once_t books_once = PTHREAD_ONCE_INIT;
-
-static void books_init(void) {
-    for (int is_signed = 0; is_signed < 2; is_signed++) {
-        mr_dynamic_map(books[is_signed].value, is_signed);
-        mr_map_limits(books[is_signed].limit, books[is_signed].value);
-    }
+static void book_init(code_book *book, bool is_signed) {
+    mr_dynamic_map(book->value, is_signed);
+    mr_map_limits(book->limit, book->value);
 }
 
-static void block_step(const cpu_kernels *k, float *p, uint8_t *c1, uint8_t *c2, float *absmax1, float *absmax2,
-                       const float *g, int n, const mr_adamw *opt, float step_size, float eps_scaled) {
-    const code_book *first = &books[true], *second = &books[false];
+static void block_step(const cpu_kernels *k, const code_book *first, const code_book *second, float *p, uint8_t *c1,
+                       uint8_t *c2, float *absmax1, float *absmax2, const float *g, int n, const mr_adamw *opt,
+                       float step_size, float eps_scaled) {
     float m[BLOCK], v[BLOCK];
     k->decode8(m, c1, first->value, *absmax1, n);
     k->decode8(v, c2, second->value, *absmax2, n);
@@ -122,6 +114,7 @@ typedef struct update8 {
     int64_t n;
     const mr_adamw *opt;
     float step_size, eps_scaled;
+    const code_book *first, *second;
 } update8;
 
 static void update_blocks(void *ctx, int thread, int64_t from, int64_t to) {
@@ -129,18 +122,30 @@ static void update_blocks(void *ctx, int thread, int64_t from, int64_t to) {
     (void)thread;
     for (int64_t i = from; i < to; i++) {
         int64_t at = i * BLOCK;
-        block_step(u->k, u->p + at, u->c1 + at, u->c2 + at, u->absmax1 + i, u->absmax2 + i,
+        block_step(u->k, u->first, u->second, u->p + at, u->c1 + at, u->c2 + at, u->absmax1 + i, u->absmax2 + i,
                    u->g + at, u->n - at < BLOCK ? (int)(u->n - at) : BLOCK, u->opt, u->step_size, u->eps_scaled);
     }
 }
 
-void cpu_adamw_8bit(mr_backend *b, float *p, uint8_t *c1, uint8_t *c2, float *absmax1, float *absmax2, const float *g,
-                    int64_t n, const mr_adamw *opt) {
+static void adamw_8bit(mr_backend *b, const mr_adamw_tensor *t, const mr_adamw *opt, const code_book *first, const code_book *second) {
+    update8 u = { .k = cpu_kernels_of(b), .p = t->p, .absmax1 = t->absmax1, .absmax2 = t->absmax2, .c1 = t->c1, .c2 = t->c2, .g = t->g,
+                  .n = t->n, .opt = opt, .first = first, .second = second };
+    bnb_factors(&u.step_size, &u.eps_scaled, opt);
+    cpu_share(b, 12.0 * (double)t->n, update_blocks, &u, (t->n + BLOCK - 1) / BLOCK, 1);
+}
+
+void cpu_adamw(mr_backend *b, const mr_adamw_tensor *all, int n, const mr_adamw *opt) {
     if (cpu_failed(b)) return;
     assert(opt->step >= 1);
-    update8 u = { .k = cpu_kernels_of(b), .p = p, .absmax1 = absmax1, .absmax2 = absmax2, .c1 = c1, .c2 = c2, .g = g,
-                  .n = n, .opt = opt };
-    pthread_once(&books_once, books_init);
-    bnb_factors(&u.step_size, &u.eps_scaled, opt);
-    cpu_share(b, 12.0 * (double)n, update_blocks, &u, (n + BLOCK - 1) / BLOCK, 1);
+    code_book first, second;
+    book_init(&first, true);
+    book_init(&second, false);
+    for (int i = 0; i < n; i++) {
+        mr_adamw own = *opt;
+        if (all[i].no_decay) own.weight_decay = 0;
+        if (all[i].c1)
+            adamw_8bit(b, &all[i], &own, &first, &second);
+        else
+            adamw_f32(b, &all[i], &own);
+    }
 }

@@ -227,8 +227,7 @@ mr_weight_info cpu_weight_info(const mr_weight *w) {
     };
 }
 
-void cpu_weight_set(mr_backend *b, mr_weight *w, const float *values) {
-    if (cpu_failed(b)) return;
+static void set_values(mr_backend *b, mr_weight *w, const float *values) {
     assert(w->store != MR_NF4);
     if (w->store != MR_F16) {
         put_rows(b, w, values, 0, w->n_out);
@@ -241,6 +240,10 @@ void cpu_weight_set(mr_backend *b, mr_weight *w, const float *values) {
         cpu_round_f16_n(block, values + row * w->n_in, n * w->n_in);
         put_rows(b, w, block, row, n);
     }
+}
+
+void cpu_weight_set(mr_backend *b, const mr_weight_values *all, int n) {
+    for (int i = 0; i < n && !cpu_failed(b); i++) set_values(b, all[i].w, all[i].values);
 }
 
 /* One row as f32: the values that products use. */

@@ -381,7 +381,6 @@ static const mr_backend table = {
     .sample = cu_sample,
     .sum_squares = cu_sum_squares,
     .adamw = cu_adamw,
-    .adamw_8bit = cu_adamw_8bit,
 };
 
 /* What the GPU and its driver must be, as one line when they are not. */
@@ -455,6 +454,9 @@ static bool make_tables(cu_state *s) {
     mr_map_limits(host + CU_LIMIT, host + CU_MAP);
     mr_dynamic_map(host + CU_UMAP, false);
     mr_map_limits(host + CU_ULIMIT, host + CU_UMAP);
+    memset(host + CU_START, 0, sizeof host - CU_START * sizeof *host);
+    mr_map_starts((uint8_t *)(host + CU_START), host + CU_LIMIT, true);
+    mr_map_starts((uint8_t *)(host + CU_USTART), host + CU_ULIMIT, false);
     return cu_check(&s->b, "open", cudaHostAlloc(&s->pinned, CU_PINNED_BYTES, cudaHostAllocDefault)) &&
            cu_check(&s->b, "open", cudaMalloc((void **)&s->ready, (2 + CU_MOST_TILES) * sizeof(int))) &&
            cu_check(&s->b, "open", cudaMemsetAsync(s->ready, 0, (2 + CU_MOST_TILES) * sizeof(int), s->stream)) &&

@@ -28,6 +28,7 @@ extern "C" { /* kernels.h is C */
 enum { CU_SM75_SHARED = 64 << 10 };
 
 #include "kernels.h"
+#include "maps.h"
 
 /* Products of 16-bit types sum over K in segments: each is a chain of its own, and their sums are added in order. */
 enum { CU_K_SEGMENT = 4096, CU_MAX_D = 256, CU_SLAB = 32 << 20 /* values of a product's rows that are converted at a time */ };
@@ -44,7 +45,8 @@ enum { CU_ATT_BYTES = 64 << 20 };
 
 /* Offsets into cu_state.tables, in floats: maps.h. */
 enum { CU_NF4 = 0, CU_MAP = 16, CU_LIMIT = CU_MAP + 256, CU_UMAP = CU_LIMIT + 256, CU_ULIMIT = CU_UMAP + 256,
-       CU_N_TABLES = CU_ULIMIT + 256 };
+       CU_START = CU_ULIMIT + 256, CU_USTART = CU_START + (2 * MR_MAP_PIECES(MR_MAP_FINE_SIGNED) + 3) / 4, /* bytes */
+       CU_N_TABLES = CU_USTART + (MR_MAP_PIECES(MR_MAP_FINE) + 3) / 4 };
 
 typedef struct cu_state {
     mr_backend b;        /* first member: the table that callers see */
@@ -181,7 +183,7 @@ void cu_linear_room(size_t need[], const mr_weight_info *w, int64_t n, int rank,
 void cu_attention_room(const mr_backend *b, size_t need[], int N, int H, int K, int D, bool bwd);
 size_t cu_sample_scratch(int64_t n, int64_t n_vocab);
 mr_weight_info cu_weight_info(const mr_weight *w);
-void cu_weight_set(mr_backend *b, mr_weight *w, const float *values);
+void cu_weight_set(mr_backend *b, const mr_weight_values *all, int n);
 void cu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n);
 void cu_weight_unpack(mr_backend *b, mr_weight *w, void *place, int64_t more);
 void cu_weight_hold(mr_backend *b, bool on);
@@ -247,9 +249,7 @@ void cu_logprob_bwd(mr_backend *b, float *z, const float *lse, const int32_t *ta
 void cu_sample(mr_backend *b, int32_t *ids, float *logp, const float *z, const float *u, const mr_sampling *opt,
                const int32_t *const *history, const int32_t *n_history, int N, int V);
 double cu_sum_squares(mr_backend *b, const float *x, int64_t n, bool *all_finite);
-void cu_adamw(mr_backend *b, float *p, float *m, float *v, const float *g, int64_t n, const mr_adamw *opt);
-void cu_adamw_8bit(mr_backend *b, float *p, uint8_t *c1, uint8_t *c2, float *absmax1, float *absmax2, const float *g,
-                   int64_t n, const mr_adamw *opt);
+void cu_adamw(mr_backend *b, const mr_adamw_tensor *all, int n, const mr_adamw *opt);
 
 #ifdef __cplusplus
 }

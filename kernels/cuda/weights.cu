@@ -599,11 +599,89 @@ size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
     return all + (cu_lt_there(b) ? x[CU_ROOM_LT] : 0);
 }
 
-void cu_weight_set(mr_backend *b, mr_weight *w, const float *values) {
-    if (cu_failed(b)) return;
-    assert(w->store != MR_NF4);
-    fill_rows(b, "weight_set", w, values, 0, w->n_out);
-    if (w->twin) copy_behind(b, "weight_set", w);
+/* --- new values --- */
+
+/* Of many weights in one launch, since each alone takes as long as a launch does. Work is cut into items of SET_ITEM places of one of them. */
+enum { SET_ITEM = 8192, SET_MOST = 1024, SET_AHEAD = 4, SET_BLOCKS_A_SM = 4 };
+typedef struct refill {
+    const float *from;
+    u16 *to, *twin; /* [n / ld][ld]; twin: the same once more, or NULL */
+    int64_t n;
+    int ld, cols, first; /* first: of its items */
+    bool f16, flat;      /* flat: places in `from` are those in `to`, at 16 bytes */
+} refill;
+
+/* Four neighbors from place `at` on; behind a row's values are zeros. */
+__device__ inline float4 four_of(const refill &r, int64_t at) {
+    if (r.flat) return *(const float4 *)(r.from + at);
+    int64_t row = at / r.ld;
+    int c = (int)(at - row * r.ld);
+    const float *from = r.from + row * r.cols + c;
+    return make_float4(c < r.cols ? from[0] : 0.0f, c + 1 < r.cols ? from[1] : 0.0f, c + 2 < r.cols ? from[2] : 0.0f, c + 3 < r.cols ? from[3] : 0.0f);
+}
+
+__global__ static void __launch_bounds__(THREADS, SET_BLOCKS_A_SM) weight_set_kernel(const refill *all, int n, int n_items) {
+    for (int item = blockIdx.x; item < n_items; item += gridDim.x) {
+        int low = 0;
+        for (int high = n - 1; low < high;) {
+            int middle = (low + high + 1) / 2;
+            if (all[middle].first <= item)
+                low = middle;
+            else
+                high = middle - 1;
+        }
+        refill r = all[low];
+        int64_t at = (int64_t)(item - r.first) * SET_ITEM, end = at + SET_ITEM < r.n ? at + SET_ITEM : r.n;
+        for (at += threadIdx.x * 4; at < end; at += SET_AHEAD * 4 * THREADS) {
+            float4 x[SET_AHEAD];
+#pragma unroll
+            for (int i = 0; i < SET_AHEAD; i++)
+                if (at + i * 4 * THREADS < end) x[i] = four_of(r, at + i * 4 * THREADS);
+#pragma unroll
+            for (int i = 0; i < SET_AHEAD; i++) {
+                int64_t to = at + i * 4 * THREADS;
+                if (to >= end) continue;
+                uint2 two = r.f16 ? make_uint2(pack2<F16>(x[i].x, x[i].y), pack2<F16>(x[i].z, x[i].w))
+                                  : make_uint2(pack2<BF16>(x[i].x, x[i].y), pack2<BF16>(x[i].z, x[i].w));
+                *(uint2 *)(r.to + to) = two;
+                if (r.twin) *(uint2 *)(r.twin + to) = two;
+            }
+        }
+    }
+}
+
+static void refill_all(mr_backend *b, const refill *host, int n, int items) {
+    int most = SET_BLOCKS_A_SM * cu_of(b)->n_sm;
+    refill *all = (refill *)cu_scratch(b, "weight_set", CU_SLOT_ROWS, SET_MOST * sizeof *all);
+    if (!all) return;
+    cu_of(b)->packed.at = NULL;
+    /* pageable memory: the call returns when the host's bytes have been read */
+    if (!cu_check(b, "weight_set", cudaMemcpyAsync(all, host, (size_t)n * sizeof *all, cudaMemcpyHostToDevice, cu_of(b)->stream))) return;
+    LAUNCH(b, "weight_set", weight_set_kernel, items < most ? items : most, THREADS, 0, all, n, items);
+}
+
+void cu_weight_set(mr_backend *b, const mr_weight_values *all, int n) {
+    refill host[SET_MOST];
+    int64_t items = 0;
+    int k = 0;
+    if (cu_failed(b) || !cu_may_wait(b, "weight_set")) return;
+    for (int i = 0; i < n; i++) {
+        const mr_weight *w = all[i].w;
+        assert(w->store != MR_NF4);
+        if (w->store == MR_F32) {
+            fill_rows(b, "weight_set", all[i].w, all[i].values, 0, w->n_out);
+            continue;
+        }
+        refill r = { all[i].values, (u16 *)w->data, w->twin ? behind(w->twin) : NULL, w->n_out * w->ld, (int)w->ld, (int)w->n_in, (int)items,
+                     w->store == MR_F16, w->ld == w->n_in && (uintptr_t)all[i].values % 16 == 0 };
+        host[k++] = r;
+        items += (r.n + SET_ITEM - 1) / SET_ITEM;
+        assert(items <= INT32_MAX);
+        if (k < SET_MOST) continue;
+        refill_all(b, host, k, (int)items);
+        k = 0, items = 0;
+    }
+    if (k) refill_all(b, host, k, (int)items);
 }
 
 void cu_weight_rows(mr_backend *b, float *dst, const mr_weight *w, int64_t row, int64_t n) {

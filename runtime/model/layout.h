@@ -22,12 +22,6 @@ typedef struct mr_layer {
     mr_linear linear[MR_N_GROUPS];
 } mr_layer;
 
-/* A weight that follows f32 masters in the params block. */
-typedef struct mr_copy {
-    mr_weight *w;
-    const float *values;
-} mr_copy;
-
 struct mr_model {
     mr_backend *b;
     mr_config config;
@@ -44,7 +38,7 @@ struct mr_model {
     int64_t n_values;
     mr_param *params;
     int n_params;
-    mr_copy *copies;
+    mr_weight_values *copies; /* weights that follow f32 masters in the params block */
     int n_copies;
     bool adapter_on;
     size_t bytes;

@@ -84,7 +84,7 @@ static void add_param(cursor *k, int64_t at, int64_t rows, int64_t cols, bool de
 }
 
 static void add_copy(cursor *k, mr_weight *w, int64_t at) {
-    if (k->place) k->m->copies[k->n_copies] = (mr_copy){ w, k->m->values + at };
+    if (k->place) k->m->copies[k->n_copies] = (mr_weight_values){ w, k->m->values + at };
     k->n_copies++;
 }
 
@@ -544,7 +544,7 @@ void mr_model_zero_grads(mr_model *m) {
 }
 
 void mr_model_refresh(mr_model *m) {
-    for (int i = 0; i < m->n_copies; i++) m->b->weight_set(m->b, m->copies[i].w, m->copies[i].values);
+    m->b->weight_set(m->b, m->copies, m->n_copies);
 }
 
 void mr_model_adapter(mr_model *m, bool on) {

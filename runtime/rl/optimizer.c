@@ -24,6 +24,7 @@ struct mr_optimizer {
     int n;
     mr_optimizer_opts opts;
     state *states;
+    mr_adamw_tensor *all; /* of a step */
     int64_t step;
     size_t bytes;
 };
@@ -80,7 +81,8 @@ mr_status mr_optimizer_open(mr_optimizer **out, mr_backend *b, const mr_param *p
     if (!o) return mr_fail(err, MR_ENOMEM, "optimizer: no memory");
     *o = (mr_optimizer){ .b = b, .params = params, .n = n, .opts = *opts };
     o->states = mr_try_alloc((size_t)(n ? n : 1) * sizeof *o->states);
-    bool ok = o->states != NULL;
+    o->all = mr_try_alloc((size_t)(n ? n : 1) * sizeof *o->all);
+    bool ok = o->states != NULL && o->all != NULL;
     for (int i = 0; i < n && ok; i++) {
         state *s = &o->states[i];
         s->n = params[i].rows * params[i].cols;
@@ -118,6 +120,7 @@ void mr_optimizer_close(mr_optimizer *o) {
             if (p[k].data) o->b->free(o->b, p[k].data);
     }
     mr_free(o->states);
+    mr_free(o->all);
     mr_free(o);
 }
 
@@ -140,23 +143,21 @@ float mr_clip_coefficient(double norm, float max_norm) {
 }
 
 void mr_optimizer_step(mr_optimizer *o, float lr, float grad_scale) {
-    o->step++;
+    const mr_adamw a = { .lr = lr,
+                         .beta1 = o->opts.beta1,
+                         .beta2 = o->opts.beta2,
+                         .eps = o->opts.eps,
+                         .weight_decay = o->opts.weight_decay,
+                         .step = ++o->step,
+                         .grad_scale = grad_scale,
+                         .decay_last = o->opts.kind == MR_ADAMW_8BIT };
     for (int i = 0; i < o->n; i++) {
         const mr_param *p = &o->params[i];
         const state *s = &o->states[i];
-        mr_adamw a = { .lr = lr,
-                       .beta1 = o->opts.beta1,
-                       .beta2 = o->opts.beta2,
-                       .eps = o->opts.eps,
-                       .weight_decay = p->decay ? o->opts.weight_decay : 0,
-                       .step = o->step,
-                       .grad_scale = grad_scale,
-                       .decay_last = o->opts.kind == MR_ADAMW_8BIT };
-        if (s->is_8bit)
-            o->b->adamw_8bit(o->b, p->value, s->c1, s->c2, s->absmax1, s->absmax2, p->grad, s->n, &a);
-        else
-            o->b->adamw(o->b, p->value, s->m, s->v, p->grad, s->n, &a);
+        o->all[i] = (mr_adamw_tensor){ .p = p->value, .g = p->grad, .n = s->n, .m = s->m, .v = s->v, .c1 = s->c1, .c2 = s->c2,
+                                       .absmax1 = s->absmax1, .absmax2 = s->absmax2, .no_decay = !p->decay };
     }
+    o->b->adamw(o->b, o->all, o->n, &a);
 }
 
 /* A checkpoint is what a run falls back to: it holds no state that would end the next one. host: as the states were downloaded. */

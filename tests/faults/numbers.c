@@ -49,13 +49,14 @@ static void bad_logprob(mr_backend *b, float *logp, float *entropy, float *lse, 
     real.logprob(b, logp, entropy, lse, z, targets, inv_t, n, vocab);
 }
 
-static void bad_adamw(mr_backend *b, float *p, float *m, float *v, const float *g, int64_t n, const mr_adamw *opt) {
+static void bad_adamw(mr_backend *b, const mr_adamw_tensor *all, int n, const mr_adamw *opt) {
     float bad;
-    if (!adam_done && value_of(&bad, "adam")) {
+    for (int i = 0; i < n && !adam_done && value_of(&bad, "adam"); i++) {
+        if (all[i].c1) continue;
         adam_done = true;
-        v[n / 2] = bad;
+        all[i].v[all[i].n / 2] = bad;
     }
-    real.adamw(b, p, m, v, g, n, opt);
+    real.adamw(b, all, n, opt);
 }
 
 mr_status __wrap_mr_trainer_open(mr_trainer **out, const mr_trainer_parts *parts, mr_err *err) {

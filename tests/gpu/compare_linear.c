@@ -38,7 +38,7 @@ static void check_weight(const kind *k, int64_t O, int64_t I, double *diff, bool
         for (int s = 0; s < 2; s++) {
             mr_backend *b = sides[s];
             free(rows[s]);
-            b->weight_set(b, w[s], put(b, other, O * I));
+            b->weight_set(b, &(mr_weight_values){ w[s], put(b, other, O * I) }, 1);
             float *device = put(b, NULL, O * I);
             b->weight_rows(b, device, w[s], O / 2, O - O / 2);
             rows[s] = get(b, device, (O - O / 2) * I);
@@ -80,6 +80,47 @@ static bool check_stacked(const kind *k, int N) {
     return same;
 }
 
+/* New values of many weights at once: of several widths, with rows that end within 16 bytes, at odd places, in f32 and in 16 bits. */
+static bool check_set(void) {
+    static const int64_t sizes[][2] = { { 20, 36 }, { 1, 1 }, { 64, 128 }, { 65, 33 }, { 3, 4000 }, { 64, 2400 }, { 8, 8 }, { 300, 65 } };
+    enum { SIZES = sizeof sizes / sizeof sizes[0], TIMES = 3 };
+    static const mr_dtype stores[TIMES] = { MR_BF16, MR_F16, MR_F32 };
+    mr_backend *sides[2] = { cpu, gpu };
+    mr_weight_values all[2][SIZES * TIMES];
+    bool same = true;
+    int n = 0;
+    for (int t = 0; t < TIMES; t++)
+        for (int i = 0; i < SIZES; i++) {
+            mr_dtype compute = stores[t] == MR_BF16 && !gpu->has_bf16 ? MR_F32 : stores[t];
+            int64_t count = sizes[i][0] * sizes[i][1];
+            float *first = random_new(count, 1), *next = random_new(count, 3);
+            for (int s = 0; s < 2; s++) {
+                float *values = (i + t) % 3 == 2 ? put_off(sides[s], next, count) : put(sides[s], next, count);
+                mr_weight *w = weight_new(sides[s], first, sizes[i][0], sizes[i][1], stores[t], compute, MR_USE_FWD | MR_USE_ROWS);
+                all[s][n] = (mr_weight_values){ w, values };
+            }
+            free(first), free(next);
+            n++;
+        }
+    for (int s = 0; s < 2; s++) sides[s]->weight_set(sides[s], all[s], n);
+    for (int i = 0; i < n; i++) {
+        int64_t O = sizes[i % SIZES][0], count = O * sizes[i % SIZES][1];
+        float *rows[2];
+        for (int s = 0; s < 2; s++) {
+            float *device = put(sides[s], NULL, count);
+            sides[s]->weight_rows(sides[s], device, all[s][i].w, 0, O);
+            rows[s] = get(sides[s], device, count);
+        }
+        same = same && same_bits(rows[0], rows[1], count);
+        free(rows[0]), free(rows[1]);
+    }
+    for (int s = 0; s < 2; s++) {
+        for (int i = 0; i < n; i++) sides[s]->weight_free(sides[s], all[s][i].w);
+        drop(sides[s]);
+    }
+    return same;
+}
+
 void test_weights(void) {
     static const int64_t sizes[][2] = { { 1, 1 }, { 20, 36 }, { 65, 33 }, { 128, 64 }, { 131, 130 }, { 48, 192 }, { 3, 7 }, { 512, 2048 } };
     for (int k = 0; k < n_kinds; k++) {
@@ -97,6 +138,7 @@ void test_weights(void) {
         verdict(check_stacked(&kinds[k], 3) && check_stacked(&kinds[k], 40) && check_stacked(&kinds[k], 80), name,
                 "bits equal those of each alone: wanted");
     }
+    verdict(check_set(), "new values of many weights at once", "equal the CPU's: wanted");
     enum { V = 70, C = 33, N = 6 };
     const int32_t ids[N] = { 69, 0, 3, 3, 64, 3 };
     float *table = random_new(V * C, 1), *dw = random_new(V * C, 1), *dx = random_new(N * C, 1), *x[2], *g[2];
@@ -516,7 +558,7 @@ static bool check_unpacked(const kind *k, int64_t O, int64_t I, const parts *p, 
     keeps_bits(&s, xd, dyd, N, true, kept[0]);
     unpack(&s, true);
     bool same = keeps_bits(&s, xd, dyd, N, false, kept[0]);
-    if (s.R) b->weight_set(b, s.l[1].a, ad);
+    if (s.R) b->weight_set(b, &(mr_weight_values){ s.l[1].a, ad }, 1);
     keeps_bits(&s, xd, dyd, N, true, kept[1]);
     if (s.R) same = same && !same_bits(kept[0][1], kept[1][1], N * s.R);
     unpack(&s, false);

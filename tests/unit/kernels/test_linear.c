@@ -329,13 +329,13 @@ static void gradients_equal_finite_differences(void) {
         for (int64_t i = 0; i < params[p].n; i += 5) {
             float keep = params[p].values[i];
             params[p].values[i] = keep + h;
-            b->weight_set(b, params[p].w, params[p].values);
+            b->weight_set(b, &(mr_weight_values){ params[p].w, params[p].values }, 1);
             double up = loss(b, &s.l, x, g, N, O, u);
             params[p].values[i] = keep - h;
-            b->weight_set(b, params[p].w, params[p].values);
+            b->weight_set(b, &(mr_weight_values){ params[p].w, params[p].values }, 1);
             double down = loss(b, &s.l, x, g, N, O, u);
             params[p].values[i] = keep;
-            b->weight_set(b, params[p].w, params[p].values);
+            b->weight_set(b, &(mr_weight_values){ params[p].w, params[p].values }, 1);
             CHECK_NEAR(params[p].grad[i], (up - down) / (2 * (double)h), 1e-3);
         }
     mr_free(x), mr_free(g), mr_free(u), mr_free(du), mr_free(dx);

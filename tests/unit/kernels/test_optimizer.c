@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "cpu/cpu.h"
+#include "maps.h"
 #include "ops_test.h"
 
 /* RFC 4648; the number of bytes. */
@@ -49,6 +50,15 @@ static void maps_equal_bitsandbytes(void) {
     cJSON_Delete(tree);
 }
 
+static void update_f32(mr_backend *b, float *p, float *m, float *v, const float *g, int64_t n, const mr_adamw *opt) {
+    b->adamw(b, &(mr_adamw_tensor){ .p = p, .g = g, .n = n, .m = m, .v = v }, 1, opt);
+}
+
+static void update_8bit(mr_backend *b, float *p, uint8_t *c1, uint8_t *c2, float *absmax1, float *absmax2, const float *g, int64_t n,
+                        const mr_adamw *opt) {
+    b->adamw(b, &(mr_adamw_tensor){ .p = p, .g = g, .n = n, .c1 = c1, .c2 = c2, .absmax1 = absmax1, .absmax2 = absmax2 }, 1, opt);
+}
+
 static mr_adamw options(const cJSON *run, int64_t step) {
     const cJSON *betas = cJSON_GetObjectItem(run, "betas");
     return (mr_adamw){ .lr = (float)number(run, "lr"), .beta1 = (float)cJSON_GetArrayItem(betas, 0)->valuedouble,
@@ -74,7 +84,7 @@ static void torch_trace(void) {
             numbers(g, cJSON_GetObjectItem(step, "grad"), n);
             for (int i = 0; i < n; i++) g[i] *= 4; /* the scale undoes it exactly */
             opt.grad_scale = 0.25f;
-            b->adamw(b, p, m, v, g, n, &opt);
+            update_f32(b, p, m, v, g, n, &opt);
             numbers(want, cJSON_GetObjectItem(step, "p"), n);
             for (int i = 0; i < n; i++) CHECK_NEAR(p[i], want[i], 1e-7);
             numbers(want, cJSON_GetObjectItem(step, "m"), n);
@@ -117,14 +127,14 @@ static void bitsandbytes_trace(void) {
                 }
                 if (small) {
                     opt.decay_last = true;
-                    b->adamw(b, p, m, v, g, (int64_t)n, &opt);
+                    update_f32(b, p, m, v, g, (int64_t)n, &opt);
                     float *want_m = field(step, "state1_b64", n * 4), *want_v = field(step, "state2_b64", n * 4);
                     for (size_t i = 0; i < n; i++) CHECK_NEAR(m[i], want_m[i], 1e-8);
                     for (size_t i = 0; i < n; i++) CHECK_NEAR(v[i], want_v[i], 1e-9);
                     free(want_m), free(want_v);
                     n_f32++;
                 } else {
-                    b->adamw_8bit(b, p, c1, c2, a1, a2, g, (int64_t)n, &opt);
+                    update_8bit(b, p, c1, c2, a1, a2, g, (int64_t)n, &opt);
                     uint8_t *want1 = field(step, "state1_b64", n), *want2 = field(step, "state2_b64", n);
                     float *want_a1 = field(step, "absmax1_b64", n_blocks * 4), *want_a2 = field(step, "absmax2_b64", n_blocks * 4);
                     int wrong = 0;
@@ -179,7 +189,7 @@ static void ties_of_the_quantizer(void) {
                 g[0] = side ? nextafterf(middle, side * INFINITY) : middle, g[1] = 1;
                 uint8_t c1[2] = { 0, 0 }, c2[2] = { 0, 0 };
                 mr_adamw opt = { .lr = 0.1f, .beta2 = 0.99f, .eps = 1e-8f, .step = 1, .grad_scale = 1 };
-                b->adamw_8bit(b, p, c1, c2, &a1, &a2, g, 2, &opt);
+                update_8bit(b, p, c1, c2, &a1, &a2, g, 2, &opt);
                 int want = search(s, g[0]);
                 if (signbit(s[want]) != signbit(g[0])) want += g[0] > 0 ? 1 : -1;
                 CHECK_INT(c1[0], want);
@@ -191,6 +201,44 @@ static void ties_of_the_quantizer(void) {
     })
 }
 
+static float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* The shorter search finds what the search through all limits finds. Either changes its answer at limits and at ends of pieces alone, so these and
+ * their neighbors stand for all numbers. */
+static void pieces_of_the_maps(void) {
+    static uint8_t start[2 * MR_MAP_PIECES(MR_MAP_FINE)];
+    float map[256], limit[256];
+    for (int is_signed = 0; is_signed < 2; is_signed++) {
+        int fine = is_signed ? MR_MAP_FINE_SIGNED : MR_MAP_FINE, pieces = MR_MAP_PIECES(fine), wrong = 0;
+        mr_dynamic_map(map, is_signed);
+        mr_map_limits(limit, map);
+        mr_map_starts(start, limit, is_signed);
+        for (int side = 0; side < 2; side++)
+            for (int at = 0; at <= pieces + 256; at++)
+                for (int off = -1; off <= 1; off++) {
+                    uint32_t bits = at <= pieces ? (uint32_t)(at + (104 << fine)) << (23 - fine) : 0;
+                    if (at > pieces) memcpy(&bits, &limit[at - pieces - 1], 4);
+                    bits = ((bits & 0x7fffffffu) + (uint32_t)off) & 0x7fffffffu;
+                    if (side) bits |= 0x80000000u;
+                    float x = float_of(bits);
+                    int got = is_signed ? mr_map_code_signed(limit, start, x, bits) : mr_map_code_unsigned(limit, start, x, bits);
+                    wrong += got != mr_map_code(limit, x);
+                }
+        CHECK_INT(wrong, 0);
+        static const float odd[] = { 0.0f, -0.0f, 1.0f, -1.0f, 7.0f, -7.0f, INFINITY, -INFINITY, NAN, 1e-40f, -1e-40f, 1e-7f, -1e-7f };
+        for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+            uint32_t bits;
+            memcpy(&bits, &odd[i], 4);
+            CHECK_INT(is_signed ? mr_map_code_signed(limit, start, odd[i], bits) : mr_map_code_unsigned(limit, start, odd[i], bits),
+                      mr_map_code(limit, odd[i]));
+        }
+    }
+}
+
 /* A gradient that is not finite clears its states and leaves its parameter; its neighbors go on. */
 static void not_finite_gradients(void) {
     EACH_ISA(b, 1, {
@@ -198,7 +246,7 @@ static void not_finite_gradients(void) {
         uint8_t c1[4] = { 200, 200, 200, 200 }, c2[4] = { 200, 200, 200, 200 };
         mr_adamw opt = { .lr = 0.1f, .beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-8f, .weight_decay = 0.1f, .step = 3,
                          .grad_scale = 1 };
-        b->adamw_8bit(b, p, c1, c2, &a1, &a2, g, 4, &opt);
+        update_8bit(b, p, c1, c2, &a1, &a2, g, 4, &opt);
         float s[256], u[256];
         cpu_dynamic_map(s, true);
         cpu_dynamic_map(u, false);
@@ -209,7 +257,7 @@ static void not_finite_gradients(void) {
         float zero[4] = { 0, 0, 0, 0 }; /* all zero from the start: nothing but decay */
         memset(c1, 0, 4), memset(c2, 0, 4);
         a1 = a2 = 0, p[0] = 2;
-        b->adamw_8bit(b, p, c1, c2, &a1, &a2, zero, 4, &opt);
+        update_8bit(b, p, c1, c2, &a1, &a2, zero, 4, &opt);
         CHECK_NEAR(p[0], 2 * (1 - 0.01), 1e-6);
         CHECK(a1 == 0 && a2 == 0);
     })
@@ -259,8 +307,8 @@ static void threads_do_not_show(void) {
             float *m = calloc(n, 4), *v = calloc(n, 4), *a = calloc(2 * n_blocks, 4), *g = random_floats(n, 1);
             for (int k = 1; k <= 3; k++) {
                 mr_adamw opt = { .lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-8f, .step = k, .grad_scale = 0.3f };
-                b->adamw(b, p[t], m, v, g, n, &opt);
-                b->adamw_8bit(b, q[t], codes[t], codes[t] + n, a, a + n_blocks, g, n, &opt);
+                update_f32(b, p[t], m, v, g, n, &opt);
+                update_8bit(b, q[t], codes[t], codes[t] + n, a, a + n_blocks, g, n, &opt);
             }
             free(m), free(v), free(a), free(g);
             mr_backend_close(b);
@@ -271,6 +319,6 @@ static void threads_do_not_show(void) {
 }
 
 TEST_MAIN({ "maps equal bitsandbytes'", maps_equal_bitsandbytes }, { "torch's trace", torch_trace },
-          { "bitsandbytes' trace", bitsandbytes_trace }, { "ties of the quantizer", ties_of_the_quantizer },
+          { "bitsandbytes' trace", bitsandbytes_trace }, { "ties of the quantizer", ties_of_the_quantizer }, { "pieces of the maps", pieces_of_the_maps },
           { "gradients that are not finite", not_finite_gradients }, { "sums of squares", sums_of_squares },
           { "threads do not show", threads_do_not_show })

@@ -25,7 +25,7 @@ static void rows_come_back(void) {
                     mr_weight *w = weight_new(b, values, O, I, all_kinds[k].store, all_kinds[k].compute, all_uses[u]);
                     b->weight_rows(b, rows, w, 0, O);
                     for (int64_t j = 0; j < O * I; j++) CHECK_NEAR(rows[j], rounded(values[j], type), 0);
-                    b->weight_set(b, w, other);
+                    b->weight_set(b, &(mr_weight_values){ w, other }, 1);
                     b->weight_rows(b, rows, w, O / 2, O - O / 2);
                     for (int64_t j = 0; j < (O - O / 2) * I; j++) {
                         float want = other[O / 2 * I + j];
@@ -97,14 +97,14 @@ static void f16_of_odd_values(void) {
             b->weight_rows(b, r, w, 0, 1);
             for (int i = 0; i < 12; i++) CHECK(r[i] == want[i] && to_f16(in[i]) == want[i]);
             for (int i = 0; i < 12; i++) more[i] = -in[i];
-            b->weight_set(b, w, more);
+            b->weight_set(b, &(mr_weight_values){ w, more }, 1);
             b->weight_rows(b, r, w, 0, 1);
             for (int i = 0; i < 12; i++) CHECK(r[i] == -want[i] && !signbit(r[i]) == !!signbit(want[i]));
             const float odd[12] = { NAN, INFINITY, -INFINITY };
-            b->weight_set(b, w, odd);
+            b->weight_set(b, &(mr_weight_values){ w, odd }, 1);
             b->weight_rows(b, r, w, 0, 1);
             CHECK(isnan(r[0]) && r[1] == INFINITY && r[2] == -INFINITY && r[3] == 0);
-            b->weight_set(b, w, in);
+            b->weight_set(b, &(mr_weight_values){ w, in }, 1);
         }
         b->weight_free(b, w);
     }
