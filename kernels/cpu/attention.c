@@ -3,9 +3,10 @@
  * Store:    for every chunk of 64 slots and every key head, K in tiles of 16 keys [4][D][16] and V [64][Dp] (isa.h): the scores of 16 keys are
  *           one register, and so are 16 columns of the output.
  * Forward:  an item is a block of up to 24 queries (row, head) of one span that share a key head.
- * Backward: an item is a prompt with all its completions and one key head: each product once. When there are too few of these for the threads, two
- *           passes, over chunks for dk and dv, and over blocks of queries for dq. The sums are the same chains in both: dq over chunks and
- *           keys, dk and dv over spans, rows and heads, ascending. So the result does not depend on the choice.
+ * Backward: an item is a prompt with all its completions and one key head: each product once. Those that would leave
+ *           threads idle at the end go in two passes, over chunks for dk and dv, and over blocks of queries for dq. The
+ *           sums are the same chains in both: dq over chunks and keys, dk and dv over spans, rows and heads, ascending.
+ *           So the result does not depend on the choice.
  * Items are handed to threads as they become free; which thread computes an item changes nothing. */
 #include <assert.h>
 #include <string.h>
@@ -162,8 +163,9 @@ typedef struct bwd {
     float *delta;
     const mr_span *spans;
     int S, H, K, D, G;
-    const bool *is_completion; /* [S] */
-    int64_t n_chunks;          /* items of chunk_pass, before those of query_pass */
+    const int *prompt;         /* [S]: a completion's prompt; another span: itself */
+    int *kh0;                  /* [S]: its key heads from here on go in two passes */
+    int64_t n_whole, n_chunks; /* items of group_pass, then of chunk_pass, then those of query_pass */
     int thread;
 } bwd;
 
@@ -267,26 +269,46 @@ static void query_pass(const bwd *w, int at, int block, int kh) {
     }
 }
 
-static bool has_prompt(const mr_span *spans, int at) {
+static int prompt_of(const mr_span *spans, int at) {
     for (int s = 0; s < at; s++)
-        if (sees_prefix(&spans[at], &spans[s])) return true;
+        if (sees_prefix(&spans[at], &spans[s])) return s;
     assert(spans[at].n_prefix == 0 && "a completion whose prompt is not among the spans before it");
-    return false;
+    return at;
 }
 
 /* Item `left` of those that count(w, s) makes for each span s. */
 static int locate(const bwd *w, int64_t *left, int (*count)(const bwd *, int)) {
     int s = 0;
-    for (; *left >= (int64_t)count(w, s) * w->K; s++) *left -= (int64_t)count(w, s) * w->K;
+    for (; *left >= (int64_t)count(w, s); s++) *left -= (int64_t)count(w, s);
     return s;
 }
-static int count_groups(const bwd *w, int s) { return w->is_completion[s] ? 0 : 1; }
-static int count_chunks(const bwd *w, int s) { return chunks_of(&w->spans[s]); }
-static int count_queries(const bwd *w, int s) { return (w->spans[s].n_rows * w->G + DQ_PAIRS - 1) / DQ_PAIRS; }
+static int heads_left(const bwd *w, int s) { return w->K - w->kh0[s]; }
+static int count_groups(const bwd *w, int s) { return w->prompt[s] == s ? w->K : 0; }
+static int count_chunks(const bwd *w, int s) { return chunks_of(&w->spans[s]) * heads_left(w, s); }
+static int count_queries(const bwd *w, int s) {
+    return (w->spans[s].n_rows * w->G + DQ_PAIRS - 1) / DQ_PAIRS * heads_left(w, s);
+}
 static int64_t count_all(const bwd *w, int (*count)(const bwd *, int)) {
     int64_t n = 0;
-    for (int s = 0; s < w->S; s++) n += (int64_t)count(w, s) * w->K;
+    for (int s = 0; s < w->S; s++) n += (int64_t)count(w, s);
     return n;
+}
+
+/* Which groups go whole: all that are shared evenly, and the rest when 5 products a pair of query and key on some of the
+ * threads end before 7 on all do; groups count as equal. */
+static void choose_passes(bwd *w, int n_threads) {
+    int64_t n = count_all(w, count_groups), rest = n % n_threads;
+    w->n_whole = 7 * rest < 5 * n_threads ? n - rest : n;
+    int64_t left = w->n_whole;
+    for (int s = 0; s < w->S; s++) {
+        if (w->prompt[s] != s) {
+            w->kh0[s] = w->kh0[w->prompt[s]];
+            continue;
+        }
+        w->kh0[s] = left < w->K ? (int)left : w->K;
+        left -= w->kh0[s];
+    }
+    w->n_chunks = count_all(w, count_chunks);
 }
 
 /* delta of row i / H, head i % H */
@@ -296,27 +318,21 @@ static void delta_items(void *ctx, int thread, int64_t from, int64_t to) {
     for (int64_t i = from; i < to; i++) w->delta[i] = w->kern->dot(w->d_o + i * w->D, w->o + i * w->D, w->D);
 }
 
-static void group_items(void *ctx, int thread, int64_t from, int64_t to) {
+static void pass_items(void *ctx, int thread, int64_t from, int64_t to) {
     bwd w = *(const bwd *)ctx;
     w.thread = thread;
     for (int64_t item = from; item < to; item++) {
         int64_t left = item;
-        int s = locate(&w, &left, count_groups);
-        group_pass(&w, s, (int)left);
-    }
-}
-
-static void part_items(void *ctx, int thread, int64_t from, int64_t to) {
-    bwd w = *(const bwd *)ctx;
-    w.thread = thread;
-    for (int64_t item = from; item < to; item++) {
-        int64_t left = item < w.n_chunks ? item : item - w.n_chunks;
-        if (item < w.n_chunks) {
-            int s = locate(&w, &left, count_chunks);
-            chunk_pass(&w, s, (int)(left / w.K), (int)(left % w.K), false);
+        if (left < w.n_whole) {
+            int s = locate(&w, &left, count_groups);
+            group_pass(&w, s, (int)left);
+        } else if ((left -= w.n_whole) < w.n_chunks) {
+            int s = locate(&w, &left, count_chunks), heads = heads_left(&w, s);
+            chunk_pass(&w, s, (int)left / heads, w.kh0[s] + (int)left % heads, false);
         } else {
-            int s = locate(&w, &left, count_queries);
-            query_pass(&w, s, (int)(left / w.K), (int)(left % w.K));
+            left -= w.n_chunks;
+            int s = locate(&w, &left, count_queries), heads = heads_left(&w, s);
+            query_pass(&w, s, (int)left / heads, w.kh0[s] + (int)left % heads);
         }
     }
 }
@@ -337,25 +353,19 @@ void cpu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv,
         work += (double)spans[s].n_rows * H * D * (spans[s].n_prefix + 0.5 * spans[s].n_rows) * 0.12;
     }
     float *delta = cpu_scratch(b, CPU_SLOT_SHARED, (size_t)N * (size_t)H * sizeof *delta);
-    bool *completion = cpu_scratch(b, CPU_SLOT_SHARED + 1, (size_t)S * sizeof *completion);
-    if (!delta || !completion) return;
+    int *prompt = cpu_scratch(b, CPU_SLOT_SHARED + 1, 2 * (size_t)S * sizeof *prompt);
+    if (!delta || !prompt) return;
     if (!cpu_reserve(b, CPU_SLOT_THREADS, cpu_attention_bwd_scratch(D))) {
         cpu_fail_status(b, MR_ENOMEM, "attention_bwd", "no memory for a chunk of keys; close other programs");
         return;
     }
-    for (int s = 0; s < S; s++) completion[s] = has_prompt(spans, s);
+    for (int s = 0; s < S; s++) prompt[s] = prompt_of(spans, s);
     bwd w = { .b = b, .kern = cpu_kernels_of(b), .dq = dq, .dk = dk, .dv = dv, .lddq = lddq, .lddkv = lddkv,
               .ldq = ldq, .d_o = d_o, .o = o, .lse = lse, .delta = delta, .q = q, .kv = kv, .spans = spans, .S = S,
-              .H = H, .K = K, .D = D, .G = H / K, .is_completion = completion };
+              .H = H, .K = K, .D = D, .G = H / K, .prompt = prompt, .kh0 = prompt + S };
     int n_threads = cpu_threads(b, work);
-    mr_work works[2] = { { delta_items, &w, (int64_t)N * H, 64 } };
-    /* 5 products a pair of query and key in one pass, 7 in two; groups count as equal. */
-    int64_t n_groups = count_all(&w, count_groups);
-    if ((n_groups + n_threads - 1) / n_threads * n_threads * 5 <= n_groups * 7) {
-        works[1] = (mr_work){ group_items, &w, n_groups, 1 };
-    } else {
-        w.n_chunks = count_all(&w, count_chunks);
-        works[1] = (mr_work){ part_items, &w, w.n_chunks + count_all(&w, count_queries), 1 };
-    }
+    choose_passes(&w, n_threads);
+    const mr_work works[2] = { { delta_items, &w, (int64_t)N * H, 64 },
+                               { pass_items, &w, w.n_whole + w.n_chunks + count_all(&w, count_queries), 1 } };
     mr_parallel(cpu_of(b)->pool, n_threads, works, 2);
 }

@@ -115,6 +115,10 @@ static int64_t min64(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+/* Bytes of x that stay in a second cache of AMX's CPUs (2 MiB) beside a panel and what is written meanwhile. Then all
+ * blocks of rows go through a panel before the next one is read; else all panels before the next block. */
+#define X_STAYS ((int64_t)1 << 20)
+
 /* Rows of x that are worked through for one panel before the next: about 256 KiB, in the second cache beside the
  * panel. NF4 takes more, since each panel is unpacked again for every block of rows. */
 static int64_t row_block(int64_t k, bool bf16, bool nf4, int64_t tall) {
@@ -156,6 +160,7 @@ void cpu_product_cut(gemm_product *p, int n_threads) {
         }
     }
     p->n_items = blocks * panels * p->strips;
+    p->by_panel = !p->nf4 && p->tall > GEMM_ROWS && p->n_rows * p->ldx * 2 <= X_STAYS;
     p->n_ahead = n_threads;
 }
 
@@ -236,10 +241,10 @@ static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t
 
 void cpu_product_items(mr_backend *b, const gemm_product *p, int thread, int64_t from, int64_t to) {
     assert(p->x_type != GEMM_X_BF16 || p->w_type == MR_BF16);
-    int64_t a_block = gemm_panels(p->n_cols) * p->strips;
+    int64_t a_block = gemm_panels(p->n_cols) * p->strips, blocks = p->n_items / a_block;
     for (int64_t i = from; i < to; i++) {
-        int64_t row0 = i / a_block * p->block, at = i % a_block;
-        int64_t index = at / p->strips, strip = at % p->strips;
+        int64_t block = p->by_panel ? i % blocks : i / a_block, at = p->by_panel ? i / blocks : i % a_block;
+        int64_t row0 = block * p->block, index = at / p->strips, strip = at % p->strips;
         float *y = p->y + row0 * p->ldy + index * GEMM_COLS + strip * GEMM_COLS / p->strips;
         panel_part(b, p, thread, index, (int)strip, row0, min64(p->block, p->n_rows - row0), y, p->ldy);
     }

@@ -119,6 +119,7 @@ typedef struct gemm_product {
     int tall; /* rows of a tile: GEMM_ROWS, for x in bf16 the kernels' */
     /* the cut into items, by cpu_product_cut */
     int64_t block, n_items;
+    bool by_panel; /* items follow each other block by block of one panel, else panel by panel of one block */
     int strips;  /* items of one panel and block of rows */
     int n_ahead; /* items from one of a thread to its next, as a guess */
 } gemm_product;

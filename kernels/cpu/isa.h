@@ -85,6 +85,11 @@ typedef struct cpu_kernels {
     /* m, v of one block, and p's update with them (bitsandbytes' form): see optimizer.c */
     void (*adamw_block)(float *p, float *m, float *v, const float *g, int n, const mr_adamw *opt, float step_size,
                         float eps_scaled);
+    /* 8-bit states of a block: x = value[code] * scale; code = that of x / most by a map's limits (maps.h), where with
+     * `value` a number keeps its sign; most of |x| */
+    void (*decode8)(float *x, const uint8_t *code, const float *value, float scale, int n);
+    void (*encode8)(uint8_t *code, const float *limit, const float *value, const float *x, float most, int n);
+    float (*largest)(const float *x, int n);
 } cpu_kernels;
 
 extern const cpu_kernels cpu_kernels_avx512, cpu_kernels_avx2, cpu_kernels_generic;

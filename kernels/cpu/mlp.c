@@ -64,6 +64,13 @@ static void clear_shape(gemm_product *p) {
     if (p->block > MOST) p->block = MOST;
 }
 
+/* Item i of a product whose items of `panels` panels are ours: its first row, and which panel. */
+static inline int64_t place_of(const gemm_product *p, int64_t i, int64_t panels, int64_t *panel) {
+    int64_t blocks = (p->n_rows + p->block - 1) / p->block;
+    *panel = p->by_panel ? i / blocks : i % panels;
+    return (p->by_panel ? i % blocks : i / panels) * p->block;
+}
+
 /* --- forward --- */
 
 /* The product with l's adapters in it; their inner values' views take scratch from *at on. */
@@ -104,7 +111,7 @@ static void gate_items(void *ctx, int thread, int64_t from, int64_t to) {
     _Alignas(64) float panels_of[2][MOST * GEMM_COLS]; /* where gu is not wanted */
     int64_t panels = g->F / GEMM_COLS;
     for (int64_t i = from; i < to; i++) {
-        int64_t row0 = i / panels * g->up.block, at = i % panels, left = g->n - row0;
+        int64_t at, row0 = place_of(&g->up, i, panels, &at), left = g->n - row0;
         int64_t rows = left < g->up.block ? left : g->up.block, ld = 2 * g->F;
         float *gate = g->m->gu + row0 * ld + at * GEMM_COLS, *up = gate + g->F, act[GEMM_COLS];
         if (g->m->sampling) gate = panels_of[0], up = panels_of[1], ld = GEMM_COLS;
@@ -195,9 +202,9 @@ static void gate_bwd_items(void *ctx, int thread, int64_t from, int64_t to) {
     _Alignas(64) float dact[MOST * GEMM_COLS], act[GEMM_COLS], dg[GEMM_COLS], dup[GEMM_COLS];
     int64_t panels = g->F / GEMM_COLS, ld = 2 * g->F;
     for (int64_t i = from; i < to; i++) {
-        int64_t row0 = i / panels * w->base.block, col0 = i % panels * GEMM_COLS, left = g->n - row0;
+        int64_t at, row0 = place_of(&w->base, i, panels, &at), col0 = at * GEMM_COLS, left = g->n - row0;
         int64_t rows = left < w->base.block ? left : w->base.block;
-        cpu_product_panel(g->b, &w->base, thread, i % panels, row0, rows, dact, GEMM_COLS);
+        cpu_product_panel(g->b, &w->base, thread, at, row0, rows, dact, GEMM_COLS);
         for (int64_t r = 0; r < rows; r++) {
             const float *gate = g->m->gu + (row0 + r) * ld + col0;
             uint16_t *to_act = (uint16_t *)(void *)g->m->act + (row0 + r) * g->F + col0;

@@ -92,34 +92,18 @@ static void book_init(code_book *book, bool is_signed) {
     mr_map_limits(book->limit, book->value);
 }
 
-static float largest(const float *x, int n) {
-    float most = 0;
-    for (int i = 0; i < n; i++) {
-        float a = fabsf(x[i]);
-        most = a > most ? a : most;
-    }
-    return most;
-}
-
 static void block_step(const cpu_kernels *k, const code_book *first, const code_book *second, float *p, uint8_t *c1,
                        uint8_t *c2, float *absmax1, float *absmax2, const float *g, int n, const mr_adamw *opt,
                        float step_size, float eps_scaled) {
     float m[BLOCK], v[BLOCK];
-    for (int i = 0; i < n; i++) {
-        m[i] = first->value[c1[i]] * *absmax1;
-        v[i] = second->value[c2[i]] * *absmax2;
-    }
+    k->decode8(m, c1, first->value, *absmax1, n);
+    k->decode8(v, c2, second->value, *absmax2, n);
     k->adamw_block(p, m, v, g, n, opt, step_size, eps_scaled);
-    float most1 = largest(m, n), most2 = largest(v, n);
-    *absmax1 = most1;
-    *absmax2 = most2;
-    for (int i = 0; i < n; i++) {
-        int code = mr_map_code(first->limit, m[i] / most1);
-        /* the first moment keeps its sign, even where zero is nearer (spec/optimizer.md, 6.1, line 6) */
-        if (signbit(first->value[code]) != signbit(m[i])) code += m[i] > 0 ? 1 : -1;
-        c1[i] = (uint8_t)code;
-        c2[i] = (uint8_t)mr_map_code(second->limit, v[i] / most2);
-    }
+    *absmax1 = k->largest(m, n);
+    *absmax2 = k->largest(v, n);
+    /* the first moment keeps its sign, even where zero is nearer (spec/optimizer.md, 6.1, line 6) */
+    k->encode8(c1, first->limit, first->value, m, *absmax1, n);
+    k->encode8(c2, second->limit, NULL, v, *absmax2, n);
 }
 
 typedef struct update8 {

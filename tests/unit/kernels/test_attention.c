@@ -287,7 +287,8 @@ static void packs_do_not_show(void) {
     })
 }
 
-/* One group on one thread is one pass; on more threads two passes, or blocks handed out in another order. */
+/* One group on one thread is one pass; on two threads two of its three key heads, and two passes for the third; on more
+ * two passes. */
 static void threads_do_not_show(void) {
     for (int isa = 0; isa < N_TEST_ISAS; isa++) {
         pack p = new_pack(9, 3, 64);
