@@ -36,8 +36,9 @@ find_program(MEDRL_SHLIBDEPS dpkg-shlibdeps)
 if(MEDRL_SHLIBDEPS) # what the program is linked with, with versions
   set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 else()
-  set(CPACK_DEBIAN_PACKAGE_DEPENDS "libc6, libluajit-5.1-2, libcjson1, libpcre2-8-0, libutf8proc2, libmd0, libedit2, zlib1g, libzstd1, liblz4-1")
+  set(CPACK_DEBIAN_PACKAGE_DEPENDS "libc6, libluajit-5.1-2, libcjson1, libpcre2-8-0, libutf8proc2, libmd0, zlib1g, libzstd1, liblz4-1")
 endif()
-# What is opened by name at run time: downloads and TLS, fast SHA-256 of large files, the certificates that downloads are held to.
-set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "libcurl4 | libcurl4t64, libssl3 | libssl3t64, ca-certificates")
+# What is opened by name at run time: the line editor of sessions, downloads and TLS, fast SHA-256 of large files, the certificates that
+# downloads are held to.
+set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "libedit2, libcurl4 | libcurl4t64, libssl3 | libssl3t64, ca-certificates")
 include(CPack)

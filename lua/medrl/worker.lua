@@ -1,28 +1,31 @@
 --- What a worker does with a recipe: merge, override, open rewards and data, run cases. Called by the program, not by
 --- scripts.
-local cases = require "medrl.cases"
-local data = require "medrl.data"
-local files = require "medrl.files"
+---
+--- A worker that only scores starts again for each call that hung or crashed, so it loads no more than it needs: cases
+--- (medrl.cases), data sets (medrl.data, medrl.views) and rows (medrl.rows) come when they are asked for.
 local host = require "medrl.host"
 local json = require "medrl.json"
+local reward = require "medrl.reward"
 
 local M = {}
 
 local recipe, place -- the resolved table and its file's name
 local listed = {}   -- files that the program named as rewards: what they are asked for by
-local views = {}    -- opened splits
 
 local function fail(message, ...)
   error(message:format(...), 0)
 end
 
--- While rows are opened or made, most faults are the data's. This one is the recipe's: the mark tells the program.
-local function recipe_fault(message, ...)
-  error(host.recipe_fault .. message:format(...), 0)
+local data -- medrl.data, once there is something that can only come from it
+
+local function is_set(x)
+  if type(x) ~= "table" or rawget(x, "_tag") == nil then return false end
+  data = data or require "medrl.data"
+  return data.is_set(x)
 end
 
 local function is_plain(t)
-  return type(t) == "table" and not data.is_set(t) and #t == 0 and not json.is_array(t)
+  return type(t) == "table" and not is_set(t) and #t == 0 and not json.is_array(t)
 end
 
 -- Tables of names are merged key by key; lists, data sets and values replace.
@@ -57,9 +60,9 @@ local function override(assignment)
     seen = seen and seen .. "." .. name or name
     if at[key] == nil then at[key] = {} end
     at = at[key]
-    if type(at) ~= "table" or data.is_set(at) then
+    if type(at) ~= "table" or is_set(at) then
       fail("--set %s: \"%s\" is a %s, so nothing below it can be set", assignment, seen,
-        data.is_set(at) and "data set" or type(at))
+        is_set(at) and "data set" or type(at))
     end
   end
 end
@@ -68,7 +71,7 @@ end
 local function plain(value, path, depth)
   if depth > 32 then fail("%s: %s is nested too deep, or inside itself", place, path) end
   local kind = type(value)
-  if data.is_set(value) then return { dataset = data.describe(value) } end
+  if is_set(value) then return { dataset = data.describe(value) } end
   if kind == "function" then return { ["function"] = host.where(value) } end
   if kind ~= "table" then
     if kind == "number" and value ~= value then fail("%s: %s is NaN", place, path) end
@@ -145,12 +148,13 @@ local function open_rewards(entries, with_cases, with_allowed)
       fail("%s", why:find("%.lua:%d") and why or ("%s: rewards[%d]: %s"):format(place, i, why))
     end
     local file = host.place(module_name)
-    local name = cases.check_reward(module, file)
+    local name = reward.check_reward(module, file)
     if taken[name] then fail("%s: reward \"%s\" is there twice", place, name) end
     taken[name] = true
     if with_cases then
-      local passed, failures = cases.reward(module, file)
-      if failures[1] then fail("%s", cases.line(file, failures[1])) end
+      local passed, failures = 0, {}
+      if module.cases ~= nil then passed, failures = require("medrl.cases").reward(module, file) end
+      if failures[1] then fail("%s", require("medrl.cases").line(file, failures[1])) end
       rewards.cases = rewards.cases .. ("%s\t%d\n"):format(file, passed)
     end
     names[i] = shown_reward(name, entry)
@@ -159,8 +163,8 @@ local function open_rewards(entries, with_cases, with_allowed)
     end
     rewards[i] = {
       name = name, place = file, score = module.score or module.score_batch, batch = module.score_batch ~= nil,
-      options = cases.options_of(module, given, ("%s: rewards[%d] (%s)"):format(place, i, name)),
-      on_error = cases.on_error(module, entry, file, ("%s: rewards[%d]"):format(place, i)),
+      options = reward.options_of(module, given, ("%s: rewards[%d] (%s)"):format(place, i, name)),
+      on_error = reward.on_error(module, entry, file, ("%s: rewards[%d]"):format(place, i)),
       low = module.range and module.range[1], high = module.range and module.range[2],
     }
   end
@@ -170,7 +174,7 @@ end
 -- The names of the data sets that a plan reads.
 local function add_names(set, names)
   if set.op == "get" then names[set.name] = true end
-  if data.is_set(set.from) then add_names(set.from, names) end
+  if is_set(set.from) then add_names(set.from, names) end
   for _, inner in ipairs(set.list or {}) do add_names(inner, names) end
 end
 
@@ -188,7 +192,7 @@ local function check_data(section)
     fail("%s: unknown key \"data.%s\", want train, eval, files, system or shots", place, unknown[1])
   end
   for _, split in ipairs { "train", "eval" } do
-    if data.is_set(section[split]) then add_names(section[split], names) end
+    if is_set(section[split]) then add_names(section[split], names) end
   end
   if type(section.files) ~= "table" then return end
   for key in pairs(section.files) do
@@ -207,7 +211,7 @@ end
 local function check_sets(section)
   local names, sorted, passed = {}, {}, ""
   for _, split in ipairs { "train", "eval" } do
-    if type(section) == "table" and data.is_set(section[split]) then add_names(section[split], names) end
+    if type(section) == "table" and is_set(section[split]) then add_names(section[split], names) end
   end
   for name in pairs(names) do sorted[#sorted + 1] = name end
   table.sort(sorted)
@@ -215,6 +219,7 @@ local function check_sets(section)
     local module_name = name:find("[./]") and name or "datasets." .. name
     local ok, module = pcall(require, module_name)
     if ok and type(module) == "table" and type(module.row) == "function" then
+      local cases = require "medrl.cases"
       local n, failures = cases.dataset(module)
       if failures[1] then fail("%s", cases.line(host.place(module_name), failures[1])) end
       passed = passed .. ("%s\t%d\n"):format(host.place(module_name), n)
@@ -274,147 +279,29 @@ function M.open(spec)
   return json.encode(plain(shown, "", 0)), rewards
 end
 
--- Rows.
+-- Rows: medrl.rows, for the one worker that is asked for them.
 
---- Opens data[split]; gives the number of rows, a report in lines and the same as JSON.
-function M.rows(split)
-  local section = recipe.data
-  if section == nil then return 0, "", "[]" end
-  if type(section) ~= "table" then recipe_fault("%s: data is a %s, want a table", place, type(section)) end
-  local set = section[split]
-  if set == nil or set == false then return 0, "", "[]" end
-  if not data.is_set(set) then
-    recipe_fault("%s: data.%s is a %s, want a data set (data.get \"NAME\")", place, split, type(set))
-  end
-  local paths = section.files or {}
-  if type(paths) ~= "table" then
-    recipe_fault("%s: data.files is a %s, want { name = \"PATH\" }", place, type(paths))
-  end
-  local ctx = { place = place, files = paths, report = {} }
-  local view = data.open(set, ctx)
-  if not view then recipe_fault("%s: data.%s: every data set in it is left out", place, split) end
-  local lines, entries, seen = {}, json.array({}), {}
-  for _, part in ipairs(ctx.report) do -- a source that two sets of a mix share is told once
-    if not seen[part] then
-      seen[part] = true
-      lines[#lines + 1] = part.lines
-      entries[#entries + 1] = part.entry
-    end
-  end
-  local report = table.concat(lines)
-  if view.n == 0 then
-    local told = report:gsub("\n$", ""):gsub("\n *", "; ")
-    fail("%s: data.%s has no rows: %s", place, split, told)
-  end
-  views[split] = view
-  return view.n, report, json.encode(entries)
+local rows
+
+local function of_rows()
+  rows = rows or require("medrl.rows")(recipe, place)
+  return rows
 end
 
--- The shots for a row: one list for all, or by data set with "default" for the rest.
-local function shots_for(row)
-  local shots = recipe.data.shots
-  if shots == nil then return {} end
-  if #shots > 0 then return shots end
-  return shots[row.source] or shots[row.db_set or ""] or shots.default or {}
-end
-
--- [system, shots, the row's own messages], with the recipe's system prompt unless the row brings one.
-local function compose(row)
-  local messages = {}
-  local first = 1
-  if row.messages[1].role == "system" then
-    messages[1], first = row.messages[1], 2
-  else
-    local system = recipe.data.system
-    if system == nil then system = require("datasets.template").system end
-    if system ~= "" then messages[1] = { role = "system", content = system } end
-  end
-  for _, shot in ipairs(shots_for(row)) do messages[#messages + 1] = { role = shot.role, content = shot.content } end
-  for i = first, #row.messages do
-    messages[#messages + 1] = { role = row.messages[i].role, content = row.messages[i].content }
-  end
-  return messages
-end
-
-local function made_row(split, view, index)
-  local row = view.get(index + 1)
-  if type(row.messages) ~= "table" or #row.messages == 0 then
-    fail("%s: data.%s row %d (%s) has no messages", place, split, index, view.at(index + 1))
-  end
-  return row
-end
-
-local function label(row)
-  return tostring(row.db_set or row.kind or row.source or "")
-end
-
---- Row `index` (from 0) of a split: messages as JSON, everything else as JSON, the name of its source, its place.
-function M.row(split, index)
-  local view = views[split]
-  if not view then fail("%s: data.%s is not open", place, split) end
-  local row = made_row(split, view, index)
-  local messages = compose(row)
-  local rest = {}
-  for key, value in pairs(row) do
-    if key ~= "messages" then rest[key] = value end
-  end
-  return json.encode(messages), json.encode(rest), label(row), view.at(index + 1)
-end
-
--- Eight zero bytes: no question.
-local NO_KEY = ("\0"):rep(8)
-
-local function question_key(row)
-  for i = #row.messages, 1, -1 do
-    if row.messages[i].role == "user" then return files.key(row.messages[i].content) end
-  end
-  return NO_KEY
-end
-
-local function shown_answer(answer)
-  if answer == nil then return "(none)" end
-  if type(answer) == "table" then return "(a table)" end
-  return cases.short(answer)
-end
-
---- Looks at the rows [from, from + n) of a split: eight bytes a row that are equal when the last messages of the user
---- are, and what answers there are by source, as JSON.
-function M.survey(split, from, n)
-  local view = views[split]
-  if not view then fail("%s: data.%s is not open", place, split) end
-  local keys, sources = {}, {}
-  local found = { sources = sources, failed = 0 }
-  for i = 1, n do
-    files.tick()
-    local ok, row = pcall(made_row, split, view, from + i - 1)
-    if ok then
-      keys[i] = question_key(row)
-      local source, answer = label(row), shown_answer(row.answer)
-      local counts = sources[source]
-      if not counts then
-        counts = {}
-        sources[source] = counts
-      end
-      counts[answer] = (counts[answer] or 0) + 1
-    else
-      keys[i] = NO_KEY
-      found.failed = found.failed + 1
-      found.first_failure = found.first_failure or tostring(row)
-    end
-  end
-  return table.concat(keys), json.encode(found)
-end
+function M.rows(...) return of_rows().rows(...) end
+function M.row(...) return of_rows().row(...) end
+function M.survey(...) return of_rows().survey(...) end
 
 -- `medrl test FILE`.
 
 --- Loads the main file and runs its cases: how many passed, how many failed, what failed for people, and as JSON.
 function M.test()
-  local module = require "@main"
+  local cases, module = require "medrl.cases", require "@main"
   local file = host.place "@main"
   local passed, failures, kind = 0, {}, "module"
   if type(module) == "table" and (module.score ~= nil or module.score_batch ~= nil) then
     kind = "reward"
-    cases.check_reward(module, file)
+    reward.check_reward(module, file)
     passed, failures = cases.reward(module, file)
   elseif type(module) == "table" and type(module.row) == "function" then
     kind = "dataset"

@@ -80,6 +80,14 @@ void mr_sha_add(mr_sha *s, const void *data, size_t len) {
     update(s, data, len);
 }
 
+static void write_hex(char hex[65], const uint8_t digest[SHA256_DIGEST_LENGTH]) {
+    for (int i = 0; i < SHA256_DIGEST_LENGTH; i++) {
+        hex[2 * i] = "0123456789abcdef"[digest[i] >> 4];
+        hex[2 * i + 1] = "0123456789abcdef"[digest[i] & 15];
+    }
+    hex[64] = '\0';
+}
+
 void mr_sha_end(mr_sha *s, char hex[65]) {
     uint8_t digest[SHA256_DIGEST_LENGTH] = { 0 };
     if (s->by == FIRST) begin(s, false);
@@ -88,15 +96,20 @@ void mr_sha_end(mr_sha *s, char hex[65]) {
     else if (s->failed || evp.final(s->fast, digest, NULL) != 1)
         memset(digest, 0, sizeof digest); /* nobody's hash: whoever compares refuses */
     if (s->fast) evp.free(s->fast);
-    for (int i = 0; i < SHA256_DIGEST_LENGTH; i++) {
-        hex[2 * i] = "0123456789abcdef"[digest[i] >> 4];
-        hex[2 * i + 1] = "0123456789abcdef"[digest[i] & 15];
-    }
-    hex[64] = '\0';
+    write_hex(hex, digest);
     mr_free(s);
 }
 
 void mr_sha256(char hex[65], const void *data, size_t len) {
+    if (len <= SMALL) { /* at hand as a whole: no copy is kept */
+        SHA2_CTX state;
+        uint8_t digest[SHA256_DIGEST_LENGTH];
+        SHA256Init(&state);
+        if (len > 0) SHA256Update(&state, data, len);
+        SHA256Final(digest, &state);
+        write_hex(hex, digest);
+        return;
+    }
     mr_sha *s = mr_sha_new();
     mr_sha_add(s, data, len);
     mr_sha_end(s, hex);

@@ -4,10 +4,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <editline/readline.h>
-
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/edit.h"
 #include "cli/speak.h"
 
 static const mr_usage usage = {
@@ -28,6 +27,7 @@ typedef struct conversation {
     int n_turns, cap_turns;
     mr_speak_opts speak;
     bool terminal, inside;
+    const mr_edit *edit; /* of a terminal */
 } conversation;
 
 static void forget(conversation *c) {
@@ -46,8 +46,8 @@ static void remember(conversation *c, const char *role, char *content) {
 /* The next line without its end, NULL at the end of the input. */
 static char *next_line(const conversation *c) {
     if (c->terminal) {
-        char *line = readline(c->inside ? "you> " : "> "), *copy = mr_strdup(line);
-        if (line && *line && !c->inside) add_history(line);
+        char *line = c->edit->readline(c->inside ? "you> " : "> "), *copy = mr_strdup(line);
+        if (line && *line && !c->inside) c->edit->add_history(line);
         free(line);
         return copy;
     }
@@ -143,6 +143,7 @@ mr_status mr_converse(mr_parts *p, const char *system, const mr_speak_opts *spea
         .terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO),
         .inside = inside,
     };
+    if (c.terminal) MR_TRY(mr_edit_open(&c.edit, err));
     if (c.terminal)
         mr_info("%s%s%s; /reset, /quit, Ctrl-C stops an answer", p->path, p->adapter ? " + " : "",
                 p->adapter ? p->adapter : "");

@@ -12,12 +12,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <editline/readline.h>
-
 #include "base/fsafe.h"
 #include "base/log.h"
 #include "base/utf8.h"
 #include "cli/cli.h"
+#include "cli/edit.h"
 
 enum { HISTORY = 2000, PATIENCE = 2 };
 
@@ -29,6 +28,7 @@ typedef struct console {
 } console;
 
 /* libedit's functions and signal handlers get no argument of ours. */
+static const mr_edit *edit; /* of a session at a terminal */
 static mr_repl *completing, *volatile running;
 static void (*volatile also_fn)(void *self);
 static void *volatile also_self;
@@ -206,9 +206,10 @@ static int read_character(FILE *in) {
 
 /* The first of the list is what all have in common, as readline's own functions have it; malloc'ed for libedit. */
 static char **complete(const char *text, int start, int end) {
-    rl_attempted_completion_over = 1; /* no names of files */
+    *edit->rl_attempted_completion_over = 1; /* no names of files */
     (void)start;
-    char *line = mr_strndup(rl_line_buffer, (size_t)end), **found = mr_repl_complete(completing, line), **list = NULL;
+    char *line = mr_strndup(*edit->rl_line_buffer, (size_t)end);
+    char **found = mr_repl_complete(completing, line), **list = NULL;
     int n = 0;
     mr_free(line);
     while (found[n]) n++;
@@ -237,44 +238,46 @@ static void open_terminal(console *c) {
     /* Characters are read and drawn as UTF-8 whatever the language is; numbers stay as they are. */
     if (!setlocale(LC_CTYPE, "") || strcmp(nl_langinfo(CODESET), "UTF-8") != 0) setlocale(LC_CTYPE, "C.UTF-8");
     static char name[] = "medrl", breaks[] = " \t\n\"\\'`@$><=;|&{}()[],+-*/^%#~!?";
-    rl_readline_name = name;
-    rl_catch_signals = 0;
-    rl_getc_function = read_character;
-    rl_attempted_completion_function = complete;
-    rl_completer_word_break_characters = breaks;
-    rl_completion_append_character = '\0';
+    *edit->rl_readline_name = name;
+    *edit->rl_catch_signals = 0;
+    *edit->rl_getc_function = read_character;
+    *edit->rl_attempted_completion_function = complete;
+    *edit->rl_completer_word_break_characters = breaks;
+    *edit->rl_completion_append_character = '\0';
     completing = c->repl;
-    using_history();
-    stifle_history(HISTORY);
+    edit->using_history();
+    edit->stifle_history(HISTORY);
     c->history = history_path();
-    if (c->history) read_history(c->history);
+    if (c->history) edit->read_history(c->history);
     c->columns = columns_now();
     if (c->how->greeting) printf("%s\n", c->how->greeting);
 }
 
 static void close_terminal(console *c) {
-    rl_getc_function = NULL;
+    *edit->rl_getc_function = NULL;
     completing = NULL;
     mr_free(c->history);
 }
 
 static void remember(console *c, const char *line) {
     if (line[strspn(line, " \t")] == '\0') return;
-    HIST_ENTRY *last = history_length > 0 ? history_get(history_base + history_length - 1) : NULL;
+    const int n = *edit->history_length;
+    HIST_ENTRY *last = n > 0 ? edit->history_get(*edit->history_base + n - 1) : NULL;
     if (last && last->line && strcmp(last->line, line) == 0) return;
-    add_history(line);
-    if (c->history) write_history(c->history); /* now: a session may end in any way */
+    edit->add_history(line);
+    if (c->history) edit->write_history(c->history); /* now: a session may end in any way */
 }
 
 static void fit_columns(console *c) {
     int now = columns_now();
-    if (now != c->columns) rl_resize_terminal();
+    if (now != c->columns) edit->rl_resize_terminal();
     c->columns = now;
     mr_repl_set_columns(c->repl, now);
 }
 
 static mr_status run_terminal(console *c, mr_err *err) {
     mr_status st = MR_OK;
+    MR_TRY(mr_edit_open(&edit, err));
     open_terminal(c);
     for (;;) {
         mr_signals_forget();
@@ -282,7 +285,7 @@ static mr_status run_terminal(console *c, mr_err *err) {
         if (c->how->between) c->how->between(c->how->self);
         fit_columns(c);
         fflush(stdout);
-        char *line = readline(mr_repl_pending(c->repl) ? ">> " : "> ");
+        char *line = edit->readline(mr_repl_pending(c->repl) ? ">> " : "> ");
         const int number = mr_signals_seen();
         if (number || !line) {
             free(line);

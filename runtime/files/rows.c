@@ -93,7 +93,7 @@ static mr_status became_shorter(const mr_rows *r, int64_t line, mr_err *err) {
 static mr_status slide(mr_rows *r, size_t *at, int64_t line, mr_err *err) {
     const size_t kept = r->len - *at;
     if (kept == r->cap) {
-        const size_t cap = r->cap ? 2 * r->cap : window_bytes;
+        const size_t cap = r->cap ? 2 * r->cap : r->size < window_bytes ? r->size + 1 : window_bytes;
         char *bytes = mr_try_alloc(cap);
         if (!bytes) return mr_fail(err, MR_ENOMEM, "%s:%" PRId64 ": no memory for %zu bytes", r->name, line, cap);
         if (kept) memcpy(bytes, r->data + *at, kept);
@@ -660,18 +660,19 @@ static mr_status row_bytes(const mr_rows *r, int64_t index, const char **bytes, 
         if (want > c->cap || c->cap > 4 * ahead_bytes) { /* what one long row needed is given back */
             mr_free(c->bytes);
             c->cap = c->len = 0;
-            c->bytes = mr_try_alloc(want > ahead_bytes ? want : ahead_bytes);
+            const size_t room = r->size < ahead_bytes ? r->size : ahead_bytes, cap = want > room ? want : room;
+            c->bytes = mr_try_alloc(cap);
             if (!c->bytes)
                 return mr_fail(err, MR_ENOMEM, "%s:%" PRId64 ": no memory for a row of %zu bytes", r->name, p->line,
                                p->len);
-            c->cap = want > ahead_bytes ? want : ahead_bytes;
+            c->cap = cap;
         }
         c->base = p->at;
         c->len = 0;
         MR_TRY(read_at(r, c->bytes, p->at, want, &c->len, err));
         if (c->len < p->len) return became_shorter(r, p->line, err);
     }
-    *bytes = c->bytes + (p->at - c->base);
+    *bytes = c->bytes ? c->bytes + (p->at - c->base) : ""; /* an empty row, and nothing was read yet */
     return MR_OK;
 }
 

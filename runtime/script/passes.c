@@ -32,12 +32,11 @@ static void add_texts(mr_sha *sha, const mr_texts *t) {
 }
 
 static bool add_file(mr_sha *sha, mr_take *t) {
-    char name[1024], *at;
+    char name[1024], *at = NULL;
     mr_take_string(t, name, sizeof name);
     const int fd = t->bad ? -1 : mr_pool_open_data(name, &at, NULL);
-    if (fd < 0) return false;
-    const bool ok = mr_import_identify(sha, fd, at, NULL) == MR_OK;
-    close(fd);
+    const bool ok = fd >= 0 && mr_import_identify(sha, fd, at, NULL) == MR_OK;
+    if (fd >= 0) close(fd);
     mr_free(at);
     return ok;
 }

@@ -64,7 +64,8 @@ typedef struct mr_peer {
     int32_t seen_reward;
 } mr_peer;
 
-/* One version of the scripts and the workers that run it. peers[n_workers] is the one that owns the data. */
+/* One version of the scripts and the workers that run it. peers[n_workers] is the one that owns the data, where there is
+ * a recipe (mr_pool_has_data). */
 typedef struct mr_version {
     mr_texts texts;
     mr_peer *peers;
@@ -167,6 +168,7 @@ bool mr_pool_take_scores(mr_pool *p, mr_pool_job *job, mr_take *t, mr_fault_fn o
 void mr_pool_give_up(mr_pool *p, mr_pool_job *job, int reward);
 
 /* open.c */
+bool mr_pool_has_data(const mr_pool *p); /* a recipe, and a worker that does not score but makes its rows */
 mr_status mr_version_open(mr_pool *p, mr_version **out, bool cases, mr_err *err);
 void mr_version_close(mr_version *v);
 /* Closes a version that is not used; what it was made of is kept in p->tried. NULL is fine. */

@@ -249,7 +249,7 @@ static void hand_data(mr_pool *p, change *c) {
         s->n_rows = now->n_rows, s->report = now->report, s->counts = now->counts;
         now->report = now->counts = NULL;
     }
-    if (!c->keep_data) return;
+    if (!c->keep_data || !mr_pool_has_data(p)) return;
     mr_peer *mine = &v->peers[v->n_peers - 1], *old = &p->v->peers[p->v->n_peers - 1], swap = *mine;
     *mine = *old;
     *old = swap;
@@ -271,13 +271,18 @@ static void take_over(mr_pool *p, change *c, float *weights) {
     c->v = NULL;
 }
 
+/* Without medrl's own, which do not change, and of which a new version has not loaded what opens rows. */
 static bool same_texts(const mr_texts *a, const mr_texts *b) {
-    bool same = a->n == b->n;
+    bool same = true;
+    int n = 0; /* of b that are not found in a */
+    for (int i = 0; i < b->n; i++) n += !mr_text_is_own(b->list[i]);
     for (int i = 0; same && i < a->n; i++) {
+        if (mr_text_is_own(a->list[i])) continue;
         const mr_text *x = mr_texts_find(b, a->list[i]->module);
         same = x && strcmp(x->pub.sha256, a->list[i]->pub.sha256) == 0 && strcmp(x->pub.name, a->list[i]->pub.name) == 0;
+        n--;
     }
-    return same;
+    return same && n == 0;
 }
 
 static mr_status build(mr_pool *p, change *c, mr_err *err) {

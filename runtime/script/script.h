@@ -2,8 +2,8 @@
  * state.
  *
  * A pool is n_workers copies of this program (`medrl --worker`) that have loaded the recipe, its datasets and its
- * rewards, and one more that holds the data. Frames over a socket pair carry rows and completions out and JSON and
- * doubles back. A worker is locked in (sandbox.h) before any script reaches it.
+ * rewards, and with a recipe one more that holds the data. Frames over a socket pair carry rows and completions out and
+ * JSON and doubles back. A worker is locked in (sandbox.h) before any script reaches it.
  *
  * Deadlines are the parent's clock and SIGKILL, for each call. The call that a killed worker was in is a fault of its
  * reward and sample; the worker is replaced and its other samples are scored again. A worker that was not computing, or

@@ -234,7 +234,7 @@ const mr_text *mr_texts_find(const mr_texts *t, const char *module) {
 static bool is_own_module(const char *module) {
     return strncmp(module, "medrl.", 6) == 0;
 }
-static bool is_own(const mr_text *x) {
+bool mr_text_is_own(const mr_text *x) {
     return is_own_module(x->module);
 }
 
@@ -305,7 +305,7 @@ static mr_status get(mr_texts *t, const char *module, const mr_text **out, mr_er
     const char *sha = !is_own_module(module) ? mr_detail_hash(t->pinned, module) : NULL;
     if (sha && t->store) return get_pinned(t, module, sha, out, err);
     const mr_text *before = t->before ? mr_texts_find(t->before, module) : NULL;
-    if (before && is_own(before)) {
+    if (before && mr_text_is_own(before)) {
         mr_texts_add_copy(t, before);
         *out = t->list[t->n - 1];
         return MR_OK;
@@ -366,7 +366,7 @@ bool mr_texts_changed(mr_texts *t, mr_str *what, uint64_t *signature, bool *youn
         if (!x->path) continue;
         struct stat now;
         x->changed = false;
-        if (is_own(x)) continue;
+        if (mr_text_is_own(x)) continue;
         if (stat(x->path, &now) == 0 && x->seen.st_ino && same_stat(&now, &x->seen)) {
             x->found_s = 0;
             continue;

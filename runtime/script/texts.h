@@ -61,6 +61,8 @@ bool mr_texts_changed(mr_texts *t, mr_str *what, uint64_t *signature, bool *youn
 bool mr_texts_mended(mr_texts *t);
 /* The text of a module when it is there; NULL. */
 const mr_text *mr_texts_find(const mr_texts *t, const char *module);
+/* Whether it is one of medrl's own (medrl.*), which are read once for a process and never looked at again. */
+bool mr_text_is_own(const mr_text *x);
 /* Adds a copy of a text of another version. */
 void mr_texts_add_copy(mr_texts *t, const mr_text *x);
 /* The texts as mr_reload.detail has them, added to an object. */

@@ -28,9 +28,9 @@ mr_status mr_tokenizer_open(mr_tokenizer **out, const char *path, mr_err *err) {
     *out = NULL;
     mr_tokenizer *t = mr_alloc(sizeof *t);
     t->bos = t->eos = t->pad = t->unk_id = -1;
-    t->cache = mr_try_alloc(CACHE_SLOTS * sizeof *t->cache);
-    mr_status st =
-        t->cache ? mr_vocab_load(t, path, err) : mr_fail(err, MR_ENOMEM, "%s: no memory for the tokenizer", path);
+    mr_status st = mr_vocab_load(t, path, err);
+    if (st == MR_OK && !(t->cache = mr_try_alloc(CACHE_SLOTS * sizeof *t->cache)))
+        st = mr_fail(err, MR_ENOMEM, "%s: no memory for the tokenizer", path);
     if (st != MR_OK) {
         mr_tokenizer_close(t);
         return st;

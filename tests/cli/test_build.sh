@@ -42,7 +42,7 @@ prints '"checkpoint_format": 1'
 linked=$(grep -o 'Shared library: \[[^]]*' "$temp/dynamic" | sed 's/.*\[//')
 for lib in $linked; do
     case $lib in
-    libc.so* | libm.so* | libdl.so* | libpthread.so* | ld-linux* | libluajit-5.1.so* | libcjson.so* | libpcre2-8.so* | libutf8proc.so* | libmd.so* | libedit.so* | libz.so* | libzstd.so*) ;;
+    libc.so* | libm.so* | libdl.so* | libpthread.so* | ld-linux* | libluajit-5.1.so* | libcjson.so* | libpcre2-8.so* | libutf8proc.so* | libmd.so* | libz.so* | libzstd.so*) ;;
     liblz4.so*) grep -q '"carquet"' "$temp/out" || fail "it is linked with $lib, and not for Parquet" ;;
     *) fail "it is linked with $lib, which version --json does not list" ;;
     esac

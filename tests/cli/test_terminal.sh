@@ -269,4 +269,14 @@ enters 'run.step'
 sees 'the run has ended'
 keys C-d
 exits 0
+
+# --- without the line editor: one line that says what to do
+mkdir lost
+: >lost/libedit.so.2
+LD_LIBRARY_PATH=$temp/lost
+export LD_LIBRARY_PATH
+begin 200 24 repl "$smoke"
+sees 'libedit: not installed here, a session at a terminal wants it; apt-get install libedit2'
+exits 2
+unset LD_LIBRARY_PATH
 passed

@@ -1,7 +1,11 @@
 /* fuzz_lua.c - any bytes as a user's Lua file, in the workers that a run would start for it: the first byte chooses whether they are the file
- * of a reward, or what such a file calls for each completion. The worker may end as it likes. The trainer's side may not: the pool opens or
- * says why not in one line, every completion has a finite score or a fault, nothing of a worker is left behind (no child, no
- * descriptor), and an honest reward scores as before.
+ * of a reward or what such a file calls for each completion, and whether the pool opens with them or they are saved over an honest reward
+ * that is in use. The worker may end as it likes. The trainer's side may not: the pool opens or says why not in one line, every completion
+ * has a finite score or a fault, nothing of a worker is left behind (no child, no descriptor), an honest reward scores as before, and after
+ * whatever was saved it takes over again.
+ *
+ * An execution is the start of a worker, mostly. What hangs costs its deadline as well, which is short here, and what takes all memory has
+ * little to take: run.sh keeps few of either among the seeds.
  *
  * Workers are another program, the one that is shipped: MEDRL_FUZZ_WORKER, else the medrl of this build (the linker leads posix_spawn here).
  * A sanitizer in them would find LuaJIT's own assumptions about memory, and takes longer to start than a file to run. */
@@ -16,8 +20,9 @@
 #include "fuzz.h"
 #include "script/script.h"
 
-enum { N_TEXTS = 2, HONEST_EVERY = 64, MOST_WORKERS = 256 };
-static const double DEADLINE_S = 0.05, HONEST_DEADLINE_S = 5; /* what hangs is common here, and waited for */
+enum { N_TEXTS = 2, HONEST_EVERY = 64, MOST_WORKERS = 256, PATIENCE = 50 };
+enum { SAVED_WHOLE = 2, SAVED_CHUNK = 3, WAYS = 32 }; /* of the first byte; an odd one: what a file calls */
+static const double DEADLINE_S = 0.02, HONEST_DEADLINE_S = 5; /* what hangs is common here, and waited for */
 
 static pid_t workers[MOST_WORKERS];
 static int n_workers;
@@ -54,20 +59,23 @@ static int n_open_files(void) {
     return n;
 }
 
-/* The sum of the scores of a few completions; NaN when one has none. */
-static double score(const char *reward, double deadline_s) {
-    static const char *const texts[N_TEXTS] = { "<answer>\nB\n</answer>", "x\xff\n%d " };
+static mr_pool *open_pool(const char *reward, double deadline_s) {
     const char *const rewards[] = { reward, NULL };
-    const mr_pool_opts o = { .n_workers = 1, .deadline_s = deadline_s, .memory_bytes = (size_t)64 << 20, .rewards = rewards };
+    const mr_pool_opts o = { .n_workers = 1, .deadline_s = deadline_s, .memory_bytes = (size_t)16 << 20, .rewards = rewards };
     mr_pool *p;
     mr_err err = { "" };
-    if (mr_pool_open(&p, NULL, &o, &err) != MR_OK) {
-        fuzz_refused(err.msg, "");
-        return (double)NAN;
-    }
+    if (mr_pool_open(&p, NULL, &o, &err) == MR_OK) return p;
+    fuzz_refused(err.msg, "");
+    return NULL;
+}
+
+/* The sum of the scores of a few completions; NaN when one has none. */
+static double score(mr_pool *p) {
+    static const char *const texts[N_TEXTS] = { "<answer>\nB\n</answer>", "x\xff\n%d " };
     const mr_scorer sc = mr_pool_scorer(p);
     mr_score scores[N_TEXTS];
     mr_fault faults[2];
+    mr_err err = { "" };
     int n_faults = 0;
     double sum = 0;
     mr_status st = MR_OK;
@@ -77,18 +85,25 @@ static double score(const char *reward, double deadline_s) {
         st = sc.submit(sc.self, &job, &err);
     }
     if (st == MR_OK) st = sc.collect(sc.self, scores, N_TEXTS, faults, 2, &n_faults, &err);
-    if (st == MR_OK) {
-        for (int i = 0; i < N_TEXTS; i++) {
-            PROMISE(scores[i].kind <= MR_FAULT, "a score of kind %d", (int)scores[i].kind);
-            PROMISE(scores[i].kind != MR_SCORED || isfinite(scores[i].value), "a score of %g", scores[i].value);
-            sum += scores[i].kind == MR_SCORED ? scores[i].value : (double)NAN;
-        }
-        PROMISE(n_faults >= 0 && n_faults <= N_TEXTS, "%d faults of %d", n_faults, N_TEXTS);
-        fuzz_accepted();
-    } else
+    if (st != MR_OK) {
         fuzz_refused(err.msg, "");
+        return (double)NAN;
+    }
+    for (int i = 0; i < N_TEXTS; i++) {
+        PROMISE(scores[i].kind <= MR_FAULT, "a score of kind %d", (int)scores[i].kind);
+        PROMISE(scores[i].kind != MR_SCORED || isfinite(scores[i].value), "a score of %g", scores[i].value);
+        sum += scores[i].kind == MR_SCORED ? scores[i].value : (double)NAN;
+    }
+    PROMISE(n_faults >= 0 && n_faults <= N_TEXTS, "%d faults of %d", n_faults, N_TEXTS);
+    fuzz_accepted();
+    return sum;
+}
+
+static double score_file(const char *reward, double deadline_s) {
+    mr_pool *p = open_pool(reward, deadline_s);
+    const double sum = p ? score(p) : (double)NAN;
     mr_pool_close(p);
-    return st == MR_OK ? sum : (double)NAN;
+    return sum;
 }
 
 static char folder[] = "/tmp/medrl-fuzz-lua-XXXXXX", live[64], honest_path[64];
@@ -96,6 +111,12 @@ static char folder[] = "/tmp/medrl-fuzz-lua-XXXXXX", live[64], honest_path[64];
 static void put(const char *path, const mr_str *text) { /* not mr_file_write, which waits for the disk */
     FILE *f = fopen(path, "w");
     PROMISE(f && fwrite(text->data ? text->data : "", 1, text->len, f) == text->len && fclose(f) == 0, "%s cannot be written", path);
+}
+static void put_honest(const char *path, int version) { /* which adds itself to each score */
+    mr_str text = { 0 };
+    mr_str_printf(&text, "return { score = function(c) return #c %% 7 + %d end }\n", version);
+    put(path, &text);
+    mr_str_clear(&text);
 }
 static void close_folder(void) {
     unlink(live), unlink(honest_path);
@@ -106,10 +127,52 @@ static void open_folder(void) {
     atexit(close_folder);
     snprintf(live, sizeof live, "%s/x.lua", folder);
     snprintf(honest_path, sizeof honest_path, "%s/honest.lua", folder);
-    mr_str text = { 0 };
-    mr_str_puts(&text, "return { score = function(c) return #c % 7 end }\n");
-    put(honest_path, &text);
-    mr_str_clear(&text);
+    put_honest(honest_path, 0);
+}
+
+static char told[200]; /* by the last reload that took nothing over */
+
+/* Between two steps of a run. Whether a new version is in use. */
+static bool look_for_changes(mr_pool *p) {
+    const mr_scorer sc = mr_pool_scorer(p);
+    mr_reload r = { 0 };
+    mr_err err = { "" };
+    PROMISE(sc.between_steps(sc.self, 1, &r, &err) == MR_OK, "a reload fails: %s", err.msg);
+    PROMISE(!r.taken || !r.refused, "a version is taken over, and refused");
+    PROMISE(!(r.taken || r.refused) || (r.note.len && !strchr(r.note.data, '\n')), "a reload tells: %s", r.note.len ? r.note.data : "nothing");
+    const bool taken = r.taken;
+    snprintf(told, sizeof told, "%s", r.note.len ? r.note.data : "(nothing)");
+    mr_reload_clear(&r);
+    return taken;
+}
+
+/* Whether the honest reward scores as it must. Its worker may get no time on a busy machine: the deadline is short. */
+static bool scores_as(mr_pool *p, double want) {
+    double sum = (double)NAN;
+    for (int i = 0; i < PATIENCE && isnan(sum); i++) sum = score(p);
+    return sum == want;
+}
+
+/* The text is saved while an honest reward is in use, then another honest one. honest: what its version 0 gives. */
+static void save_over(const mr_str *text, double honest) {
+    static int version;
+    put_honest(live, ++version);
+    mr_pool *p = open_pool(live, DEADLINE_S);
+    if (!p) return; /* a busy machine */
+    PROMISE(scores_as(p, honest + N_TEXTS * version), "the honest reward does not score");
+    put(live, text);
+    if (look_for_changes(p))
+        score(p);
+    else
+        PROMISE(scores_as(p, honest + N_TEXTS * version), "a text was not taken over, and the honest reward scores otherwise");
+    bool back = false;
+    for (int i = 0; i < PATIENCE && !back; i++) {
+        put_honest(live, ++version);
+        back = look_for_changes(p);
+    }
+    PROMISE(back, "the honest reward is not taken over again: %s", told);
+    PROMISE(scores_as(p, honest + N_TEXTS * version), "the honest reward was taken over again, and scores otherwise");
+    mr_pool_close(p);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -123,24 +186,29 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     mr_log_set_level(MR_LOG_ERROR);
     if (n == 0) {
         open_folder();
-        honest = score(honest_path, HONEST_DEADLINE_S);
+        honest = score_file(honest_path, HONEST_DEADLINE_S);
         PROMISE(isfinite(honest), "the honest reward does not score; is the worker (MEDRL_FUZZ_WORKER, " MR_FUZZ_WORKER ") there?");
         fuzz_n_accepted = 0;
     }
     mr_str text = { 0 };
-    const bool whole = data[0] % 2 == 0;
+    const int way = data[0] % WAYS;
+    const bool whole = way % 2 == 0;
     if (!whole) mr_str_puts(&text, begin);
     mr_str_add(&text, data + 1, size - 1);
     if (!whole) mr_str_puts(&text, end);
-    put(live, &text);
-    mr_str_clear(&text);
     const int files = n_open_files();
-    score(live, DEADLINE_S);
+    if (way == SAVED_WHOLE || way == SAVED_CHUNK) {
+        save_over(&text, honest);
+    } else {
+        put(live, &text);
+        score_file(live, DEADLINE_S);
+    }
+    mr_str_clear(&text);
     PROMISE(n_open_files() == files, "a descriptor is left: %d, were %d", n_open_files(), files);
     no_worker_is_left();
     if (++n % HONEST_EVERY == 0) {
         const long accepted = fuzz_n_accepted;
-        PROMISE(score(honest_path, HONEST_DEADLINE_S) == honest, "an honest reward scores otherwise now");
+        PROMISE(score_file(honest_path, HONEST_DEADLINE_S) == honest, "an honest reward scores otherwise now");
         fuzz_n_accepted = accepted;
     }
     return 0;

@@ -297,6 +297,8 @@ static void lua_seeds(void) {
     text_seed(f, "\1", 1, "return { function() return os.execute(\"id\") end, function() return string.rep(\"x\", 1e9) end,\n"
                           "function() return load(\"x\") end, function() error(setmetatable({}, { __tostring = error })) end }");
     text_seed(f, "\1", 1, "return 0/0");
+    text_seed(f, "\2", 1, "local function score(c) return #c end\nreturn { score = score, cases = { { \"a\", {}, 1 } } }\n");
+    text_seed(f, "\3", 1, "return x.y");
     text_seed(f, "\1", 1, "return (\"a\"):rep(28):find((\"a*\"):rep(8)..\"b\") or string.format(\"%5.2f %q\", 1e308, \"x\")");
 }
 

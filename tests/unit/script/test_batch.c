@@ -1,5 +1,7 @@
 /* test_batch.c - rewards with score_batch: what a batch is (the completions of one prompt, by id, whoever scores them
  * and in whatever order they come), and what each wrong answer costs. */
+#include <dirent.h>
+
 #include "base/proc.h"
 #include "unit/script/script_test.h"
 
@@ -388,10 +390,77 @@ static void rewards_without_a_recipe(void) {
     mr_pool_close(p);
 }
 
+/* Children of this process that have not ended. */
+static int n_children(void) {
+    int n = 0;
+    DIR *d = opendir("/proc");
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char path[300], text[512] = "", state = 0;
+        snprintf(path, sizeof path, "/proc/%s/stat", e->d_name);
+        FILE *f = e->d_name[0] >= '1' && e->d_name[0] <= '9' ? fopen(path, "re") : NULL;
+        if (!f) continue;
+        text[fread(text, 1, sizeof text - 1, f)] = '\0';
+        fclose(f);
+        const char *end = strrchr(text, ')'); /* the name before it may hold anything */
+        int parent = 0;
+        if (end && sscanf(end + 1, " %c %d", &state, &parent) == 2) n += parent == (int)getpid() && state != 'Z';
+    }
+    if (d) closedir(d);
+    return n;
+}
+
+/* Without a recipe there is no worker for rows: the one that ran the cases scores, and has seen nothing of them. */
+static void rewards_alone_need_no_more_workers(void) {
+    static const char tally[] = "local seen = 0\n"
+                                "local function score() seen = seen + 1 return seen * %d end\n"
+                                "return { score = score%s }\n";
+    static const char cases[] = ", cases = { { 'a', {}, 2 }, { 'b', {}, 4 } }";
+    const char *list[] = { "tally", NULL }, *texts[] = { "a", "b" };
+    mr_score s[2];
+    mr_err err = { .msg = "" };
+    for (int with_cases = 0; with_cases < 2; with_cases++) {
+        char *text = mr_asprintf(tally, 2, with_cases ? cases : "");
+        put_file("rewards/tally.lua", text);
+        mr_free(text);
+        for (int n_workers = 1; n_workers <= 2; n_workers++) {
+            const int before = n_children();
+            mr_pool *p;
+            REQUIRE_OK(mr_pool_open(&p, NULL, &(mr_pool_opts){ .n_workers = n_workers, .rewards = list }, &err), err);
+            CHECK_INT(n_children() - before, n_workers);
+            CHECK_INT(score_texts(p, texts, 1, "{}", s, NULL, 0), 0);
+            CHECK_NEAR(s[0].value, 2, 0);
+            mr_pool_close(p);
+        }
+    }
+    /* the same of a version that takes over, and of the worker that a recipe has */
+    mr_pool *p;
+    REQUIRE_OK(mr_pool_open(&p, NULL, &(mr_pool_opts){ .n_workers = 1, .rewards = list }, &err), err);
+    char *text = mr_asprintf(tally, 1, ", cases = { { 'a', {}, 1 } }");
+    put_file("rewards/tally.lua", text);
+    mr_free(text);
+    mr_reload r = { 0 };
+    for (double end = mr_now_s() + 20; !r.taken && mr_now_s() < end;) {
+        mr_reload_clear(&r);
+        REQUIRE_OK(mr_pool_scorer(p).between_steps(mr_pool_scorer(p).self, 1, &r, &err), err);
+    }
+    CHECK_CONTAINS(r.note.data, "rewards/tally.lua: taken over (1 case passed)");
+    mr_reload_clear(&r);
+    const int alone = n_children();
+    CHECK_INT(score_texts(p, texts, 2, "{}", s, NULL, 0), 0);
+    CHECK_NEAR(s[0].value + s[1].value, 3, 0);
+    mr_pool_close(p);
+    CHECK_INT(alone - n_children(), 1);
+    put_recipe("tally.lua", "'tally'", "");
+    p = open_pool("tally.lua", 1, 2);
+    CHECK_INT(n_children() - alone + 1, 2);
+    mr_pool_close(p);
+}
+
 SCRIPT_TEST_MAIN({ "a_batch_is_the_group_by_id", a_batch_is_the_group_by_id },
                  { "a_group_that_stays_short_is_scored_as_it_is", a_group_that_stays_short_is_scored_as_it_is },
                  { "wrong_answers_cost_their_group_or_sample", wrong_answers_cost_their_group_or_sample },
                  { "groups_that_hang_cost_three_deadlines", groups_that_hang_cost_three_deadlines },
                  { "a_reward_changes_its_form", a_reward_changes_its_form },
                  { "a_named_file_that_goes_is_missed", a_named_file_that_goes_is_missed },
-                 { "cases_of_a_batch", cases_of_a_batch }, { "rewards_without_a_recipe", rewards_without_a_recipe })
+                 { "cases_of_a_batch", cases_of_a_batch }, { "rewards_without_a_recipe", rewards_without_a_recipe },
+                 { "rewards_alone_need_no_more_workers", rewards_alone_need_no_more_workers })
