@@ -224,7 +224,21 @@ __device__ inline float exp2_fast(float x) {
 }
 #endif
 
-/* --- sums --- */
+/* --- tables of work, sums --- */
+
+/* Of a table whose entries have items from `first` on, the entry that an item belongs to. By value: a pointer into the table would be read again
+ * after every store. */
+template <typename T> __device__ inline T owner_of(const T *all, int n, int item) {
+    int low = 0;
+    for (int high = n - 1; low < high;) {
+        int middle = (low + high + 1) / 2;
+        if (all[middle].first <= item)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return all[low];
+}
 
 /* Lanes 16 apart, then 8, 4, 2, 1: all lanes get the same bits. */
 __device__ inline float warp_sum(float x) {

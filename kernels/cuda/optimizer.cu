@@ -97,19 +97,6 @@ typedef struct tensor {
     bool decays, even; /* even: loads of four elements are aligned, and none has fewer */
 } tensor;
 
-/* The tensor of an item. By value: a pointer into the table would be read again after every store. */
-__device__ inline tensor tensor_of(const tensor *all, int n, int item) {
-    int low = 0;
-    for (int high = n - 1; low < high;) {
-        int middle = (low + high + 1) / 2;
-        if (all[middle].first <= item)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return all[low];
-}
-
 /* A lane's four neighbors, of which `left` are there. */
 __device__ inline void load4(float to[4], const float *from, int left, bool even) {
     if (even && left > 0) {
@@ -152,7 +139,7 @@ template <bool LAST>
 __global__ static void __launch_bounds__(THREADS, BLOCKS_A_SM) adamw_kernel(const tensor *all, int n_tensors, int n_items, factors f) {
     float decay = f.decay;
     for (int item = blockIdx.x; item < n_items; item += gridDim.x) {
-        tensor t = tensor_of(all, n_tensors, item);
+        tensor t = owner_of(all, n_tensors, item);
         f.decay = t.decays ? decay : 1.0f;
         int64_t from = (int64_t)(item - t.first) * ITEM;
         int n = t.n - from < ITEM ? (int)(t.n - from) : (int)ITEM;
@@ -233,7 +220,7 @@ __global__ static void __launch_bounds__(THREADS, BLOCKS_A_SM)
     for (int i = threadIdx.x; i < TABLES_8BIT; i += THREADS) near[i] = tables[CU_MAP + i];
     __syncthreads();
     for (int item = blockIdx.x; item < n_items; item += gridDim.x) {
-        tensor t = tensor_of(all, n_tensors, item);
+        tensor t = owner_of(all, n_tensors, item);
         int64_t first = (int64_t)(item - t.first) * (ITEM / BLOCK);
         f.decay = t.decays ? decay : 1.0f;
         for (int64_t block = first + threadIdx.x / 32; block < first + ITEM / BLOCK && block * BLOCK < t.n; block += THREADS / 32)

@@ -622,15 +622,7 @@ __device__ inline float4 four_of(const refill &r, int64_t at) {
 
 __global__ static void __launch_bounds__(THREADS, SET_BLOCKS_A_SM) weight_set_kernel(const refill *all, int n, int n_items) {
     for (int item = blockIdx.x; item < n_items; item += gridDim.x) {
-        int low = 0;
-        for (int high = n - 1; low < high;) {
-            int middle = (low + high + 1) / 2;
-            if (all[middle].first <= item)
-                low = middle;
-            else
-                high = middle - 1;
-        }
-        refill r = all[low];
+        refill r = owner_of(all, n, item);
         int64_t at = (int64_t)(item - r.first) * SET_ITEM, end = at + SET_ITEM < r.n ? at + SET_ITEM : r.n;
         for (at += threadIdx.x * 4; at < end; at += SET_AHEAD * 4 * THREADS) {
             float4 x[SET_AHEAD];

@@ -14,11 +14,15 @@ local function recipe_fault(message, ...)
   error(host.recipe_fault .. message:format(...), 0)
 end
 
--- recipe: the resolved table; place: its file's name.
-return function(recipe, place)
-
 local M = {}
-local views = {} -- opened splits
+local recipe, place -- the resolved table and its file's name
+local views = {}    -- opened splits
+
+--- Which recipe's rows they are: once, before all else. Gives this module.
+function M.of(a_recipe, its_place)
+  recipe, place = a_recipe, its_place
+  return M
+end
 
 --- Opens data[split]; gives the number of rows, a report in lines and the same as JSON.
 function M.rows(split)
@@ -150,4 +154,3 @@ function M.survey(split, from, n)
 end
 
 return M
-end

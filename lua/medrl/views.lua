@@ -332,6 +332,21 @@ local function open_all(list, ctx)
   return views, present
 end
 
+-- n rows of several views: find(i) gives a row's view and its place there.
+local function mixed_view(n, find)
+  return {
+    n = n,
+    get = function(i)
+      local view, k = find(i)
+      return view.get(k)
+    end,
+    at = function(i)
+      local view, k = find(i)
+      return view.at(k)
+    end,
+  }
+end
+
 function open.concatenate(set, ctx)
   local views = open_all(set.list, ctx)
   if #views == 0 then return nil end
@@ -345,17 +360,7 @@ function open.concatenate(set, ctx)
     while starts[v] >= i do v = v - 1 end
     return views[v], i - starts[v]
   end
-  return {
-    n = n,
-    get = function(i)
-      local view, k = find(i)
-      return view.get(k)
-    end,
-    at = function(i)
-      local view, k = find(i)
-      return view.at(k)
-    end,
-  }
+  return mixed_view(n, find)
 end
 
 -- The order of an interleaving: for each place which source and which of its rows, as row * SOURCES + source. One
@@ -447,17 +452,7 @@ function open.interleave(set, ctx)
     local s = order[i] % SOURCES
     return views[s], (order[i] - s) / SOURCES
   end
-  return {
-    n = n,
-    get = function(i)
-      local view, k = find(i)
-      return view.get(k)
-    end,
-    at = function(i)
-      local view, k = find(i)
-      return view.at(k)
-    end,
-  }
+  return mixed_view(n, find)
 end
 
 function open.shuffle(set, ctx)

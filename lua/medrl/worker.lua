@@ -284,7 +284,7 @@ end
 local rows
 
 local function of_rows()
-  rows = rows or require("medrl.rows")(recipe, place)
+  rows = rows or require("medrl.rows").of(recipe, place)
   return rows
 end
 

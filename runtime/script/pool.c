@@ -690,11 +690,13 @@ static mr_status replace(mr_pool *p, mr_peer *peer, end why, mr_err *err) {
     return restart(p, peer, more && job->no_jit, how, err);
 }
 
-/* Moves what can be moved. wait: returns after something came in or a deadline passed, at the latest. */
+/* Moves what can be moved. wait: returns after something came in or a deadline passed, at the latest; at once where no
+ * worker has a call, since what was left may have been called off, or have come back from a worker that went down. */
 static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
     struct pollfd pf[64];
     int n = p->opts.n_workers;
     double now = mr_now_s(), next = now + 60;
+    bool at_work = false;
     for (int i = 0; i < n; i++) {
         mr_peer *peer = &p->v->peers[i];
         if (!peer->alive) MR_TRY(replace(p, peer, END_GONE, err));
@@ -702,10 +704,12 @@ static mr_status pump(mr_pool *p, bool wait, mr_err *err) {
         if (!mr_wire_flush(&peer->wire, false)) MR_TRY(replace(p, peer, END_GONE, err));
         pf[i] = (struct pollfd){ .fd = peer->wire.fd, .events = POLLIN };
         if (peer->wire.out.len > 0) pf[i].events |= POLLOUT;
-        if (peer->n_flight > 0 && look_at(p, peer) < next) next = look_at(p, peer);
+        if (peer->n_flight == 0) continue;
+        at_work = true;
+        if (look_at(p, peer) < next) next = look_at(p, peer);
     }
     /* wait: until the next deadline of a call, a minute at most */
-    int ready = poll(pf, (nfds_t)n, wait ? ms_until(next, now) : 0);
+    int ready = poll(pf, (nfds_t)n, wait && at_work ? ms_until(next, now) : 0);
     if (ready < 0 && errno != EINTR) return mr_fail_errno(err, "waiting for workers");
     for (int i = 0; i < n; i++) {
         mr_peer *peer = &p->v->peers[i];

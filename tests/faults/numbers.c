@@ -51,8 +51,8 @@ static void bad_logprob(mr_backend *b, float *logp, float *entropy, float *lse, 
 
 static void bad_adamw(mr_backend *b, const mr_adamw_tensor *all, int n, const mr_adamw *opt) {
     float bad;
-    for (int i = 0; i < n && !adam_done && value_of(&bad, "adam"); i++) {
-        if (all[i].c1) continue;
+    for (int i = 0; i < n; i++) {
+        if (all[i].c1 || adam_done || !value_of(&bad, "adam")) continue;
         adam_done = true;
         all[i].v[all[i].n / 2] = bad;
     }

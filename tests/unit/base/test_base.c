@@ -512,7 +512,6 @@ static bool has_text(const char *folder, const char *name, const char *want) {
     return same;
 }
 
-/* The final folder is the old one or the new one, whole. */
 /* All names of a folder, or none. */
 static void names_of_folders(void) {
     static const failing cases[] = {
@@ -545,6 +544,7 @@ static void names_of_folders(void) {
     mr_free(dir);
 }
 
+/* The final folder is the old one or the new one, whole. */
 static void commits_that_fail(void) {
     static const failing cases[] = { /* opened and synced: f, then new, then their parent */
         { "lstat", 1, EIO, NULL, MR_EIO, "new/f: Input/output" },

@@ -211,6 +211,30 @@ static void groups_that_hang_cost_three_deadlines(void) {
     }
 }
 
+/* Nothing is left to call once the third group has hung, and nothing is waited for then. */
+static void a_batch_ends_with_what_is_off(void) {
+    enum { PROMPTS = 6, ALL = PROMPTS * 2 };
+    put_file("rewards/hangs.lua", hangs);
+    put_recipe("only_hangs.lua", "\"hangs\"", "");
+    mr_pool *p = open_pool("only_hangs.lua", 1, 0.2);
+    mr_scorer sc = mr_pool_scorer(p);
+    mr_err err = { .msg = "" };
+    for (int id = 0; id < ALL; id++) {
+        mr_score_job job = { .id = id, .text = "xx", .len = 2, .row_json = "{\"k\":1}", .group = id / 2, .n_group = 2 };
+        REQUIRE_OK(sc.submit(sc.self, &job, &err), err);
+    }
+    mr_score s[ALL];
+    mr_fault f[ALL];
+    int n_faults;
+    const double began = mr_now_s();
+    REQUIRE_OK(sc.collect(sc.self, s, ALL, f, ALL, &n_faults, &err), err);
+    CHECK(mr_now_s() - began < 30); /* three deadlines, doubled on a busy machine, and new workers; a wait without end is a minute */
+    CHECK_INT(n_faults, ALL);
+    CHECK_CONTAINS(f[0].text, "no answer within 0.2 s");
+    CHECK_CONTAINS(f[3].text, "not called: it did not end for samples 0, 2 and 4");
+    mr_pool_close(p);
+}
+
 /* Looks between steps until the file that was just saved is old enough. */
 static void look(mr_pool *p, mr_reload *r) {
     mr_scorer sc = mr_pool_scorer(p);
@@ -459,6 +483,7 @@ static void rewards_alone_need_no_more_workers(void) {
 SCRIPT_TEST_MAIN({ "a_batch_is_the_group_by_id", a_batch_is_the_group_by_id },
                  { "a_group_that_stays_short_is_scored_as_it_is", a_group_that_stays_short_is_scored_as_it_is },
                  { "wrong_answers_cost_their_group_or_sample", wrong_answers_cost_their_group_or_sample },
+                 { "a_batch_ends_with_what_is_off", a_batch_ends_with_what_is_off },
                  { "groups_that_hang_cost_three_deadlines", groups_that_hang_cost_three_deadlines },
                  { "a_reward_changes_its_form", a_reward_changes_its_form },
                  { "a_named_file_that_goes_is_missed", a_named_file_that_goes_is_missed },
