@@ -26,7 +26,7 @@ reward 1
 pid=$!
 step_now() { n=0; [ ! -e long/metrics.jsonl ] || n=$(wc -l <long/metrics.jsonl); }
 step_now
-did_reload=0 did_attach=0 zombies=0
+did_reload=0 did_attach=0 zombies=0 dead_before=''
 : >samples
 while kill -0 $pid 2>/dev/null; do
     step_now
@@ -42,7 +42,12 @@ while kill -0 $pid 2>/dev/null; do
     memory=$(awk '/^VmRSS/ { print $2 }' /proc/$pid/status 2>/dev/null)
     files=$(ls /proc/$pid/fd 2>/dev/null | wc -l)
     children=$(ps -o stat= --ppid $pid 2>/dev/null | wc -l)
-    if ps -o stat= --ppid $pid 2>/dev/null | grep -q '^Z'; then zombies=$((zombies + 1)); fi
+    # a child is dead for the moment until its parent, which waits for it, runs: left dead is one that two looks meet
+    dead=$(ps -o stat=,pid= --ppid $pid 2>/dev/null | sed -n 's/^Z[^ ]* *//p')
+    for child in $dead; do
+        case " $dead_before " in *" $child "*) zombies=$((zombies + 1)) ;; esac
+    done
+    dead_before=$(echo $dead)
     [ -z "$memory" ] || [ "$n" = 0 ] || echo "$n $memory $files $children" >>samples
     sleep 0.05
 done
