@@ -236,6 +236,9 @@ struct mr_backend {
     void (*embed)(mr_backend *b, float *x, const mr_weight *w, const int32_t *ids, int N);
     /* y[n,c] = x[n,c] / sqrt(mean_c(x^2) + eps) * w[c]; rows are ldy and ldx apart. May be in place. Sum over c in f32, in one fixed order. */
     void (*rmsnorm)(mr_backend *b, float *y, int ldy, const float *x, int ldx, const float *w, int N, int C, float eps);
+    /* y = x with each head normalized as by rmsnorm (Qwen3's q_norm and k_norm): H heads of D with wq[D], then K with wk[D], side by side in
+     * rows ld apart, in y as in x. K may be 0. */
+    void (*head_norm)(mr_backend *b, float *y, const float *x, int ld, const float *wq, const float *wk, int N, int H, int K, int D, float eps);
     /* Rotates H heads of D in place, pairs (i, i + D/2): spec/models.md, 1.3. x rows are ldx apart, the heads of a row are
      * neighbors. pos[N]; inv_freq[D/2]; inverse = true rotates back (the backward pass). */
     void (*rope)(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *inv_freq, int N, int H, int D, bool inverse);
@@ -280,6 +283,9 @@ struct mr_backend {
     /* dx += d/dx; dw += over rows (NULL: frozen). dx rows are lddx apart, dy rows lddy. dx must not overlap dy. */
     void (*rmsnorm_bwd)(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,
                         const float *w, int N, int C, float eps);
+    /* The same for head_norm; dwq and dwk += over their heads' rows, a head after the other (NULL: frozen). */
+    void (*head_norm_bwd)(mr_backend *b, float *dx, float *dwq, float *dwk, const float *dy, const float *x, int ld, const float *wq,
+                          const float *wk, int N, int H, int K, int D, float eps);
     /* dx[N,I] = dy @ w + LoRA's share (added to dx's old value when add is true; dx NULL skips it). Accumulates da, db, dw, dbias of l
      * where they are not NULL. u is what linear wrote; du[N,r_total] is scratch. */
     void (*linear_bwd)(mr_backend *b, float *dx, float *du, const float *dy, const float *x, const float *u,

@@ -135,6 +135,7 @@ bool cpu_weight_nf4(const mr_weight *w, const uint8_t **codes, const uint8_t **a
 /* --- the operations, as kernels.h describes them --- */
 void cpu_embed(mr_backend *b, float *x, const mr_weight *w, const int32_t *ids, int N);
 void cpu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, const float *w, int N, int C, float eps);
+void cpu_head_norm(mr_backend *b, float *y, const float *x, int ld, const float *wq, const float *wk, int N, int H, int K, int D, float eps);
 void cpu_rope(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *inv_freq, int N, int H, int D,
               bool inverse);
 void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
@@ -148,6 +149,8 @@ void cpu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const 
                 int N, int K, int D);
 void cpu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
                    const mr_span *spans, int S, int H, int K, int D);
+void cpu_head_norm_bwd(mr_backend *b, float *dx, float *dwq, float *dwk, const float *dy, const float *x, int ld, const float *wq,
+                       const float *wk, int N, int H, int K, int D, float eps);
 void cpu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,
                      const float *w, int N, int C, float eps);
 void cpu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const float *x, const float *u,

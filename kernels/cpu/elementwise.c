@@ -9,9 +9,9 @@
 typedef struct rows {
     const cpu_kernels *k;
     float *y, *dw, *inv_rms;
-    const float *x, *w, *dy;
+    const float *x, *w, *wk, *dy;
     const int32_t *pos;
-    int ldy, ldx, lddy, N, C, H, D;
+    int ldy, ldx, lddy, N, C, H, K, D;
     float eps;
     bool inverse;
 } rows;
@@ -54,6 +54,44 @@ void cpu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float 
     mr_work works[] = { { rmsnorm_dx_rows, &r, N, cpu_grain(N, 1, n_threads) },
                         { rmsnorm_dw_columns, &r, dw ? C : 0, cpu_grain(C, 16, n_threads) } };
     mr_parallel(cpu_of(b)->pool, n_threads, works, dw ? 2 : 1);
+}
+
+static void head_norm_rows(void *ctx, int thread, int64_t from, int64_t to) {
+    const rows *r = ctx;
+    (void)thread;
+    for (int h = 0; h < r->H + r->K; h++) {
+        int64_t at = from * r->ldx + h * r->D;
+        r->k->rmsnorm(r->y + at, r->ldx, r->x + at, r->ldx, h < r->H ? r->w : r->wk, (int)(to - from), r->D, r->eps);
+    }
+}
+
+void cpu_head_norm(mr_backend *b, float *y, const float *x, int ld, const float *wq, const float *wk, int N, int H, int K, int D, float eps) {
+    if (cpu_failed(b)) return;
+    assert(D > 0 && ld >= (H + K) * D);
+    rows r = { .k = cpu_kernels_of(b), .y = y, .x = x, .ldx = ld, .w = wq, .wk = wk, .H = H, .K = K, .D = D, .eps = eps };
+    cpu_share(b, 0.15 * N * (H + K) * D, head_norm_rows, &r, N, 1);
+}
+
+static void head_norm_dx_rows(void *ctx, int thread, int64_t from, int64_t to) {
+    const rows *r = ctx;
+    (void)thread;
+    for (int h = 0; h < r->H + r->K; h++) {
+        int64_t at = from * r->ldx + h * r->D;
+        r->k->rmsnorm_dx(r->y + at, r->ldx, r->inv_rms + from, r->dy + at, r->ldx, r->x + at, r->ldx, h < r->H ? r->w : r->wk,
+                         (int)(to - from), r->D, r->eps);
+    }
+}
+
+void cpu_head_norm_bwd(mr_backend *b, float *dx, float *dwq, float *dwk, const float *dy, const float *x, int ld, const float *wq,
+                       const float *wk, int N, int H, int K, int D, float eps) {
+    if (cpu_failed(b) || N <= 0) return;
+    assert(D > 0 && ld >= (H + K) * D);
+    for (int h = 0; (dwq || dwk) && h < H + K; h++) /* weights are trained: head after head */
+        cpu_rmsnorm_bwd(b, dx + h * D, ld, h < H ? dwq : dwk, dy + h * D, ld, x + h * D, ld, h < H ? wq : wk, N, D, eps);
+    if (dwq || dwk) return;
+    rows r = { .k = cpu_kernels_of(b), .y = dx, .dy = dy, .x = x, .ldx = ld, .w = wq, .wk = wk, .H = H, .K = K, .D = D, .eps = eps };
+    r.inv_rms = cpu_scratch(b, CPU_SLOT_SHARED, (size_t)N * sizeof *r.inv_rms);
+    if (r.inv_rms) cpu_share(b, 0.3 * N * (H + K) * D, head_norm_dx_rows, &r, N, 1);
 }
 
 static void rope_rows(void *ctx, int thread, int64_t from, int64_t to) {

@@ -217,6 +217,7 @@ size_t cu_packed_bytes(int64_t n, int64_t k);
 /* --- the operations, as kernels.h describes them --- */
 void cu_embed(mr_backend *b, float *x, const mr_weight *w, const int32_t *ids, int N);
 void cu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, const float *w, int N, int C, float eps);
+void cu_head_norm(mr_backend *b, float *y, const float *x, int ld, const float *wq, const float *wk, int N, int H, int K, int D, float eps);
 void cu_rope(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *inv_freq, int N, int H, int D,
              bool inverse);
 void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
@@ -232,6 +233,8 @@ void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, 
                   const mr_span *spans, int S, int H, int K, int D);
 void cu_attention_step(mr_backend *b, float *o, const float *q, int ldq, const void *kv, int64_t n_slots, const mr_span *spans,
                        int S, int n_chunks, int H, int K, int D);
+void cu_head_norm_bwd(mr_backend *b, float *dx, float *dwq, float *dwk, const float *dy, const float *x, int ld, const float *wq,
+                      const float *wk, int N, int H, int K, int D, float eps);
 void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,
                     const float *w, int N, int C, float eps);
 void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const float *x, const float *u,

@@ -48,39 +48,67 @@ template <int ROW, typename F> __device__ inline void for_row(int C, F body) {
     }
 }
 
+/* y = x * w / rms(x), a block's work. Also to packed, where the row is number `row`. */
 template <int ROW>
-__global__ static void __launch_bounds__(THREADS) rmsnorm_kernel(float *y, int ldy, const float *x, int ldx, const float *w, int C,
-                                                                 float eps, packed_rows packed) {
+__device__ inline void norm_row(float *y, const float *x, const float *w, int C, float eps, const packed_rows &packed, int row) {
     __shared__ float room[32];
     float kept[ROW ? ROW : 1], weight[ROW ? ROW : 1];
     let_next_begin();
-    x += (int64_t)blockIdx.x * ldx, y += (int64_t)blockIdx.x * ldy;
     if (ROW) for_row<ROW>(C, [&](int i, int c) { weight[i] = w[c]; }); /* on their way while the sum waits: few rows are all waiting */
     follow();
     float inv = inverse_rms<ROW>(kept, x, C, eps, room);
     for_row<ROW>(C, [&](int i, int c) {
         float v = row_at<ROW>(kept, x, i, c) * inv * (ROW ? weight[i] : w[c]);
         y[c] = v;
-        put_packed(packed, (int)blockIdx.x, c, v);
+        put_packed(packed, row, c, v);
     });
 }
 
-/* With r = 1 / rms(x) and h = dy * w:  dx += r * (h - x * r^2 * mean(h * x)). */
 template <int ROW>
-__global__ static void __launch_bounds__(THREADS) rmsnorm_dx_kernel(float *dx, int lddx, float *inv_rms, const float *dy, int lddy,
-                                                                    const float *x, int ldx, const float *w, int C, float eps) {
+__global__ static void __launch_bounds__(THREADS) rmsnorm_kernel(float *y, int ldy, const float *x, int ldx, const float *w, int C,
+                                                                 float eps, packed_rows packed) {
+    norm_row<ROW>(y + (int64_t)blockIdx.x * ldy, x + (int64_t)blockIdx.x * ldx, w, C, eps, packed, (int)blockIdx.x);
+}
+
+/* A head of D: CU_MAX_D / 32 values a thread at most. */
+enum { HEAD = 8 };
+static_assert(HEAD * 32 >= CU_MAX_D, "a warp holds a head");
+
+/* Block (row, head): the query heads, then the key heads. */
+__global__ static void __launch_bounds__(THREADS) head_norm_kernel(float *y, const float *x, int ld, const float *wq, const float *wk, int H,
+                                                                   int D, float eps) {
+    int64_t at = (int64_t)blockIdx.x * ld + blockIdx.y * D;
+    norm_row<HEAD>(y + at, x + at, (int)blockIdx.y < H ? wq : wk, D, eps, packed_rows{}, 0);
+}
+
+/* With r = 1 / rms(x) and h = dy * w:  dx += r * (h - x * r^2 * mean(h * x)). Returns r, to all threads. */
+template <int ROW>
+__device__ inline float norm_dx_row(float *dx, const float *dy, const float *x, const float *w, int C, float eps) {
     __shared__ float room[32];
     enum { KEEP = ROW ? ROW : 1 };
     float kept[KEEP], h[KEEP], old[KEEP];
-    x += (int64_t)blockIdx.x * ldx, dy += (int64_t)blockIdx.x * lddy, dx += (int64_t)blockIdx.x * lddx;
     if (ROW) for_row<ROW>(C, [&](int i, int c) { h[i] = dy[c] * w[c], old[i] = dx[c]; });
     float inv = inverse_rms<ROW>(kept, x, C, eps, room), sum = 0;
-    if (threadIdx.x == 0) inv_rms[blockIdx.x] = inv;
     for_row<ROW>(C, [&](int i, int c) { sum = fmaf(ROW ? h[i] : dy[c] * w[c], row_at<ROW>(kept, x, i, c), sum); });
     float k = block_sum(sum, room) / (float)C * inv * inv;
     for_row<ROW>(C, [&](int i, int c) {
         dx[c] = fmaf(fmaf(-row_at<ROW>(kept, x, i, c), k, ROW ? h[i] : dy[c] * w[c]), inv, ROW ? old[i] : dx[c]);
     });
+    return inv;
+}
+
+template <int ROW>
+__global__ static void __launch_bounds__(THREADS) rmsnorm_dx_kernel(float *dx, int lddx, float *inv_rms, const float *dy, int lddy,
+                                                                    const float *x, int ldx, const float *w, int C, float eps) {
+    int64_t row = blockIdx.x;
+    float inv = norm_dx_row<ROW>(dx + row * lddx, dy + row * lddy, x + row * ldx, w, C, eps);
+    if (threadIdx.x == 0) inv_rms[row] = inv;
+}
+
+__global__ static void __launch_bounds__(THREADS) head_norm_dx_kernel(float *dx, const float *dy, const float *x, int ld, const float *wq,
+                                                                      const float *wk, int H, int D, float eps) {
+    int64_t at = (int64_t)blockIdx.x * ld + blockIdx.y * D;
+    norm_dx_row<HEAD>(dx + at, dy + at, x + at, (int)blockIdx.y < H ? wq : wk, D, eps);
 }
 
 /* Rows in order for each column. */
@@ -126,6 +154,24 @@ void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *
     else
         LAUNCH(b, "rmsnorm_bwd", rmsnorm_dx_kernel<0>, N, threads, 0, dx, lddx, inv, dy, lddy, x, ldx, w, C, eps);
     if (dw) LAUNCH(b, "rmsnorm_bwd", rmsnorm_dw_kernel, (C + 31) / 32, 32, 0, dw, inv, dy, lddy, x, ldx, N, C);
+}
+
+void cu_head_norm(mr_backend *b, float *y, const float *x, int ld, const float *wq, const float *wk, int N, int H, int K, int D, float eps) {
+    if (cu_failed(b) || N <= 0) return;
+    assert(D > 0 && D <= CU_MAX_D && ld >= (H + K) * D);
+    LAUNCH_EARLY(b, "head_norm", head_norm_kernel, dim3((unsigned)N, (unsigned)(H + K)), row_threads(D), 0, y, x, ld, wq, wk, H, D, eps);
+}
+
+void cu_head_norm_bwd(mr_backend *b, float *dx, float *dwq, float *dwk, const float *dy, const float *x, int ld, const float *wq,
+                      const float *wk, int N, int H, int K, int D, float eps) {
+    if (cu_failed(b) || N <= 0) return;
+    assert(D > 0 && D <= CU_MAX_D && ld >= (H + K) * D);
+    if (dwq || dwk) { /* weights are trained: head after head */
+        for (int h = 0; h < H + K; h++)
+            cu_rmsnorm_bwd(b, dx + h * D, ld, h < H ? dwq : dwk, dy + h * D, ld, x + h * D, ld, h < H ? wq : wk, N, D, eps);
+        return;
+    }
+    LAUNCH(b, "head_norm_bwd", head_norm_dx_kernel, dim3((unsigned)N, (unsigned)(H + K)), row_threads(D), 0, dx, dy, x, ld, wq, wk, H, D, eps);
 }
 
 /* --- rope --- */

@@ -387,13 +387,11 @@ static float *normed(mr_decoder *d, int layer, int n, bool q_only) {
     mr_backend *b = d->b;
     const mr_config *c = &d->m->config;
     const mr_layer *l = &d->m->layers[layer];
-    int width = mr_qkv_width(c), size = c->head_dim;
-    int heads = c->num_attention_heads, all = heads + (q_only ? 0 : c->num_key_value_heads);
-    float *qkv = d->kept[layer].qkv, *q = c->qk_norm ? d->qk : qkv;
-    for (int h = 0; c->qk_norm && h < all; h++)
-        b->rmsnorm(b, q + h * size, width, qkv + h * size, width, h < heads ? l->q_norm : l->k_norm, n, size,
-                   c->rms_norm_eps);
-    return q;
+    float *qkv = d->kept[layer].qkv;
+    if (!c->qk_norm) return qkv;
+    b->head_norm(b, d->qk, qkv, mr_qkv_width(c), l->q_norm, l->k_norm, n, c->num_attention_heads, q_only ? 0 : c->num_key_value_heads,
+                 c->head_dim, c->rms_norm_eps);
+    return d->qk;
 }
 
 float *mr_decoder_rotated(mr_decoder *d, int layer, int n, bool q_only) {

@@ -74,16 +74,12 @@ static float *unrotate(mr_decoder *d, int layer, int n, float *dqkv) {
     mr_backend *b = d->b;
     const mr_config *c = &d->m->config;
     const mr_layer *l = &d->m->layers[layer];
-    int width = mr_qkv_width(c), heads = c->num_attention_heads, all = heads + c->num_key_value_heads,
-        size = c->head_dim;
-    const float *qkv = d->kept[layer].qkv;
-    b->rope(b, dqkv, width, d->pos, d->inv_freq, n, all, size, true);
-    for (int h = 0; c->qk_norm && h < all; h++) {
-        bool q = h < heads;
-        b->rmsnorm_bwd(b, d->draw + h * size, width, q ? l->dq_norm : l->dk_norm, dqkv + h * size, width,
-                       qkv + h * size, width, q ? l->q_norm : l->k_norm, n, size, c->rms_norm_eps);
-    }
-    return c->qk_norm ? d->draw : dqkv;
+    int width = mr_qkv_width(c), heads = c->num_attention_heads, keys = c->num_key_value_heads, size = c->head_dim;
+    b->rope(b, dqkv, width, d->pos, d->inv_freq, n, heads + keys, size, true);
+    if (!c->qk_norm) return dqkv;
+    b->head_norm_bwd(b, d->draw, l->dq_norm, l->dk_norm, dqkv, d->kept[layer].qkv, width, l->q_norm, l->k_norm, n, heads, keys, size,
+                     c->rms_norm_eps);
+    return d->draw;
 }
 
 /* dx: gradient of the middle -> gradient of the layer's input (not formed when nobody wants it). */
@@ -98,7 +94,7 @@ static void attention_backward(mr_decoder *d, int layer, const mr_pack *p, bool 
     /* with a q/k norm d->qk holds another layer's rows by now; without it the kept rows are rotated already */
     float *q = c->qk_norm ? mr_decoder_rotated(d, layer, n, true) : k->qkv;
     float *dv = d->dqkv;
-    if (c->qk_norm) { /* rmsnorm_bwd adds to draw, so draw starts at zero; v's share goes there at once */
+    if (c->qk_norm) { /* head_norm_bwd adds to draw, so draw starts at zero; v's share goes there at once */
         b->zero(b, d->draw, (size_t)n * (size_t)width * sizeof(float));
         dv = d->draw;
     }

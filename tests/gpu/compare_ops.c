@@ -47,6 +47,39 @@ static double check_rmsnorm(int N, int C, int ld, bool backward) {
     return fmax(d, fmax(e, f));
 }
 
+/* Both sides; on the GPU also against rmsnorm of each head alone, bit for bit, and with trained weights. */
+static double check_head_norm(int N, int H, int K, int D, bool *same) {
+    int ld = (H + K) * D + 3;
+    int64_t n = (int64_t)N * ld;
+    float *x = random_new(n, 2), *w = random_new(2 * D, 1), *dy = random_new(n, 1), *old = random_new(n, 1), *y[2], *dx[2];
+    for (int s = 0; s < 2; s++) {
+        mr_backend *b = side(s);
+        float *xd = put(b, x, n), *wd = put(b, w, 2 * D), *dyd = put(b, dy, n);
+        y[s] = put(b, old, n), dx[s] = put(b, old, n);
+        b->head_norm(b, y[s], xd, ld, wd, wd + D, N, H, K, D, 1e-6f);
+        b->head_norm_bwd(b, dx[s], NULL, NULL, dyd, xd, ld, wd, wd + D, N, H, K, D, 1e-6f);
+        if (!s) continue;
+        float *each = put(b, old, n), *dx_each = put(b, old, n), *trained = put(b, old, n), *dw = put(b, w, 2 * D), *dw_each = put(b, w, 2 * D);
+        for (int h = 0; h < H + K; h++) {
+            int at = h * D, k = h < H ? 0 : D;
+            b->rmsnorm(b, each + at, ld, xd + at, ld, wd + k, N, D, 1e-6f);
+            b->rmsnorm_bwd(b, dx_each + at, ld, dw_each + k, dyd + at, ld, xd + at, ld, wd + k, N, D, 1e-6f);
+        }
+        b->head_norm_bwd(b, trained, dw, dw + D, dyd, xd, ld, wd, wd + D, N, H, K, D, 1e-6f);
+        float *got[] = { y[1], dx[1], trained, dw }, *want[] = { each, dx_each, dx_each, dw_each };
+        for (int i = 0; i < 4; i++) {
+            int64_t m = i < 3 ? n : 2 * D;
+            float *a = get(b, got[i], m), *c = get(b, want[i], m);
+            *same = *same && same_bits(a, c, m);
+            free(a), free(c);
+        }
+    }
+    double d = fmax(pair_worst(y, n), pair_worst(dx, n));
+    free(x), free(w), free(dy), free(old);
+    drop(cpu), drop(gpu);
+    return d;
+}
+
 static double check_rope(int N, int H, int D, bool inverse) {
     int ld = H * D + 3 + N % 2; /* rows at 16 bytes too */
     float *x = random_new((int64_t)N * ld, 2), *freq = random_new(D / 2, 1), *y[2];
@@ -136,10 +169,15 @@ void test_elementwise(void) {
             norm = fmax(norm, check_rmsnorm(N, widths[i], widths[i] + (int)i % 3, true));
             silu = fmax(silu, check_silu(N, widths[i]));
         }
+    bool same = true;
+    for (int D = 2; D <= 256; D = D * 5 / 2)
+        for (int N = 1; N <= 20; N += 6) norm = fmax(norm, check_head_norm(N, 1 + N % 5, N % 3, D, &same));
+    norm = fmax(norm, fmax(check_head_norm(3, 16, 8, 128, &same), check_head_norm(2, 1, 1, 256, &same)));
     for (int D = 2; D <= 256; D *= 2)
         for (int N = 1; N <= 20; N += 6) rope = fmax(rope, check_rope(N, 1 + N % 5, D, N % 2));
     rope = fmax(rope, check_rope(7, 3, 20, true));
-    verdict(norm < 3e-6, "rmsnorm, rmsnorm_bwd", "%.1e (allowed 3e-06)", norm);
+    verdict(norm < 3e-6, "rmsnorm, head_norm, their bwd", "%.1e (allowed 3e-06)", norm);
+    verdict(same, "head_norm", "the bits of rmsnorm of each head");
     verdict(rope < 1e-6, "rope", "%.1e (allowed 1e-06)", rope);
     verdict(silu < 1e-6, "silu_mul, silu_mul_bwd, add", "%.1e (allowed 1e-06)", silu);
     verdict(rows_alone, "row rule of these", "two rows alone give the bits that they have among all");

@@ -87,6 +87,38 @@ static void rmsnorm_gradient_equals_differences(void) {
     })
 }
 
+static float *copy_of(const float *x, size_t n) {
+    return memcpy(poisoned(n), x, n * sizeof *x);
+}
+
+/* Heads apart are rmsnorm's rows, whose formula is tested above; trained weights gather them head after head. */
+static void head_norm_equals_rmsnorm(void) {
+    static const struct { int H, K, D; } heads[] = { { 1, 0, 2 }, { 2, 1, 34 }, { 3, 3, 64 }, { 4, 2, 128 }, { 1, 1, 256 } };
+    enum { N = 37 };
+    EACH_ISA(b, 2, {
+        for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
+            int H = heads[i].H, K = heads[i].K, D = heads[i].D, ld = (H + K) * D + 5;
+            size_t n = (size_t)(N * ld);
+            float *x = random_floats(n, 1), *w = random_floats((size_t)(2 * D), 1), *dy = random_floats(n, 1);
+            float *y = random_floats(n, 1), *dx = random_floats(n, 1), *dw = random_floats((size_t)(2 * D), 1);
+            float *want_y = copy_of(y, n), *want_dx = copy_of(dx, n), *trained = copy_of(dx, n), *want_dw = copy_of(dw, (size_t)(2 * D));
+            for (int h = 0; h < H + K; h++) {
+                int at = h * D, k = h < H ? 0 : D;
+                b->rmsnorm(b, want_y + at, ld, x + at, ld, w + k, N, D, 1e-5f);
+                b->rmsnorm_bwd(b, want_dx + at, ld, want_dw + k, dy + at, ld, x + at, ld, w + k, N, D, 1e-5f);
+            }
+            b->head_norm(b, y, x, ld, w, w + D, N, H, K, D, 1e-5f);
+            b->head_norm_bwd(b, dx, NULL, NULL, dy, x, ld, w, w + D, N, H, K, D, 1e-5f);
+            b->head_norm_bwd(b, trained, dw, dw + D, dy, x, ld, w, w + D, N, H, K, D, 1e-5f);
+            CHECK(memcmp(y, want_y, n * sizeof *y) == 0);
+            CHECK(memcmp(dx, want_dx, n * sizeof *dx) == 0);
+            CHECK(memcmp(trained, want_dx, n * sizeof *dx) == 0);
+            CHECK(memcmp(dw, want_dw, (size_t)(2 * D) * sizeof *dw) == 0);
+            free(x), free(w), free(dy), free(y), free(dx), free(dw), free(want_y), free(want_dx), free(trained), free(want_dw);
+        }
+    })
+}
+
 /* --- rope --- */
 
 static void rope_equals_loops(void) {
@@ -221,6 +253,7 @@ static void threads_do_not_show(void) {
 
 TEST_MAIN({ "rmsnorm by hand", rmsnorm_by_hand }, { "rmsnorm equals loops", rmsnorm_equals_loops },
           { "rmsnorm's gradient equals differences", rmsnorm_gradient_equals_differences },
+          { "head_norm equals rmsnorm of each head", head_norm_equals_rmsnorm },
           { "rope equals loops and turns back", rope_equals_loops }, { "silu equals loops", silu_equals_loops },
           { "silu at the ends", silu_at_the_ends }, { "exponential to two ulp", exponential_to_two_ulp },
           { "add equals a loop", add_equals_loop }, { "threads do not show", threads_do_not_show })
