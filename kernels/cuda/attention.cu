@@ -659,6 +659,7 @@ enum { GRAD_SEGMENT = 1024 };
 
 typedef struct grad_work {
     packet items, sums;
+    int width;                     /* chunks that an item may have */
     int n_items, n_sums, last_row; /* last_row: behind the rows that get shares */
     int64_t rows;                  /* of parts */
 } grad_work;
@@ -691,19 +692,31 @@ static int keys_shared(const mr_span *s, grad_at at, int G) {
     return (int)(keys < s->n_rows ? keys : s->n_rows);
 }
 
+/* How many of the span's own chunks from number c on, `width` at most, have an item together: all begin before the segment, or in it. */
+static int chunks_together(int c, int n_chunks, int width, int first, int end, int pairs_of_chunk) {
+    int n = 1;
+    bool before = c * pairs_of_chunk < first;
+    while (n < width && c + n < n_chunks && (c + n) * pairs_of_chunk < end && ((c + n) * pairs_of_chunk < first) == before) n++;
+    return n;
+}
+
 static bool add_segment(grad_work *g, const mr_span *spans, grad_at at, int G) {
     const mr_span *s = &spans[at.span];
     int n_pairs = s->n_rows * G, first = at.segment * GRAD_SEGMENT, shared = keys_shared(s, at, G), before = chunks_of(s->n_prefix);
     int end = first + GRAD_SEGMENT < n_pairs ? first + GRAD_SEGMENT : n_pairs;
     bool ok = true;
     if (at.prefix) {
-        for (int c = 0; ok && c < before; c++) ok = add_item(g, share_item{ at.span, c, first, end, g->rows });
+        for (int c = 0; ok && c < before; c += g->width) {
+            int n = before - c < g->width ? before - c : g->width;
+            ok = add_item(g, share_item{ at.span, c, n, first, end, g->rows });
+        }
     } else {
-        for (int c = 0; ok && c < chunks_of(s->n_rows); c++) {
+        for (int c = 0, n; ok && c < chunks_of(s->n_rows); c += n) {
             int from = c * CHUNK * G; /* earlier pairs do not see the chunk */
             if (from >= end) break;
             bool share = from < first;
-            ok = add_item(g, share_item{ at.span, before + c, share ? first : from, end, share ? g->rows : -1 });
+            n = chunks_together(c, chunks_of(s->n_rows), g->width, first, end, CHUNK * G);
+            ok = add_item(g, share_item{ at.span, before + c, n, share ? first : from, end, share ? g->rows : -1 });
         }
     }
     return ok && (!shared || add_sum(g, at.prefix ? spans[prompt_of(spans, at.span)].row0 : s->row0, shared));
@@ -727,7 +740,7 @@ static bool add_grads(grad_work *g, const mr_span *spans, int S, int G, grad_at 
     share_item *items = (share_item *)(void *)g->items.data;
     if (ok) /* long ones first; the order of items changes no result */
         std::sort(items, items + g->n_items, [](const share_item &x, const share_item &y) {
-            int a = x.end - x.first, b = y.end - y.first;
+            int a = (x.end - x.first) * x.chunks, b = (y.end - y.first) * y.chunks;
             return a != b ? a > b : x.span != y.span ? x.span < y.span : x.number != y.number ? x.number < y.number : x.first < y.first;
         });
     return ok;
@@ -738,6 +751,7 @@ static void grads_of(mr_backend *b, backward w, const mr_span *spans, int S, gra
     const char *op = "attention_bwd";
     grad_work g;
     memset(&g, 0, sizeof g);
+    g.width = split_takes(b, w.D) ? split_dkv_chunks(b, w.D) : 1;
     packet p = { NULL, 0, 0 };
     int which = at->prefix || at->span || at->segment ? 2 : 1;
     bool ok = add_grads(&g, spans, S, w.G, at, (int64_t)(CU_ATT_BYTES / share_bytes(w.K, w.D)));

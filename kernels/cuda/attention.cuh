@@ -79,10 +79,10 @@ typedef struct backward {
     int64_t n_rows; /* N * H */
 } backward;
 
-/* dk and dv of one chunk from pairs [first, end) of one span, in order. To dk and dv, or to a share, whose rows are those of the span's
- * prefix or of its own keys: parts[share + key][dk: K * D, dv: K * D]. */
+/* dk and dv of one chunk or more neighbors from pairs [first, end) of one span, in order. To dk and dv, or to a share, whose rows are those of
+ * the span's prefix or of its own keys: parts[share + key][dk: K * D, dv: K * D]. */
 typedef struct share_item {
-    int span, number; /* number: among the span's chunks, prefix first */
+    int span, number, chunks; /* number: among the span's chunks, prefix first */
     int first, end;
     int64_t share;    /* row in parts; -1: dk and dv */
 } share_item;
@@ -109,6 +109,7 @@ size_t split_rows_bytes(int N, int H, int D);
 void split_rows(mr_backend *b, backward *w, void *room, int N);
 int split_dq_tile(const mr_backend *b, int D); /* pairs of a tile_item of split_dq */
 void split_dq(mr_backend *b, const backward *w, const tile_item *items, int n);
+int split_dkv_chunks(const mr_backend *b, int D); /* that a share_item of split_dkv may have */
 void split_dkv(mr_backend *b, const backward *w, const share_item *items, int n);
 
 #endif

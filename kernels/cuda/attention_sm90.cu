@@ -17,10 +17,11 @@
 bool sm90_many(mr_backend *, const attending *, const tile_item *, int) { return false; }
 bool sm90_dq(mr_backend *, const backward *, const tile_item *, int) { return false; }
 bool sm90_dkv(mr_backend *, const backward *, const share_item *, int) { return false; }
+int sm90_dkv_chunks(const mr_backend *, int) { return 1; }
 
 #else
 
-enum { W = 128, HALF = 64, GROUP = 128, ALIGN = 1024 }; /* GROUP: threads of four warps; ALIGN: bytes, of a matrix */
+enum { W = 128, HALF = 64, GROUP = 128, ALIGN = 1024, DKV_CHUNKS = 2 }; /* GROUP: threads of four warps; ALIGN: bytes, of a matrix */
 
 /* Rows of W values in 16 bits. */
 template <int ROWS> struct alignas(ALIGN) matrix {
@@ -109,18 +110,25 @@ template <int ROWS> __device__ inline uint64_t along(const matrix<ROWS> &m, int 
 
 /* --- copies --- */
 
-/* Rows 0 .. n - 1 of P columns each from from_hi and from_lo, zeros elsewhere, by T threads, of which this one is `thread`. */
+/* Rows 0 .. n - 1 of P columns each from from_hi and from_lo, zeros elsewhere, by T threads, of which this one is `thread`. What is zero is not
+ * read. */
 template <int ROWS, int T>
 __device__ inline void stage(halves<ROWS> &to, const u16 *from_hi, const u16 *from_lo, int P, int n, int thread) {
     enum { IN_ROW = W / 8, STEP = T / IN_ROW };
-    int c = thread % IN_ROW, first = thread / IN_ROW;
+    static_assert(STEP % 8 == 0, "a thread's rows have their 16 bytes at one place");
+    int c = thread % IN_ROW, first = thread / IN_ROW, place = (c % 8 ^ first % 8) * 8, left = c * 8 < P ? n - first : 0;
+    u16 *to_hi = &to.hi.half[c / 8][first][place], *to_lo = &to.lo.half[c / 8][first][place];
+    from_hi += first * P + c * 8, from_lo += first * P + c * 8;
 #pragma unroll
-    for (int r = first; r < ROWS; r += STEP) {
-        bool ok = r < n && c * 8 < P;
-        int at = ok ? r * P + c * 8 : 0, place = (c % 8 ^ r % 8) * 8;
-        copy16(&to.hi.half[c / 8][r][place], from_hi + at, ok);
-        copy16(&to.lo.half[c / 8][r][place], from_lo + at, ok);
+    for (int r = 0; r < ROWS; r += STEP) {
+        copy16(to_hi + r * HALF, from_hi + r * P, r < left);
+        copy16(to_lo + r * HALF, from_lo + r * P, r < left);
     }
+}
+
+__device__ inline void copy4(float *to, const float *from, bool ok) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(ok ? 4 : 0)
+                 : "memory");
 }
 
 template <typename ROOM> __device__ inline ROOM &room_in(unsigned char *bytes) {
@@ -141,6 +149,15 @@ template <int NT> __device__ inline void wide_step(float (*c)[4], uint64_t ah, u
 struct chunk_halves {
     halves<CHUNK> k, v;
 };
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+/* c = rows of a by rows of b, over all columns. */
+__device__ inline void wide_chain(float (*c)[4], const halves<64> &a, const halves<64> &b) {
+    wide_first(c, across(a.hi, 0), across(b.hi, 0)), wide<8>(c, across(a.lo, 0), across(b.hi, 0)), wide<8>(c, across(a.hi, 0), across(b.lo, 0));
+#pragma unroll
+    for (int k = 1; k < W / 16; k++) wide_step<8>(c, across(a.hi, k), across(a.lo, k), across(b.hi, k), across(b.lo, k));
+}
+#endif
 
 /* --- forward --- */
 
@@ -200,13 +217,8 @@ __global__ static void __launch_bounds__(MANY_THREADS, 1) many_kernel(attending 
     };
     int n_seen = group < t.n ? chunks_of(s.n_prefix) + chunks_of(s.past + last / a.G + 1) : 0; /* of the four warps: the first ones */
     auto scores = [&](float(*to)[4], int n) {
-        const halves<64> &q = room.q[mine];
-        const halves<CHUNK> &keys = room.k[n % 2];
         wide_begin();
-        wide_first(to, across(q.hi, 0), across(keys.hi, 0)), wide<8>(to, across(q.lo, 0), across(keys.hi, 0));
-        wide<8>(to, across(q.hi, 0), across(keys.lo, 0));
-#pragma unroll
-        for (int k = 1; k < 8; k++) wide_step<8>(to, across(q.hi, k), across(q.lo, k), across(keys.hi, k), across(keys.lo, k));
+        wide_chain(to, room.q[mine], room.k[n % 2]);
         wide_commit();
     };
     fetch(0, true);
@@ -320,7 +332,7 @@ __global__ static void __launch_bounds__(DQ_THREADS, 1) dq_kernel(backward w, co
     for (int k = 0; k < 8; k++) load_left(oh[k], rows + 2 * size, t, pair, P, k), load_left(ol[k], rows + 3 * size, t, pair, P, k);
     for (int h = 0; h < 2; h++) {
         int at = pair + lane / 4 + 8 * h;
-        row[h] = grad_row_of(w, pair0 + at, at < t.n, scale);
+        row[h] = grad_row_of(w, pair0 + at, at < t.n);
     }
     clear<16>(dq);
     for (int n = 0; n < n_chunks; n++) {
@@ -371,91 +383,125 @@ __global__ static void __launch_bounds__(DQ_THREADS, 1) dq_kernel(backward w, co
 
 /* --- dk, dv --- */
 
-enum { TILE = 32 };
+enum { TILE = 64, DKV_THREADS = DKV_CHUNKS * GROUP };
 struct dkv_room {
-    chunk_halves chunk;
-    halves<TILE> q, d_o;
-    grad_row row[2][TILE];
-    int seen[2][TILE];
+    chunk_halves chunk[DKV_CHUNKS]; /* of each four warps */
+    halves<TILE> rows[3];           /* q and d_o of tiles in turn: d_o of a tile, its q, d_o of the next */
+    float lse[2][TILE], delta[2][TILE];
+    int keys[2][TILE]; /* that a pair sees, counted as chunks are */
 };
 
-/* A block has a chunk of keys, a warp 16 of them, over tiles of 32 pairs of the span. Two blocks share a multiprocessor. */
-__global__ static void __launch_bounds__(GROUP, 2) dkv_kernel(backward w, const share_item *items) {
+/* A block has up to two neighboring chunks, each four warps one of them, a warp 16 of its keys, over tiles of 64 pairs of the span. */
+__global__ static void __launch_bounds__(DKV_THREADS, 1) dkv_kernel(backward w, const share_item *items) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     SHARED_BYTES(bytes);
     dkv_room &room = room_in<dkv_room>(bytes);
-    share_item item = items[blockIdx.x];
+    share_item item = items[blockIdx.x / w.K];
     mr_span s = w.spans[item.span];
-    chunk_ref c = chunk_of(s, item.number);
-    int kh = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = w.D, P = width_of(D);
-    int here = keys_seen(c.total, c.number), key = 16 * warp + lane / 4;
+    int kh = blockIdx.x % w.K, mine = four_of(), number = item.number + (mine < item.chunks ? mine : 0);
+    chunk_ref c = chunk_of(s, number);
+    int here = mine < item.chunks ? keys_seen(c.total, c.number) : 0;
+    int lane = threadIdx.x % 32, key16 = threadIdx.x % GROUP / 32 * 16, key = key16 + lane / 4, D = w.D, P = width_of(D);
     tile t = tile_of(s, 0, kh, w.G, w.H);
-    const u16 *chunk = chunk_in(w.kv, c, kh, w.K, P);
+    const halves<CHUNK> &k_of = room.chunk[mine].k, &v_of = room.chunk[mine].v;
     int64_t size = w.n_rows * P, pair0 = pair_place(w, s, kh);
     const u16 *rows = w.rows + pair0 * P;
     float scale = 1.0f / sqrtf((float)D), scale2 = scale * LOG2_E, dk[16][4], dv[16][4];
-    clear<16>(dk), clear<16>(dv);
-    stage<CHUNK, GROUP>(room.chunk.k, chunk, chunk + CHUNK * P, P, here, threadIdx.x);
-    stage<CHUNK, GROUP>(room.chunk.v, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, here, threadIdx.x);
-    const halves<CHUNK> &k_of = room.chunk.k, &v_of = room.chunk.v;
-    /* q or d_o of the tile that begins at `first`: the next one's come as soon as all have used this one's */
-    auto fetch = [&](int first, bool q) {
-        if (first < item.end) {
-            const u16 *from = rows + (int64_t)first * P + (q ? 0 : 2 * size);
-            stage<TILE, GROUP>(q ? room.q : room.d_o, from, from + size, P, t.n - first, threadIdx.x);
-            if (!q && threadIdx.x < TILE) {
-                int i = first + (int)threadIdx.x, to = first / TILE % 2;
-                room.row[to][threadIdx.x] = grad_row_of(w, pair0 + i, i < t.n, scale);
-                room.seen[to][threadIdx.x] = pair_sees(s, c, t, i);
+    int start = item.first / TILE * TILE, n_tiles = (item.end - start + TILE - 1) / TILE;
+    auto keys_of = [&](int pair) { return pair >= t.n ? 0 : c.prefix ? s.n_prefix : pair / w.G + 1; };
+    auto fetch_d_o = [&](int n) {
+        int first = start + n * TILE, i = first + (int)threadIdx.x;
+        if (n < n_tiles) {
+            const u16 *from = rows + 2 * size + (int64_t)first * P;
+            stage<TILE, DKV_THREADS>(room.rows[2 * n % 3], from, from + size, P, t.n - first, threadIdx.x);
+            if (threadIdx.x < TILE) {
+                copy4(&room.lse[n % 2][threadIdx.x], w.row_lse + pair0 + i, i < t.n);
+                copy4(&room.delta[n % 2][threadIdx.x], w.delta + pair0 + i, i < t.n);
+                room.keys[n % 2][threadIdx.x] = keys_of(i);
             }
         }
         copy_commit();
     };
-    int first = item.first / TILE * TILE;
-    fetch(first, false), fetch(first, true);
-    for (; first < item.end; first += TILE) {
-        int now = first / TILE % 2;
-        bool all = first + TILE <= t.n && 16 * warp + 15 < pair_sees(s, c, t, first); /* of a warp */
-        float x[4][4], y[4][4];
-        uint32_t ph[2][4], pl[2][4], dh[2][4], dl[2][4];
+    auto fetch_q = [&](int n) {
+        if (n < n_tiles) {
+            const u16 *from = rows + (int64_t)(start + n * TILE) * P;
+            stage<TILE, DKV_THREADS>(room.rows[(2 * n + 1) % 3], from, from + size, P, t.n - start - n * TILE, threadIdx.x);
+        }
+        copy_commit();
+    };
+    const u16 *chunk = chunk_in(w.kv, c, kh, w.K, P);
+    stage<CHUNK, GROUP>(room.chunk[mine].k, chunk, chunk + CHUNK * P, P, here, threadIdx.x % GROUP);
+    stage<CHUNK, GROUP>(room.chunk[mine].v, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, here, threadIdx.x % GROUP);
+    fetch_d_o(0), fetch_q(0);
+    clear<16>(dk), clear<16>(dv);
+#pragma unroll 1
+    for (int n = 0; n < n_tiles; n++) {
+        int first = start + n * TILE, last = first + TILE <= t.n ? first + TILE - 1 : t.n - 1, begin = c.number * CHUNK;
         copy_wait<0>();
         wide_sees();
-        __syncthreads();
-        clear<4>(x), clear<4>(y), keep_here<4>(x), keep_here<4>(y);
-        wide_begin();
-#pragma unroll
-        for (int k = 0; k < 8; k++) {
-            wide_step<4>(x, across(k_of.hi, k), across(k_of.lo, k), across(room.q.hi, k), across(room.q.lo, k));
-            wide_step<4>(y, across(v_of.hi, k), across(v_of.lo, k), across(room.d_o.hi, k), across(room.d_o.lo, k));
+        __syncthreads(); /* all have tile n - 1 behind them */
+        fetch_d_o(n + 1);
+        if (agreed(here == 0 || keys_of(last) <= begin)) { /* all four warps: none of the pairs sees the chunk */
+            __syncthreads();
+            fetch_q(n + 1);
+            continue;
         }
-        wide_commit();
-        wide_wait<0>();
-        keep_here<4>(x), keep_here<4>(y);
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int pair = j * 8 + lane % 4 * 2 + i % 2;
-                score_grad(&x[j][i], &y[j][i], scale, scale2, room.row[now][pair]);
-                if (!all && key + i / 2 * 8 >= room.seen[now][pair]) x[j][i] = y[j][i] = 0.0f;
-            }
-#pragma unroll
-        for (int k = 0; k < 2; k++) as_left(ph[k], pl[k], x + 2 * k), as_left(dh[k], dl[k], y + 2 * k);
-        keep_here<16>(dv), keep_here<16>(dk);
+        const halves<TILE> &d_o = room.rows[2 * n % 3], &q = room.rows[(2 * n + 1) % 3];
+        bool all = first + TILE <= t.n && begin + key16 + 15 < keys_of(first); /* of a warp */
+        float x[8][4], y[8][4];
+        uint32_t ph[4][4], pl[4][4], dh[4][4], dl[4][4];
         wide_begin();
-#pragma unroll
-        for (int k = 0; k < 2; k++) wide_step<16, true>(dv, ph[k], pl[k], along(room.d_o.hi, k, 0), along(room.d_o.lo, k, 0));
+        wide_chain(x, k_of, q);
         wide_commit();
-#pragma unroll
-        for (int k = 0; k < 2; k++) wide_step<16, true>(dk, dh[k], dl[k], along(room.q.hi, k, 0), along(room.q.lo, k, 0));
+        wide_chain(y, v_of, d_o);
         wide_commit();
         wide_wait<1>();
-        __syncthreads();
-        fetch(first + TILE, false);
+        keep_here<8>(x);
+        auto pair_of = [&](int j) { return j * 8 + lane % 4 * 2; };
+        /* A branch is what the compiler moves no waiting across: what is before it goes on beside the products that are waited for behind it. */
+        auto hide = [&](float(*of)[4]) {
+            if (all) return;
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    if (begin + key + i / 2 * 8 >= room.keys[n % 2][pair_of(j) + i % 2]) of[j][i] = 0.0f;
+        };
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            float2 lse = *(const float2 *)&room.lse[n % 2][pair_of(j)];
+#pragma unroll
+            for (int i = 0; i < 4; i++) x[j][i] = score_weight(x[j][i], scale2, i % 2 ? lse.y : lse.x);
+        }
+        hide(x);
+        wide_wait<0>();
+        keep_here<8>(y);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            float2 delta = *(const float2 *)&room.delta[n % 2][pair_of(j)];
+#pragma unroll
+            for (int i = 0; i < 4; i++) y[j][i] = score_grad(x[j][i], y[j][i], scale, i % 2 ? delta.y : delta.x);
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) as_left(ph[k], pl[k], x + 2 * k);
+        keep_here<16>(dv);
+        wide_begin();
+#pragma unroll
+        for (int k = 0; k < 4; k++) wide_step<16, true>(dv, ph[k], pl[k], along(d_o.hi, k, 0), along(d_o.lo, k, 0));
+        wide_commit();
+        hide(y);
+#pragma unroll
+        for (int k = 0; k < 4; k++) as_left(dh[k], dl[k], y + 2 * k);
+        keep_here<16>(dk);
+        wide_begin();
+#pragma unroll
+        for (int k = 0; k < 4; k++) wide_step<16, true>(dk, dh[k], dl[k], along(q.hi, k, 0), along(q.lo, k, 0));
+        wide_commit();
+        wide_wait<1>();
+        __syncthreads(); /* all have used d_o */
+        fetch_q(n + 1);
         wide_wait<0>();
         keep_here<16>(dv), keep_here<16>(dk);
-        __syncthreads();
-        fetch(first + TILE, true);
     }
     store_dkv<16>(w, item, s, c, kh, key, here, dk, dv);
 #else
@@ -487,8 +533,10 @@ bool sm90_dq(mr_backend *b, const backward *w, const tile_item *items, int n) {
 
 bool sm90_dkv(mr_backend *b, const backward *w, const share_item *items, int n) {
     if (!there(b, dkv_kernel, w->D)) return false;
-    LAUNCH(b, "attention_bwd", dkv_kernel, dim3(n, w->K), GROUP, (int)sizeof(dkv_room) + ALIGN, *w, items);
+    LAUNCH(b, "attention_bwd", dkv_kernel, n * w->K, DKV_THREADS, (int)sizeof(dkv_room) + ALIGN, *w, items);
     return true;
 }
+
+int sm90_dkv_chunks(const mr_backend *b, int D) { return there(b, dkv_kernel, D) ? DKV_CHUNKS : 1; }
 
 #endif

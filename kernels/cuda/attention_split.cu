@@ -529,9 +529,9 @@ void split_few(mr_backend *b, const attending *a, const chunk_item *items, int n
 
 /* --- backward --- */
 
-/* delta = sum over d of d_o * o, and the halves of q and d_o: one warp a (row, head). A row with a value that bf16 cannot hold gets zeros,
- * and NaN for lse and delta: then its weights are NaN, and only for keys that it sees. Written [key head][row][head of it], so that the
- * pairs of a span follow each other. */
+/* delta = sum over d of d_o * o, it and lse in the form of grad_row, and the halves of q and d_o: one warp a (row, head). A row with a value
+ * that bf16 cannot hold gets zeros, and NaN for lse and delta: then its weights are NaN, and only for keys that it sees. Written
+ * [key head][row][head of it], so that the pairs of a span follow each other. */
 __global__ static void split_rows_kernel(backward w) {
     int64_t i = blockIdx.x * (int64_t)(blockDim.x / 32) + threadIdx.x / 32;
     if (i >= w.n_rows) return; /* whole warps */
@@ -552,7 +552,8 @@ __global__ static void split_rows_kernel(backward w) {
         put_split(to + d, to + size + d, zero ? 0.0f : q[d]);
         put_split(to + 2 * size + d, to + 3 * size + d, zero ? 0.0f : d_o[d]);
     }
-    if (lane == 0) w.delta[at] = bad ? NAN : sum, w.row_lse[at] = bad ? NAN : w.lse[i];
+    float scale = 1.0f / sqrtf((float)D);
+    if (lane == 0) w.delta[at] = bad ? NAN : sum * -scale, w.row_lse[at] = bad ? NAN : w.lse[i] * -LOG2_E;
 }
 
 size_t split_rows_bytes(int N, int H, int D) {
@@ -614,7 +615,7 @@ __global__ static void __launch_bounds__(WARPS * 32) split_dq_kernel(backward w,
     }
     for (int h = 0; h < 2; h++) {
         int at = pair + lane / 4 + 8 * h;
-        row[h] = grad_row_of(w, pair0 + at, at < t.n, scale);
+        row[h] = grad_row_of(w, pair0 + at, at < t.n);
     }
     clear<W / 8>(dq);
     for (int n = 0; n < n_chunks; n++) {
@@ -733,7 +734,7 @@ __global__ static void __launch_bounds__(DKV_THREADS, 2) split_dkv_kernel(backwa
             stage<W, TILE, DKV_THREADS>(q ? room.q : room.d_o, from, from + size, P, t.n - first);
             if (!q && threadIdx.x < TILE) {
                 int i = first + (int)threadIdx.x, to = first / TILE % 2;
-                room.row[to][threadIdx.x] = grad_row_of(w, pair0 + i, i < t.n, scale);
+                room.row[to][threadIdx.x] = grad_row_of(w, pair0 + i, i < t.n);
                 room.seen[to][threadIdx.x] = pair_sees(s, c, t, i);
             }
         }
@@ -809,3 +810,5 @@ void split_dkv(mr_backend *b, const backward *w, const share_item *items, int n)
     else
         launch_dkv<128, 1>(b, *w, items, n);
 }
+
+int split_dkv_chunks(const mr_backend *b, int D) { return sm90_dkv_chunks(b, D); }

@@ -170,21 +170,24 @@ __device__ inline void load_left(uint32_t a[4], const u16 *from, const tile &t, 
     }
 }
 
-/* A row's numbers in the form that score_grad wants: -lse log2 e, -delta scale. */
+/* A row's numbers in the form that gradients of scores want, as split_rows leaves them: -lse log2 e, -delta scale. */
 typedef struct grad_row {
     float lse, delta;
 } grad_row;
 
-__device__ inline grad_row grad_row_of(const backward &w, int64_t at, bool have, float scale) {
-    grad_row r = { have ? w.row_lse[at] * -LOG2_E : 0.0f, have ? w.delta[at] * -scale : 0.0f };
+__device__ inline grad_row grad_row_of(const backward &w, int64_t at, bool have) {
+    grad_row r = { have ? w.row_lse[at] : 0.0f, have ? w.delta[at] : 0.0f };
     return r;
 }
 
-/* e^(scale s - lse) and the gradient of the scaled score times scale (arXiv:2205.14135, alg. 4); scale2: scale log2 e. */
+/* e^(scale s - lse), and the gradient of the scaled score times scale (arXiv:2205.14135, alg. 4); scale2: scale log2 e. */
+__device__ inline float score_weight(float s, float scale2, float lse) { return exp2_fast(fmaf(s, scale2, lse)); }
+__device__ inline float score_grad(float weight, float dp, float scale, float delta) { return weight * fmaf(dp, scale, delta); }
+
+/* Both in place. */
 __device__ inline void score_grad(float *s, float *dp, float scale, float scale2, const grad_row &r) {
-    float e = exp2_fast(fmaf(*s, scale2, r.lse));
-    *dp = e * fmaf(*dp, scale, r.delta);
-    *s = e;
+    *s = score_weight(*s, scale2, r.lse);
+    *dp = score_grad(*s, *dp, scale, r.delta);
 }
 
 template <int N> __device__ inline void store_dq(const backward &w, const tile &t, int pair, int kh, const float (*dq)[4]) {
@@ -224,5 +227,6 @@ __device__ inline void store_dkv(const backward &w, const share_item &item, cons
 bool sm90_many(mr_backend *b, const attending *a, const tile_item *items, int n); /* tiles of 128 pairs */
 bool sm90_dq(mr_backend *b, const backward *w, const tile_item *items, int n);    /* the same */
 bool sm90_dkv(mr_backend *b, const backward *w, const share_item *items, int n);
+int sm90_dkv_chunks(const mr_backend *b, int D); /* that an item may have */
 
 #endif
