@@ -150,6 +150,16 @@ struct chunk_halves {
     halves<CHUNK> k, v;
 };
 
+/* Keys that a pair sees of its prefix and of its span: pair_sees without a division for every chunk. */
+struct sight {
+    int prefix, own;
+};
+__device__ inline sight sight_of(const mr_span &s, const tile &t, int pair) {
+    sight x = { pair < t.n ? s.n_prefix : 0, pair < t.n ? s.past + pair / t.G + 1 : 0 };
+    return x;
+}
+__device__ inline int seen_of(const sight &x, const chunk_ref &c) { return keys_seen(c.prefix ? x.prefix : x.own, c.number); }
+
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 /* c = rows of a by rows of b, over all columns. */
 __device__ inline void wide_chain(float (*c)[4], const halves<64> &a, const halves<64> &b) {
@@ -237,6 +247,7 @@ __global__ static void __launch_bounds__(MANY_THREADS, 1) many_kernel(attending 
     wide_sees();
     __syncthreads();
     n_seen = __shfl_sync(0xffffffffu, n_seen, 0);
+    const sight first = sight_of(s, t, pair), of_row[2] = { sight_of(s, t, pair + lane / 4), sight_of(s, t, pair + lane / 4 + 8) };
     scores(x, 0);
     wide_wait<0>();
     keep_here<8>(x);
@@ -245,8 +256,8 @@ __global__ static void __launch_bounds__(MANY_THREADS, 1) many_kernel(attending 
         chunk_ref c = chunk_of(s, n);
         turn(n);
         scores(next, n + 1); /* behind the last one: of whatever lies there, for nobody */
-        bool all = pair + 15 < t.n && pair_sees(s, c, t, pair) == CHUNK;
-        int seen[2] = { pair_sees(s, c, t, pair + lane / 4), pair_sees(s, c, t, pair + lane / 4 + 8) };
+        bool all = pair + 15 < t.n && seen_of(first, c) == CHUNK;
+        int seen[2] = { seen_of(of_row[0], c), seen_of(of_row[1], c) };
         float keep[2], take[2], m[2], sum[2];
         uint32_t ph[4][4], pl[4][4];
         chunk_weights(ph, pl, m, sum, x, seen, all, room.mark[n % 2], scale);
@@ -255,26 +266,34 @@ __global__ static void __launch_bounds__(MANY_THREADS, 1) many_kernel(attending 
             keep[h] = 1.0f, take[h] = 0.0f;
             if (seen[h] > 0) merge(&most[h], &total[h], &keep[h], &take[h], m[h], sum[h]);
         }
+        const halves<CHUNK> &values = room.v[n % 2];
+        float y[2][8][4];
+        wide_begin();
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const halves<CHUNK> &values = room.v[n % 2];
-            float y[8][4];
-            wide_begin();
-            wide_first<true>(y, ph[0], along(values.hi, 0, half)), wide<8, true>(y, pl[0], along(values.hi, 0, half));
-            wide<8, true>(y, ph[0], along(values.lo, 0, half));
+            float(*to)[4] = y[half];
+            wide_first<true>(to, ph[0], along(values.hi, 0, half)), wide<8, true>(to, pl[0], along(values.hi, 0, half));
+            wide<8, true>(to, ph[0], along(values.lo, 0, half));
 #pragma unroll
-            for (int k = 1; k < 4; k++) wide_step<8, true>(y, ph[k], pl[k], along(values.hi, k, half), along(values.lo, k, half));
+            for (int k = 1; k < 4; k++) wide_step<8, true>(to, ph[k], pl[k], along(values.hi, k, half), along(values.lo, k, half));
             wide_commit();
-            wide_wait<0>();
-            keep_here<8>(y);
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    float old = o[8 * half + j][i], merged = fmaf(y[j][i], take[i / 2], old * keep[i / 2]);
-                    o[8 * half + j][i] = all || seen[i / 2] > 0 ? merged : old;
-                }
         }
+        auto merge_half = [&](int half) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                if (!all && seen[h] == 0) continue;
+                for_scores([&](int j, int i) {
+                    float *to = &o[8 * half + j][2 * h + i];
+                    *to = fmaf(y[half][j][2 * h + i], take[h], *to * keep[h]);
+                });
+            }
+        };
+        wide_wait<1>();
+        keep_here<8>(y[0]);
+        merge_half(0);
+        wide_wait<0>();
+        keep_here<8>(y[1]);
+        merge_half(1);
         keep_here<8>(next);
 #pragma unroll
         for (int j = 0; j < 8; j++)
@@ -308,6 +327,7 @@ __global__ static void __launch_bounds__(DQ_THREADS, 1) dq_kernel(backward w, co
     int pair = item.first + (int)threadIdx.x / 32 * 16, group = item.first + mine * 64;
     int last = group + 63 < t.n ? group + 63 : t.n - 1, end = item.first + 128 < t.n ? item.first + 128 : t.n;
     int n_chunks = chunks_of(s.n_prefix) + chunks_of((end - 1) / w.G + 1);
+    int n_seen = group < t.n ? chunks_of(s.n_prefix) + chunks_of(last / w.G + 1) : 0; /* of the four warps: the first ones */
     float scale = 1.0f / sqrtf((float)D), scale2 = scale * LOG2_E, dq[16][4];
     grad_row row[2];
     uint32_t oh[8][4], ol[8][4];
@@ -334,37 +354,60 @@ __global__ static void __launch_bounds__(DQ_THREADS, 1) dq_kernel(backward w, co
         int at = pair + lane / 4 + 8 * h;
         row[h] = grad_row_of(w, pair0 + at, at < t.n);
     }
-    clear<16>(dq);
-    for (int n = 0; n < n_chunks; n++) {
-        const chunk_halves &here = room.chunk[n % 2];
-        const halves<64> &q = room.q[mine];
-        chunk_ref c = chunk_of(s, n);
+    n_seen = __shfl_sync(0xffffffffu, n_seen, 0);
+    const sight first = sight_of(s, t, pair), of_row[2] = { sight_of(s, t, pair + lane / 4), sight_of(s, t, pair + lane / 4 + 8) };
+    float x[8][4];
+    auto arrived = [&]() { /* the chunk after this one, for all */
         copy_wait<0>();
         wide_sees();
         __syncthreads();
-        fetch(n + 1);
-        if (agreed(group >= t.n || pair_sees(s, c, t, last) == 0)) continue; /* all four warps */
-        bool all = pair + 15 < t.n && pair_sees(s, c, t, pair) == CHUNK;
-        int seen[2] = { pair_sees(s, c, t, pair + lane / 4), pair_sees(s, c, t, pair + lane / 4 + 8) };
-        float x[8][4], y[8][4];
-        uint32_t dh[4][4], dl[4][4];
-        clear<8>(x), clear<8>(y), keep_here<8>(x), keep_here<8>(y);
-        wide_begin();
-#pragma unroll
-        for (int k = 0; k < 8; k++) {
-            wide_step<8>(x, across(q.hi, k), across(q.lo, k), across(here.k.hi, k), across(here.k.lo, k));
-            wide_step<8, false>(y, oh[k], ol[k], across(here.v.hi, k), across(here.v.lo, k));
-        }
+    };
+    auto leave = [&](int n) { /* chunk n, for the one after the next */
+        __syncthreads();
+        fetch(n + 2);
+    };
+    auto scores = [&](int n) {
+        wide_chain(x, room.q[mine], room.chunk[n % 2].k);
         wide_commit();
-        wide_wait<0>();
-        keep_here<8>(x), keep_here<8>(y);
+    };
+    clear<16>(dq);
+    arrived();
+    fetch(1);
+    wide_begin();
+    scores(0);
+    wide_wait<0>();
+    keep_here<8>(x);
+#pragma unroll 1
+    for (int n = 0; n < n_seen; n++) {
+        const chunk_halves &here = room.chunk[n % 2];
+        chunk_ref c = chunk_of(s, n);
+        bool all = pair + 15 < t.n && seen_of(first, c) == CHUNK;
+        int seen[2] = { seen_of(of_row[0], c), seen_of(of_row[1], c) };
+        float y[8][4];
+        uint32_t dh[4][4], dl[4][4];
+        wide_begin();
+        wide_first<false>(y, oh[0], across(here.v.hi, 0)), wide<8, false>(y, ol[0], across(here.v.hi, 0));
+        wide<8, false>(y, oh[0], across(here.v.lo, 0));
+#pragma unroll
+        for (int k = 1; k < 8; k++) wide_step<8, false>(y, oh[k], ol[k], across(here.v.hi, k), across(here.v.lo, k));
+        wide_commit();
 #pragma unroll
         for (int j = 0; j < 8; j++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                score_grad(&x[j][i], &y[j][i], scale, scale2, row[i / 2]);
-                if (!all && j * 8 + lane % 4 * 2 + i % 2 >= seen[i / 2]) y[j][i] = 0.0f;
-            }
+            for (int i = 0; i < 4; i++) x[j][i] = score_weight(x[j][i], scale2, row[i / 2].lse);
+        keep_here<8>(x);
+        arrived();
+        wide_wait<0>();
+        keep_here<8>(y);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) y[j][i] = score_grad(x[j][i], y[j][i], scale, row[i / 2].delta);
+        if (!all)
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) y[j][i] = j * 8 + lane % 4 * 2 + i % 2 < seen[i / 2] ? y[j][i] : 0.0f;
 #pragma unroll
         for (int k = 0; k < 4; k++) as_left(dh[k], dl[k], y + 2 * k);
         keep_here<16>(dq);
@@ -372,9 +415,14 @@ __global__ static void __launch_bounds__(DQ_THREADS, 1) dq_kernel(backward w, co
 #pragma unroll
         for (int k = 0; k < 4; k++) wide_step<16, true>(dq, dh[k], dl[k], along(here.k.hi, k, 0), along(here.k.lo, k, 0));
         wide_commit();
-        wide_wait<0>();
+        scores(n + 1); /* behind the last one: of whatever lies there, for nobody */
+        wide_wait<1>();
         keep_here<16>(dq);
+        leave(n);
+        wide_wait<0>();
+        keep_here<8>(x);
     }
+    for (int n = n_seen; n < n_chunks; n++) arrived(), leave(n);
     store_dq<16>(w, t, pair, kh, dq);
 #else
     (void)w, (void)items;
