@@ -130,13 +130,12 @@ struct tensor_sums {
     }
     /* Rows as they come in 16 bits. */
     __device__ static void fetch_wide(float *stage, const u16 *from, int64_t ld, int64_t n_cols, int rows) {
-        u16 *to = (u16 *)stage;
+        enum { IN_ROW = LEFT / 8, STEP = THREADS / IN_ROW };
+        int r = threadIdx.x / IN_ROW, c = threadIdx.x % IN_ROW * 8, left = c < n_cols ? rows - r : 0;
+        u16 *to = (u16 *)stage + r * LD_WIDE + c;
+        from += r * ld + c;
 #pragma unroll
-        for (int i = threadIdx.x; i < ROWS * LEFT / 8; i += THREADS) {
-            int r = i / (LEFT / 8), c = i % (LEFT / 8) * 8;
-            bool ok = r < rows && c < n_cols;
-            copy16(to + r * LD_WIDE + c, ok ? from + r * ld + c : from, ok);
-        }
+        for (int i = 0; i < ROWS; i += STEP) copy16(to + i * LD_WIDE, from + i * ld, i < left);
     }
     /* Row g + 8 h of the left operand's step i is column 16 i + g + 8 h of the warp's: ldmatrix turns them. */
     __device__ void add_wide(const float *stage) {
