@@ -239,8 +239,8 @@ static void attention_bwd_call(void *ctx, int i) {
                        a->spans, a->S, a->N, H, K, D);
 }
 
-static void bench_attention(void) {
-    const int length = small_run ? 64 : 512; /* of the prompt and of each completion */
+static void bench_attention(int times) {
+    const int length = small_run ? 64 : times * 512; /* of the prompt and of each completion */
     attending a = { .S = 1 + GROUP, .N = (1 + GROUP) * length, .n_slots = (1 + GROUP) * length };
     double pairs = 0.5 * length * length + GROUP * 1.5 * length * length;
     for (int s = 0; s < a.S; s++)
@@ -255,11 +255,11 @@ static void bench_attention(void) {
     gpu->kv_put(gpu, a.kv, a.n_slots, a.qkv + H * D, a.qkv + (H + K) * D, LD, put_ids(gpu, slots, a.N), a.N, K, D);
     free(slots);
     double t = time_of(attention_call, &a), flops = 4 * pairs * H * D, rows = 4.0 * a.N * D;
-    printf("      attention  prompt and 6 completions, forward  %9.1f us  %6.1f TFLOP/s", 1e6 * t, flops / t / 1e12);
+    printf("      attention  prompt and 6 completions of %4d, forward  %9.1f us  %6.1f TFLOP/s", length, 1e6 * t, flops / t / 1e12);
     share_of("attention forward", t, rows * (2 * H + 2 * K), flops);
     t = time_of(attention_bwd_call, &a);
-    printf("      attention  prompt and 6 completions, backward %9.1f us  %6.1f TFLOP/s (of 2.5 times the forward's)", 1e6 * t,
-           2.5 * flops / t / 1e12);
+    printf("      attention  prompt and 6 completions of %4d, backward %9.1f us  %6.1f TFLOP/s (of 2.5 times the forward's)", length,
+           1e6 * t, 2.5 * flops / t / 1e12);
     share_of("attention backward", t, rows * (4 * H + 4 * K), 2.5 * flops);
     a.S = GROUP;
     for (int s = 0; s < GROUP; s++)
@@ -267,7 +267,7 @@ static void bench_attention(void) {
     a.lse = NULL;
     t = time_of(attention_call, &a);
     double bytes = (double)a.n_slots * 2 * K * D * 4;
-    printf("      attention  decode, 6 rows at their ends        %9.1f us  %6.0f GB/s of keys and values", 1e6 * t, bytes / t / 1e9);
+    printf("      attention  decode, 6 rows at their ends             %9.1f us  %6.0f GB/s of keys and values", 1e6 * t, bytes / t / 1e9);
     share_of("attention decode, 6 rows", t, bytes, 4.0 * GROUP * 2 * length * H * D);
     free(host);
     drop(gpu);
@@ -369,6 +369,55 @@ static void bench_rows(void) {
     drop(gpu);
 }
 
+/* --- the update: LoRA of rank 64 on Qwen2.5-3B, 120 million values in 504 tensors --- */
+
+enum { TENSORS = 504, TENSOR = 237568 };
+static void adamw_call(void *ctx, int i) {
+    mr_adamw opt = { 1e-5f, 0.9f, 0.999f, 1e-8f, 0.01f, i + 1, 1, true };
+    gpu->adamw(gpu, ctx, TENSORS, &opt);
+}
+typedef struct summing {
+    const float *x;
+    int64_t n;
+} summing;
+static void squares_call(void *ctx, int i) {
+    const summing *s = ctx;
+    (void)i;
+    gpu->sum_squares(gpu, s->x, s->n, NULL);
+}
+
+static void bench_update(void) {
+    const int64_t each = small_run ? 1000 : TENSOR, n = each * TENSORS, blocks = (each + 255) / 256;
+    float *p = put(gpu, NULL, n), *g = put(gpu, NULL, n), *states[2] = { put(gpu, NULL, n), put(gpu, NULL, n) };
+    float *maxima = put(gpu, NULL, 2 * blocks * TENSORS);
+    for (int64_t at = 0; at < n; at += PATTERN) {
+        size_t bytes = (size_t)(n - at < PATTERN ? n - at : PATTERN) * sizeof(float);
+        gpu->upload(gpu, p + at, pattern, bytes), gpu->upload(gpu, g + at, pattern, bytes);
+    }
+    mr_adamw_tensor all[TENSORS];
+    for (int codes = 1; codes >= 0; codes--) {
+        gpu->zero(gpu, states[0], (size_t)n * sizeof(float)), gpu->zero(gpu, states[1], (size_t)n * sizeof(float));
+        gpu->zero(gpu, maxima, (size_t)(2 * blocks * TENSORS) * sizeof(float));
+        for (int i = 0; i < TENSORS; i++) {
+            mr_adamw_tensor t = { .p = p + i * each, .g = g + i * each, .n = each };
+            if (codes)
+                t.c1 = (uint8_t *)states[0] + i * each, t.c2 = (uint8_t *)states[1] + i * each, t.absmax1 = maxima + 2 * i * blocks,
+                t.absmax2 = t.absmax1 + blocks;
+            else
+                t.m = states[0] + i * each, t.v = states[1] + i * each;
+            all[i] = t;
+        }
+        double t = time_of(adamw_call, all), bytes = (double)n * (codes ? 16 : 28);
+        printf("      %-40s %9.1f us  %6.0f GB/s", codes ? "adamw_8bit   504 x 237568" : "adamw        504 x 237568", 1e6 * t, bytes / t / 1e9);
+        share_of(codes ? "adamw_8bit" : "adamw", t, bytes, 0);
+    }
+    summing s = { g, n };
+    double t = time_of(squares_call, &s), bytes = 4.0 * (double)n;
+    printf("      %-40s %9.1f us  %6.0f GB/s", "sum_squares  119734272", 1e6 * t, bytes / t / 1e9);
+    share_of("sum_squares", t, bytes, 0);
+    drop(gpu);
+}
+
 /* One large product by the same call as all others, for the limit of operations. */
 static void measure_product(void) {
     int64_t n = small_run ? 64 : 8192;
@@ -398,8 +447,10 @@ static void measure_limits(void) {
 
 void bench_between(void) {
     measure_limits();
-    bench_attention();
+    bench_attention(1);
+    if (!small_run) bench_attention(2);
     bench_rows();
+    bench_update();
     list_slow();
     wait();
 }
@@ -452,8 +503,10 @@ void bench_all(void) {
         if (!shapes[i].head) bench_shape(&shapes[i], MR_NF4, 64);
         bench_shape(&shapes[i], MR_BF16, 0);
     }
-    bench_attention();
+    bench_attention(1);
+    if (!small_run) bench_attention(2);
     bench_rows();
+    bench_update();
     list_slow();
     wait();
     free((void *)(uintptr_t)pattern);
