@@ -1,8 +1,9 @@
 /* head.cu - log-probabilities of given tokens, their gradient, and the choice of new ones.
  *
- * One block a row. Sampling, training and scoring get a token's log-probability from row_stats and row_logp below, so their bits
- * agree. A row is read in pieces of PIECE logits: 32 f32 lanes within a piece, double across pieces, in order. A piece's e^z are relative
- * to its own maximum, so that a row is read once; the pieces' sums are brought to the row's maximum afterwards. */
+ * Sampling, training and scoring get a token's log-probability from sums_of_piece and row_logp below, so their bits agree. A row is read
+ * in pieces of PIECE logits: 32 f32 lanes within a piece, double across pieces, in order. A piece's e^z are relative to its own
+ * maximum, so that a row is read once; the pieces' sums are brought to the row's maximum afterwards. Scoring has many rows, so a block
+ * makes a row. Sampling has few: all multiprocessors make pieces, and then a block a row draws. */
 #include <assert.h>
 #include <stddef.h>
 
@@ -20,6 +21,14 @@ typedef struct row_room { /* e: at 8 bytes */
 static_assert(BUCKETS * sizeof(unsigned long long) <= sizeof(((row_room *)0)->e) && offsetof(row_room, e) % 8 == 0, "a row's masses");
 
 __host__ __device__ static inline int pieces_of(int n) { return (n + PIECE - 1) / PIECE; }
+
+/* In double, one after the other. */
+template <typename T> __device__ inline double sum_in_order(const T *x, int n) {
+    double sum = 0;
+#pragma unroll 8
+    for (int i = 0; i < n; i++) sum += (double)x[i];
+    return sum;
+}
 
 template <typename F> __device__ static float largest(F value, int n, row_room &r) {
     float most = -INFINITY;
@@ -40,11 +49,7 @@ template <typename F> __device__ static void sum_pieces(F value, int n, row_room
         if (lane == 0) r.sums[p] = sum;
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-        double total = 0;
-        for (int p = 0; p < pieces_of(n); p++) total += (double)r.sums[p];
-        r.total = total;
-    }
+    if (threadIdx.x == 0) r.total = sum_in_order(r.sums, pieces_of(n));
     __syncthreads();
 }
 
@@ -63,13 +68,25 @@ typedef struct piece_stats {
 
 enum { EACH = PIECE / 128 };
 
-template <bool WEIGHTED> __device__ inline piece_stats stats_of_piece(const float *z, int left, float inv_t) {
+/* A lane's logits of a piece, -inf behind the `left` that count; `stored` are in memory from z on, as many or more. */
+__device__ inline void load_piece(float4 x[EACH], const float *z, int stored, int left) {
     int lane = threadIdx.x % 32 * 4;
-    float4 x[EACH];
     const float none = -INFINITY;
-    if (left >= PIECE && (uintptr_t)z % 16 == 0) {
+    if ((uintptr_t)z % 16 == 0 && (stored >= PIECE || stored % 4 == 0)) {
 #pragma unroll
-        for (int j = 0; j < EACH; j++) x[j] = *(const float4 *)(z + 128 * j + lane);
+        for (int j = 0; j < EACH; j++) {
+            float4 v = { none, none, none, none };
+            if (128 * j + lane < left) v = *(const float4 *)(z + 128 * j + lane);
+            x[j] = v;
+        }
+        if (left >= PIECE || left % 4 == 0) return;
+#pragma unroll
+        for (int j = 0; j < EACH; j++) {
+            int at = 128 * j + lane;
+            if (at + 1 >= left) x[j].y = none;
+            if (at + 2 >= left) x[j].z = none;
+            if (at + 3 >= left) x[j].w = none;
+        }
     } else {
 #pragma unroll
         for (int j = 0; j < EACH; j++) {
@@ -79,21 +96,38 @@ template <bool WEIGHTED> __device__ inline piece_stats stats_of_piece(const floa
             x[j] = v;
         }
     }
-    float most = none;
+}
+
+__device__ inline float largest_of_piece(const float4 x[EACH]) {
+    float most = -INFINITY;
 #pragma unroll
     for (int j = 0; j < EACH; j++) most = fmaxf(most, fmaxf(fmaxf(x[j].x, x[j].y), fmaxf(x[j].z, x[j].w)));
-    piece_stats s = { warp_max(most) * inv_t, 0.0f, 0.0f };
-    float from = s.max == none ? 0.0f : s.max; /* e^-inf is 0 where nothing is larger, too */
+    return warp_max(most);
+}
+
+/* x(j): a lane's j-th four logits; most: the piece's largest. */
+template <bool WEIGHTED, int UNROLL, typename X> __device__ inline piece_stats sums_of_piece(X x, float most, float inv_t) {
+    piece_stats s = { most * inv_t, 0.0f, 0.0f };
+    float from = s.max == -INFINITY ? 0.0f : s.max; /* e^-inf is 0 where nothing is larger, too */
     auto take = [&](float v) {
         float a = v * inv_t - from, e = exp_below_88(a);
         s.sum += e;
         if (WEIGHTED) s.weighted += e > 0.0f ? a * e : 0.0f; /* 0 log 0 = 0 */
     };
-#pragma unroll
-    for (int j = 0; j < EACH; j++) take(x[j].x), take(x[j].y), take(x[j].z), take(x[j].w);
+#pragma unroll UNROLL
+    for (int j = 0; j < EACH; j++) {
+        float4 v = x(j);
+        take(v.x), take(v.y), take(v.z), take(v.w);
+    }
     s.sum = warp_sum(s.sum);
     if (WEIGHTED) s.weighted = warp_sum(s.weighted);
     return s;
+}
+
+template <bool WEIGHTED> __device__ inline piece_stats stats_of_piece(const float *z, int left, float inv_t) {
+    float4 x[EACH];
+    load_piece(x, z, left, left);
+    return sums_of_piece<WEIGHTED, EACH>([&](int j) { return x[j]; }, largest_of_piece(x), inv_t);
 }
 
 /* The pieces' stats in r.tops, r.sums and r.weighted become the row's; r.sums and r.total are those of e^(z/t - max) then. */
@@ -110,10 +144,8 @@ __device__ static stats merge_pieces(int n_pieces, bool weighted, row_room &r) {
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-        double total = 0, other = 0;
-        for (int p = 0; p < n_pieces; p++) total += (double)r.sums[p];
-        for (int p = 0; weighted && p < n_pieces; p++) other += (double)r.weighted[p];
-        r.total = total, r.other = other;
+        r.total = sum_in_order(r.sums, n_pieces);
+        if (weighted) r.other = sum_in_order(r.weighted, n_pieces);
     }
     __syncthreads();
     s.sum = r.total, s.weighted = weighted ? r.other : 0;
@@ -132,8 +164,9 @@ __device__ static stats row_stats(const float *z, float inv_t, int n, bool weigh
     return merge_pieces(pieces_of(n), weighted, r);
 }
 
-__device__ static float row_logp(const stats &s, float z, float inv_t) {
-    return (float)((double)(z * inv_t) - (double)s.max - log(s.sum));
+/* log_sum: log of stats.sum. */
+__device__ static float row_logp(float max, double log_sum, float z, float inv_t) {
+    return (float)((double)(z * inv_t) - (double)max - log_sum);
 }
 
 __global__ static void __launch_bounds__(THREADS)
@@ -144,9 +177,10 @@ __global__ static void __launch_bounds__(THREADS)
     const float *row = z + (int64_t)n * V;
     stats s = row_stats(row, inv_t, V, entropy != NULL, r);
     if (threadIdx.x) return;
-    logp[n] = row_logp(s, row[targets[n]], inv_t);
-    if (lse) lse[n] = (float)((double)s.max + log(s.sum));
-    if (entropy) entropy[n] = (float)(log(s.sum) - s.weighted / s.sum);
+    double log_sum = log(s.sum);
+    logp[n] = row_logp(s.max, log_sum, row[targets[n]], inv_t);
+    if (lse) lse[n] = (float)((double)s.max + log_sum);
+    if (entropy) entropy[n] = (float)(log_sum - s.weighted / s.sum);
 }
 
 void cu_logprob(mr_backend *b, float *logp, float *entropy, float *lse, const float *z, const int32_t *targets,
@@ -198,6 +232,157 @@ void cu_logprob_bwd(mr_backend *b, float *z, const float *lse, const int32_t *ta
 }
 
 /* --- sampling --- */
+
+/* A row's pieces lie in two arrays, one after the other: those of all V logits, which give the log-probability, and those of the n_vocab ids
+ * that are drawn from. Only the last of the latter can differ from what has its place among the former. */
+struct alignas(8) row_piece {
+    float max, sum; /* of piece_stats */
+};
+
+enum { PIECE_WARPS = 4, DRAW_THREADS = 512 };
+
+/* Pieces to be made of a row. */
+__host__ __device__ static inline int pieces_made(int V, int n_vocab) { return pieces_of(V) + (n_vocab != V); }
+
+/* A warp makes a piece. Its logits wait in shared memory, so that the loop over them is short: a step comes here once, and its code
+ * is not in the caches then. */
+__global__ static void __launch_bounds__(PIECE_WARPS * 32)
+    pieces_kernel(row_piece *pieces, const float *z, float inv_t, int N, int V, int n_vocab) {
+    SHARED_BYTES(bytes);
+    follow();
+    int made = pieces_made(V, n_vocab), item = blockIdx.x * PIECE_WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (item >= N * made) return;
+    int n = item / made, p = item % made, n_pieces = pieces_of(V), n_whole = n_vocab == V ? n_pieces : pieces_of(n_vocab) - 1;
+    bool end = p == n_pieces; /* of the n_vocab ids */
+    if (end) p = n_whole;
+    float4 x[EACH], *mine = (float4 *)bytes + threadIdx.x / 32 * EACH * 32 + lane;
+    load_piece(x, z + (int64_t)n * V + p * PIECE, V - p * PIECE, (end ? n_vocab : V) - p * PIECE);
+#pragma unroll
+    for (int j = 0; j < EACH; j++) mine[32 * j] = x[j];
+    piece_stats s = sums_of_piece<false, 2>([&](int j) { return mine[32 * j]; }, largest_of_piece(x), inv_t);
+    row_piece *row = pieces + (int64_t)n * 2 * n_pieces, made_piece = { s.max, s.sum };
+    if (lane == 0 && !end) row[p] = made_piece;
+    if (lane == 0 && (end || p < n_whole)) row[n_pieces + p] = made_piece;
+}
+
+enum { AHEAD = 8, PARTS = PIECE / PART };
+
+typedef struct draw_room {
+    double before[MAX_PIECES + AHEAD], runs[PARTS], before_part[PARTS + AHEAD], before_id[PART + AHEAD], log_sum;
+    float sums[2][MAX_PIECES], e[PIECE + PARTS], room[32];
+    int found;
+} draw_room;
+
+/* before[i] = from + x[0] + ... + x[i - 1], in order; before has room for AHEAD values more. For one thread, which reads AHEAD of them
+ * while it adds. */
+template <typename T> __device__ inline void add_up(double *before, double from, const T *x, int n) {
+    for (int at = 0; at < n; at += AHEAD) {
+        T v[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) v[i] = at + i < n ? x[at + i] : (T)0;
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) before[at + i] = from, from += (double)v[i];
+    }
+    before[n] = from;
+}
+
+/* The first i of 0 .. n - 1 with f(i), n without any. All threads call it and get it. */
+template <typename F> __device__ inline int first_of(int n, F f, int *found) {
+    __syncthreads();
+    if (threadIdx.x == 0) *found = n;
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += DRAW_THREADS)
+        if (f(i)) {
+            atomicMin(found, i);
+            break;
+        }
+    __syncthreads();
+    return *found;
+}
+
+/* r.sums = the sums of e^(z/t - max) of a row's pieces, most = their max: of all V, and of those drawn from. */
+__device__ static void merge_row(float most[2], const row_piece *pieces, int n_pieces, int n_drawn, draw_room &r) {
+    enum { MINE = MAX_PIECES / DRAW_THREADS };
+    row_piece mine[2][MINE];
+#pragma unroll
+    for (int v = 0; v < 2; v++)
+#pragma unroll
+        for (int i = 0; i < MINE; i++) {
+            int p = threadIdx.x + i * DRAW_THREADS;
+            row_piece none = { -INFINITY, 0.0f };
+            mine[v][i] = p < (v ? n_drawn : n_pieces) ? pieces[v * n_pieces + p] : none;
+        }
+#pragma unroll
+    for (int v = 0; v < 2; v++) {
+        float top = -INFINITY;
+#pragma unroll
+        for (int i = 0; i < MINE; i++) top = fmaxf(top, mine[v][i].max);
+        most[v] = block_max(top, r.room);
+#pragma unroll
+        for (int i = 0; i < MINE; i++) r.sums[v][threadIdx.x + i * DRAW_THREADS] = mine[v][i].sum * exp_f32(mine[v][i].max - most[v]);
+    }
+}
+
+/* The lowest id with the largest logit; 0 when all are NaN. */
+__device__ static int draw_largest(const float *z, const row_piece *drawn, float most, int n, draw_room &r) {
+    int n_pieces = pieces_of(n), piece = first_of(n_pieces, [&](int p) { return drawn[p].max == most; }, &r.found);
+    if (piece == n_pieces) return 0;
+    int from = piece * PIECE, size = n - from < PIECE ? n - from : PIECE;
+    int at = first_of(size, [&](int i) { return z[from + i] == most; }, &r.found);
+    return at < size ? from + at : 0;
+}
+
+/* The first id whose cumulative e^(z/t - most) exceeds u * their sum, in id order; r.before and r.sums are those of the pieces. The last
+ * id with a positive value when rounding leaves none; 0 without any. */
+__device__ static int draw(const float *z, float inv_t, float most, int n, double u, draw_room &r) {
+    int last = pieces_of(n) - 1;
+    double target = u * r.before[last + 1];
+    int piece = first_of(last + 1, [&](int p) { return p == last || !(r.before[p + 1] <= target); }, &r.found);
+    double before = r.before[piece];
+    for (; piece > 0 && r.sums[1][piece] == 0.0f; piece--) before -= (double)r.sums[1][piece - 1];
+    int from = piece * PIECE;
+    for (int i = threadIdx.x; i < PIECE; i += DRAW_THREADS) {
+        float e = from + i < n ? exp_f32(z[from + i] * inv_t - most) : 0.0f;
+        r.e[i + i / PART] = e > 0.0f ? e : 0.0f;
+    }
+    __syncthreads();
+    if (threadIdx.x < PARTS) r.runs[threadIdx.x] = sum_in_order(r.e + threadIdx.x * (PART + 1), PART);
+    __syncthreads();
+    if (threadIdx.x == 0) add_up(r.before_part, before, r.runs, PARTS);
+    int part = first_of(PARTS, [&](int i) { return i == PARTS - 1 || !(r.before_part[i + 1] <= target); }, &r.found);
+    before = r.before_part[part];
+    while (part > 0 && !(r.runs[part] > 0)) before -= r.runs[--part];
+    const float *e = r.e + part * (PART + 1);
+    if (threadIdx.x == 0) add_up(r.before_id, before, e, PART);
+    int at = first_of(PART, [&](int i) { return e[i] > 0.0f && r.before_id[i + 1] > target; }, &r.found);
+    if (at == PART) at = PART - 1 - first_of(PART, [&](int i) { return e[PART - 1 - i] > 0.0f; }, &r.found);
+    return at < 0 ? 0 : from + part * PART + at;
+}
+
+__global__ static void __launch_bounds__(DRAW_THREADS)
+    draw_kernel(int32_t *ids, float *logp, const row_piece *pieces, const float *z, const float *u, float inv_t, bool greedy, int V, int n_vocab) {
+    SHARED_BYTES(bytes);
+    draw_room &r = *(draw_room *)bytes;
+    follow();
+    int n = blockIdx.x, n_pieces = pieces_of(V), n_drawn = pieces_of(n_vocab), id;
+    const float *row = z + (int64_t)n * V;
+    pieces += (int64_t)n * 2 * n_pieces;
+    float most[2];
+    merge_row(most, pieces, n_pieces, n_drawn, r);
+    __syncthreads();
+    if (threadIdx.x == 0 && !greedy) add_up(r.before, 0.0, r.sums[1], n_drawn);
+    if (threadIdx.x == 32) r.log_sum = log(sum_in_order(r.sums[0], n_pieces));
+    __syncthreads();
+    if (greedy)
+        id = draw_largest(row, pieces + n_pieces, most[1], n_vocab, r);
+    else
+        id = draw(row, inv_t, most[1], n_vocab, (double)u[n], r);
+    if (threadIdx.x) return;
+    ids[n] = id;
+    logp[n] = row_logp(most[0], r.log_sum, row[id], inv_t);
+}
+
+/* --- sampling with filters --- */
 
 /* The lowest id with the largest value; 0 when all are NaN. */
 template <typename F> __device__ static int arg_max(F value, int n, row_room &r) {
@@ -422,32 +607,19 @@ __device__ static int pick_filtered(const float *z, const mr_sampling &opt, cons
 /* history: {first, n} for each row, then ids; NULL without a penalty. row0: the first row of this launch. */
 __global__ static void __launch_bounds__(THREADS)
     sample_kernel(int32_t *ids, float *logp, const float *z, const float *u, mr_sampling opt, const int32_t *history,
-                  int n_rows, int row0, int V, bool filtered, char *scratch, int64_t stride, int64_t keys_bytes) {
+                  int n_rows, int row0, int V, char *scratch, int64_t stride, int64_t keys_bytes) {
     SHARED_BYTES(bytes);
     row_room &r = *(row_room *)bytes;
-    int n = row0 + blockIdx.x, id, n_vocab = opt.n_vocab;
-    bool greedy = opt.temperature <= 0;
-    float inv_t = greedy ? 1.0f : 1.0f / opt.temperature;
+    int n = row0 + blockIdx.x;
+    float inv_t = opt.temperature <= 0 ? 1.0f : 1.0f / opt.temperature;
     const float *row = z + (int64_t)n * V;
     stats s = row_stats(row, inv_t, V, false, r);
-    if (filtered) {
-        char *mine = scratch + blockIdx.x * stride;
-        const int32_t *seen = history ? history + 2 * n_rows + history[2 * n] : NULL;
-        id = pick_filtered(row, opt, seen, history ? history[2 * n + 1] : 0, (double)u[n], (uint64_t *)mine,
-                           (float *)(mine + keys_bytes), r);
-    } else if (greedy) {
-        id = arg_max([&](int i) { return row[i]; }, n_vocab, r);
-    } else {
-        float most = s.max;
-        if (n_vocab != V) {
-            stats part = row_stats(row, inv_t, n_vocab, false, r);
-            most = part.max;
-        }
-        id = pick([&](int i) { return exp_f32(row[i] * inv_t - most); }, n_vocab, (double)u[n], r);
-    }
+    char *mine = scratch + blockIdx.x * stride;
+    const int32_t *seen = history ? history + 2 * n_rows + history[2 * n] : NULL;
+    int id = pick_filtered(row, opt, seen, history ? history[2 * n + 1] : 0, (double)u[n], (uint64_t *)mine, (float *)(mine + keys_bytes), r);
     if (threadIdx.x) return;
     ids[n] = id;
-    logp[n] = row_logp(s, row[id], inv_t);
+    logp[n] = row_logp(s.max, log(s.sum), row[id], inv_t);
 }
 
 /* The rows' histories to the device; NULL after a failure. */
@@ -480,8 +652,27 @@ static int rows_at_once(int64_t n, int64_t stride) {
     return (int)(fit < 1 ? 1 : fit < n ? fit : n);
 }
 
+static int64_t piece_bytes(int V) { return 2 * pieces_of(V) * (int64_t)sizeof(row_piece); }
+
 size_t cu_sample_scratch(int64_t n, int64_t n_vocab) {
-    return (size_t)(rows_at_once(n, stride_of(n_vocab)) * stride_of(n_vocab));
+    int64_t filtered = rows_at_once(n, stride_of(n_vocab)) * stride_of(n_vocab), stride = piece_bytes((int)n_vocab);
+    int64_t plain = rows_at_once(n, stride) * stride;
+    return (size_t)(filtered > plain ? filtered : plain);
+}
+
+static void sample_plain(mr_backend *b, int32_t *ids, float *logp, const float *z, const float *u, const mr_sampling *opt, int N, int V) {
+    bool greedy = opt->temperature <= 0;
+    float inv_t = greedy ? 1.0f : 1.0f / opt->temperature;
+    int at_once = rows_at_once(N, piece_bytes(V));
+    row_piece *pieces = (row_piece *)cu_scratch(b, "sample", CU_SLOT_HEAD, (size_t)(at_once * piece_bytes(V)));
+    for (int at = 0; pieces && at < N; at += at_once) {
+        int n = N - at < at_once ? N - at : at_once, blocks = (n * pieces_made(V, opt->n_vocab) + PIECE_WARPS - 1) / PIECE_WARPS;
+        const float *rows = z + (int64_t)at * V;
+        LAUNCH_EARLY(b, "sample", pieces_kernel, blocks, PIECE_WARPS * 32, PIECE_WARPS * PIECE * (int)sizeof(float), pieces, rows, inv_t, n, V,
+                     (int)opt->n_vocab);
+        LAUNCH_EARLY(b, "sample", draw_kernel, n, DRAW_THREADS, (int)sizeof(draw_room), ids + at, logp + at, pieces, rows, u + at, inv_t,
+                     greedy, V, (int)opt->n_vocab);
+    }
 }
 
 void cu_sample(mr_backend *b, int32_t *ids, float *logp, const float *z, const float *u, const mr_sampling *opt,
@@ -491,19 +682,19 @@ void cu_sample(mr_backend *b, int32_t *ids, float *logp, const float *z, const f
     bool penalty = opt->repetition_penalty != 1.0f, greedy = opt->temperature <= 0;
     bool filtered = penalty || (!greedy && (opt->top_k > 0 || opt->top_p < 1 || opt->min_p > 0));
     assert(!penalty || (history && n_history));
+    if (!filtered) {
+        sample_plain(b, ids, logp, z, u, opt, N, V);
+        return;
+    }
     const int32_t *seen = NULL;
     if (penalty && !(seen = upload_history(b, history, n_history, N))) return;
     int64_t keys_bytes = keys_of(opt->n_vocab), stride = stride_of(opt->n_vocab);
-    int at_once = N;
-    char *scratch = NULL;
-    if (filtered) {
-        at_once = rows_at_once(N, stride);
-        scratch = (char *)cu_scratch(b, "sample", CU_SLOT_HEAD, (size_t)(at_once * stride));
-        if (!scratch) return;
-    }
+    int at_once = rows_at_once(N, stride);
+    char *scratch = (char *)cu_scratch(b, "sample", CU_SLOT_HEAD, (size_t)(at_once * stride));
+    if (!scratch) return;
     for (int at = 0; at < N; at += at_once) {
         int n = N - at < at_once ? N - at : at_once;
-        LAUNCH(b, "sample", sample_kernel, n, THREADS, (int)sizeof(row_room), ids, logp, z, u, *opt, seen, N, at, V, filtered,
-               scratch, stride, keys_bytes);
+        LAUNCH(b, "sample", sample_kernel, n, THREADS, (int)sizeof(row_room), ids, logp, z, u, *opt, seen, N, at, V, scratch, stride,
+               keys_bytes);
     }
 }

@@ -277,9 +277,9 @@ static void bench_attention(int times) {
 
 enum { C = 2048, F = 11008, V = 151936, HEAD_ROWS = 256 };
 typedef struct rowing {
-    float *x, *y, *z, *w, *wide, *logits, *logp, *lse, *u;
+    float *x, *y, *z, *w, *wide, *logits, *logp, *lse, *u, *uniform;
     int32_t *ids, *pos;
-    int N, head_rows;
+    int N, head_rows, picked;
     mr_sampling opt;
 } rowing;
 
@@ -330,7 +330,7 @@ static void logprob_bwd_call(void *ctx, int i) {
 static void sample_call(void *ctx, int i) {
     const rowing *r = ctx;
     (void)i;
-    gpu->sample(gpu, r->ids, r->logp, r->logits, r->u, &r->opt, NULL, NULL, 6, V);
+    gpu->sample(gpu, r->ids, r->logp, r->logits, r->uniform, &r->opt, NULL, NULL, r->picked, V);
 }
 
 static void row_line(const char *name, void (*call)(void *ctx, int i), rowing *r, double bytes) {
@@ -360,10 +360,16 @@ static void bench_rows(void) {
     row_line("silu_mul_bwd 3584 x 11008", silu_bwd_call, &r, 5 * wide);
     row_line("rope         3584 x 18 heads of 128", rope_call, &r, 2.0 * 4 * (double)n * (H + K) * D);
     r.logits = put(gpu, host, logits);
+    for (int i = 0; i < r.head_rows; i++) host[i] = ((float)i + 0.5f) / (float)r.head_rows;
+    r.uniform = put(gpu, host, r.head_rows);
     row_line("logprob      256 x 151936, every second with entropy", logprob_call, &r, head);
-    row_line("sample       6 x 151936", sample_call, &r, 6 * 4.0 * V);
-    r.opt.top_p = 0.95f;
-    row_line("sample       6 x 151936, top_p", sample_call, &r, 6 * 4.0 * V);
+    for (int few = 1; few >= 0; few--) {
+        r.picked = few ? 6 : r.head_rows;
+        r.opt.top_p = 1;
+        row_line(few ? "sample       6 x 151936" : "sample       256 x 151936", sample_call, &r, r.picked * 4.0 * V);
+        r.opt.top_p = 0.95f;
+        row_line(few ? "sample       6 x 151936, top_p" : "sample       256 x 151936, top_p", sample_call, &r, r.picked * 4.0 * V);
+    }
     row_line("logprob_bwd  256 x 151936", logprob_bwd_call, &r, 2 * head);
     free(host), free(ids);
     drop(gpu);

@@ -332,10 +332,23 @@ typedef struct choice {
     bool history;
 } choice;
 
+/* Logits: any; some of them equal; all equal; -INFINITY but for a quarter, and all of the first 2048 of a longer row. */
+enum { ANY, SOME_EQUAL, EQUAL, BARRED };
+
+static float *logits_new(int N, int V, float spread, int form) {
+    float *z = random_new((int64_t)N * V, spread);
+    for (int64_t i = 0; i < (int64_t)N * V; i++) {
+        int id = (int)(i % V);
+        if (form == SOME_EQUAL) z[i] = roundf(4 * z[i]) / 4;
+        if (form == EQUAL) z[i] = 1.5f;
+        if (form == BARRED && (id / 7 % 4 || (V > 2048 && id < 2048))) z[i] = -INFINITY;
+    }
+    return z;
+}
+
 /* Ids of both sides for N rows; *differ counts rows where they are not the same. */
-static void check_sample(const choice *c, int N, int V, int *differ, int *total, bool *bits) {
-    float *z = random_new((int64_t)N * V, c->spread), *u = random_new(N, 0.5f), *logp[2];
-    for (int64_t i = 0; i < (int64_t)N * V && V % 3 == 0; i++) z[i] = roundf(4 * z[i]) / 4; /* equal logits */
+static void check_sample(const choice *c, int form, int N, int V, int *differ, int *total, bool *bits) {
+    float *z = logits_new(N, V, c->spread, form), *u = random_new(N, 0.5f), *logp[2];
     for (int n = 0; n < N; n++) u[n] += 0.5f;
     u[0] = 0, u[N - 1] = 0x1.fffffep-1f;
     int32_t *ids[2], *host[2], seen[40], n_history[64];
@@ -396,11 +409,21 @@ void test_head(void) {
             if (k < 2 || (small_run && sizes[k] > 5000)) continue;
             choice c = choices[i];
             c.opt.n_vocab = sizes[k] - (k % 2 ? 3 : 0);
-            check_sample(&c, sizes[k] > 100000 ? 8 : small_run ? 9 : 33, sizes[k], &differ, &total, &bits);
+            check_sample(&c, sizes[k] % 3 ? ANY : SOME_EQUAL, sizes[k] > 100000 ? 8 : small_run ? 9 : 33, sizes[k], &differ, &total, &bits);
         }
     /* u so near to the edge between two ids that the last bits of two sums decide: one in thousands */
     verdict(differ <= total / 1000, "sample", "%d of %d ids differ from the CPU's (allowed %d)", differ, total, total / 1000);
     verdict(bits, "sample: logp", "the bits of logprob, alone or among others; z unchanged");
+    static const int edges[] = { 1, 17, 2049, 4100, 151936 };
+    differ = total = 0;
+    for (size_t i = 0; i < sizeof choices / sizeof choices[0]; i++)
+        for (int k = 0; k < 5 - small_run; k++)
+            for (int form = EQUAL; form <= BARRED; form++) {
+                choice c = choices[i];
+                c.opt.n_vocab = edges[k] - (i % 2 && k ? 3 : 0);
+                check_sample(&c, form, 3, edges[k], &differ, &total, &bits);
+            }
+    verdict(differ == 0 && bits, "sample: equal logits, ids that are barred", "%d of %d ids differ from the CPU's", differ, total);
     float z[300], u = 0.5f;
     for (int i = 0; i < 300; i++) z[i] = NAN;
     bool safe = true;
