@@ -11,8 +11,9 @@
 #include "cuda/gemm.cuh"
 #include "cuda/lt.h"
 
-/* A block's rows and columns, columns of u at a time, and its row stride in shared memory: an odd number of 16 bytes for ldmatrix. */
-enum { ROWS = 64, COLS = 32, INNER = 64, LD = INNER + 8, THREADS = ROWS / 16 * 32, MOST_PARTS = 3, ROW = CU_JOINED_ROWS };
+/* A block's rows, its columns and u's at a time, and b's row stride in shared memory: an odd number of 16 bytes for ldmatrix. BUFFERS: of b's
+ * tiles, of which all but one are on their way. */
+enum { ROWS = 64, COLS = 32, INNER = 64, LD = INNER + 8, THREADS = ROWS / 16 * 32, BUFFERS = 3, MOST_PARTS = 3, ROW = CU_JOINED_ROWS };
 
 typedef struct joined_part {
     int row0, rows, r0, r;
@@ -30,39 +31,31 @@ typedef struct joined {
     const float *bias;
     bool add;
     joined_part part[MOST_PARTS]; /* rows 0: none */
+    int longest, tiles;       /* the largest of the parts' ranks; tiles of COLS columns that a block has, one after another */
 } joined;
 
-template <int SIDES> struct joined_room {
-    u16 u[SIDES][ROWS][LD], b[SIDES][COLS][LD];
-};
-
-/* What a block needs of LoRA for one side: b's first row is the block's first column. r = 0: nothing. Parts are looked through one by one, since
+/* What a tile needs of LoRA for one side: b's first row is the tile's first column. r = 0: nothing. Parts are looked through one by one, since
  * a launch's arguments are slow to look up by a variable. */
 typedef struct inner {
     int r0, r;
     float scale;
     const u16 *b;
     int64_t ldb;
+    bool first; /* of the part's tiles */
 } inner;
 
 __device__ inline inner inner_of(const joined &w, int col) {
-    inner x = { 0, 0, 0.0f, NULL, 0 };
+    inner x = { 0, 0, 0.0f, NULL, 0, false };
 #pragma unroll
     for (int i = 0; i < MOST_PARTS; i++) {
         const joined_part &p = w.part[i];
-        if (col >= p.row0 && col < p.row0 + p.rows) x.r0 = p.r0, x.r = p.r, x.scale = p.scale, x.b = p.b + (col - p.row0) * p.ldb, x.ldb = p.ldb;
+        if (col >= p.row0 && col < p.row0 + p.rows) x = inner{ p.r0, p.r, p.scale, p.b + (col - p.row0) * p.ldb, p.ldb, col == p.row0 };
     }
     return x;
 }
 
-__device__ inline float4 add4(float4 a, float4 b) {
-    float4 sum = { a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w };
-    return sum;
-}
-__device__ inline float4 none4() {
-    float4 zero = { 0.0f, 0.0f, 0.0f, 0.0f };
-    return zero;
-}
+__device__ inline float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
+__device__ inline float2 plus(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
 
 /* Four neighbors of a row in 16 bits. */
 template <int T> __device__ inline void put_half4(u16 *to, float4 v) {
@@ -70,140 +63,194 @@ template <int T> __device__ inline void put_half4(u16 *to, float4 v) {
     *(uint2 *)to = two;
 }
 
-/* n groups of 4 neighbors, at(i) each or none, as the planes' sums in order, the first one's through begin(i, sum): loads of a plane are on
- * their way together. */
-template <int n, typename F, typename G>
-__device__ inline void add_planes(float4 v[n], const float *sums, int ld, int n_planes, F at, G begin) {
-    int place[n];
-    float4 more[n];
+/* n groups of neighbors, each at place[i] or, below 0, none, as the planes' sums in order, added to v where `add`. PLANES: how many, all of
+ * whose loads are on their way together; 0: n_planes, one after the other. */
+template <int PLANES, int n, typename V>
+__device__ inline void add_planes(V v[n], const int place[n], const float *sums, int ld, int n_planes, bool add) {
+    enum { TOGETHER = PLANES ? PLANES : 1 };
+    V part[TOGETHER][n];
 #pragma unroll
-    for (int i = 0; i < n; i++) place[i] = at(i);
+    for (int p = 0; p < TOGETHER; p++)
 #pragma unroll
-    for (int i = 0; i < n; i++) v[i] = place[i] >= 0 ? *(const float4 *)(sums + place[i]) : none4();
+        for (int i = 0; i < n; i++) part[p][i] = place[i] >= 0 ? *(const V *)(sums + (int64_t)p * ROW * ld + place[i]) : V{};
 #pragma unroll
-    for (int i = 0; i < n; i++) v[i] = begin(i, v[i]);
+    for (int i = 0; i < n; i++) v[i] = add ? plus(v[i], part[0][i]) : part[0][i];
+#pragma unroll
+    for (int p = 1; p < TOGETHER; p++)
+#pragma unroll
+        for (int i = 0; i < n; i++) v[i] = plus(v[i], part[p][i]);
 #pragma unroll 1
-    for (int p = 1; p < n_planes; p++) {
-        const float *plane = sums + (int64_t)p * ROW * ld;
+    for (int p = 1; !PLANES && p < n_planes; p++)
 #pragma unroll
-        for (int i = 0; i < n; i++) more[i] = place[i] >= 0 ? *(const float4 *)(plane + place[i]) : none4();
-#pragma unroll
-        for (int i = 0; i < n; i++) v[i] = add4(v[i], more[i]);
-    }
+        for (int i = 0; i < n; i++) v[i] = plus(v[i], place[i] >= 0 ? *(const V *)(sums + (int64_t)p * ROW * ld + place[i]) : V{});
 }
-__device__ inline float4 as_it_is(int, float4 x) { return x; }
 
-enum { TILES = COLS / 16, MINE = 2 * TILES, U_EACH = ROWS * INNER / 4 / THREADS };
+enum { TILES = COLS / 16, MINE = 2 * TILES, STEPS = INNER / 16 };
 
-/* A warp has 16 rows, and 16 columns of each side at a time; which of them is which column of an mma is as in mlp.cu, so that a lane's are 4
- * neighbors of rows lane / 4 and lane / 4 + 8. SIDES = 2: gate and up. */
-template <int T, int SIDES> __global__ static void __launch_bounds__(THREADS) finish_kernel(joined w) {
-    __shared__ joined_room<SIDES> room;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int n0 = blockIdx.x * COLS, m0 = blockIdx.y * ROWS; /* all places fit into an int */
-    inner part[SIDES];
-#pragma unroll
-    for (int s = 0; s < SIDES; s++) part[s] = inner_of(w, n0 + s * w.F);
-    int longest = SIDES == 2 && part[SIDES - 1].r > part[0].r ? part[SIDES - 1].r : part[0].r;
-    follow();
-    if (SIDES == 2 && n0 >= w.F) { /* the next product reads whole segments */
-        for (int i = threadIdx.x; i < ROWS * (COLS / 8); i += THREADS)
-            if (m0 + i / (COLS / 8) < w.N) *(uint4 *)(w.act + (m0 + i / (COLS / 8)) * w.ld_act + n0 + i % (COLS / 8) * 8) = make_uint4(0, 0, 0, 0);
-        return;
-    }
-    int row[2] = { m0 + warp * 16 + lane / 4, m0 + warp * 16 + lane / 4 + 8 }, first = n0 + lane % 4 * 4;
-    float4 v[SIDES][MINE]; /* of tile i / 2, row i % 2 */
+/* A lane's part of a tile from column n0 on: 4 neighbors of rows row and row + 8, of each 16 columns. Number i: of columns i / 2, row i % 2. */
+__device__ inline int row_of(int i, int row) { return row + i % 2 * 8; }
+__device__ inline int col_of(int i, int n0) { return n0 + (int)threadIdx.x % 4 * 4 + i / 2 * 16; }
+
+template <int SIDES, int PLANES> __device__ inline void load_tile(float4 v[SIDES][MINE], const joined &w, int row, int n0) {
+    int place[MINE];
 #pragma unroll
     for (int s = 0; s < SIDES; s++) {
-        auto at = [&](int i) { return row[i % 2] < w.N ? row[i % 2] * w.ld + first + i / 2 * 16 + s * w.F : -1; };
-        float4 old[MINE];
 #pragma unroll
-        for (int i = 0; SIDES == 1 && i < MINE; i++)
-            old[i] = w.add && row[i % 2] < w.N ? *(const float4 *)(w.y + row[i % 2] * w.O + first + i / 2 * 16) : none4();
-        add_planes<MINE>(v[s], w.sums, w.ld, w.n_planes, at, [&](int i, float4 x) { return SIDES == 1 && w.add ? add4(old[i], x) : x; });
-    }
-    float chain[SIDES][COLS / 8][4];
-#pragma unroll
-    for (int s = 0; s < SIDES; s++)
-#pragma unroll
-        for (int j = 0; j < COLS / 8; j++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) chain[s][j][i] = 0.0f;
-    int right = lane % 8 / 2 * 4 + lane % 2 + lane / 16 * 2, step = lane / 8 % 2 * 8;
-#pragma unroll 1
-    for (int k0 = 0; k0 < longest; k0 += INNER) {
-        if (k0) __syncthreads();
-#pragma unroll
-        for (int s = 0; s < SIDES; s++) {
-            const inner &p = part[s];
-            for (int i = threadIdx.x; i < COLS * (INNER / 8); i += THREADS) {
-                int r = i / (INNER / 8), c = k0 + i % (INNER / 8) * 8;
-                if (k0 < p.r) copy16(&room.b[s][r][c - k0], c < p.r ? p.b + r * p.ldb + c : p.b, c < p.r);
-            }
-            float4 u[U_EACH];
-            auto at = [&](int i) {
-                int r = (i * THREADS + (int)threadIdx.x) / (INNER / 4), c = k0 + (int)threadIdx.x % (INNER / 4) * 4;
-                return c < p.r && m0 + r < w.N ? (m0 + r) * w.ld_u + p.r0 + c : -1;
-            };
-            add_planes<U_EACH>(u, w.u_sums, w.ld_u, w.n_planes, at, as_it_is);
-#pragma unroll
-            for (int i = 0; i < U_EACH; i++) {
-                int r = (i * THREADS + (int)threadIdx.x) / (INNER / 4), c = (int)threadIdx.x % (INNER / 4) * 4;
-                put_half4<T>(&room.u[s][r][c], u[i]);
-            }
+        for (int i = 0; i < MINE; i++) {
+            bool there = row_of(i, row) < w.N;
+            place[i] = there ? row_of(i, row) * w.ld + col_of(i, n0) + s * w.F : -1;
+            if (SIDES == 1 && w.add) v[s][i] = there ? *(const float4 *)(w.y + row_of(i, row) * w.O + col_of(i, n0)) : float4{};
         }
-        copy_commit();
-        copy_wait<0>();
-        __syncthreads();
-#pragma unroll
-        for (int s = 0; s < SIDES; s++)
-#pragma unroll
-            for (int k = 0; k < INNER / 16; k++) {
-                if (k0 + k * 16 >= part[s].r) continue;
-                uint32_t a[4];
-                load_matrices(a, &room.u[s][warp * 16 + lane % 16][k * 16 + lane / 16 * 8]);
-#pragma unroll
-                for (int j = 0; j < TILES; j++) {
-                    uint32_t b[4];
-                    load_matrices(b, &room.b[s][j * 16 + right][k * 16 + step]);
-                    mma16<T>(chain[s][2 * j], a, b), mma16<T>(chain[s][2 * j + 1], a, b + 2);
-                }
-            }
+        add_planes<PLANES, MINE>(v[s], place, w.sums, w.ld, w.n_planes, SIDES == 1 && w.add);
     }
+}
+
+/* b of a tile, INNER of its columns from k0 on: zeros behind the part's rank. */
+__device__ inline void fetch_b(u16 b[COLS][LD], const inner &p, int k0) {
+    enum { A_ROW = INNER / 8, AT_ONCE = THREADS / A_ROW };
+    int c = (int)threadIdx.x % A_ROW * 8;
+    if (k0 >= p.r) return;
+#pragma unroll
+    for (int i = 0; i < COLS / AT_ONCE; i++) {
+        int r = i * AT_ONCE + (int)threadIdx.x / A_ROW;
+        copy16(&b[r][c], k0 + c < p.r ? p.b + r * p.ldb + k0 + c : p.b, k0 + c < p.r);
+    }
+}
+
+/* u of a warp's 16 rows, columns k0 .. of the part's, as mma's left operand. give: u is linear's to give, too. */
+template <int T, int PLANES> __device__ inline void load_inner(uint32_t a[STEPS][4], const joined &w, const inner &p, int row, int k0, bool give) {
+    int place[4 * STEPS], c0 = k0 + (int)threadIdx.x % 4 * 2;
+    float2 u[4 * STEPS];
+#pragma unroll
+    for (int i = 0; i < 4 * STEPS; i++) { /* number i % 4 of step i / 4 */
+        int c = c0 + i / 4 * 16 + i % 4 / 2 * 8;
+        place[i] = c < p.r && row_of(i, row) < w.N ? row_of(i, row) * w.ld_u + p.r0 + c : -1;
+    }
+    add_planes<PLANES, 4 * STEPS>(u, place, w.u_sums, w.ld_u, w.n_planes, false);
+#pragma unroll
+    for (int i = 0; i < 4 * STEPS; i++) {
+        a[i / 4][i % 4] = pack2<T>(u[i].x, u[i].y);
+        if (give && place[i] >= 0) *(float2 *)(w.u + row_of(i, row) * w.R + p.r0 + c0 + i / 4 * 16 + i % 4 / 2 * 8) = u[i];
+    }
+}
+
+/* The columns behind F of a block's rows, by all blocks of these rows: the next product reads whole segments. */
+__device__ inline void put_zeros(const joined &w) {
+    int pad = (w.ld_act - w.F) / 8, m0 = blockIdx.y * ROWS;
+    for (int i = blockIdx.x * THREADS + threadIdx.x; i < ROWS * pad; i += gridDim.x * THREADS)
+        if (m0 + i / pad < w.N) *(uint4 *)(w.act + (m0 + i / pad) * w.ld_act + w.F + i % pad * 8) = make_uint4(0, 0, 0, 0);
+}
+
+/* silu(x) * up, exp_f32's bits in fewer steps where all four allow it. */
+__device__ inline float4 silu_mul(float4 x, float4 up) {
+    float4 e;
+    if (x.x >= -88.0f && x.y >= -88.0f && x.z >= -88.0f && x.w >= -88.0f)
+        e = make_float4(exp_below_88(-x.x), exp_below_88(-x.y), exp_below_88(-x.z), exp_below_88(-x.w));
+    else
+        e = make_float4(exp_f32(-x.x), exp_f32(-x.y), exp_f32(-x.z), exp_f32(-x.w));
+    return make_float4(x.x / (1.0f + e.x) * up.x, x.y / (1.0f + e.y) * up.y, x.z / (1.0f + e.z) * up.z, x.w / (1.0f + e.w) * up.w);
+}
+
+/* Bias and LoRA's chain, then y, or silu and 16 bits. */
+template <int T, int SIDES>
+__device__ inline void finish_tile(float4 v[SIDES][MINE], float chain[SIDES][COLS / 8][4], const joined &w, const inner part[SIDES], int row, int n0) {
 #pragma unroll
     for (int s = 0; s < SIDES; s++)
 #pragma unroll
-        for (int j = 0; j < TILES; j++) {
-            float4 more = w.bias ? *(const float4 *)(w.bias + first + j * 16 + s * w.F) : none4();
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                float4 &x = v[s][2 * j + h];
-                float(*c)[4] = &chain[s][2 * j];
-                if (w.bias) x = add4(x, more);
-                if (!part[s].r) continue;
-                x.x = fmaf(part[s].scale, c[0][2 * h], x.x), x.y = fmaf(part[s].scale, c[0][2 * h + 1], x.y);
-                x.z = fmaf(part[s].scale, c[1][2 * h], x.z), x.w = fmaf(part[s].scale, c[1][2 * h + 1], x.w);
-            }
+        for (int i = 0; i < MINE; i++) {
+            float4 &x = v[s][i];
+            float(*c)[4] = &chain[s][i / 2 * 2];
+            int h = i % 2 * 2;
+            if (w.bias) x = plus(x, *(const float4 *)(w.bias + col_of(i, n0) + s * w.F));
+            if (!part[s].r) continue;
+            x.x = fmaf(part[s].scale, c[0][h], x.x), x.y = fmaf(part[s].scale, c[0][h + 1], x.y);
+            x.z = fmaf(part[s].scale, c[1][h], x.z), x.w = fmaf(part[s].scale, c[1][h + 1], x.w);
         }
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
-        if (row[i % 2] >= w.N) continue;
+        if (row_of(i, row) >= w.N) continue;
         float4 x = v[0][i], up = v[SIDES - 1][i];
-        if (SIDES == 1) {
-            *(float4 *)(w.y + row[i % 2] * w.O + first + i / 2 * 16) = x;
-        } else {
-            x.x = x.x / (1.0f + exp_f32(-x.x)) * up.x, x.y = x.y / (1.0f + exp_f32(-x.y)) * up.y;
-            x.z = x.z / (1.0f + exp_f32(-x.z)) * up.z, x.w = x.w / (1.0f + exp_f32(-x.w)) * up.w;
-            put_half4<T>(w.act + row[i % 2] * w.ld_act + first + i / 2 * 16, x);
-        }
+        if (SIDES == 1)
+            *(float4 *)(w.y + row_of(i, row) * w.O + col_of(i, n0)) = x;
+        else
+            put_half4<T>(w.act + row_of(i, row) * w.ld_act + col_of(i, n0), silu_mul(x, up));
     }
-    if (SIDES == 1 && blockIdx.x == 0) /* u is linear's to give, too */
-        for (int i = threadIdx.x; i < ROWS * w.R / 4; i += THREADS) {
-            int r = m0 + i / (w.R / 4), c = i % (w.R / 4) * 4;
-            float4 x;
-            add_planes<1>(&x, w.u_sums, w.ld_u, w.n_planes, [&](int) { return r < w.N ? r * w.ld_u + c : -1; }, as_it_is);
-            if (r < w.N) *(float4 *)(w.u + r * w.R + c) = x;
+}
+
+/* A place of a block's work: a tile's first column, INNER of LoRA's columns from k0 on, and b's buffer. */
+typedef struct stage {
+    int n0, k0, buffer;
+} stage;
+__device__ inline void go_on(stage &at, const joined &w) {
+    at.buffer = at.buffer + 1 == BUFFERS ? 0 : at.buffer + 1;
+    at.k0 += INNER;
+    if (at.k0 >= w.longest) at.k0 = 0, at.n0 += COLS;
+}
+
+/* A block goes over tiles of its rows. A warp has 16 of the rows, whose u stays in registers from tile to tile where the rank is INNER or less,
+ * and reads the next tile's sums while it finishes one. Which of 16 columns is which column of an mma is as in mlp.cu. SIDES = 2: gate and up. */
+template <int T, int SIDES, int PLANES> __global__ static void __launch_bounds__(THREADS, SIDES == 2 ? 3 : 2) finish_kernel(joined w) {
+    __shared__ u16 b[BUFFERS][SIDES][COLS][LD];
+    int lane = threadIdx.x % 32, row = blockIdx.y * ROWS + threadIdx.x / 32 * 16 + lane / 4; /* all places fit into an int */
+    int right = lane % 8 / 2 * 4 + lane % 2 + lane / 16 * 2, step = lane / 8 % 2 * 8;
+    stage at = { (int)blockIdx.x * w.tiles * COLS, 0, 0 }, ahead = at;
+    int end = at.n0 + w.tiles * COLS < w.F ? at.n0 + w.tiles * COLS : w.F;
+    auto fetch = [&]() {
+#pragma unroll
+        for (int s = 0; s < SIDES; s++)
+            if (ahead.n0 < end) fetch_b(b[ahead.buffer][s], inner_of(w, ahead.n0 + s * w.F), ahead.k0);
+        copy_commit();
+        go_on(ahead, w);
+    };
+#pragma unroll 1
+    for (int i = 0; i < BUFFERS - 1; i++) fetch();
+    follow();
+    float4 v[SIDES][MINE], next[SIDES][MINE];
+    float chain[SIDES][COLS / 8][4];
+    uint32_t u[SIDES][STEPS][4];
+    int u_of[SIDES]; /* the column of all u that it begins at; -1: none */
+#pragma unroll
+    for (int s = 0; s < SIDES; s++) u_of[s] = -1;
+    load_tile<SIDES, PLANES>(v, w, row, at.n0);
+#pragma unroll 1
+    for (; at.n0 < end; go_on(at, w)) {
+        bool last = at.k0 + INNER >= w.longest;
+        inner part[SIDES];
+#pragma unroll
+        for (int s = 0; s < SIDES; s++) {
+            part[s] = inner_of(w, at.n0 + s * w.F);
+            if (at.k0 < part[s].r && u_of[s] != part[s].r0 + at.k0) {
+                u_of[s] = part[s].r0 + at.k0;
+                load_inner<T, PLANES>(u[s], w, part[s], row, at.k0, SIDES == 1 && part[s].first);
+            }
+#pragma unroll
+            for (int j = 0; j < COLS / 8 * 4; j++)
+                if (at.k0 == 0) chain[s][j / 4][j % 4] = 0.0f;
         }
+        copy_wait<BUFFERS - 2>();
+        __syncthreads();
+        fetch(); /* into the buffer before: all have done with it */
+        if (last && at.n0 + COLS < end) load_tile<SIDES, PLANES>(next, w, row, at.n0 + COLS);
+#pragma unroll
+        for (int s = 0; s < SIDES; s++)
+#pragma unroll
+            for (int k = 0; k < STEPS; k++) {
+                if (at.k0 + k * 16 >= part[s].r) continue;
+#pragma unroll
+                for (int j = 0; j < TILES; j++) {
+                    uint32_t right_side[4];
+                    load_matrices(right_side, &b[at.buffer][s][j * 16 + right][k * 16 + step]);
+                    mma16<T>(chain[s][2 * j], u[s][k], right_side), mma16<T>(chain[s][2 * j + 1], u[s][k], right_side + 2);
+                }
+            }
+        if (!last) continue;
+        finish_tile<T, SIDES>(v, chain, w, part, row, at.n0);
+#pragma unroll
+        for (int s = 0; s < SIDES; s++)
+#pragma unroll
+            for (int j = 0; j < MINE; j++) v[s][j] = next[s][j];
+    }
+    if (SIDES == 2) put_zeros(w);
 }
 
 /* --- host --- */
@@ -234,13 +281,15 @@ static bool beside(mr_backend *b, const mr_linear *l) { return !l->w->half || cu
 static bool takes(const mr_backend *b, const mr_linear *l, int N, int64_t F) {
     const mr_weight *w = l->w;
     bool ok = cu_joined_fits(b, w, N) && l->n_lora > 0 && l->n_lora <= MOST_PARTS && w->n_out % COLS == 0 && F % COLS == 0 &&
-              w->n_in % 8 == 0 && l->r_total % 4 == 0 && l->a->store == w->compute && l->a->compute == w->compute;
+              w->n_in % 8 == 0 && l->a->store == w->compute && l->a->compute == w->compute;
+    int r = 0; /* each column of u is one part's, which gives it */
     for (int i = 0; ok && i < l->n_lora; i++) {
         const mr_lora_part *p = &l->lora[i];
-        ok = p->row0 % COLS == 0 && p->rows % COLS == 0 && p->r % 8 == 0 && p->r0 % 4 == 0 && p->b->store == w->compute &&
+        ok = p->row0 % COLS == 0 && p->rows % COLS == 0 && p->r % 8 == 0 && p->r0 == r && p->b->store == w->compute &&
              p->b->compute == w->compute;
+        r += p->r;
     }
-    return ok;
+    return ok && r == l->r_total;
 }
 
 /* Rows in 16 bits times w[cols][ld] to the planes, of cols columns: all segments in one launch where the library takes them, else one each.
@@ -267,16 +316,38 @@ static joined joined_of(float *sums, const mr_linear *l, int N, int n_planes) {
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *p = &l->lora[i];
         w.part[i] = joined_part{ p->row0, p->rows, p->r0, p->r, p->scale, (const u16 *)p->b->data, p->b->ld };
+        if (w.longest < p->r) w.longest = p->r;
     }
     return w;
 }
 
-template <int SIDES> static void finish(mr_backend *b, const char *op, const joined &w, mr_dtype compute) {
-    dim3 grid((unsigned)((SIDES == 2 ? w.ld_act : w.F) / COLS), (unsigned)((w.N + ROWS - 1) / ROWS));
-    if (compute == MR_F16)
-        LAUNCH_EARLY(b, op, (finish_kernel<F16, SIDES>), grid, THREADS, 0, w);
+/* Blocks that run at once, by their registers, share the tiles evenly. */
+template <int T, int SIDES, int PLANES> static void run_finish(mr_backend *b, const char *op, joined w) {
+    int groups = (w.N + ROWS - 1) / ROWS, n_tiles = w.F / COLS, at_once = (SIDES == 2 ? 3 : 2) * cu_of(b)->n_sm / groups;
+    if (at_once < 1) at_once = 1;
+    w.tiles = (n_tiles + at_once - 1) / at_once;
+    dim3 grid((unsigned)((n_tiles + w.tiles - 1) / w.tiles), (unsigned)groups);
+    LAUNCH_EARLY(b, op, (finish_kernel<T, SIDES, PLANES>), grid, THREADS, 0, w);
+}
+
+template <int T> static void finish_type(mr_backend *b, const char *op, const joined &w, bool gated) {
+    if (gated)
+        run_finish<T, 2, 1>(b, op, w);
+    else if (w.n_planes == 1)
+        run_finish<T, 1, 1>(b, op, w);
+    else if (w.n_planes == 2)
+        run_finish<T, 1, 2>(b, op, w);
+    else if (w.n_planes == 3)
+        run_finish<T, 1, 3>(b, op, w);
     else
-        LAUNCH_EARLY(b, op, (finish_kernel<BF16, SIDES>), grid, THREADS, 0, w);
+        run_finish<T, 1, 0>(b, op, w);
+}
+
+static void finish(mr_backend *b, const char *op, const joined &w, mr_dtype compute) {
+    if (compute == MR_F16)
+        finish_type<F16>(b, op, w, w.act != NULL);
+    else
+        finish_type<BF16>(b, op, w, w.act != NULL);
 }
 
 /* Sums of l for rows in 16 bits. NULL after a failure. */
@@ -310,7 +381,7 @@ bool cu_joined_linear(mr_backend *b, float *y, float *u, const float *x, const m
     if (!sums) return true;
     joined w = joined_of(sums, l, N, planes(b, l->w->n_in));
     w.y = y, w.u = u, w.add = add;
-    finish<1>(b, op, w, l->w->compute);
+    finish(b, op, w, l->w->compute);
     return true;
 }
 
@@ -330,11 +401,11 @@ bool cu_joined_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, i
     if (!sums) return true;
     joined w = joined_of(sums, up, N, planes(b, up->w->n_in));
     w.F = (int)F, w.act = (u16 *)m->act, w.ld_act = (int)x_stride(F, planes(b, F));
-    finish<2>(b, op, w, compute);
+    finish(b, op, w, compute);
     sums = sums_of(b, op, w.act, down, N);
     if (!sums) return true;
     w = joined_of(sums, down, N, planes(b, F));
     w.y = y, w.u = m->u_down, w.add = add;
-    finish<1>(b, op, w, compute);
+    finish(b, op, w, compute);
     return true;
 }
