@@ -13,13 +13,9 @@
  *          before its product with b. Blocks start in the order of their numbers, so those that are waited for always
  *          run. u is packed, too; each part's begins at a multiple of 64 columns.
  * Gated:   gate and up of the same outputs are neighboring warps; silu(gate) * up is made when both are done. */
-#include "cuda/gemm.cuh"
+#include "cuda/few.cuh"
 
 enum {
-    EIGHT = 8,
-    BLOCK = 64,
-    SEGMENT_BLOCKS = CU_K_SEGMENT / BLOCK,
-    MOST_SEGMENTS = 8,
     A_PIECE = 4, /* blocks of a stage in make_u, A_STAGES of them */
     A_STAGES = 4,
     A_BYTES = A_PIECE * BLOCK * EIGHT * 2 /* a stage's of one tile, or of x for 8 rows */
@@ -34,42 +30,15 @@ __host__ __device__ constexpr int warps_of(int r8) {
 __host__ __device__ constexpr int piece_of(int r8) {
     return r8 <= 2 ? 16 : 8;
 }
-/* A lane's sums: four of every 16 outputs x 8 rows, or 8 outputs x 16 rows. */
-__host__ __device__ constexpr int sums_of(int r8, int nt) {
-    return nt == 1 ? (r8 + 1) / 2 : r8;
-}
 
 /* How a launch is laid out. */
-typedef struct nf4_plan {
-    int r8, nt;             /* eights of rows; of a warp's outputs: what kernels are compiled for */
-    bool pairs;             /* there is room for the table of bytes */
-    int tiles, a_tiles;     /* a block's: of 8 * nt outputs; of 8 columns of u */
-    int n_tiles, n_a_tiles; /* all */
-    int n_segments, warps, bytes;
+struct nf4_plan : few_launch {
+    int nt;             /* eights of a warp's outputs: what kernels are compiled for, with r8 */
+    bool pairs;         /* there is room for the table of bytes */
+    int tiles, a_tiles; /* a block's: of 8 * nt outputs; of 8 columns of u */
+    int warps;
     int ring, x_bytes, table_bytes, scale_blocks; /* pieces of x; of shared memory; blocks of a warp, at most */
-    int a_blocks, blocks;
-    const uint4 *x; /* packed */
-    u16 *u;         /* packed, of u_pairs * 32 columns; part i is columns u_from[i] .. of u, and u_at[i] .. here */
-    int u_pairs, u_from[3], u_size[3], u_at[3];
-    float4 *sums, *a_sums; /* of several segments: [tile][segment][sums][lane], of a's tiles too */
-    int *ready;   /* [2]: tiles of u that are done, blocks that are done with u; zero between launches */
-    int *arrived; /* [tile, then a's tiles], as zero */
-    int gated;    /* the rows of gate, or 0 */
-    float *act;
-    u16 *packed_act;
-} nf4_plan;
-
-/* A warp's outputs: 8 * NT rows of codes from row0, blocks [block, block + n) of 64 columns. */
-typedef struct strip {
-    int64_t row0;
-    int block, n;
-} strip;
-
-__device__ inline strip strip_of(int64_t n_in, int64_t row0, int segment) {
-    strip s = { row0, segment * SEGMENT_BLOCKS, (int)(n_in / BLOCK) - segment * SEGMENT_BLOCKS };
-    if (s.n > SEGMENT_BLOCKS) s.n = SEGMENT_BLOCKS;
-    return s;
-}
+};
 
 /* --- x --- */
 
@@ -101,23 +70,6 @@ template <int R8, typename F> __device__ static void for_pieces(uint4 *place, co
         __syncthreads();
         fetch(piece + q.ring - 1);
         chain(piece * PIECE, piece * PIECE + PIECE, place + piece % q.ring * R8 * PIECE * 64);
-    }
-}
-
-/* 16 columns of all rows, number `half` of the two in x, times 8 * NT outputs. */
-template <int T, int R8, int NT>
-__device__ inline void step(float (*acc)[4], const uint4 x[R8], int half, const uint32_t w[2 * NT]) {
-#pragma unroll
-    for (int i = 0; i < sums_of(R8, NT); i++) {
-        const uint4 &low = x[NT == 1 ? 2 * i : i], &high = x[2 * i + 1 < R8 ? 2 * i + 1 : 0];
-        bool two = 2 * i + 1 < R8;
-        uint32_t v[4] = { half ? low.z : low.x, two ? half ? high.z : high.x : 0, half ? low.w : low.y,
-                          two ? half ? high.w : high.y : 0 };
-        uint32_t right[2] = { v[0], v[2] };
-        if (NT == 1)
-            mma16<T>(acc[i], v, w);
-        else
-            mma16<T>(acc[i], w, right);
     }
 }
 
@@ -180,9 +132,6 @@ template <int NT> struct lane_scales {
         }
     }
 };
-
-/* A block of 64 columns as operands. */
-template <int NT> struct operands { uint32_t of[4][2 * NT]; };
 
 template <int T, int NT, bool PAIRS>
 __device__ inline operands<NT> unpack(const lane_codes<NT> &c, const float *scales, const float *table) {
@@ -247,117 +196,7 @@ template <int T, int R8, int NT, bool PAIRS> struct nf4_chain {
     }
 };
 
-/* --- after the chain --- */
-
-/* body(acc's element, row, output, which of the lane's two outputs it is) for a warp's results. */
-template <int R8, int NT, typename F>
-__device__ inline void for_results(float (*acc)[4], int64_t row0, int lane, F body) {
-#pragma unroll
-    for (int i = 0; i < sums_of(R8, NT); i++)
-#pragma unroll
-        for (int v = 0; v < (NT == 2 || 2 * i + 1 < R8 ? 4 : 2); v++) {
-            if (NT == 1)
-                body(acc[i][v], i * 16 + v / 2 * 8 + lane / 4, row0 + lane % 4 * 2 + v % 2, v % 2);
-            else
-                body(acc[i][v], i * 8 + lane % 4 * 2 + v % 2, row0 + lane / 4 + v / 2 * 8, v / 2);
-        }
-}
-
-/* Of several segments: whether this warp is the last one of its tile; arrived, sums: tile 0's. Its acc is the sum
- * of all segments then, in order, and of what comes before the first (old(to): whether there is anything; y's old values). */
-template <int N, typename F>
-__device__ static bool add_segments(float (*acc)[4], const nf4_plan &q, int *arrived, float4 *sums, int tile, int segment, int lane, F old) {
-    float4 *place = sums + (int64_t)tile * q.n_segments * N * 32 + lane;
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        float4 mine = { acc[i][0], acc[i][1], acc[i][2], acc[i][3] };
-        place[(segment * N + i) * 32] = mine;
-    }
-    __threadfence();
-    __syncwarp();
-    int before = lane == 0 ? atomicAdd(arrived + tile, 1) : 0;
-    if (__shfl_sync(0xffffffffu, before, 0) != q.n_segments - 1) return false;
-    __threadfence();
-    if (lane == 0) arrived[tile] = 0;
-    float first[N][4] = {};
-    bool add = old(first);
-#pragma unroll 3
-    for (int s = 0; s < q.n_segments; s++)
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            float4 v = __ldcg(place + (s * N + i) * 32);
-            float part[4] = { v.x, v.y, v.z, v.w };
-#pragma unroll
-            for (int k = 0; k < 4; k++) acc[i][k] = s ? acc[i][k] + part[k] : add ? first[i][k] + part[k] : part[k];
-        }
-    return true;
-}
-
 /* --- u --- */
-
-/* The part that has outputs from row0 on, and where its u begins; parts do not overlap. Their places are known when this is compiled:
- * looking them up by a number that is not takes microseconds. */
-__device__ inline bool part_of(few_part *part, int *u_at, const few_product &p, const nf4_plan &q, int64_t row0) {
-    bool have = false;
-#pragma unroll
-    for (int i = 0; i < 3; i++)
-        if (i < p.n_parts && row0 >= p.part[i].row0 && row0 < p.part[i].row0 + p.part[i].rows)
-            *part = p.part[i], *u_at = q.u_at[i], have = true;
-    return have;
-}
-
-/* 64 columns of b, of 16 bits; ldb is a multiple of 8, zero behind the last column. */
-template <int NT> __device__ inline operands<NT> load_b(const few_part &part, int64_t row0, int k, int lane) {
-    operands<NT> b;
-#pragma unroll
-    for (int t = 0; t < NT; t++) {
-        const u16 *row = part.b + (row0 + t * 8 + lane / 4 - part.row0) * part.ldb;
-#pragma unroll
-        for (int s = 0; s < 8; s++) {
-            int at = k + s * 8 + lane % 4 * 2;
-            b.of[s / 2][s % 2 * NT + t] = at < part.ldb ? *(const uint32_t *)(row + at) : 0;
-        }
-    }
-    return b;
-}
-
-/* Two neighbors of u; zeros behind the last. */
-__device__ inline uint32_t inside(uint32_t two, int at, int r) {
-    return at + 1 < r ? two : at < r ? two & 0xffff : 0;
-}
-
-/* acc = fma(scale, u @ b^T, acc). b: its first 64 columns. Steps behind r add zeros, which changes nothing. */
-template <int T, int R8, int NT>
-__device__ static void add_part(float (*acc)[4], const nf4_plan &q, const few_part &part, int u_at, operands<NT> b, int64_t row0, int lane) {
-    float more[sums_of(R8, NT)][4] = {};
-    for (int at = 0; at < part.r; at += BLOCK) {
-        uint4 u[R8][2];
-        if (at) b = load_b<NT>(part, row0, at, lane);
-#pragma unroll
-        for (int e = 0; e < R8; e++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) u[e][h] = __ldcg((const uint4 *)q.u + (e * q.u_pairs + (u_at + at) / 32 + h) * 32 + lane);
-#pragma unroll
-        for (int e = 0; e < R8; e++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                int c = at + h * 32 + lane % 4 * 2;
-                uint4 v = u[e][h];
-                u[e][h] = make_uint4(inside(v.x, c, part.r), inside(v.y, c + 8, part.r), inside(v.z, c + 16, part.r), inside(v.w, c + 24, part.r));
-            }
-#pragma unroll
-        for (int s = 0; s < 4; s++) {
-            uint4 v[R8];
-#pragma unroll
-            for (int e = 0; e < R8; e++) v[e] = u[e][s / 2];
-            step<T, R8, NT>(more, v, s % 2, b.of[s]);
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < sums_of(R8, NT); i++)
-#pragma unroll
-        for (int v = 0; v < 4; v++) acc[i][v] = fmaf(part.scale, more[i][v], acc[i][v]);
-}
 
 /* A stage of rows row0 .. row0 + 7 of w: [block][row][64], 16 bytes XORed with the row, for ldmatrix. */
 __device__ static void fetch_a(unsigned char *to, const weight_view &w, int64_t n_rows, const strip &s, int from, int lane) {
@@ -418,17 +257,8 @@ template <int T, int R8> __device__ static void make_u(const few_product &a, con
     copy_wait<0>();
     if (!mine) return;
     if (q.n_segments > 1 && !add_segments<sums_of(R8, 1)>(acc, q, q.arrived + q.n_tiles, q.a_sums, tile, segment, lane, [](float (*)[4]) { return false; })) return;
-    for_results<R8, 1>(acc, s.row0, lane, [&](float &v, int row, int64_t o, int) {
-        if (row >= a.n_rows || o >= a.n_out) return;
-        a.y[row * a.ldy + o] = v;
-#pragma unroll
-        for (int i = 0; i < 3; i++)
-            if (o >= q.u_from[i] && o < q.u_from[i] + q.u_size[i])
-                q.u[packed_at(row, (int)o - q.u_from[i] + q.u_at[i], q.u_pairs)] = to_half<T>(v);
-    });
-    __threadfence();
-    __syncwarp();
-    if (lane == 0) atomicAdd(q.ready, 1);
+    put_u<T, R8>(acc, a, q, s.row0, lane);
+    u_done(q, lane);
 }
 
 /* --- the kernel --- */
@@ -560,8 +390,7 @@ size_t cu_packed_bytes(int64_t n, int64_t k) {
     return (size_t)(2 * cu_round(rows, rows > 16 ? 16 : 8) * cu_round(k, BLOCK)) * sizeof(u16);
 }
 
-/* Both places for as much. */
-static char *packed_places(mr_backend *b, const char *op, int n_rows, int64_t k) {
+char *cu_packed_places(mr_backend *b, const char *op, int n_rows, int64_t k) {
     cu_state *s = cu_of(b);
     void *before = s->scratch[CU_SLOT_PACKED].p;
     char *place = (char *)cu_scratch(b, op, CU_SLOT_PACKED, cu_packed_bytes(n_rows, k));
@@ -571,7 +400,7 @@ static char *packed_places(mr_backend *b, const char *op, int n_rows, int64_t k)
 
 static u16 *packed_room(mr_backend *b, const char *op, int n_rows, int64_t k) {
     cu_state *s = cu_of(b);
-    char *place = packed_places(b, op, n_rows, k);
+    char *place = cu_packed_places(b, op, n_rows, k);
     if (!place) return NULL;
     s->packed.second = !s->packed.second;
     return (u16 *)(place + (s->packed.second ? s->scratch[CU_SLOT_PACKED].bytes / 1024 * 512 : 0));
@@ -586,8 +415,7 @@ void cu_packed_note(mr_backend *b, const u16 *packed, const float *rows, int n_r
     s->packed.at = packed, s->packed.rows = rows, s->packed.n_rows = n_rows, s->packed.k = k, s->packed.n_ops = b->n_ops;
 }
 
-/* Of the operation before this one, or made now. */
-static const u16 *packed_x(mr_backend *b, const char *op, const few_product *p) {
+const u16 *cu_packed_x(mr_backend *b, const char *op, const few_product *p) {
     cu_state *s = cu_of(b);
     bool there = s->packed.at && s->packed.rows == p->x && s->packed.n_rows == p->n_rows && s->packed.k == p->w.n_in &&
                  s->packed.n_ops == b->n_ops && s->packed.type == (mr_dtype)p->w.compute;
@@ -649,8 +477,7 @@ static bool lay_out(const mr_backend *b, nf4_plan *q, int64_t k) {
 static bool plan(const mr_backend *b, nf4_plan *q, const few_product *p, const few_product *a, int gated) {
     const weight_view *w = &p->w;
     int64_t segments = (w->n_in + CU_K_SEGMENT - 1) / CU_K_SEGMENT;
-    for (int i = 1; i < p->n_parts; i++)
-        if (p->part[i].row0 < p->part[i - 1].row0 + p->part[i - 1].rows) return false; /* a warp has one part */
+    if (!parts_apart(p)) return false;
     if (w->store != MR_NF4 || !w->tiled || segments > MOST_SEGMENTS || (p->n_parts && !a) || p->n_rows > CU_FEW_ROWS) return false;
     q->n_segments = (int)segments;
     q->r8 = (p->n_rows + 7) / 8;
@@ -660,26 +487,8 @@ static bool plan(const mr_backend *b, nf4_plan *q, const few_product *p, const f
     q->n_tiles = (int)(p->n_out / (EIGHT * q->nt));
     q->n_a_tiles = a ? (int)((a->n_out + EIGHT - 1) / EIGHT) : 0;
     if (segments > 1 && q->n_tiles + q->n_a_tiles > CU_MOST_TILES) return false;
-    int at = 0;
-    for (int i = 0; i < p->n_parts; i++) {
-        q->u_from[i] = (int)(p->part[i].u - a->y), q->u_size[i] = p->part[i].r, q->u_at[i] = at;
-        at += (int)cu_round(p->part[i].r, BLOCK);
-    }
-    q->u_pairs = at / 32;
+    place_u(q, p, a);
     return lay_out(b, q, w->n_in);
-}
-
-/* The segments' sums and u, where attention has its parts. */
-static bool take_room(mr_backend *b, const char *op, nf4_plan *q) {
-    size_t each = q->n_segments == 1 ? 0 : (size_t)q->n_segments * 512, sums = (size_t)(q->n_tiles * sums_of(q->r8, q->nt)) * each,
-           a_sums = (size_t)(q->n_a_tiles * sums_of(q->r8, 1)) * each;
-    char *room = (char *)cu_scratch(b, op, CU_SLOT_ATT, sums + a_sums + (size_t)(q->u_pairs * q->r8) * 512);
-    q->sums = (float4 *)room;
-    q->a_sums = (float4 *)(room + sums);
-    q->u = (u16 *)(room + sums + a_sums);
-    q->ready = cu_of(b)->ready;
-    q->arrived = q->ready + 2;
-    return room != NULL;
 }
 
 template <int T, int R8, int NT, bool PAIRS>
@@ -705,8 +514,8 @@ static void launch_rows(mr_backend *b, const char *op, const few_product *p, con
 }
 
 static bool run(mr_backend *b, const char *op, const few_product *p, const few_product *a, nf4_plan *q) {
-    q->x = (const uint4 *)packed_x(b, op, p);
-    if (!q->x || !take_room(b, op, q)) return true; /* the failure is kept */
+    q->x = (const uint4 *)cu_packed_x(b, op, p);
+    if (!q->x || !take_room(b, op, q, q->nt)) return true; /* the failure is kept */
     if (q->gated && !(q->packed_act = packed_room(b, op, p->n_rows, q->gated))) return true;
     if (p->w.compute == MR_F16) {
         if (q->nt == 2)
@@ -732,7 +541,7 @@ bool cu_few_gated(mr_backend *b, const char *op, float *act, const few_product *
     nf4_plan q = {};
     int64_t F = p->n_out / 2;
     if (F % BLOCK || p->w.n_in > CU_K_SEGMENT || !plan(b, &q, p, a, (int)F)) return false;
-    if (!packed_places(b, op, p->n_rows, F > p->w.n_in ? F : p->w.n_in)) return true; /* now, since x will lie there */
+    if (!cu_packed_places(b, op, p->n_rows, F > p->w.n_in ? F : p->w.n_in)) return true; /* now, since x will lie there */
     q.act = act;
     return run(b, op, p, a, &q);
 }
