@@ -156,6 +156,8 @@ __device__ inline int load_acquire(const int *p) {
     asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
     return v;
 }
+/* By one lane, behind a __syncwarp: whoever sees it sees what the warp has written before. */
+__device__ inline void count_release(int *p) { asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(p) : "memory"); }
 /* In every thread of a kernel that LAUNCH_EARLY starts, before it touches anything that work that repeats writes, so anything but weights,
  * a step's input (spans) and keys and values of steps before it: all kernels before it are done. The next one may begin from here on. */
 __device__ inline void follow() {
@@ -188,6 +190,15 @@ __device__ inline uint4 load_passing(const uint4 *p) {
     return v;
 #else
     return *p;
+#endif
+}
+__device__ inline void copy16_passing(void *shared, const void *global) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(shared)), "l"(global),
+                 "l"(passing())
+                 : "memory");
+#else
+    copy16(shared, global, true);
 #endif
 }
 __device__ inline uint2 load_passing(const uint2 *p) {

@@ -115,17 +115,17 @@ template <int T, int R8> __device__ static void put_u(float (*acc)[4], const few
     for_results<R8, 1>(acc, row0, lane, [&](float &v, int row, int64_t o, int) {
         if (row >= a.n_rows || o >= a.n_out) return;
         a.y[row * a.ldy + o] = v;
+        int at = -1;
 #pragma unroll
         for (int i = 0; i < 3; i++)
-            if (o >= q.u_from[i] && o < q.u_from[i] + q.u_size[i])
-                q.u[packed_at(row, (int)o - q.u_from[i] + q.u_at[i], q.u_pairs)] = to_half<T>(v);
+            if (o >= q.u_from[i] && o < q.u_from[i] + q.u_size[i]) at = (int)o - q.u_from[i] + q.u_at[i];
+        if (at >= 0) q.u[packed_at(row, at, q.u_pairs)] = to_half<T>(v);
     });
 }
 /* One more of n_a_tiles is there. */
 __device__ inline void u_done(const few_launch &q, int lane) {
-    __threadfence();
     __syncwarp();
-    if (lane == 0) atomicAdd(q.ready, 1);
+    if (lane == 0) count_release(q.ready);
 }
 
 /* The part that has outputs from row0 on, and where its u begins; parts do not overlap. Their places are known when this is compiled:

@@ -45,6 +45,8 @@ bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora,
 void cu_few(mr_backend *b, const char *op, const few_product *p, const few_product *a);
 /* The same for NF4 (few_nf4.cu); false: nothing is done. */
 bool cu_few_nf4(mr_backend *b, const char *op, const few_product *p, const few_product *a);
+/* The same for 1 to 16 rows and a weight of 16 bits (few_half.cu). act not NULL: as cu_few_gated. */
+bool cu_few_half(mr_backend *b, const char *op, float *act, const few_product *p, const few_product *a);
 /* p->x packed, by the operation before this one or now. NULL after a failure. */
 const u16 *cu_packed_x(mr_backend *b, const char *op, const few_product *p);
 /* Scratch for rows of up to k values before and behind a product: for one that gives packed rows, before it asks for its own. NULL after a failure. */

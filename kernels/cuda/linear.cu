@@ -193,6 +193,7 @@ static bool few_rows(mr_backend *b, float *y, float *u, float *act, const float 
         few_part f = { part->row0, part->rows, part->r, part->scale, u + part->r0, (const u16 *)part->b->data, part->b->ld };
         p.part[i] = f;
     }
+    if (act && p.w.store != MR_NF4) return cu_few_half(b, "mlp", act, &p, with_a ? &a : NULL);
     if (act) return cu_few_gated(b, "mlp", act, &p, with_a ? &a : NULL);
     cu_few(b, "linear", &p, with_a ? &a : NULL);
     return true;
@@ -358,7 +359,7 @@ void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const f
 
 void cu_linear_room(size_t need[], const mr_weight_info *w, int64_t n, int rank, bool bwd) {
     if (w->compute == MR_F32) return;
-    if (w->store == MR_NF4) cu_at_least(&need[CU_SLOT_PACKED], cu_packed_bytes(n, w->n_in));
+    cu_at_least(&need[CU_SLOT_PACKED], cu_packed_bytes(n, w->n_in));
     cu_at_least(&need[CU_SLOT_X], product_bytes(n, w->n_in));
     if (bwd) cu_at_least(&need[CU_SLOT_X], product_bytes(n, w->n_out + rank));
     if (!rank) return;

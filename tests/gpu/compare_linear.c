@@ -297,6 +297,8 @@ void test_linear(void) {
         { 5, 32, 4224, { 1, { 32 }, { 8 } } },
         { 5, 4224, 32, { 0 } },
         { 40, 64, 4224, { 1, { 64 }, { 8 } } },
+        { 6, 48, 320, { 3, { 16, 16, 16 }, { 8, 8, 8 } } },
+        { 16, 64, 576, { 2, { 32, 16 }, { 20, 72 } } },
         { 1100, 36, 140, { 2, { 16, 20 }, { 8, 5 } } },
         { 515, 136, 20, { 2, { 68, 68 }, { 8, 8 } } },
         { 130, 192, 192, { 3, { 64, 64, 64 }, { 64, 64, 64 } } },
@@ -479,7 +481,7 @@ static void check_mlp(const kind *k, int64_t C, int64_t F, int r, int N, bool bi
     }
     mlp_backward(&j, &m[1], true, true, back[2]);
     bits[0] = bits[0] && same_bits(got[0], got[1], N * C);
-    static const int counts[] = { 1, 6, 33, 64, 65, 70 };
+    static const int counts[] = { 1, 6, 13, 33, 64, 65, 70 };
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) { /* a sequence while it is sampled, and in training */
         int n = counts[i], from = N - n;
         float *rows = mlp_forward(&j, &m[1], from, n, true);

@@ -85,6 +85,7 @@ template <typename V> static inline V __shfl_sync(unsigned, V v, int from) {
 static inline void __syncwarp() { emu_warp_wait(); }
 static inline void __threadfence() {}
 static inline int load_acquire(const int *p) { return *p; }
+static inline void count_release(int *p) { ++*p; }
 static inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t which) {
     uint64_t both = (uint64_t)y << 32 | x;
     uint32_t r = 0;
@@ -154,6 +155,7 @@ static inline void copy16(void *shared, const void *global, bool ok) {
     if ((uintptr_t)shared % 16 || (uintptr_t)global % 16) __builtin_trap();
     emu_copy(shared, ok ? global : NULL);
 }
+static inline void copy16_passing(void *shared, const void *global) { copy16(shared, global, true); }
 template <typename V> static inline V load_passing(const V *p) { return *p; }
 static inline void fetch_ahead(const void *global, int bytes) {
     if ((uintptr_t)global % 16 || bytes % 16) __builtin_trap();
