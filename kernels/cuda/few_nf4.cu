@@ -13,14 +13,7 @@
  *          before its product with b. Blocks start in the order of their numbers, so those that are waited for always
  *          run. u is packed, too; each part's begins at a multiple of 64 columns.
  * Gated:   gate and up of the same outputs are neighboring warps; silu(gate) * up is made when both are done. */
-#include "cuda/few.cuh"
-
-enum {
-    A_PIECE = 4, /* blocks of a stage in make_u, A_STAGES of them */
-    A_STAGES = 4,
-    A_BYTES = A_PIECE * BLOCK * EIGHT * 2 /* a stage's of one tile, or of x for 8 rows */
-};
-enum { COPIES = 32, MAP_BYTES = 256 * 4, TABLE_BYTES = 256 * COPIES * 8 }; /* of levels of scales; of bytes' values */
+#include "cuda/few_nf4.cuh"
 
 /* Warps of a block: more rows take more registers. */
 __host__ __device__ constexpr int warps_of(int r8) {
@@ -30,15 +23,6 @@ __host__ __device__ constexpr int warps_of(int r8) {
 __host__ __device__ constexpr int piece_of(int r8) {
     return r8 <= 2 ? 16 : 8;
 }
-
-/* How a launch is laid out. */
-struct nf4_plan : few_launch {
-    int nt;             /* eights of a warp's outputs: what kernels are compiled for, with r8 */
-    bool pairs;         /* there is room for the table of bytes */
-    int tiles, a_tiles; /* a block's: of 8 * nt outputs; of 8 columns of u */
-    int warps;
-    int ring, x_bytes, table_bytes, scale_blocks; /* pieces of x; of shared memory; blocks of a warp, at most */
-};
 
 /* --- x --- */
 
@@ -71,81 +55,6 @@ template <int R8, typename F> __device__ static void for_pieces(uint4 *place, co
         fetch(piece + q.ring - 1);
         chain(piece * PIECE, piece * PIECE + PIECE, place + piece % q.ring * R8 * PIECE * 64);
     }
-}
-
-/* --- NF4 --- */
-
-/* All of the block. A lane writes two copies of an entry. */
-template <bool PAIRS> __device__ static void lay_table(float *table, const float *values) {
-    int lane = threadIdx.x % 32;
-    float v = values[lane % 16];
-    if (!PAIRS && threadIdx.x < 16) table[threadIdx.x] = v;
-    for (int two = threadIdx.x / 32; PAIRS && two < 128; two += (int)blockDim.x / 32) {
-        int byte = 2 * two + lane / 16;
-        float first = __shfl_sync(0xffffffffu, v, byte >> 4), second = __shfl_sync(0xffffffffu, v, byte & 15);
-        ((float4 *)table)[two * 32 + lane] = float4{ first, second, first, second };
-    }
-}
-
-/* The two values of byte i of a word. */
-template <bool PAIRS> __device__ inline float2 values_of(const float *table, uint32_t word, int i) {
-    if (PAIRS) { /* an entry has 256 bytes: the place's second byte is the code, its first one the lane's */
-        uint32_t at = __byte_perm(word, threadIdx.x % 32 * 8, 0x5504u | (unsigned)i << 4);
-        return *(const float2 *)((const char *)table + at);
-    }
-    return make_float2(table[word >> (8 * i + 4) & 15], table[word >> 8 * i & 15]);
-}
-
-template <int NT> struct lane_codes { uint32_t w[2 * NT]; };
-template <int NT> __device__ inline lane_codes<NT> load_codes(const uint8_t *from) {
-    lane_codes<NT> c;
-    if (NT == 2) {
-        uint4 v = load_passing((const uint4 *)from);
-        c.w[0] = v.x, c.w[1] = v.y, c.w[2 % (2 * NT)] = v.z, c.w[3 % (2 * NT)] = v.w;
-    } else {
-        uint2 v = load_passing((const uint2 *)from);
-        c.w[0] = v.x, c.w[1] = v.y;
-    }
-    return c;
-}
-
-/* to[block][8 * NT + 1]: 16 a lane at a time; `load` for the first. */
-template <int NT> struct lane_scales {
-    enum { ROWS = EIGHT * NT, EACH = 2 / NT, STEP = 32 * EACH };
-    nf4_scales<ROWS> of[EACH];
-
-    __device__ void load(const weight_view &w, const strip &s, int at) {
-        int blocks = (int)(w.n_in / BLOCK), first = (int)s.row0 * blocks + s.block;
-#pragma unroll
-        for (int k = 0; k < EACH; k++) of[k].load(w, first + (at + 32 * k < s.n ? at + 32 * k : s.n - 1), blocks);
-    }
-    __device__ void lay(float *to, const weight_view &w, const strip &s, int lane) {
-        for (int at = lane; at < s.n; at += STEP) {
-            if (at != lane) load(w, s, at);
-            float made[EACH][ROWS];
-#pragma unroll
-            for (int k = 0; k < EACH * ROWS; k++) made[k / ROWS][k % ROWS] = of[k / ROWS].of(w, k % ROWS);
-#pragma unroll
-            for (int k = 0; k < EACH * ROWS; k++)
-                if (at + k / ROWS * 32 < s.n)
-                    to[(at + k / ROWS * 32) * (ROWS + 1) + k % ROWS] = made[k / ROWS][k % ROWS];
-        }
-    }
-};
-
-template <int T, int NT, bool PAIRS>
-__device__ inline operands<NT> unpack(const lane_codes<NT> &c, const float *scales, const float *table) {
-    operands<NT> b;
-#pragma unroll
-    for (int s = 0; s < 4; s++)
-#pragma unroll
-        for (int t = 0; t < NT; t++)
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                float2 two = values_of<PAIRS>(table, c.w[2 * t + s / 2], 2 * (s % 2) + k);
-                b.of[s][k * NT + t] = pack2<T>(two.x * scales[8 * t], two.y * scales[8 * t]);
-            }
-    return b;
 }
 
 /* x: the lane's first of the block. */
@@ -197,17 +106,6 @@ template <int T, int R8, int NT, bool PAIRS> struct nf4_chain {
 };
 
 /* --- u --- */
-
-/* A stage of rows row0 .. row0 + 7 of w: [block][row][64], 16 bytes XORed with the row, for ldmatrix. */
-__device__ static void fetch_a(unsigned char *to, const weight_view &w, int64_t n_rows, const strip &s, int from, int lane) {
-#pragma unroll
-    for (int k = 0; k < 2 * A_PIECE; k++) {
-        int i = from + k / 2, r = k % 2 * 4 + lane / 8, part = lane % 8;
-        bool ok = i < s.n && s.row0 + r < n_rows;
-        const u16 *row = (const u16 *)w.data + (ok ? (s.row0 + r) * w.ld + (s.block + i) * BLOCK + part * 8 : 0);
-        copy16(to + k / 2 * 1024 + r * 128 + (part ^ r) * 16, row, ok);
-    }
-}
 
 /* u's columns of one block. In shared memory A_STAGES times x's piece and each tile's. */
 template <int T, int R8> __device__ static void make_u(const few_product &a, const nf4_plan &q, unsigned char *bytes) {
@@ -398,7 +296,7 @@ char *cu_packed_places(mr_backend *b, const char *op, int n_rows, int64_t k) {
     return place;
 }
 
-static u16 *packed_room(mr_backend *b, const char *op, int n_rows, int64_t k) {
+u16 *cu_packed_room(mr_backend *b, const char *op, int n_rows, int64_t k) {
     cu_state *s = cu_of(b);
     char *place = cu_packed_places(b, op, n_rows, k);
     if (!place) return NULL;
@@ -407,21 +305,25 @@ static u16 *packed_room(mr_backend *b, const char *op, int n_rows, int64_t k) {
 }
 
 u16 *cu_packed_wanted(mr_backend *b, const char *op, int n_rows, int64_t k) {
-    return cu_of(b)->packed.type == MR_F32 || n_rows > CU_FEW_ROWS || k % BLOCK ? NULL : packed_room(b, op, n_rows, k);
+    return cu_of(b)->packed.type == MR_F32 || n_rows > CU_FEW_ROWS || k % BLOCK ? NULL : cu_packed_room(b, op, n_rows, k);
 }
 
-void cu_packed_note(mr_backend *b, const u16 *packed, const float *rows, int n_rows, int64_t k) {
+void cu_packed_note(mr_backend *b, const u16 *packed, const float *rows, int n_rows, int64_t k, bool cores) {
     cu_state *s = cu_of(b);
-    s->packed.at = packed, s->packed.rows = rows, s->packed.n_rows = n_rows, s->packed.k = k, s->packed.n_ops = b->n_ops;
+    s->packed.at = packed, s->packed.rows = rows, s->packed.n_rows = n_rows, s->packed.k = k, s->packed.n_ops = b->n_ops, s->packed.cores = cores;
+}
+
+bool cu_packed_there(mr_backend *b, const float *rows, int n_rows, int64_t k, mr_dtype type, bool cores) {
+    cu_state *s = cu_of(b);
+    bool there = s->packed.at && s->packed.rows == rows && s->packed.n_rows == n_rows && s->packed.k == k && s->packed.n_ops == b->n_ops &&
+                 s->packed.type == type && s->packed.cores == cores;
+    s->packed.type = type;
+    return there;
 }
 
 const u16 *cu_packed_x(mr_backend *b, const char *op, const few_product *p) {
-    cu_state *s = cu_of(b);
-    bool there = s->packed.at && s->packed.rows == p->x && s->packed.n_rows == p->n_rows && s->packed.k == p->w.n_in &&
-                 s->packed.n_ops == b->n_ops && s->packed.type == (mr_dtype)p->w.compute;
-    s->packed.type = (mr_dtype)p->w.compute;
-    if (there) return s->packed.at;
-    u16 *to = packed_room(b, op, p->n_rows, p->w.n_in);
+    if (cu_packed_there(b, p->x, p->n_rows, p->w.n_in, (mr_dtype)p->w.compute, false)) return cu_of(b)->packed.at;
+    u16 *to = cu_packed_room(b, op, p->n_rows, p->w.n_in);
     if (!to) return NULL;
     int pairs = (int)(p->w.n_in / 32);
     dim3 grid((unsigned)(pairs + 7) / 8, (unsigned)(p->n_rows + 7) / 8);
@@ -516,7 +418,7 @@ static void launch_rows(mr_backend *b, const char *op, const few_product *p, con
 static bool run(mr_backend *b, const char *op, const few_product *p, const few_product *a, nf4_plan *q) {
     q->x = (const uint4 *)cu_packed_x(b, op, p);
     if (!q->x || !take_room(b, op, q, q->nt)) return true; /* the failure is kept */
-    if (q->gated && !(q->packed_act = packed_room(b, op, p->n_rows, q->gated))) return true;
+    if (q->gated && !(q->packed_act = cu_packed_room(b, op, p->n_rows, q->gated))) return true;
     if (p->w.compute == MR_F16) {
         if (q->nt == 2)
             launch_rows<F16, 2>(b, op, p, a, q);
@@ -528,7 +430,7 @@ static bool run(mr_backend *b, const char *op, const few_product *p, const few_p
         else
             launch_rows<BF16, 1>(b, op, p, a, q);
     }
-    if (q->gated) cu_packed_note(b, q->packed_act, q->act, p->n_rows, q->gated);
+    if (q->gated) cu_packed_note(b, q->packed_act, q->act, p->n_rows, q->gated, false);
     return true;
 }
 

@@ -49,11 +49,14 @@ bool cu_few_nf4(mr_backend *b, const char *op, const few_product *p, const few_p
 bool cu_few_half(mr_backend *b, const char *op, float *act, const few_product *p, const few_product *a);
 /* p->x packed, by the operation before this one or now. NULL after a failure. */
 const u16 *cu_packed_x(mr_backend *b, const char *op, const few_product *p);
-/* Scratch for rows of up to k values before and behind a product: for one that gives packed rows, before it asks for its own. NULL after a failure. */
-char *cu_packed_places(mr_backend *b, const char *op, int n_rows, int64_t k);
 /* Where p is an MLP's gate and up (rows of gate, then as many of up): also act = silu(gate) * up in the same launch. */
 bool cu_few_gated(mr_backend *b, const char *op, float *act, const few_product *p, const few_product *a);
-/* cu_mlp of a few rows, with cu_few_gated: linear.cu. False: nothing is done. */
+/* The same two for 17 rows or more on a GPU with wgmma (few_wide.cu), with the same bits. keep: what is in p->y is wanted, too. */
+bool cu_wide(mr_backend *b, const char *op, const few_product *p, const few_product *a);
+bool cu_wide_gated(mr_backend *b, const char *op, float *act, const few_product *p, const few_product *a, bool keep);
+/* Whether they serve a weight that few serves. */
+bool cu_wide_fits(const mr_backend *b, const mr_weight *w, int n_rows);
+/* cu_mlp of a few rows, with cu_few_gated or cu_wide_gated: linear.cu. False: nothing is done. */
 bool cu_few_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
 
 /* y[n_rows, n_cols] (+)= alpha * x @ w^T, or x @ w when backward; x [n_rows][ldx] and w [..][ldw] are 16-bit, zero up to a

@@ -27,17 +27,22 @@ static inline weight_view view_of(const mr_weight *w) {
 __device__ inline int64_t packed_at(int row, int col, int pairs) {
     return ((int64_t)(row / 8 * pairs + col / 32) * 32 + row % 8 * 4 + col % 8 / 2) * 8 + col % 32 / 8 * 2 + col % 2;
 }
-/* A kernel's second output. at NULL: none. */
+/* Cores are for wgmma: 8 rows x 8 columns, row after row, in blocks of 64 columns, each with those of every 8 rows after each other. */
+__device__ inline int64_t core_at(int row, int col, int eights) {
+    return ((int64_t)(col / 64 * eights + row / 8) * 8 + col % 64 / 8) * 64 + row % 8 * 8 + col % 8;
+}
+/* A kernel's second output, in cores where eights (of rows) are not 0. at NULL: none. */
 typedef struct packed_rows {
     u16 *at;
-    int type, pairs;
+    int type, pairs, eights;
 } packed_rows;
 static inline packed_rows packed_rows_for(mr_backend *b, const char *op, int n_rows, int64_t k) {
-    packed_rows p = { cu_packed_wanted(b, op, n_rows, k), half_type(cu_of(b)->packed.type), (int)(k / 32) };
+    packed_rows p = { cu_packed_wanted(b, op, n_rows, k), half_type(cu_of(b)->packed.type), (int)(k / 32),
+                      cu_wide_rows(b, n_rows) ? (n_rows + 7) / 8 : 0 };
     return p;
 }
 __device__ inline void put_packed(const packed_rows &p, int row, int col, float v) {
-    if (p.at) p.at[packed_at(row, col, p.pairs)] = p.type == F16 ? to_half<F16>(v) : to_half<BF16>(v);
+    if (p.at) p.at[p.eights ? core_at(row, col, p.eights) : packed_at(row, col, p.pairs)] = p.type == F16 ? to_half<F16>(v) : to_half<BF16>(v);
 }
 
 /* Where the byte of (row, col) and (row, col + 1) lies among tiles (weights.cu). col is even. */

@@ -272,6 +272,7 @@ void cu_joined_room(size_t need[], const mr_weight_info *w, int64_t n, int rank)
 }
 
 bool cu_joined_fits(const mr_backend *b, const mr_weight *w, int n_rows) {
+    if (cu_wide_fits(b, w, n_rows)) return false; /* codes are fewer bytes, and need no copy */
     int from = cu_of(b)->sm < 80 ? CU_FEW_ROWS + 1 : w->half ? (int)CU_JOINED_FROM : (int)CU_JOINED_FROM_HALF;
     return n_rows >= from && n_rows <= CU_JOINED_ROWS && w->compute != MR_F32 && (w->half || w->store == w->compute);
 }

@@ -183,8 +183,9 @@ static few_product few_of(float *y, const float *x, const mr_weight *w, int N) {
     return p;
 }
 
-/* act: the layer is gate and up, and silu(gate) * up goes there; false then: they have no kernel together, and nothing is done. */
-static bool few_rows(mr_backend *b, float *y, float *u, float *act, const float *x, const mr_linear *l, int N, bool add, bool with_a) {
+/* act: the layer is gate and up, and silu(gate) * up goes there, y is left out if it can be where it is not kept; false then: they have no kernel
+ * together, and nothing is done. */
+static bool few_rows(mr_backend *b, float *y, float *u, float *act, const float *x, const mr_linear *l, int N, bool add, bool with_a, bool keep) {
     few_product p = few_of(y, x, l->w, N), a = with_a ? few_of(u, x, l->a, N) : p;
     p.add = add, p.bias = l->bias;
     p.n_parts = l->n_lora, p.ldu = l->r_total;
@@ -194,7 +195,7 @@ static bool few_rows(mr_backend *b, float *y, float *u, float *act, const float 
         p.part[i] = f;
     }
     if (act && p.w.store != MR_NF4) return cu_few_half(b, "mlp", act, &p, with_a ? &a : NULL);
-    if (act) return cu_few_gated(b, "mlp", act, &p, with_a ? &a : NULL);
+    if (act) return cu_wide_gated(b, "mlp", act, &p, with_a ? &a : NULL, keep) || cu_few_gated(b, "mlp", act, &p, with_a ? &a : NULL);
     cu_few(b, "linear", &p, with_a ? &a : NULL);
     return true;
 }
@@ -211,7 +212,7 @@ bool cu_few_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int 
     const mr_linear *l = m->gate_up;
     if (cu_failed(b)) return true;
     if (l->w->n_out != 2 * m->down->w->n_in || !few_serves(b, m->u_up, x, l, N) ||
-        !few_rows(b, m->gu, m->u_up, m->act, x, l, N, false, few_together(l)))
+        !few_rows(b, m->gu, m->u_up, m->act, x, l, N, false, few_together(l), !m->sampling))
         return false;
     cu_linear(b, y, m->u_down, m->act, m->down, N, add);
     return true;
@@ -239,7 +240,7 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
         }
     }
     if (few) {
-        few_rows(b, y, u, NULL, x, l, N, add, together);
+        few_rows(b, y, u, NULL, x, l, N, add, together, true);
         return;
     }
     product(b, "linear", CU_SLOT_X, y, O, in, l->w, false, N, add, 1.0f, l->bias);
