@@ -61,7 +61,7 @@ typedef struct cu_state {
     mr_status status;
     char message[512];
     float *tables;
-    int *ready;          /* [2 + CU_MOST_TILES], zero between launches: few.cu, few_nf4.cu */
+    int *ready;          /* [2 + CU_MOST_TILES], zero between launches: few.cu, few_nf4.cu, gradients.cu */
     /* Rows that the last launch wrote, in 16 bits as well: half.cuh. at NULL: it did not. type: what products have wanted; MR_F32: none has. */
     struct { const uint16_t *at; const float *rows; int n_rows; int64_t k; unsigned long n_ops; mr_dtype type; bool cores, second; } packed;
     cu_answer wide; /* cu_wide_rows: whether this GPU and module have wgmma */

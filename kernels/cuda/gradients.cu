@@ -1,7 +1,8 @@
 /* gradients.cu - gradients of weights: sums over rows (gemm.cuh, cu_tn).
  *
  * Order:   rows are cut into segments of SEGMENT by their place alone; a segment's sum begins at zero, and dst = fma(scale, sum, dst) for one
- *          after the other. Blocks have a tile and one segment (sums in scratch, added after) or a tile and all segments: the same bits.
+ *          after the other. Blocks have a tile and one segment, whose sums meet in scratch (the last of a tile's blocks to arrive adds them), or
+ *          a tile and all segments: the same bits.
  * Tensor:  an operand is the sum of two bf16, as in attention_split.cu: high * high + low * high + high * low in f32, in steps of 16 rows.
  *          What is left out is about 2^-17 of each product. Without bf16 (sm_75), and for products in f32: f32 throughout. A wider
  *          matrix that is there in 16 bits is an operand as it is.
@@ -16,14 +17,13 @@ enum { SEGMENT = 512, LEFT = 128, RIGHT = 64, ROWS = 16, STAGES = 4 };
 enum { LD_LEFT = LEFT + 4, LD_RIGHT = RIGHT + 4, STAGE = ROWS * (LD_LEFT + LD_RIGHT) };
 enum { LD_WIDE = LEFT + 8 }; /* of a left side in 16 bits, at the same place: rows of an odd number of 16 bytes for ldmatrix */
 
-/* One product with its sides in the order that tiles have. dst and sums are dense in dst's own order. */
+/* One product with its sides in the order that tiles have. dst is dense. */
 typedef struct task {
     const float *left, *right;
     const u16 *wide; /* left in 16 bits, ld_left apart too; NULL: f32 */
     int64_t ld_left, ld_right, n_left, n_right;
     float *dst;
     int64_t step_left, step_right; /* in dst */
-    int64_t sums;                  /* where its sums begin among a segment's */
     float scale;
     int first, tiles_right; /* first: of its blocks */
 } task;
@@ -32,8 +32,8 @@ typedef struct tasks {
     task t[CU_TN_MOST];
     int n;
     int64_t rows, segment; /* segment: the first of this launch */
-    float *sums;           /* NULL: all segments, into dst */
-    int64_t sums_each;     /* values a segment has there */
+    float4 *sums;          /* [segment][tile][LEFT * RIGHT values] in the order of threads; NULL: a block has all segments */
+    int *arrived;          /* [tile]: zeros, and left as such */
 } tasks;
 
 /* Four neighbors, of which n are there; zeros for the others. */
@@ -69,46 +69,55 @@ template <int THREADS, int WIDTH, bool ALIGNED> struct side {
     }
 };
 
-/* Four neighbors of a result along the side whose step is 1: into the sums, or onto dst. n: how many are there. */
-template <bool ALIGNED>
-__device__ inline void put4(const tasks &w, const task &t, int64_t at, const float v[4], int64_t n) {
-    float *to = w.sums ? w.sums + blockIdx.y * w.sums_each + t.sums + at : t.dst + at;
-    if (ALIGNED) {
-        float4 x = { v[0], v[1], v[2], v[3] };
-        if (!w.sums) {
-            float4 old = *(const float4 *)to;
-            x.x = fmaf(t.scale, x.x, old.x), x.y = fmaf(t.scale, x.y, old.y);
-            x.z = fmaf(t.scale, x.z, old.z), x.w = fmaf(t.scale, x.w, old.w);
-        }
-        *(float4 *)to = x;
+/* Four neighbors of a result, from column l of a tile's left side and r of its right side on, along one of them. */
+typedef struct run {
+    int l, r;
+    bool along_left;
+} run;
+
+/* Where a run is in dst: at, at + step, ...; n of four are there. */
+typedef struct run_place {
+    float *at;
+    int64_t step;
+    int n;
+} run_place;
+
+__device__ inline run_place place_of(const task &t, int64_t l0, int64_t r0, const run &x) {
+    int64_t l = l0 + x.l, r = r0 + x.r, left = x.along_left ? t.n_left - l : t.n_right - r;
+    run_place p = { t.dst + l * t.step_left + r * t.step_right, x.along_left ? t.step_left : t.step_right, left < 4 ? (int)left : 4 };
+    if (l >= t.n_left || r >= t.n_right) p.n = 0;
+    return p;
+}
+
+template <bool ALIGNED> __device__ inline void load_run(float v[4], const run_place &p) {
+    if (ALIGNED && p.step == 1 && p.n > 0) {
+        float4 x = *(const float4 *)p.at;
+        v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
     } else {
-        for (int i = 0; i < 4 && i < n; i++) to[i] = w.sums ? v[i] : fmaf(t.scale, v[i], to[i]);
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] = i < p.n ? p.at[i * p.step] : 0.0f;
+    }
+}
+template <bool ALIGNED> __device__ inline void store_run(const float v[4], const run_place &p) {
+    if (ALIGNED && p.step == 1 && p.n > 0) {
+        *(float4 *)p.at = make_float4(v[0], v[1], v[2], v[3]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (i < p.n) p.at[i * p.step] = v[i];
     }
 }
 
-/* 4 x 4 neighbors: block[l][r]. */
-template <bool ALIGNED>
-__device__ inline void put16(const tasks &w, const task &t, int64_t l, int64_t r, const float (*block)[4]) {
-    if (l >= t.n_left || r >= t.n_right) return;
-    for (int i = 0; i < 4; i++) {
-        if (t.step_right == 1) {
-            if (l + i < t.n_left) put4<ALIGNED>(w, t, (l + i) * t.step_left + r, block[i], t.n_right - r);
-        } else if (r + i < t.n_right) {
-            float v[4] = { block[0][i], block[1][i], block[2][i], block[3][i] };
-            put4<ALIGNED>(w, t, (r + i) * t.step_right + l, v, t.n_left - l);
-        }
-    }
+/* 4 x 4 neighbors [l][r] as runs: along the right side, or (turned) the left. */
+template <typename F> __device__ inline void runs_of(float (*v)[4], bool turned, F block) {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) v[i][j] = turned ? block(j, i) : block(i, j);
 }
-
-/* Four neighbors of the right side for one column of the left. */
-template <bool ALIGNED> __device__ inline void put_row(const tasks &w, const task &t, int64_t l, int64_t r, const float v[4]) {
-    if (l >= t.n_left || r >= t.n_right) return;
-    int64_t at = l * t.step_left + r * t.step_right;
-    if (t.step_right == 1) {
-        put4<ALIGNED>(w, t, at, v, t.n_right - r);
-    } else {
-        for (int i = 0; i < 4 && r + i < t.n_right; i++) put4<false>(w, t, at + i * t.step_right, v + i, 1);
-    }
+__device__ inline run run_of(int l, int r, int i, bool turned) {
+    run x = { turned ? l : l + i, turned ? r + i : r, turned };
+    return x;
 }
 
 /* The halves of two neighbors along the sum. */
@@ -121,7 +130,7 @@ __device__ inline void split2(uint32_t *hi, uint32_t *lo, float x, float y) {
 /* A warp has 64 x 32 of a tile, in 4 x 4 steps of mma. Row g + 8 h of the left operand's step 2 c + d is column 32 c + 4 g + 2 d + h of the
  * warp's, column g of the right one's step j is 4 g + j. */
 struct tensor_sums {
-    enum { THREADS = 128 };
+    enum { THREADS = 128, RUNS = LEFT * RIGHT / 4 / THREADS };
     float sum[4][4][4];
 
     __device__ void clear() {
@@ -159,17 +168,6 @@ struct tensor_sums {
 #pragma unroll
                 for (int j = 0; j < 4; j++) mma16<BF16>(sum[i][j], a[i], low ? bl[j] : bh[j]);
     }
-    template <bool ALIGNED> __device__ void put_wide(const tasks &w, const task &t, int64_t l0, int64_t r0) {
-        int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                float v[4] = { sum[i][0][c], sum[i][1][c], sum[i][2][c], sum[i][3][c] };
-                put_row<ALIGNED>(w, t, l0 + warp / 2 * 64 + 16 * i + lane / 4 + c / 2 * 8,
-                                 r0 + warp % 2 * 32 + (lane % 4 * 2 + c % 2) * 4, v);
-            }
-    }
     __device__ void add(const float *stage) {
         int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, k = lane % 4 * 2;
         const float *left = stage + warp / 2 * 64 + g * 4, *right = stage + ROWS * LD_LEFT + warp % 2 * 32 + g * 4;
@@ -198,26 +196,30 @@ struct tensor_sums {
                 for (int j = 0; j < 4; j++)
                     mma16<BF16>(sum[i][j], product == 1 ? al[i] : ah[i], product == 2 ? bl[j] : bh[j]);
     }
-    template <bool ALIGNED> __device__ void put(const tasks &w, const task &t, int64_t l0, int64_t r0) {
-        int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    /* The sums as runs. turned: along the left side, unless the left side is there in 16 bits. */
+    template <bool WIDE> __device__ void runs(float (*v)[4], bool turned) const {
 #pragma unroll
-        for (int c = 0; c < 2; c++)
+        for (int k = 0; k < RUNS; k += 4) {
+            if (WIDE) {
 #pragma unroll
-            for (int q = 0; q < 2; q++) {
-                float block[4][4];
+                for (int c = 0; c < 4; c++)
 #pragma unroll
-                for (int i = 0; i < 4; i++)
-#pragma unroll
-                    for (int j = 0; j < 4; j++) block[i][j] = sum[2 * c + i / 2][j][i % 2 * 2 + q];
-                put16<ALIGNED>(w, t, l0 + warp / 2 * 64 + c * 32 + lane / 4 * 4,
-                               r0 + warp % 2 * 32 + (lane % 4 * 2 + q) * 4, block);
+                    for (int j = 0; j < 4; j++) v[k + c][j] = sum[k / 4][j][c];
+            } else {
+                runs_of(v + k, turned, [&](int l, int r) { return sum[k / 8 * 2 + l / 2][r][l % 2 * 2 + k / 4 % 2]; });
             }
+        }
+    }
+    template <bool WIDE> __device__ static run run_at(int k, bool turned) {
+        int lane = threadIdx.x % 32, warp = threadIdx.x / 32, l = warp / 2 * 64, r = warp % 2 * 32, i = k / 4, c = k % 4;
+        if (WIDE) return run_of(l + 16 * i + lane / 4 + c / 2 * 8, r + (lane % 4 * 2 + c % 2) * 4, 0, false);
+        return run_of(l + i / 2 * 32 + lane / 4 * 4, r + (lane % 4 * 2 + i % 2) * 4, c, turned);
     }
 };
 
 /* A thread has 8 x 4 of a tile. T: the type of what is in 16 bits. */
 template <int T> struct f32_sums {
-    enum { THREADS = 256 };
+    enum { THREADS = 256, RUNS = LEFT * RIGHT / 4 / THREADS };
     float sum[2][4][4];
 
     /* Rows as f32. */
@@ -250,14 +252,68 @@ template <int T> struct f32_sums {
             }
         }
     }
-    template <bool ALIGNED> __device__ void put(const tasks &w, const task &t, int64_t l0, int64_t r0) {
-#pragma unroll
-        for (int c = 0; c < 2; c++)
-            put16<ALIGNED>(w, t, l0 + c * 64 + threadIdx.x / 16 * 4, r0 + threadIdx.x % 16 * 4, sum[c]);
-    }
     __device__ void add_wide(const float *stage) { add(stage); }
-    template <bool ALIGNED> __device__ void put_wide(const tasks &w, const task &t, int64_t l0, int64_t r0) { put<ALIGNED>(w, t, l0, r0); }
+    template <bool WIDE> __device__ void runs(float (*v)[4], bool turned) const {
+#pragma unroll
+        for (int k = 0; k < RUNS; k += 4) runs_of(v + k, turned, [&](int l, int r) { return sum[k / 4][l][r]; });
+    }
+    template <bool WIDE> __device__ static run run_at(int k, bool turned) {
+        return run_of(k / 4 * 64 + threadIdx.x / 16 * 4, threadIdx.x % 16 * 4, k % 4, turned);
+    }
 };
+
+/* Of one of a tile's segments: leaves its sums in scratch; whether it is the last of the tile's blocks, which then sees all of them. */
+template <typename SUMS> __device__ inline bool leave_sums(const tasks &w, const float (*v)[4]) {
+    __shared__ bool last;
+    float4 *to = w.sums + (int64_t)(blockIdx.y * gridDim.x + blockIdx.x) * (LEFT * RIGHT / 4) + threadIdx.x;
+#pragma unroll
+    for (int k = 0; k < SUMS::RUNS; k++) to[k * SUMS::THREADS] = make_float4(v[k][0], v[k][1], v[k][2], v[k][3]);
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(w.arrived + blockIdx.x, 1) == (int)gridDim.y - 1;
+        if (last) w.arrived[blockIdx.x] = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return last;
+}
+
+/* dst = fma(scale, sums, dst) for n sums in order, a few runs at a time: part(s, k) has run k of sums s. */
+template <typename SUMS, bool ALIGNED, bool WIDE, typename F>
+__device__ inline void add_sums(const task &t, int64_t l0, int64_t r0, bool turned, int n, F part) {
+    enum { EACH = SUMS::RUNS / 2 };
+#pragma unroll
+    for (int first = 0; first < SUMS::RUNS; first += EACH) {
+        float to[EACH][4];
+#pragma unroll
+        for (int k = 0; k < EACH; k++) load_run<ALIGNED>(to[k], place_of(t, l0, r0, SUMS::template run_at<WIDE>(first + k, turned)));
+        for (int s = 0; s < n; s++)
+#pragma unroll
+            for (int k = 0; k < EACH; k++) {
+                float4 x = part(s, first + k);
+                to[k][0] = fmaf(t.scale, x.x, to[k][0]), to[k][1] = fmaf(t.scale, x.y, to[k][1]);
+                to[k][2] = fmaf(t.scale, x.z, to[k][2]), to[k][3] = fmaf(t.scale, x.w, to[k][3]);
+            }
+#pragma unroll
+        for (int k = 0; k < EACH; k++) store_run<ALIGNED>(to[k], place_of(t, l0, r0, SUMS::template run_at<WIDE>(first + k, turned)));
+    }
+}
+
+/* A block's sums to dst, or of one segment to scratch; the last block of a tile has those of all segments then. */
+template <typename SUMS, bool ALIGNED, bool WIDE>
+__device__ inline void put(const tasks &w, const task &t, int64_t l0, int64_t r0, const SUMS &sums) {
+    bool turned = t.step_right != 1;
+    float v[SUMS::RUNS][4];
+    sums.template runs<WIDE>(v, turned);
+    if (!w.sums) {
+        add_sums<SUMS, ALIGNED, WIDE>(t, l0, r0, turned, 1, [&](int, int k) { return make_float4(v[k][0], v[k][1], v[k][2], v[k][3]); });
+    } else if (leave_sums<SUMS>(w, v)) {
+        const float4 *from = w.sums + (int64_t)blockIdx.x * (LEFT * RIGHT / 4) + threadIdx.x;
+        int64_t next = (int64_t)gridDim.x * (LEFT * RIGHT / 4);
+        add_sums<SUMS, ALIGNED, WIDE>(t, l0, r0, turned, (int)gridDim.y, [&](int s, int k) { return __ldcg(from + s * next + k * SUMS::THREADS); });
+    }
+}
 
 /* All segments of a block: w.rows of them from n on, or one. */
 template <typename SUMS, bool ALIGNED, bool WIDE> __device__ inline void tn_tile(const tasks &w, const task &t, float *shared) {
@@ -291,10 +347,7 @@ template <typename SUMS, bool ALIGNED, bool WIDE> __device__ inline void tn_tile
             else
                 sums.add(shared + s % STAGES * STAGE);
         }
-        if (WIDE)
-            sums.template put_wide<ALIGNED>(w, t, l0, r0);
-        else
-            sums.template put<ALIGNED>(w, t, l0, r0);
+        put<SUMS, ALIGNED, WIDE>(w, t, l0, r0, sums);
         n += SEGMENT;    /* whole segments only have others after them, and they are whole steps */
         __syncthreads(); /* the next one's first rows come where the last ones were */
     } while (!w.sums && n < w.rows);
@@ -311,18 +364,6 @@ __global__ static void __launch_bounds__(SUMS::THREADS, SUMS::THREADS == 128 ? 3
         tn_tile<SUMS, ALIGNED, true>(w, t, shared);
     else
         tn_tile<SUMS, ALIGNED, false>(w, t, shared);
-}
-
-/* The sums of n_segments segments, in order. */
-__global__ static void tn_add_kernel(tasks w, int n_segments) {
-    int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
-    if (at >= w.sums_each) return;
-    int k = w.n - 1;
-    while (k && at < w.t[k].sums) k--;
-    const task &t = w.t[k];
-    float *dst = t.dst + (at - t.sums), v = *dst;
-    for (int s = 0; s < n_segments; s++) v = fmaf(t.scale, w.sums[s * w.sums_each + at], v);
-    *dst = v;
 }
 
 template <typename SUMS, bool ALIGNED>
@@ -351,20 +392,19 @@ void cu_tn(mr_backend *b, const char *op, const tn_product *p, int n_products, i
         if ((t->wide = x->wide)) t->ld_left = x->ld_wide, wide = true;
         assert(!x->wide || (x->ld_wide % 8 == 0 && t->n_left % 8 == 0 && (uintptr_t)x->wide % 16 == 0));
         t->dst = x->dst, t->step_left = turn ? 1 : x->n_q, t->step_right = turn ? x->n_q : 1;
-        t->scale = x->scale, t->sums = w.sums_each, t->first = tiles;
+        t->scale = x->scale, t->first = tiles;
         t->tiles_right = (int)((t->n_right + RIGHT - 1) / RIGHT);
         tiles += t->tiles_right * (int)((t->n_left + LEFT - 1) / LEFT);
-        w.sums_each += x->n_p * x->n_q;
         even = even && (t->wide || aligned(t->left, t->ld_left, t->n_left)) && aligned(t->right, t->ld_right, t->n_right) &&
                aligned(t->dst, 4, 4);
     }
     w.rows = n;
-    int64_t segments = (n + SEGMENT - 1) / SEGMENT, fit = CU_ATT_BYTES / (int64_t)sizeof(float) / w.sums_each,
-            most = segments;
-    if (segments == 1 || fit == 0 || tiles >= 8 * cu_of(b)->n_sm) {
+    int64_t segments = (n + SEGMENT - 1) / SEGMENT, fit = CU_ATT_BYTES / (tiles * (int64_t)(LEFT * RIGHT * sizeof(float))), most = segments;
+    if (segments == 1 || fit == 0 || tiles >= 8 * cu_of(b)->n_sm || tiles > CU_MOST_TILES) {
         segments = most = 1; /* one launch, in which a block has all of its rows */
     } else {
-        w.sums = (float *)cu_scratch(b, op, CU_SLOT_ATT, CU_ATT_BYTES);
+        w.sums = (float4 *)cu_scratch(b, op, CU_SLOT_ATT, CU_ATT_BYTES);
+        w.arrived = cu_of(b)->ready + 2;
         if (!w.sums) return;
         if (most > fit) most = fit;
     }
@@ -386,6 +426,5 @@ void cu_tn(mr_backend *b, const char *op, const tn_product *p, int n_products, i
             else
                 launch<f32_sums<BF16>, false>(b, op, w, tiles, here);
         }
-        if (w.sums) LAUNCH(b, op, tn_add_kernel, (int)((w.sums_each + 255) / 256), 256, 0, w, here);
     }
 }
