@@ -624,17 +624,33 @@ typedef struct share_sum {
     int64_t share;
 } share_sum;
 
-__global__ static void add_shares_kernel(backward w, const share_sum *sums, int n_sums) {
+enum { SUM_THREADS = 128 };
+
+/* A block has a row. It lists the shares that have the row first, SUM_THREADS at a time: then loads of one share need not wait for those of
+ * the one before. */
+__global__ static void __launch_bounds__(SUM_THREADS) add_shares_kernel(backward w, const share_sum *sums, int n_sums) {
+    __shared__ int64_t rows[SUM_THREADS]; /* of parts */
+    __shared__ int listed[SUM_THREADS];
     int64_t width = (int64_t)w.K * w.D, row = blockIdx.x;
-    for (int64_t c = threadIdx.x; c < width; c += blockDim.x) {
-        float dk = w.dk[row * w.lddkv + c], dv = w.dv[row * w.lddkv + c];
-#pragma unroll 4
-        for (int i = 0; i < n_sums; i++) {
-            if (row < sums[i].row0 || row >= sums[i].row0 + sums[i].n) continue;
-            const float *from = w.parts + (sums[i].share + row - sums[i].row0) * 2 * width;
-            dk += from[c], dv += from[width + c];
+    for (int first = 0; first < n_sums; first += SUM_THREADS) {
+        int here = n_sums - first < SUM_THREADS ? n_sums - first : (int)SUM_THREADS, mine = threadIdx.x, before = 0, n = 0;
+        share_sum s = sums[first + (mine < here ? mine : 0)];
+        bool has = mine < here && row >= s.row0 && row < s.row0 + s.n;
+        __syncthreads(); /* all have used the list before */
+        listed[mine] = has;
+        __syncthreads();
+        for (int i = 0; i < here; i++) before += i < mine ? listed[i] : 0, n += listed[i];
+        if (has) rows[before] = s.share + row - s.row0;
+        __syncthreads();
+        for (int64_t c = threadIdx.x; c < width; c += SUM_THREADS) {
+            float dk = w.dk[row * w.lddkv + c], dv = w.dv[row * w.lddkv + c];
+#pragma unroll 8
+            for (int i = 0; i < n; i++) {
+                const float *from = w.parts + rows[i] * 2 * width + c;
+                dk += from[0], dv += from[width];
+            }
+            w.dk[row * w.lddkv + c] = dk, w.dv[row * w.lddkv + c] = dv;
         }
-        w.dk[row * w.lddkv + c] = dk, w.dv[row * w.lddkv + c] = dv;
     }
 }
 
@@ -774,7 +790,7 @@ static void grads_of(mr_backend *b, backward w, const mr_span *spans, int S, gra
         launch_dkv<2>(b, w, items, g.n_items);
     else
         launch_dkv<4>(b, w, items, g.n_items);
-    if (g.n_sums) LAUNCH(b, op, add_shares_kernel, g.last_row, 128, 0, w, (const share_sum *)device, g.n_sums);
+    if (g.n_sums) LAUNCH(b, op, add_shares_kernel, g.last_row, SUM_THREADS, 0, w, (const share_sum *)device, g.n_sums);
 }
 
 void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, int lddkv, const float *d_o,

@@ -264,8 +264,9 @@ void test_attention(void) {
         { 2, 2, 256, 66, 2, 4 },     { 9, 3, 64, 300, 6, 130 },  { 16, 2, 128, 512, 6, 70 }, { 16, 2, 128, 1024, 4, 200 },
         { 32, 8, 128, 200, 8, 100 }, { 14, 2, 64, 129, 16, 33 },
         { 64, 64, 64, 1500, 2, 20 }, /* more shares of keys than there is scratch for at a time */
+        { 16, 1, 32, 10, 70, 66 },   /* more shares of a key than are listed at a time */
     };
-    int n = (int)(sizeof shapes / sizeof shapes[0]) - (small_run ? 6 : 0);
+    int n = (int)(sizeof shapes / sizeof shapes[0]) - (small_run ? 7 : 0);
     double diff[3] = { 0 };
     int bad[2] = { 0 };
     for (int i = 0; i < n; i++) check(&shapes[i], diff, bad);
