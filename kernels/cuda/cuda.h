@@ -181,7 +181,7 @@ void cu_staging_free(mr_backend *b);
 /* What the operations' files ask of cu_scratch, for weight_room; need[slot] becomes at least that, need[CU_SLOT_SMALL] stands for all that
  * cu_small takes but a penalty's history; need[CU_N_ROOMS].
  * cu_linear_room: up to n rows; attention over N rows in any spans, bwd: both passes;
- * cu_sample_scratch: of CU_SLOT_HEAD, for n rows of n_vocab logits with filters. */
+ * cu_sample_scratch: of CU_SLOT_HEAD, for n rows of n_vocab logits. */
 void cu_linear_room(size_t need[], const mr_weight_info *w, int64_t n, int rank, bool bwd);
 void cu_attention_room(const mr_backend *b, size_t need[], int N, int H, int K, int D, bool bwd);
 size_t cu_sample_scratch(int64_t n, int64_t n_vocab);

@@ -409,16 +409,18 @@ void test_head(void) {
             if (k < 2 || (small_run && sizes[k] > 5000)) continue;
             choice c = choices[i];
             c.opt.n_vocab = sizes[k] - (k % 2 ? 3 : 0);
-            check_sample(&c, sizes[k] % 3 ? ANY : SOME_EQUAL, sizes[k] > 100000 ? 8 : small_run ? 9 : 33, sizes[k], &differ, &total, &bits);
+            bool many = c.opt.top_p < 1 && c.opt.temperature != 1; /* more than the scratch serves at once */
+            int rows = sizes[k] > 100000 ? many ? 60 : 8 : small_run ? 9 : 33;
+            check_sample(&c, sizes[k] % 3 ? ANY : SOME_EQUAL, rows, sizes[k], &differ, &total, &bits);
         }
     /* u so near to the edge between two ids that the last bits of two sums decide: one in thousands */
     verdict(differ <= total / 1000, "sample", "%d of %d ids differ from the CPU's (allowed %d)", differ, total, total / 1000);
     verdict(bits, "sample: logp", "the bits of logprob, alone or among others; z unchanged");
-    static const int edges[] = { 1, 17, 2049, 4100, 151936 };
+    static const int edges[] = { 1, 17, 2049, 10241, 151936 };
     differ = total = 0;
     for (size_t i = 0; i < sizeof choices / sizeof choices[0]; i++)
         for (int k = 0; k < 5 - small_run; k++)
-            for (int form = EQUAL; form <= BARRED; form++) {
+            for (int form = SOME_EQUAL; form <= BARRED; form++) {
                 choice c = choices[i];
                 c.opt.n_vocab = edges[k] - (i % 2 && k ? 3 : 0);
                 check_sample(&c, form, 3, edges[k], &differ, &total, &bits);

@@ -82,6 +82,15 @@ template <typename V> static inline V __shfl_sync(unsigned, V v, int from) {
     emu_warp_wait();
     return r;
 }
+/* Without a lane so far below it, a lane gets its own. */
+template <typename V> static inline V __shfl_up_sync(unsigned, V v, int d) {
+    int lane = (int)threadIdx.x % 32;
+    emu_lane(lane) = &v;
+    emu_warp_wait();
+    V r = *(const V *)emu_lane(lane < d ? lane : lane - d);
+    emu_warp_wait();
+    return r;
+}
 static inline void __syncwarp() { emu_warp_wait(); }
 static inline void __threadfence() {}
 static inline int load_acquire(const int *p) { return *p; }
