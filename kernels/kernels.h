@@ -58,6 +58,7 @@ typedef struct mr_weight_info {
     mr_dtype store;   /* MR_F32, MR_BF16, MR_F16 or MR_NF4 */
     mr_dtype compute; /* the type that products round to: MR_F32, MR_BF16 or MR_F16 */
     int64_t n_out, n_in;
+    int64_t more;     /* rows behind it, as weight_create was asked for them; weight_info: as many as there are */
     size_t bytes;     /* device memory that it takes */
 } mr_weight_info;
 
@@ -200,8 +201,9 @@ struct mr_backend {
 
     /* --- weights --- */
     /* Packs src into a weight (src.rows NULL, not for NF4: zeros). store NF4: blocks of 64 along the row-major matrix, double quantization with blocks of 256
-     * (spec/quantization.md, 5.1 to 5.3); bytes equal to bitsandbytes. MR_ENOMEM when it does not fit; the source's own failure otherwise. */
-    mr_status (*weight_create)(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
+     * (spec/quantization.md, 5.1 to 5.3); bytes equal to bitsandbytes. more: rows behind it for the backend's own use, r_total of its adapters and
+     * one, or 0; a device that gains nothing by them takes none. MR_ENOMEM when it does not fit; the source's own failure otherwise. */
+    mr_status (*weight_create)(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in, int64_t more,
                                mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
     /* The same for parts[n] that are stacked and stored NF4 already: their bytes stay. Elements of all parts but the last are a
      * multiple of 64 * 256, so that each block of block maxima belongs to one part. NULL: not on this device. */

@@ -120,7 +120,7 @@ static inline void cpu_round_f16_n(float *dst, const float *src, int64_t n) {
 void cpu_dynamic_map(float map[256], bool is_signed);
 
 /* --- weights (weights.c, nf4.c) --- */
-mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
+mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in, int64_t more,
                             mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
 mr_status cpu_weight_adopt(mr_backend *b, mr_weight **out, const mr_nf4_part *parts, int n, int64_t n_out, int64_t n_in,
                            mr_dtype compute, unsigned uses, mr_err *err);

@@ -160,9 +160,10 @@ size_t cpu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
     return source + source / 8 + x.rows + x.inner + (size_t)b->n_threads * x.thread;
 }
 
-mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
+mr_status cpu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in, int64_t more,
                             mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err) {
     assert(n_out > 0 && n_in > 0 && uses && compute != MR_NF4);
+    (void)more;
     *out = NULL;
     mr_weight *w = mr_alloc(sizeof *w);
     w->store = stored(store, compute), w->compute = compute, w->n_out = n_out, w->n_in = n_in, w->uses = uses;

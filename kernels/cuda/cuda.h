@@ -165,12 +165,13 @@ struct mr_weight {
     size_t bytes;
     void *data;              /* [n_out][ld], zero behind n_in; NULL for NF4 */
     cu_nf4 nf4;
-    uint16_t *half;          /* weight_unpack: [n_out + half_more][ld] in the compute type; the caller's. NULL: none */
+    uint16_t *half;          /* [n_out + half_more][ld] in the compute type: data, where it has room behind it, or weight_unpack's, the
+                              * caller's. NULL: none */
     int64_t half_more;
-    mr_weight *twin;         /* of w and its adapter's stacked a, on either: a's values are kept behind w's unpacked ones as well */
+    mr_weight *twin;         /* of w and its adapter's stacked a, on either: a's values are kept behind w's in half as well */
 };
 
-mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
+mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in, int64_t more,
                            mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
 mr_status cu_weight_adopt(mr_backend *b, mr_weight **out, const mr_nf4_part *parts, int n, int64_t n_out, int64_t n_in,
                           mr_dtype compute, unsigned uses, mr_err *err);
@@ -198,7 +199,7 @@ double cu_seconds(mr_backend *b, bool (*call)(mr_backend *b, void *ctx), void *c
 /* Whether the kernel for few rows, which would serve, is faster for this linear than unpacking the weight and cuBLASLt. */
 bool cu_few_pays(mr_backend *b, float *u, const float *x, const mr_linear *l, int N);
 
-/* Keeps a's values behind w's unpacked ones from now on, whatever weight_set does; false: there is no room for them. */
+/* Keeps a's values behind w's in half from now on, whatever weight_set does; false: there is no room for them. */
 bool cu_weight_join(mr_backend *b, const mr_weight *w, const mr_weight *a);
 /* What joined.cu asks of cu_scratch for up to n rows, as cu_linear_room. */
 void cu_joined_room(size_t need[], const mr_weight_info *w, int64_t n, int rank);

@@ -338,7 +338,7 @@ static bool plan(const mr_backend *b, few_plan *q, int64_t n_out, int64_t k, int
 bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora, int n_rows) {
     if (n_rows > CU_FEW_ROWS || w->compute == MR_F32) return false;
     if (w->store == MR_NF4 && !w->nf4.tiled) return false;
-    if (cu_joined_fits(b, w, n_rows) && (w->half || (lora && lora->n_lora))) return false; /* reading 16 bits takes less time for so many */
+    if (cu_joined_fits(b, w, n_rows) && (w->store == MR_NF4 || (lora && lora->n_lora))) return false; /* reading 16 bits takes less time for so many */
     if (w->store != MR_NF4 && n_rows >= CU_LT_ROWS && !(lora && lora->n_lora)) return false; /* one product: the library's is faster */
     for (int i = 0; lora && i < lora->n_lora; i++)
         if (lora->lora[i].row0 % OUTPUTS || lora->lora[i].rows % OUTPUTS || lora->lora[i].b->compute != w->compute) return false;

@@ -1,8 +1,8 @@
 /* joined.cu - a linear with LoRA for some dozens of rows (decoding many sequences, prompts): gemm.cuh.
  *
- * Products: x is converted once and multiplied with [w; a], whose rows lie behind each other in the weight's unpacked copy (weight_unpack):
- *           y's and u's columns come side by side, in f32, to scratch. (A weight that is stored in 16 bits has no room behind it: two
- *           products.) Segments of K go to planes of their own, in one launch: few outputs alone would not go round the multiprocessors.
+ * Products: x is converted once and multiplied with [w; a], whose rows lie behind each other in a weight's unpacked copy (weight_unpack) or
+ *           in one that was made with room for them: y's and u's columns come side by side, in f32, to scratch. (A weight in 16 bits without
+ *           room: two products.) Segments of K go to planes of their own, in one launch: few outputs alone would not go round the multiprocessors.
  * Finish:   one kernel adds the planes in order, bias, what y held and LoRA's second products, which are small and made on the way, and
  *           writes y; for gate and up silu(g) * up instead, in the 16 bits that the next product reads.
  * Bits:     those of linear, silu_mul and linear (gemm.cuh, order). */
@@ -273,7 +273,7 @@ void cu_joined_room(size_t need[], const mr_weight_info *w, int64_t n, int rank)
 
 bool cu_joined_fits(const mr_backend *b, const mr_weight *w, int n_rows) {
     if (cu_wide_fits(b, w, n_rows)) return false; /* codes are fewer bytes, and need no copy */
-    int from = cu_of(b)->sm < 80 ? CU_FEW_ROWS + 1 : w->half ? (int)CU_JOINED_FROM : (int)CU_JOINED_FROM_HALF;
+    int from = cu_of(b)->sm < 80 ? CU_FEW_ROWS + 1 : w->store == MR_NF4 ? (int)CU_JOINED_FROM : (int)CU_JOINED_FROM_HALF;
     return n_rows >= from && n_rows <= CU_JOINED_ROWS && w->compute != MR_F32 && (w->half || w->store == w->compute);
 }
 static bool beside(mr_backend *b, const mr_linear *l) { return !l->w->half || cu_weight_join(b, l->w, l->a); }

@@ -240,6 +240,7 @@ void cu_weight_unpack(mr_backend *b, mr_weight *w, void *place, int64_t more) {
     if (place) unpack_to(b, "weight_unpack", w->half, w);
 }
 
+/* For an adapter's a. */
 static u16 *behind(const mr_weight *w) { return w->half + w->n_out * w->ld; }
 
 static void copy_behind(mr_backend *b, const char *op, const mr_weight *a) {
@@ -272,7 +273,7 @@ static mr_status no_memory(const mr_weight *w, mr_err *err) {
 }
 
 /* Bytes of a weight's parts. */
-static size_t data_bytes(const mr_weight *w) { return (size_t)(w->n_out * w->ld) * (w->store == MR_F32 ? 4 : 2); }
+static size_t dense_bytes(mr_dtype store, int64_t rows, int64_t ld) { return (size_t)(rows * ld) * (store == MR_F32 ? 4 : 2); }
 static size_t codes_bytes(int64_t n) { return (size_t)(n + 1) / 2; }
 static int64_t blocks_of(int64_t n) { return (n + NF4_BLOCK - 1) / NF4_BLOCK; }
 static size_t nested_bytes(int64_t n_blocks) { return (size_t)((n_blocks + NF4_NESTED - 1) / NF4_NESTED) * sizeof(float); }
@@ -440,11 +441,13 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
         making = (uint8_t *)cu_of(b)->scratch[CU_SLOT_W].p;
         cu_of(b)->unpacked[0] = NULL;
     } else {
-        ok = take(w, &w->data, data_bytes(w));
+        ok = take(w, &w->data, dense_bytes(w->store, w->n_out + w->half_more, w->ld));
+        if (ok && w->half_more) w->half = (u16 *)w->data; /* what lies behind are numbers from the start on: products may read a bit beyond a */
+        if (ok && w->half) cu_check(b, "weight_create", cudaMemsetAsync(behind(w), 0, half_bytes(w->half_more, w->ld), cu_of(b)->stream));
     }
     if (ok && !src.rows) {
         assert(w->data);
-        cu_check(b, "weight_create", cudaMemsetAsync(w->data, 0, data_bytes(w), cu_of(b)->stream));
+        cu_check(b, "weight_create", cudaMemsetAsync(w->data, 0, dense_bytes(w->store, w->n_out, w->ld), cu_of(b)->stream));
         return own_failure(b, err);
     }
     struct cu_staging *t = ok ? staging_of(b, (size_t)(rows * w->n_in) + 2 * NF4_BLOCK) : NULL;
@@ -455,8 +458,10 @@ static mr_status create(mr_backend *b, mr_weight *w, mr_weight_source src, mr_er
 /* A dense matrix is kept as products read it; stored bf16 under f32 products stays bf16. */
 static mr_dtype stored(mr_dtype store, mr_dtype compute) { return store != MR_NF4 && compute != MR_F32 ? compute : store; }
 static int64_t stride_of(mr_dtype store, int64_t n_in) { return store == MR_F32 ? n_in : cu_round(n_in, 8); }
+/* Rows that are kept behind a matrix of that kind. NF4 has them behind its unpacked copy. */
+static int64_t kept_more(mr_dtype store, mr_dtype compute, int64_t more) { return store == compute && compute != MR_F32 ? more : 0; }
 
-mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
+mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in, int64_t more,
                            mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err) {
     assert(n_out > 0 && n_in > 0 && uses && compute != MR_NF4);
     *out = NULL;
@@ -467,7 +472,7 @@ mr_status cu_weight_create(mr_backend *b, mr_weight **out, mr_weight_source src,
     mr_weight *w = (mr_weight *)calloc(1, sizeof *w);
     if (!w) return mr_fail(err, MR_ENOMEM, "weight: the host has no memory left");
     w->b = b, w->store = store, w->compute = compute, w->n_out = n_out, w->n_in = n_in, w->uses = uses;
-    w->ld = stride_of(store, n_in);
+    w->ld = stride_of(store, n_in), w->half_more = kept_more(store, compute, more);
     mr_status st = create(b, w, src, err);
     if (st != MR_OK) {
         cu_weight_free(b, w);
@@ -547,7 +552,7 @@ void cu_weight_free(mr_backend *b, mr_weight *w) {
 }
 
 mr_weight_info cu_weight_info(const mr_weight *w) {
-    mr_weight_info info = { w->store, w->compute, w->n_out, w->n_in, w->bytes };
+    mr_weight_info info = { w->store, w->compute, w->n_out, w->n_in, w->store == MR_NF4 ? 0 : w->half_more, w->bytes };
     return info;
 }
 
@@ -578,7 +583,7 @@ size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
     as.store = stored(w->store, w->compute);
     int64_t n = w->n_out * w->n_in, blocks = blocks_of(n);
     w->bytes = as.store == MR_NF4 ? cu_part_bytes(codes_bytes(n)) + cu_part_bytes((size_t)blocks) + cu_part_bytes(nested_bytes(blocks))
-                                  : cu_part_bytes((size_t)(w->n_out * stride_of(as.store, w->n_in)) * (as.store == MR_F32 ? 4 : 2));
+                                  : cu_part_bytes(dense_bytes(as.store, w->n_out + kept_more(as.store, w->compute, w->more), stride_of(as.store, w->n_in)));
     size_t *x = room->so_far, all = 0;
     if (room->rows > 0) {
         room_of_products(b, room, &as);
@@ -664,7 +669,7 @@ void cu_weight_set(mr_backend *b, const mr_weight_values *all, int n) {
             fill_rows(b, "weight_set", all[i].w, all[i].values, 0, w->n_out);
             continue;
         }
-        refill r = { all[i].values, (u16 *)w->data, w->twin ? behind(w->twin) : NULL, w->n_out * w->ld, (int)w->ld, (int)w->n_in, (int)items,
+        refill r = { all[i].values, (u16 *)w->data, w->twin && w->twin->half ? behind(w->twin) : NULL, w->n_out * w->ld, (int)w->ld, (int)w->n_in, (int)items,
                      w->store == MR_F16, w->ld == w->n_in && (uintptr_t)all[i].values % 16 == 0 };
         host[k++] = r;
         items += (r.n + SET_ITEM - 1) / SET_ITEM;

@@ -78,7 +78,7 @@ static mr_status random_rows(void *self, float *dst, int64_t row, int64_t n, mr_
 static mr_status multiply(double *rate, mr_backend *b, multiplying *m, int64_t size, mr_dtype compute, mr_err *err) {
     size_t bytes = (size_t)size * (size_t)m->n * sizeof(float);
     mr_weight_source source = { &size, random_rows };
-    MR_TRY(b->weight_create(b, &m->l.w, source, size, size, compute, compute, MR_USE_FWD, err));
+    MR_TRY(b->weight_create(b, &m->l.w, source, size, size, 0, compute, compute, MR_USE_FWD, err));
     m->y = b->alloc(b, bytes);
     m->x = b->alloc(b, bytes);
     float *host = mr_try_alloc(bytes);

@@ -73,8 +73,12 @@ static inline mr_dtype mr_table_store(const mr_model_opts *o) {
 static inline mr_dtype mr_copy_store(const mr_model_opts *o) {
     return o->compute;
 }
-/* Bytes of a group's weight in the compute type, with the rows behind it that weight_unpack wants. */
-static inline int mr_unpacked_more(const mr_model_opts *o, int group) { return mr_lora_rank(&o->lora, group) + 1; }
+/* Rows behind a group's weight that weight_create and weight_unpack may use. */
+static inline int mr_rows_behind(const mr_model_opts *o, int group) {
+    int rank = mr_lora_rank(&o->lora, group);
+    return rank ? rank + 1 : 0;
+}
+/* Bytes of a group's weight in the compute type, with these rows. */
 size_t mr_unpacked_bytes(mr_backend *b, const mr_config *c, const mr_model_opts *o, int group);
 /* b->weight_room, or what it stands for where the backend has none. */
 size_t mr_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room);

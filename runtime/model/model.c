@@ -226,15 +226,15 @@ size_t mr_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
     return 0;
 }
 
-static size_t planned_weight(mr_backend *b, const mr_model_opts *o, int64_t rows, int64_t cols, mr_dtype store,
+static size_t planned_weight(mr_backend *b, const mr_model_opts *o, int64_t rows, int64_t cols, int64_t more, mr_dtype store,
                              unsigned uses) {
-    mr_weight_info w = { .store = store, .compute = o->compute, .n_out = rows, .n_in = cols };
+    mr_weight_info w = { .store = store, .compute = o->compute, .n_out = rows, .n_in = cols, .more = more };
     mr_weight_room(b, &w, &(mr_room){ .uses = uses });
     return w.bytes;
 }
 
 size_t mr_unpacked_bytes(mr_backend *b, const mr_config *c, const mr_model_opts *o, int group) {
-    return planned_weight(b, o, mr_group_rows(c, group) + mr_unpacked_more(o, group), mr_proj_cols(c, mr_groups[group].first),
+    return planned_weight(b, o, mr_group_rows(c, group), mr_proj_cols(c, mr_groups[group].first), mr_rows_behind(o, group),
                           o->compute, mr_linear_uses(o));
 }
 
@@ -248,13 +248,13 @@ static void plan_layer(mr_model_room *room, mr_backend *b, const mr_config *c, c
     unsigned uses = mr_linear_uses(o);
     for (int g = 0; g < MR_N_GROUPS; g++) {
         int64_t cols = mr_proj_cols(c, mr_groups[g].first);
-        room->linears += planned_weight(b, o, mr_group_rows(c, g), cols, o->store, uses);
+        room->linears += planned_weight(b, o, mr_group_rows(c, g), cols, mr_rows_behind(o, g), o->store, uses);
         int rank = mr_lora_rank(&o->lora, g);
-        if (rank) room->copies += planned_weight(b, o, rank, cols, mr_copy_store(o), uses);
+        if (rank) room->copies += planned_weight(b, o, rank, cols, 0, mr_copy_store(o), uses);
         for (int p = 0; rank && p < mr_groups[g].n; p++) {
             int proj = mr_groups[g].first + p;
             if (o->lora.targets[proj])
-                room->copies += planned_weight(b, o, mr_proj_rows(c, proj), o->lora.r, mr_copy_store(o), uses);
+                room->copies += planned_weight(b, o, mr_proj_rows(c, proj), o->lora.r, 0, mr_copy_store(o), uses);
         }
     }
 }
@@ -279,8 +279,8 @@ void mr_model_plan(mr_model_room *room, mr_backend *b, const mr_config *c, const
     unsigned uses = mr_linear_uses(opts);
     bool tied = c->tie_word_embeddings;
     mr_dtype store = mr_table_store(opts);
-    room->tables = planned_weight(b, opts, c->vocab_size, c->hidden_size, store, MR_USE_ROWS | (tied ? uses : 0));
-    if (!tied) room->tables += planned_weight(b, opts, c->vocab_size, c->hidden_size, store, uses);
+    room->tables = planned_weight(b, opts, c->vocab_size, c->hidden_size, 0, store, MR_USE_ROWS | (tied ? uses : 0));
+    if (!tied) room->tables += planned_weight(b, opts, c->vocab_size, c->hidden_size, 0, store, uses);
     mr_free(m.layers);
 }
 
@@ -380,7 +380,7 @@ static void init_lora(mr_model *m, float *host) {
 
 static mr_status create_compute_copy(mr_model *m, mr_weight **out, int64_t rows, int64_t cols, mr_err *err) {
     const mr_weight_source zeros = { NULL, NULL }; /* until they are renewed from the masters */
-    mr_status st = m->b->weight_create(m->b, out, zeros, rows, cols, mr_copy_store(&m->opts), m->opts.compute,
+    mr_status st = m->b->weight_create(m->b, out, zeros, rows, cols, 0, mr_copy_store(&m->opts), m->opts.compute,
                                        mr_linear_uses(&m->opts), err);
     if (st != MR_OK) return mr_wrap(err, st, "%s: the adapter", m->path);
     m->bytes += m->b->weight_info(*out).bytes;

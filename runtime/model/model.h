@@ -73,7 +73,8 @@ size_t mr_model_bytes(const mr_model *m); /* device memory of weights, adapters 
 
 /* What mr_model_open would take on b, before anything exists: bytes by part, and what could be trained. */
 typedef struct mr_model_room {
-    size_t linears, tables, vectors; /* base: stored matrices; embedding and head; norms and biases */
+    size_t linears, tables, vectors; /* base: stored matrices, with adapters' rows behind them where the device wants that; embedding and
+                                      * head; norms and biases */
     size_t unpacked;                 /* base: linears in the compute type beside NF4, where opts.dequantize is yes */
     size_t copies;                   /* adapters in the compute type */
     size_t values, grads;            /* f32 masters of all that is trained, and their gradients */

@@ -159,7 +159,7 @@ static int stored_nf4(mr_nf4_part parts[3], const stack *s) {
     return s->n;
 }
 
-static mr_status create(mr_model *m, mr_weight **out, float *master, stack *s, mr_dtype store, unsigned uses,
+static mr_status create(mr_model *m, mr_weight **out, float *master, stack *s, int64_t more, mr_dtype store, unsigned uses,
                         mr_err *err) {
     int64_t rows = 0;
     for (int p = 0; p < s->n; p++) rows += s->rows[p];
@@ -169,7 +169,7 @@ static mr_status create(mr_model *m, mr_weight **out, float *master, stack *s, m
     const bool ours = store == MR_NF4 && n_stored == 0;
     if (ours && m->b->weight_adopt && mr_cache_find(m->cache, parts, s->name[0], rows, s->cols)) n_stored = 1;
     mr_status st = n_stored ? m->b->weight_adopt(m->b, out, parts, n_stored, rows, s->cols, m->opts.compute, uses, err)
-                            : m->b->weight_create(m->b, out, source, rows, s->cols, store, m->opts.compute, uses, err);
+                            : m->b->weight_create(m->b, out, source, rows, s->cols, more, store, m->opts.compute, uses, err);
     if (st == MR_ENOMEM)
         return mr_fail(err, st,
                        "%s: the tensor \"%s\" does not fit in %s's memory; use load_in_4bit or a smaller "
@@ -230,9 +230,9 @@ static mr_status load_group(mr_model *m, const mr_tensors *t, int layer, int gro
     }
     mr_linear *lin = &l->linear[group];
     float *master = m->opts.full ? m->values + (lin->dw - m->grads) : NULL;
-    MR_TRY(create(m, &lin->w, master, &s, m->opts.store, mr_linear_uses(&m->opts), err));
+    MR_TRY(create(m, &lin->w, master, &s, mr_rows_behind(&m->opts, group), m->opts.store, mr_linear_uses(&m->opts), err));
     if (m->unpacked) {
-        m->b->weight_unpack(m->b, lin->w, m->unpacked + m->unpacked_used, mr_unpacked_more(&m->opts, group));
+        m->b->weight_unpack(m->b, lin->w, m->unpacked + m->unpacked_used, mr_rows_behind(&m->opts, group));
         m->unpacked_used += mr_unpacked_bytes(m->b, c, &m->opts, group);
     }
     return MR_OK;
@@ -245,7 +245,7 @@ static mr_status load_table(mr_model *m, const mr_tensors *t, mr_weight **out, f
     snprintf(s.name[0], sizeof s.name[0], "%s", name);
     MR_TRY(find(&s.info[0], t, name, c->vocab_size, c->hidden_size, err));
     float *master = dw ? m->values + (dw - m->grads) : NULL;
-    return create(m, out, master, &s, mr_table_store(&m->opts), uses, err);
+    return create(m, out, master, &s, 0, mr_table_store(&m->opts), uses, err);
 }
 
 static mr_status make_noise(mr_model *m, mr_err *err) {

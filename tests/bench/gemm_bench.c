@@ -68,7 +68,7 @@ int main(int argc, char **argv) {
             mr_weight *w[COPIES];
             columns = I;
             for (int i = 0; i < copies; i++)
-                if (b->weight_create(b, &w[i], (mr_weight_source){ NULL, random_rows }, O, I, engines[e].store, compute,
+                if (b->weight_create(b, &w[i], (mr_weight_source){ NULL, random_rows }, O, I, 0, engines[e].store, compute,
                                      MR_USE_FWD | MR_USE_BWD, &err) != MR_OK)
                     die(&err);
             double bytes = (double)(O * I) * (engines[e].store == MR_F32    ? 4.0

@@ -144,12 +144,12 @@ static mr_status matrix_rows(void *self, float *dst, int64_t row, int64_t n, mr_
     return MR_OK;
 }
 
-mr_weight *weight_new(mr_backend *b, const float *values, int64_t n_out, int64_t n_in, mr_dtype store, mr_dtype compute,
+mr_weight *weight_new(mr_backend *b, const float *values, int64_t n_out, int64_t n_in, int64_t more, mr_dtype store, mr_dtype compute,
                       unsigned uses) {
     mr_err err;
     mr_weight *w = NULL;
     matrix m = { values, n_in };
-    mr_status st = b->weight_create(b, &w, (mr_weight_source){ &m, matrix_rows }, n_out, n_in, store, compute, uses, &err);
+    mr_status st = b->weight_create(b, &w, (mr_weight_source){ &m, matrix_rows }, n_out, n_in, more, store, compute, uses, &err);
     if (st != MR_OK) require(false, err.msg);
     return w;
 }

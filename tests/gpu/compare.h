@@ -38,7 +38,7 @@ double worst(const float *got, const float *want, int64_t n);
 bool same_bits(const float *a, const float *b, int64_t n);
 
 /* A weight on b from values[n_out * n_in]. */
-mr_weight *weight_new(mr_backend *b, const float *values, int64_t n_out, int64_t n_in, mr_dtype store, mr_dtype compute,
+mr_weight *weight_new(mr_backend *b, const float *values, int64_t n_out, int64_t n_in, int64_t more, mr_dtype store, mr_dtype compute,
                       unsigned uses);
 
 /* How weights are stored and products computed. */

@@ -106,11 +106,11 @@ static mr_status pattern_rows(void *self, float *dst, int64_t row, int64_t n, mr
     return MR_OK;
 }
 
-static mr_weight *pattern_weight(int64_t O, int64_t I, mr_dtype store, unsigned uses) {
+static mr_weight *pattern_weight(int64_t O, int64_t I, int64_t more, mr_dtype store, unsigned uses) {
     mr_weight *w = NULL;
     mr_err err;
     mr_dtype compute = gpu->has_bf16 ? MR_BF16 : MR_F16;
-    if (gpu->weight_create(gpu, &w, (mr_weight_source){ &I, pattern_rows }, O, I, store == MR_NF4 ? MR_NF4 : compute, compute,
+    if (gpu->weight_create(gpu, &w, (mr_weight_source){ &I, pattern_rows }, O, I, more, store == MR_NF4 ? MR_NF4 : compute, compute,
                            uses, &err) != MR_OK)
         require(false, err.msg);
     return w;
@@ -150,15 +150,15 @@ static double product_new(product *p, const shape *s, mr_dtype store, int lora) 
     for (int i = 0; i < p->n; i++) {
         mr_linear *l = &p->l[i];
         memset(l, 0, sizeof *l);
-        l->w = pattern_weight(s->O, s->I, store, MR_USE_FWD | MR_USE_BWD);
+        l->w = pattern_weight(s->O, s->I, lora ? lora * s->parts + 1 : 0, store, MR_USE_FWD | MR_USE_BWD);
         if (!lora) continue;
         l->n_lora = s->parts, l->r_total = lora * s->parts;
-        l->a = pattern_weight(l->r_total, s->I, MR_BF16, MR_USE_FWD | MR_USE_BWD);
+        l->a = pattern_weight(l->r_total, s->I, 0, MR_BF16, MR_USE_FWD | MR_USE_BWD);
         int first = s->parts == 3 ? s->O / 5 * 4 : s->O / s->parts, rest = s->parts == 3 ? s->O / 10 : first; /* q; k, v */
         for (int k = 0, at = 0; k < s->parts; at += k ? rest : first, k++) {
             mr_lora_part *part = &l->lora[k];
             *part = (mr_lora_part){ .row0 = at, .rows = k ? rest : first, .r0 = k * lora, .r = lora, .scale = 1 };
-            part->b = pattern_weight(part->rows, lora, MR_BF16, MR_USE_FWD | MR_USE_BWD);
+            part->b = pattern_weight(part->rows, lora, 0, MR_BF16, MR_USE_FWD | MR_USE_BWD);
         }
     }
     return bytes;
@@ -428,7 +428,7 @@ static void bench_update(void) {
 static void measure_product(void) {
     int64_t n = small_run ? 64 : 8192;
     product p = { .n = 1, .M = (int)n };
-    p.l[0].w = pattern_weight(n, n, MR_BF16, MR_USE_FWD);
+    p.l[0].w = pattern_weight(n, n, 0, MR_BF16, MR_USE_FWD);
     p.x = put(gpu, NULL, n * n), p.y = put(gpu, NULL, n * n);
     for (int64_t at = 0; at < n * n; at += PATTERN)
         gpu->upload(gpu, p.x + at, pattern, (size_t)(n * n - at < PATTERN ? n * n - at : PATTERN) * sizeof(float));

@@ -182,7 +182,7 @@ static void failures_of_the_source_come_through(void) {
     for (int k = 0; k < N_KINDS; k++) {
         matrix_source m = { values, I, 0, 0, 17 };
         mr_weight *w = (mr_weight *)&m;
-        mr_status st = b->weight_create(b, &w, (mr_weight_source){ &m, matrix_rows }, O, I, all_kinds[k].store,
+        mr_status st = b->weight_create(b, &w, (mr_weight_source){ &m, matrix_rows }, O, I, 0, all_kinds[k].store,
                                         all_kinds[k].compute, MR_USE_FWD | MR_USE_BWD, &err);
         CHECK_INT(st, MR_EDATA);
         CHECK(w == NULL);
@@ -207,7 +207,7 @@ static void memory_runs_out(void) {
             mr_backend_close(b); /* a new one has no scratch yet */
             REQUIRE_OK(mr_backend_open(&b, MR_CPU, 0, 1, &err), err);
             mr_try_alloc_fail_at(n);
-            mr_status st = b->weight_create(b, &w, (mr_weight_source){ &m, matrix_rows }, O, I, all_kinds[k].store,
+            mr_status st = b->weight_create(b, &w, (mr_weight_source){ &m, matrix_rows }, O, I, 0, all_kinds[k].store,
                                             all_kinds[k].compute, MR_USE_FWD | MR_USE_BWD, &err);
             mr_try_alloc_fail_at(0);
             if (st == MR_OK) {

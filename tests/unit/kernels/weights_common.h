@@ -72,7 +72,7 @@ static inline mr_weight *weight_new(mr_backend *b, const float *values, int64_t 
     mr_err err;
     mr_weight *w = NULL;
     matrix_source m = { values, n_in, 0, 0, -1 };
-    REQUIRE_OK(b->weight_create(b, &w, (mr_weight_source){ &m, matrix_rows }, n_out, n_in, store, compute, uses, &err),
+    REQUIRE_OK(b->weight_create(b, &w, (mr_weight_source){ &m, matrix_rows }, n_out, n_in, 0, store, compute, uses, &err),
                err);
     CHECK_INT(m.next, n_out);
     return w;

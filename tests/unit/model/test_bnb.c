@@ -55,7 +55,7 @@ static void add_linear(maker *k, int layer, int proj, const mr_config *c) {
     const float *self[2] = { x, (const float *)(size_t)cols };
     mr_weight *w = NULL;
     const mr_weight_source source = { self, from_array };
-    REQUIRE_OK(k->b->weight_create(k->b, &w, source, rows, cols, MR_NF4, MR_F32, MR_USE_FWD, &err), err);
+    REQUIRE_OK(k->b->weight_create(k->b, &w, source, rows, cols, 0, MR_NF4, MR_F32, MR_USE_FWD, &err), err);
     const uint8_t *codes, *absmax;
     const float *nested;
     float offset, book[16] = { -1.0f,

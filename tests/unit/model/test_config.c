@@ -318,6 +318,28 @@ static void named(void) {
     CHECK(c.rope_llama3 && c.inv_freq[31] < powf(5e5f, -62.0f / 64) / 16); /* the slowest are divided by 32 */
 }
 
+/* What the plan counts is what is there, with a device's room behind weights in 16 bits. */
+static void plan_of_16_bits(void) {
+    mr_backend *b = tiny_backend(1);
+    mr_err err;
+    mr_config c;
+    mr_model *m = NULL;
+    mr_model_room room;
+    REQUIRE_OK(mr_config_load(&c, GOLDEN("tiny/tiny_qwen2"), NULL, &err), err);
+    mr_model_opts o = tiny_opts(true);
+    o.from_config = true, o.config = &c;
+    o.store = o.compute = b->has_bf16 ? MR_BF16 : MR_F16;
+    for (int r = 0; r <= 8; r += 8) {
+        o.lora = (mr_lora_opts){ .r = r, .lora_alpha = 8, .targets = { true, false, true, true, true, true, true } };
+        REQUIRE_OK(mr_model_open(&m, b, "a shape", &o, &err), err);
+        mr_model_plan(&room, b, &c, &o);
+        CHECK_INT(mr_model_room_bytes(&room), mr_model_bytes(m));
+        mr_model_room_clear(&room);
+        mr_model_close(m);
+    }
+    mr_backend_close(b);
+}
+
 /* A shape becomes a model without files: what the plan counts is what is there, the weights have the deviation of the
  * configuration, and no two rows of a matrix or tensors of a model are alike. */
 static void from_shape(void) {
@@ -376,5 +398,5 @@ static void from_shape(void) {
     mr_backend_close(b);
 }
 
-TEST_MAIN({ "named", named }, { "from_shape", from_shape }, { "families", families }, { "old_layout", old_layout }, { "refused", refused },
+TEST_MAIN({ "named", named }, { "plan_of_16_bits", plan_of_16_bits }, { "from_shape", from_shape }, { "families", families }, { "old_layout", old_layout }, { "refused", refused },
           { "wrong_weights", wrong_weights }, { "options", options }, { "resolve", resolve })

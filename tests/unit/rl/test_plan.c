@@ -458,16 +458,16 @@ static void refused(void) {
 
 static int n_taken; /* calls of alloc and weight_create */
 static void *(*real_alloc)(mr_backend *b, size_t bytes);
-static mr_status (*real_create)(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
+static mr_status (*real_create)(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in, int64_t more,
                                 mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err);
 static void *counted_alloc(mr_backend *b, size_t bytes) {
     n_taken++;
     return real_alloc(b, bytes);
 }
-static mr_status counted_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in,
+static mr_status counted_create(mr_backend *b, mr_weight **out, mr_weight_source src, int64_t n_out, int64_t n_in, int64_t more,
                                 mr_dtype store, mr_dtype compute, unsigned uses, mr_err *err) {
     n_taken++;
-    return real_create(b, out, src, n_out, n_in, store, compute, uses, err);
+    return real_create(b, out, src, n_out, n_in, more, store, compute, uses, err);
 }
 
 static void flat(mr_dtype store, mr_dtype compute, float top_p) {
