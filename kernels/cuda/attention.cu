@@ -431,7 +431,7 @@ void cu_attention_step(mr_backend *b, float *o, const float *q, int ldq, const v
         a.spans = spans + s; /* rows are counted from the first span's all the same: row0 */
         launch_few(b, a, NULL, n * n_chunks, n, NULL, parts, packed);
     }
-    if (packed.at) cu_packed_note(b, packed.at, o, S, (int64_t)H * D, packed.eights > 0);
+    if (packed.at) cu_packed_note(b, packed.at, o, S, (int64_t)H * D);
 }
 
 void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,

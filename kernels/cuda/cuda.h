@@ -50,6 +50,9 @@ enum { CU_NF4 = 0, CU_MAP = 16, CU_LIMIT = CU_MAP + 256, CU_UMAP = CU_LIMIT + 25
 
 typedef enum cu_answer { CU_UNKNOWN, CU_NO, CU_YES } cu_answer;
 
+/* How 16-bit rows lie: as mma's operands (few_nf4.cu, few_half.cu), as wgmma's (few_wide.cu), one after another (joined.cu). */
+typedef enum cu_layout { CU_PACKED, CU_CORES, CU_PLAIN } cu_layout;
+
 typedef struct cu_state {
     mr_backend b;        /* first member: the table that callers see */
     int index, sm, n_sm; /* sm: 75, 80, 86, 89, 90 ... */
@@ -62,8 +65,8 @@ typedef struct cu_state {
     char message[512];
     float *tables;
     int *ready;          /* [2 + CU_MOST_TILES], zero between launches: few.cu, few_nf4.cu, gradients.cu */
-    /* Rows that the last launch wrote, in 16 bits as well: half.cuh. at NULL: it did not. type: what products have wanted; MR_F32: none has. */
-    struct { const uint16_t *at; const float *rows; int n_rows; int64_t k; unsigned long n_ops; mr_dtype type; bool cores, second; } packed;
+    /* Rows that the last launch wrote, in 16 bits as well: half.cuh. at NULL: it did not. type and layout: what products have wanted; MR_F32: none has. */
+    struct { const uint16_t *at; const float *rows; int n_rows; int64_t k; unsigned long n_ops; mr_dtype type; cu_layout layout; bool second; } packed;
     cu_answer wide; /* cu_wide_rows: whether this GPU and module have wgmma */
     cudaStream_t beside; /* send and fetch run here; NULL before the first host_alloc */
     cudaEvent_t asked, moved[2];
@@ -209,15 +212,15 @@ void cu_joined_room(size_t need[], const mr_weight_info *w, int64_t n, int rank)
  * both stay. NULL after a failure. */
 const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w, int64_t more, int64_t *ld);
 
-/* --- packed rows (half.cuh), for products of a few rows with NF4: few_nf4.cu; in cores, for few_wide.cu --- */
-/* Where an operation that makes n_rows rows of k values shall put them packed, in cu_state.packed.type, valid for two launches; NULL: nobody
- * would want it, or after a failure. After the launch cu_packed_note says so, for the next operation. Whatever writes device memory without a
- * launch clears cu_state.packed.at. */
+/* --- packed rows (half.cuh) --- */
+/* Where an operation that makes n_rows rows of k values shall put them packed, in cu_state.packed.type and .layout, valid for two launches; plain
+ * ones in CU_SLOT_X. NULL: nobody would want it, or after a failure. After the launch cu_packed_note says so, for the next operation. Whatever
+ * writes device memory without a launch clears cu_state.packed.at. */
 uint16_t *cu_packed_wanted(mr_backend *b, const char *op, int n_rows, int64_t k);
-void cu_packed_note(mr_backend *b, const uint16_t *packed, const float *rows, int n_rows, int64_t k, bool cores);
-/* Whether the operation before this one has left them so, in `type`, which is what is wanted from now on. */
-bool cu_packed_there(mr_backend *b, const float *rows, int n_rows, int64_t k, mr_dtype type, bool cores);
-/* The place for them, and both places ahead of time, the larger one's bytes each. NULL after a failure. */
+void cu_packed_note(mr_backend *b, const uint16_t *packed, const float *rows, int n_rows, int64_t k);
+/* The same rows by the operation before this one; NULL: it has not. Either way this is what products want from now on. */
+const uint16_t *cu_packed_found(mr_backend *b, const float *rows, int n_rows, int64_t k, mr_dtype type, cu_layout layout);
+/* The place for packed rows or cores, and both places ahead of time, the larger one's bytes each. NULL after a failure. */
 uint16_t *cu_packed_room(mr_backend *b, const char *op, int n_rows, int64_t k);
 char *cu_packed_places(mr_backend *b, const char *op, int n_rows, int64_t k);
 /* Whether as many rows are wanted in cores: the products' kernel for them is there. few_wide.cu. */

@@ -137,7 +137,7 @@ void cu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, const
         LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<LONG>, N, threads, 0, y, ldy, x, ldx, w, C, eps, packed);
     else
         LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<0>, N, threads, 0, y, ldy, x, ldx, w, C, eps, packed);
-    if (packed.at) cu_packed_note(b, packed.at, y, N, C, packed.eights > 0);
+    if (packed.at) cu_packed_note(b, packed.at, y, N, C);
 }
 
 void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,

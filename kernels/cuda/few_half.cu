@@ -219,6 +219,6 @@ bool cu_few_half(mr_backend *b, const char *op, float *act, const few_product *p
         f16 ? launch<F16, 1>(b, op, p, a, &q) : launch<BF16, 1>(b, op, p, a, &q);
     else
         f16 ? launch<F16, 2>(b, op, p, a, &q) : launch<BF16, 2>(b, op, p, a, &q);
-    if (act) cu_packed_note(b, q.packed_act, act, p->n_rows, F, false);
+    if (act) cu_packed_note(b, q.packed_act, act, p->n_rows, F);
     return true;
 }

@@ -305,24 +305,29 @@ u16 *cu_packed_room(mr_backend *b, const char *op, int n_rows, int64_t k) {
 }
 
 u16 *cu_packed_wanted(mr_backend *b, const char *op, int n_rows, int64_t k) {
-    return cu_of(b)->packed.type == MR_F32 || n_rows > CU_FEW_ROWS || k % BLOCK ? NULL : cu_packed_room(b, op, n_rows, k);
-}
-
-void cu_packed_note(mr_backend *b, const u16 *packed, const float *rows, int n_rows, int64_t k, bool cores) {
     cu_state *s = cu_of(b);
-    s->packed.at = packed, s->packed.rows = rows, s->packed.n_rows = n_rows, s->packed.k = k, s->packed.n_ops = b->n_ops, s->packed.cores = cores;
+    if (s->packed.type == MR_F32) return NULL;
+    if (s->packed.layout != CU_PLAIN) return n_rows > CU_FEW_ROWS || k % BLOCK ? NULL : cu_packed_room(b, op, n_rows, k);
+    if (n_rows < CU_JOINED_FROM_HALF || n_rows > CU_JOINED_ROWS || k > CU_K_SEGMENT || k % 8) return NULL;
+    return (u16 *)cu_scratch(b, op, CU_SLOT_X, (size_t)(n_rows * k) * sizeof(u16));
 }
 
-bool cu_packed_there(mr_backend *b, const float *rows, int n_rows, int64_t k, mr_dtype type, bool cores) {
+void cu_packed_note(mr_backend *b, const u16 *packed, const float *rows, int n_rows, int64_t k) {
+    cu_state *s = cu_of(b);
+    s->packed.at = packed, s->packed.rows = rows, s->packed.n_rows = n_rows, s->packed.k = k, s->packed.n_ops = b->n_ops;
+}
+
+const u16 *cu_packed_found(mr_backend *b, const float *rows, int n_rows, int64_t k, mr_dtype type, cu_layout layout) {
     cu_state *s = cu_of(b);
     bool there = s->packed.at && s->packed.rows == rows && s->packed.n_rows == n_rows && s->packed.k == k && s->packed.n_ops == b->n_ops &&
-                 s->packed.type == type && s->packed.cores == cores;
-    s->packed.type = type;
-    return there;
+                 s->packed.type == type && s->packed.layout == layout;
+    s->packed.type = type, s->packed.layout = layout;
+    return there ? s->packed.at : NULL;
 }
 
 const u16 *cu_packed_x(mr_backend *b, const char *op, const few_product *p) {
-    if (cu_packed_there(b, p->x, p->n_rows, p->w.n_in, (mr_dtype)p->w.compute, false)) return cu_of(b)->packed.at;
+    const u16 *there = cu_packed_found(b, p->x, p->n_rows, p->w.n_in, (mr_dtype)p->w.compute, CU_PACKED);
+    if (there) return there;
     u16 *to = cu_packed_room(b, op, p->n_rows, p->w.n_in);
     if (!to) return NULL;
     int pairs = (int)(p->w.n_in / 32);
@@ -430,7 +435,7 @@ static bool run(mr_backend *b, const char *op, const few_product *p, const few_p
         else
             launch_rows<BF16, 1>(b, op, p, a, q);
     }
-    if (q->gated) cu_packed_note(b, q->packed_act, q->act, p->n_rows, q->gated, false);
+    if (q->gated) cu_packed_note(b, q->packed_act, q->act, p->n_rows, q->gated);
     return true;
 }
 

@@ -415,7 +415,8 @@ bool cu_wide_fits(const mr_backend *b, const mr_weight *w, int n_rows) {
 /* Of the operation before this one, or made now. */
 static const u16 *cores_of(mr_backend *b, const char *op, const few_product *p) {
     int eights = (p->n_rows + EIGHT - 1) / EIGHT, columns = (int)p->w.n_in;
-    if (cu_packed_there(b, p->x, p->n_rows, p->w.n_in, (mr_dtype)p->w.compute, true)) return cu_of(b)->packed.at;
+    const u16 *there = cu_packed_found(b, p->x, p->n_rows, p->w.n_in, (mr_dtype)p->w.compute, CU_CORES);
+    if (there) return there;
     u16 *to = cu_packed_room(b, op, p->n_rows, p->w.n_in);
     if (!to) return NULL;
     dim3 grid((unsigned)(columns / 8 + 255) / 256, (unsigned)(eights * EIGHT));
@@ -498,7 +499,7 @@ static void run(mr_backend *b, const char *op, const few_product *p, const few_p
         launch_rows<F16>(b, op, p, a, q);
     else
         launch_rows<BF16>(b, op, p, a, q);
-    if (q->gated) cu_packed_note(b, q->packed_act, q->act, p->n_rows, q->gated, true);
+    if (q->gated) cu_packed_note(b, q->packed_act, q->act, p->n_rows, q->gated);
 }
 
 bool cu_wide(mr_backend *b, const char *op, const few_product *p, const few_product *a) {

@@ -31,18 +31,19 @@ __device__ inline int64_t packed_at(int row, int col, int pairs) {
 __device__ inline int64_t core_at(int row, int col, int eights) {
     return ((int64_t)(col / 64 * eights + row / 8) * 8 + col % 64 / 8) * 64 + row % 8 * 8 + col % 8;
 }
-/* A kernel's second output, in cores where eights (of rows) are not 0. at NULL: none. */
+/* A kernel's second output: n_rows rows of k values. at NULL: none. */
 typedef struct packed_rows {
     u16 *at;
-    int type, pairs, eights;
+    int type, layout, eights, k;
 } packed_rows;
 static inline packed_rows packed_rows_for(mr_backend *b, const char *op, int n_rows, int64_t k) {
-    packed_rows p = { cu_packed_wanted(b, op, n_rows, k), half_type(cu_of(b)->packed.type), (int)(k / 32),
-                      cu_wide_rows(b, n_rows) ? (n_rows + 7) / 8 : 0 };
+    packed_rows p = { cu_packed_wanted(b, op, n_rows, k), half_type(cu_of(b)->packed.type), cu_of(b)->packed.layout, (n_rows + 7) / 8, (int)k };
     return p;
 }
 __device__ inline void put_packed(const packed_rows &p, int row, int col, float v) {
-    if (p.at) p.at[p.eights ? core_at(row, col, p.eights) : packed_at(row, col, p.pairs)] = p.type == F16 ? to_half<F16>(v) : to_half<BF16>(v);
+    if (!p.at) return;
+    int64_t at = p.layout == CU_PLAIN ? (int64_t)row * p.k + col : p.layout == CU_CORES ? core_at(row, col, p.eights) : packed_at(row, col, p.k / 32);
+    p.at[at] = p.type == F16 ? to_half<F16>(v) : to_half<BF16>(v);
 }
 
 /* Where the byte of (row, col) and (row, col + 1) lies among tiles (weights.cu). col is even. */

@@ -367,7 +367,10 @@ static float *sums_of(mr_backend *b, const char *op, const u16 *x, const mr_line
     return cu_failed(b) ? NULL : sums;
 }
 
+/* Of the operation before this one, or made now. */
 static const u16 *half_of(mr_backend *b, const char *op, const float *x, const mr_weight *w, int N) {
+    const u16 *there = cu_packed_found(b, x, N, w->n_in, w->compute, CU_PLAIN);
+    if (there) return there;
     int64_t ld = x_stride(w->n_in, planes(b, w->n_in));
     u16 *rows = (u16 *)cu_scratch(b, op, CU_SLOT_X, (size_t)(N * ld) * sizeof(u16));
     if (rows) cu_to_half(b, op, half_type(w->compute), rows, ld, ld, x, w->n_in, N, w->n_in);

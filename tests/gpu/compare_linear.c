@@ -617,6 +617,32 @@ static bool check_unpacked_mlp(const kind *k, int64_t C, int64_t F, int r, int N
     return same;
 }
 
+/* A linear right behind what makes its rows, which then leaves them in 16 bits as well, or behind another launch. */
+static bool check_behind_norm(const kind *k, int64_t C, int N) {
+    parts p = { 1, { (int)C }, { 8 } };
+    layer s = layer_new(k, C, C, &p, false, false, false);
+    mr_backend *b = gpu;
+    float *x = random_new(2 * N * C, 1), *got[2];
+    const float *from = put(b, x, 2 * N * C);
+    float *norm = put(b, x, C), *rows = put(b, NULL, N * C), *y = put(b, NULL, N * C), *u = put(b, NULL, N * s.R), *other = put(b, x, C);
+    bool same = true;
+    if (k->store == MR_NF4) unpack(&s, true);
+    b->linear(b, y, u, from, &s.l[1], N, false); /* says what it wants */
+    for (int i = 0; i < 2; i++) {
+        for (int between = 0; between < 2; between++) {
+            b->rmsnorm(b, rows, (int)C, from + i * N * C, (int)C, norm, N, (int)C, 1e-6f);
+            if (between) b->add(b, other, norm, C);
+            b->linear(b, y, u, rows, &s.l[1], N, false);
+            got[between] = get(b, y, N * C);
+        }
+        same = same && same_bits(got[0], got[1], N * C);
+        free(got[0]), free(got[1]);
+    }
+    free(x);
+    layer_free(&s);
+    return same;
+}
+
 void test_unpacked(void) {
     static const struct { int o, i; parts p; } shapes[] = {
         { 96, 128, { 2, { 48, 48 }, { 16, 8 } } }, /* parts that do not fill tiles */
@@ -636,6 +662,9 @@ void test_unpacked(void) {
         if (!kind_here(&kinds[k]) || kinds[k].compute == MR_F32) continue;
         bool packed = kinds[k].store == MR_NF4;
         int bad = 0, runs = 0;
+        char name[64];
+        snprintf(name, sizeof name, "rmsnorm, linear: %s", kinds[k].name);
+        verdict(check_behind_norm(&kinds[k], 128, 40) && check_behind_norm(&kinds[k], 576, 65), name, "bits of rows that are converted: wanted");
         for (size_t c = 0; c < sizeof unpacked_counts / sizeof unpacked_counts[0]; c++)
             for (int s = 0; s < n_shapes; s++) {
                 if (!packed && unpacked_counts[c] != 33 && unpacked_counts[c] != 130 && unpacked_counts[c] != 512) continue;
@@ -650,7 +679,6 @@ void test_unpacked(void) {
                 runs++;
                 if (small_run && n > 60) break;
             }
-        char name[64];
         snprintf(name, sizeof name, "%s: %s", packed ? "kept unpacked" : "room for a, mlp while sampling", kinds[k].name);
         verdict(bad == 0, name, "%d of %d differ in a bit", bad, runs);
     }
