@@ -291,10 +291,11 @@ __global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const 
 /* A (span, pair) and key head is 64 threads', each with 2 columns of 128. first_item[span]: its first chunk's item, and parts have room for 16 pairs;
  * NULL: n_chunks a span, and for G. */
 enum { MERGE_EACH = 2, MERGE_LANES = 64 };
-__global__ static void __launch_bounds__(MERGE_EACH * MERGE_LANES) merge_kernel(attending a, const int *first_item, const float *parts,
+__global__ static void __launch_bounds__(MERGE_EACH * MERGE_LANES) merge_kernel(attending a, int S, const int *first_item, const float *parts,
                                                                                    packed_rows packed) {
     int room = first_item ? 16 : a.G, at = blockIdx.x * MERGE_EACH + threadIdx.x / MERGE_LANES, which = at / room, pair = at % room,
         kh = blockIdx.y, D = a.D;
+    if (which >= S) return; /* the last block's second pair, where there is an odd number of them */
     mr_span s = a.spans[which];
     follow();
     int first = first_item ? first_item[which] : which * a.n_chunks;
@@ -388,7 +389,7 @@ static void launch_few(mr_backend *b, const attending &a, const chunk_item *item
         split_few(b, &a, items, n_items, parts);
     else
         LAUNCH(b, "attention", few_kernel, grid, THREADS, (int)sizeof(tile_room), a, items, parts);
-    LAUNCH_EARLY(b, "attention", merge_kernel, merges, MERGE_EACH * MERGE_LANES, 0, a, first_item, (const float *)parts, packed);
+    LAUNCH_EARLY(b, "attention", merge_kernel, merges, MERGE_EACH * MERGE_LANES, 0, a, S, first_item, (const float *)parts, packed);
 }
 
 /* Spans [0, S) with at most 16 pairs each, n_items chunks in all. */

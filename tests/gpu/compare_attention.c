@@ -142,11 +142,13 @@ static bool decode_equals(const pack *p, const values *v, const result *whole) {
                    same_bits(l + i * p->H, whole->lse + row[i] * p->H, p->H);
         free(got), free(l);
         if (p->H > 16 * p->K) continue;
+        spans[n] = spans[n - 1], spans[n].row0 = MAX_SPANS - 1; /* not among them: its row stays */
         step_call c = { again, step, kv, (const mr_span *)step_spans, p, n, (prompt + longest) / MR_KV_CHUNK + 2 };
-        b->upload(b, step_spans, spans, (size_t)n * sizeof *spans);
+        b->upload(b, step_spans, spans, (size_t)(n + 1) * sizeof *spans);
         b->repeat(b, &n, sizeof n, call_step, &c);
-        got = get(b, again, n * O);
+        got = get(b, again, MAX_SPANS * O);
         for (int i = 0; i < n; i++) same = same && same_bits(got + i * O, whole->o + row[i] * O, O);
+        for (int64_t i = (MAX_SPANS - 1) * O; i < MAX_SPANS * O; i++) same = same && isnan(got[i]);
         free(got);
     }
     free(host);
