@@ -312,10 +312,12 @@ __global__ static void __launch_bounds__(MANY_THREADS, 1) many_kernel(attending 
 enum { DQ_THREADS = 2 * GROUP };
 struct dq_room {
     halves<64> q[2]; /* of each four warps */
-    chunk_halves chunk[2];
+    halves<CHUNK> k[3], v[2];
 };
 
-/* A block has 128 pairs of a span and key head, over chunks and keys in order. */
+/* A block has 128 pairs of a span and key head, over chunks and keys in order. Its four warps take turns, which a barrier ends: one four has the
+ * gradients of its scores while dq of the others, and their next scores, are on their way. These others fetch meanwhile, the first four keys,
+ * the second values. */
 __global__ static void __launch_bounds__(DQ_THREADS, 1) dq_kernel(backward w, const tile_item *items) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     SHARED_BYTES(bytes);
@@ -328,75 +330,65 @@ __global__ static void __launch_bounds__(DQ_THREADS, 1) dq_kernel(backward w, co
     int last = group + 63 < t.n ? group + 63 : t.n - 1, end = item.first + 128 < t.n ? item.first + 128 : t.n;
     int n_chunks = chunks_of(s.n_prefix) + chunks_of((end - 1) / w.G + 1);
     int n_seen = group < t.n ? chunks_of(s.n_prefix) + chunks_of(last / w.G + 1) : 0; /* of the four warps: the first ones */
-    float scale = 1.0f / sqrtf((float)D), scale2 = scale * LOG2_E, dq[16][4];
+    n_seen = __shfl_sync(0xffffffffu, n_seen, 0);
+    const sight first = sight_of(s, t, pair), of_row[2] = { sight_of(s, t, pair + lane / 4), sight_of(s, t, pair + lane / 4 + 8) };
+    float scale = 1.0f / sqrtf((float)D), scale2 = scale * LOG2_E, dq[16][4], x[8][4];
     grad_row row[2];
     uint32_t oh[8][4], ol[8][4];
     int64_t size = w.n_rows * P, pair0 = pair_place(w, s, kh);
     const u16 *rows = w.rows + pair0 * P;
-    auto fetch = [&](int n) {
+    auto fetch = [&](int n, bool keys) { /* by four warps */
         if (n < n_chunks) {
             chunk_ref c = chunk_of(s, n);
-            const u16 *chunk = chunk_in(w.kv, c, kh, w.K, P);
-            int here = keys_seen(c.total, c.number);
-            stage<CHUNK, DQ_THREADS>(room.chunk[n % 2].k, chunk, chunk + CHUNK * P, P, here, threadIdx.x);
-            stage<CHUNK, DQ_THREADS>(room.chunk[n % 2].v, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, here, threadIdx.x);
+            const u16 *from = chunk_in(w.kv, c, kh, w.K, P) + (keys ? 0 : 2 * CHUNK * P);
+            stage<CHUNK, GROUP>(keys ? room.k[n % 3] : room.v[n % 2], from, from + CHUNK * P, P, keys_seen(c.total, c.number),
+                                threadIdx.x % GROUP);
         }
         copy_commit();
+    };
+    auto end_turn = [&]() { /* what this thread has fetched is there for all */
+        copy_wait<0>();
+        wide_sees();
+        __syncthreads();
     };
     if (group < t.n) {
         const u16 *from = rows + (int64_t)group * P;
         stage<64, GROUP>(room.q[mine], from, from + size, P, t.n - group, threadIdx.x % GROUP);
     }
-    fetch(0);
+    fetch(0, mine == 0), fetch(1, mine == 0);
 #pragma unroll
     for (int k = 0; k < 8; k++) load_left(oh[k], rows + 2 * size, t, pair, P, k), load_left(ol[k], rows + 3 * size, t, pair, P, k);
     for (int h = 0; h < 2; h++) {
         int at = pair + lane / 4 + 8 * h;
         row[h] = grad_row_of(w, pair0 + at, at < t.n);
     }
-    n_seen = __shfl_sync(0xffffffffu, n_seen, 0);
-    const sight first = sight_of(s, t, pair), of_row[2] = { sight_of(s, t, pair + lane / 4), sight_of(s, t, pair + lane / 4 + 8) };
-    float x[8][4];
-    auto arrived = [&]() { /* the chunk after this one, for all */
-        copy_wait<0>();
-        wide_sees();
-        __syncthreads();
-    };
-    auto leave = [&](int n) { /* chunk n, for the one after the next */
-        __syncthreads();
-        fetch(n + 2);
-    };
-    auto scores = [&](int n) {
-        wide_chain(x, room.q[mine], room.chunk[n % 2].k);
-        wide_commit();
-    };
     clear<16>(dq);
-    arrived();
-    fetch(1);
+    end_turn();
     wide_begin();
-    scores(0);
+    wide_chain(x, room.q[mine], room.k[0]);
+    wide_commit();
     wide_wait<0>();
     keep_here<8>(x);
+    if (mine == 1) __syncthreads();
 #pragma unroll 1
     for (int n = 0; n < n_seen; n++) {
-        const chunk_halves &here = room.chunk[n % 2];
+        const halves<CHUNK> &k_of = room.k[n % 3], &v_of = room.v[n % 2];
         chunk_ref c = chunk_of(s, n);
         bool all = pair + 15 < t.n && seen_of(first, c) == CHUNK;
         int seen[2] = { seen_of(of_row[0], c), seen_of(of_row[1], c) };
         float y[8][4];
         uint32_t dh[4][4], dl[4][4];
         wide_begin();
-        wide_first<false>(y, oh[0], across(here.v.hi, 0)), wide<8, false>(y, ol[0], across(here.v.hi, 0));
-        wide<8, false>(y, oh[0], across(here.v.lo, 0));
+        wide_first<false>(y, oh[0], across(v_of.hi, 0)), wide<8, false>(y, ol[0], across(v_of.hi, 0));
+        wide<8, false>(y, oh[0], across(v_of.lo, 0));
 #pragma unroll
-        for (int k = 1; k < 8; k++) wide_step<8, false>(y, oh[k], ol[k], across(here.v.hi, k), across(here.v.lo, k));
+        for (int k = 1; k < 8; k++) wide_step<8, false>(y, oh[k], ol[k], across(v_of.hi, k), across(v_of.lo, k));
         wide_commit();
 #pragma unroll
         for (int j = 0; j < 8; j++)
 #pragma unroll
             for (int i = 0; i < 4; i++) x[j][i] = score_weight(x[j][i], scale2, row[i / 2].lse);
         keep_here<8>(x);
-        arrived();
         wide_wait<0>();
         keep_here<8>(y);
 #pragma unroll
@@ -410,19 +402,25 @@ __global__ static void __launch_bounds__(DQ_THREADS, 1) dq_kernel(backward w, co
                 for (int i = 0; i < 4; i++) y[j][i] = j * 8 + lane % 4 * 2 + i % 2 < seen[i / 2] ? y[j][i] : 0.0f;
 #pragma unroll
         for (int k = 0; k < 4; k++) as_left(dh[k], dl[k], y + 2 * k);
+        end_turn();
         keep_here<16>(dq);
         wide_begin();
 #pragma unroll
-        for (int k = 0; k < 4; k++) wide_step<16, true>(dq, dh[k], dl[k], along(here.k.hi, k, 0), along(here.k.lo, k, 0));
+        for (int k = 0; k < 4; k++) wide_step<16, true>(dq, dh[k], dl[k], along(k_of.hi, k, 0), along(k_of.lo, k, 0));
         wide_commit();
-        scores(n + 1); /* behind the last one: of whatever lies there, for nobody */
-        wide_wait<1>();
-        keep_here<16>(dq);
-        leave(n);
+        wide_chain(x, room.q[mine], room.k[(n + 1) % 3]); /* behind the last one: of whatever lies there, for nobody */
+        wide_commit();
+        fetch(n + 2, mine == 0);
         wide_wait<0>();
-        keep_here<8>(x);
+        keep_here<16>(dq), keep_here<8>(x);
+        __syncthreads();
     }
-    for (int n = n_seen; n < n_chunks; n++) arrived(), leave(n);
+    for (int n = n_seen; n < n_chunks; n++) {
+        end_turn();
+        fetch(n + 2, mine == 0);
+        __syncthreads();
+    }
+    if (mine == 0) __syncthreads();
     store_dq<16>(w, t, pair, kh, dq);
 #else
     (void)w, (void)items;
