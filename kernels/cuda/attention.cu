@@ -291,8 +291,9 @@ __global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const 
 /* A (span, pair) and key head is 64 threads', each with 2 columns of 128. first_item[span]: its first chunk's item, and parts have room for 16 pairs;
  * NULL: n_chunks a span, and for G. */
 enum { MERGE_EACH = 2, MERGE_LANES = 64 };
+template <int LAYOUT>
 __global__ static void __launch_bounds__(MERGE_EACH * MERGE_LANES) merge_kernel(attending a, int S, const int *first_item, const float *parts,
-                                                                                   packed_rows packed) {
+                                                                                packed_rows packed) {
     int room = first_item ? 16 : a.G, at = blockIdx.x * MERGE_EACH + threadIdx.x / MERGE_LANES, which = at / room, pair = at % room,
         kh = blockIdx.y, D = a.D;
     if (which >= S) return; /* the last block's second pair, where there is an odd number of them */
@@ -315,8 +316,8 @@ __global__ static void __launch_bounds__(MERGE_EACH * MERGE_LANES) merge_kernel(
         float *to = a.o + (row * a.H + head) * D + c;
         o[0] /= total, o[1] /= total;
         to[0] = o[0];
-        put_packed(packed, (int)row, (int)head * D + c, o[0]);
-        if (both) to[1] = o[1], put_packed(packed, (int)row, (int)head * D + c + 1, o[1]);
+        put_packed<LAYOUT>(packed, (int)row, (int)head * D + c, o[0]);
+        if (both) to[1] = o[1], put_packed<LAYOUT>(packed, (int)row, (int)head * D + c + 1, o[1]);
         if (a.lse && c == 0) a.lse[row * a.H + head] = most + logf(total);
     }
 }
@@ -389,7 +390,10 @@ static void launch_few(mr_backend *b, const attending &a, const chunk_item *item
         split_few(b, &a, items, n_items, parts);
     else
         LAUNCH(b, "attention", few_kernel, grid, THREADS, (int)sizeof(tile_room), a, items, parts);
-    LAUNCH_EARLY(b, "attention", merge_kernel, merges, MERGE_EACH * MERGE_LANES, 0, a, S, first_item, (const float *)parts, packed);
+    by_layout(packed, [&](auto layout) {
+        auto kernel = merge_kernel<decltype(layout)::value>;
+        LAUNCH_EARLY(b, "attention", kernel, merges, MERGE_EACH * MERGE_LANES, 0, a, S, first_item, (const float *)parts, packed);
+    });
 }
 
 /* Spans [0, S) with at most 16 pairs each, n_items chunks in all. */

@@ -49,7 +49,7 @@ template <int ROW, typename F> __device__ inline void for_row(int C, F body) {
 }
 
 /* y = x * w / rms(x), a block's work. Also to packed, where the row is number `row`. */
-template <int ROW>
+template <int ROW, int LAYOUT>
 __device__ inline void norm_row(float *y, const float *x, const float *w, int C, float eps, const packed_rows &packed, int row) {
     __shared__ float room[32];
     float kept[ROW ? ROW : 1], weight[ROW ? ROW : 1];
@@ -60,14 +60,14 @@ __device__ inline void norm_row(float *y, const float *x, const float *w, int C,
     for_row<ROW>(C, [&](int i, int c) {
         float v = row_at<ROW>(kept, x, i, c) * inv * (ROW ? weight[i] : w[c]);
         y[c] = v;
-        put_packed(packed, row, c, v);
+        put_packed<LAYOUT>(packed, row, c, v);
     });
 }
 
-template <int ROW>
+template <int ROW, int LAYOUT>
 __global__ static void __launch_bounds__(THREADS) rmsnorm_kernel(float *y, int ldy, const float *x, int ldx, const float *w, int C,
                                                                  float eps, packed_rows packed) {
-    norm_row<ROW>(y + (int64_t)blockIdx.x * ldy, x + (int64_t)blockIdx.x * ldx, w, C, eps, packed, (int)blockIdx.x);
+    norm_row<ROW, LAYOUT>(y + (int64_t)blockIdx.x * ldy, x + (int64_t)blockIdx.x * ldx, w, C, eps, packed, (int)blockIdx.x);
 }
 
 /* A head of D: CU_MAX_D / 32 values a thread at most. */
@@ -78,7 +78,7 @@ static_assert(HEAD * 32 >= CU_MAX_D, "a warp holds a head");
 __global__ static void __launch_bounds__(THREADS) head_norm_kernel(float *y, const float *x, int ld, const float *wq, const float *wk, int H,
                                                                    int D, float eps) {
     int64_t at = (int64_t)blockIdx.x * ld + blockIdx.y * D;
-    norm_row<HEAD>(y + at, x + at, (int)blockIdx.y < H ? wq : wk, D, eps, packed_rows{}, 0);
+    norm_row<HEAD, CU_PACKED>(y + at, x + at, (int)blockIdx.y < H ? wq : wk, D, eps, packed_rows{}, 0);
 }
 
 /* With r = 1 / rms(x) and h = dy * w:  dx += r * (h - x * r^2 * mean(h * x)). Returns r, to all threads. */
@@ -125,6 +125,14 @@ __global__ static void rmsnorm_dw_kernel(float *dw, const float *inv_rms, const 
 /* Threads of a row's block: by C alone, since the order of its sum depends on it. */
 static inline int row_threads(int C) { return C <= 128 ? 32 : THREADS; }
 
+template <int ROW>
+static void norm_rows(mr_backend *b, float *y, int ldy, const float *x, int ldx, const float *w, int N, int C, float eps, const packed_rows &packed) {
+    by_layout(packed, [&](auto layout) {
+        auto kernel = rmsnorm_kernel<ROW, decltype(layout)::value>;
+        LAUNCH_EARLY(b, "rmsnorm", kernel, N, row_threads(C), 0, y, ldy, x, ldx, w, C, eps, packed);
+    });
+}
+
 void cu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, const float *w, int N, int C, float eps) {
     if (cu_failed(b) || N <= 0) return;
     assert(C > 0 && ldy >= C && ldx >= C);
@@ -132,11 +140,11 @@ void cu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, const
     packed_rows packed = {};
     if (ldy == C) packed = packed_rows_for(b, "rmsnorm", N, C);
     if (C <= threads * LONG / 2)
-        LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<LONG / 2>, N, threads, 0, y, ldy, x, ldx, w, C, eps, packed);
+        norm_rows<LONG / 2>(b, y, ldy, x, ldx, w, N, C, eps, packed);
     else if (C <= threads * LONG)
-        LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<LONG>, N, threads, 0, y, ldy, x, ldx, w, C, eps, packed);
+        norm_rows<LONG>(b, y, ldy, x, ldx, w, N, C, eps, packed);
     else
-        LAUNCH_EARLY(b, "rmsnorm", rmsnorm_kernel<0>, N, threads, 0, y, ldy, x, ldx, w, C, eps, packed);
+        norm_rows<0>(b, y, ldy, x, ldx, w, N, C, eps, packed);
     if (packed.at) cu_packed_note(b, packed.at, y, N, C);
 }
 

@@ -40,10 +40,22 @@ static inline packed_rows packed_rows_for(mr_backend *b, const char *op, int n_r
     packed_rows p = { cu_packed_wanted(b, op, n_rows, k), half_type(cu_of(b)->packed.type), cu_of(b)->packed.layout, (n_rows + 7) / 8, (int)k };
     return p;
 }
-__device__ inline void put_packed(const packed_rows &p, int row, int col, float v) {
+/* Kernels are compiled for each layout: with all three in one, rmsnorm of 6 rows took 0.8 us more. */
+template <int LAYOUT> __device__ inline void put_packed(const packed_rows &p, int row, int col, float v) {
     if (!p.at) return;
-    int64_t at = p.layout == CU_PLAIN ? (int64_t)row * p.k + col : p.layout == CU_CORES ? core_at(row, col, p.eights) : packed_at(row, col, p.k / 32);
+    int64_t at = LAYOUT == CU_PLAIN ? (int64_t)row * p.k + col : LAYOUT == CU_CORES ? core_at(row, col, p.eights) : packed_at(row, col, p.k / 32);
     p.at[at] = p.type == F16 ? to_half<F16>(v) : to_half<BF16>(v);
+}
+template <int LAYOUT> struct layout_is {
+    enum { value = LAYOUT };
+};
+/* launch(a layout_is of p's layout) */
+template <typename F> static inline void by_layout(const packed_rows &p, F launch) {
+    switch (p.layout) {
+    case CU_CORES: launch(layout_is<CU_CORES>()); break;
+    case CU_PLAIN: launch(layout_is<CU_PLAIN>()); break;
+    default: launch(layout_is<CU_PACKED>());
+    }
 }
 
 /* Where the byte of (row, col) and (row, col + 1) lies among tiles (weights.cu). col is even. */
