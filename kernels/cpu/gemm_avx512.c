@@ -18,8 +18,8 @@ enum { PREFETCH = 8 * GEMM_STEP, PREFETCH_FAR = 64 * GEMM_STEP };
     do {                                                                                                               \
         const char *here_ = (const char *)(w);                                                                         \
         _Pragma("GCC unroll 4") for (int c_ = 0; c_ < C; c_++) {                                                       \
-            _mm_prefetch(here_ + PREFETCH + 64 * c_, _MM_HINT_T0);                                                    \
-            _mm_prefetch(here_ + PREFETCH_FAR + 64 * c_, _MM_HINT_T1);                                                \
+            _mm_prefetch(here_ + PREFETCH + 64 * c_, _MM_HINT_T0);                                                     \
+            _mm_prefetch(here_ + PREFETCH_FAR + 64 * c_, _MM_HINT_T1);                                                 \
         }                                                                                                              \
     } while (0)
 
