@@ -41,6 +41,7 @@ static mr_status measure_copy(mr_limits *l, mr_backend *b, mr_err *err) {
     double s = 0;
     c.to = b->alloc(b, c.bytes);
     c.from = b->alloc(b, c.bytes);
+    if (c.from) b->zero(b, c.from, c.bytes); /* memory that nobody has written is one page of zeros in a CPU's cache */
     mr_status st = c.to && c.from ? time_op(b, copy_once, &c, &s, err)
                                   : mr_fail(err, MR_ENOMEM, "bench: two buffers of 256 MB do not fit on %s", b->name);
     if (c.to) b->free(b, c.to);
