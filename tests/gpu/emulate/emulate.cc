@@ -17,7 +17,7 @@ cudaError_t emu_error = cudaSuccess;
 
 namespace {
 
-const size_t RANGE = (size_t)16 << 30, PAGE = 4096;
+const size_t RANGE = (size_t)16 << 30, PAGE = 4096, HUGE_PAGE = (size_t)2 << 20;
 char *device;                    /* the range; nothing of it is there before it is asked for */
 size_t device_end;               /* bytes of it that were ever handed out */
 std::map<size_t, size_t> pieces; /* taken: offset to bytes, whole pages */
@@ -47,9 +47,12 @@ struct running {
     }
 };
 
+/* Without keys a launch changes each page's entry twice: huge pages, where the kernel has them, are 512 times fewer. */
 void reserve() {
-    device = (char *)mmap(NULL, RANGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *range = (char *)mmap(NULL, RANGE + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    device = range == MAP_FAILED ? range : (char *)(((uintptr_t)range + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
     key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
+    if (device != MAP_FAILED && key < 0) madvise(device, RANGE, MADV_HUGEPAGE);
     if (device == MAP_FAILED || (key >= 0 && pkey_mprotect(device, RANGE, PROT_READ | PROT_WRITE, key) != 0)) abort();
 }
 
@@ -126,7 +129,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes) {
     }
     if (taken() + size > capacity() || at + size > RANGE) return cudaErrorMemoryAllocation;
     pieces[at] = size;
-    if (at + size > device_end) device_end = at + size;
+    if (at + size > device_end) device_end = (at + size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
     *p = device + at;
     running now;
     memset(*p, 0xff, size);
