@@ -64,7 +64,7 @@ mkdir rewards
 cat >rewards/slow.lua <<'LUA'
 return { score = function(text)
   local n = 0
-  for _ = 1, 400000 do
+  for _ = 1, 1600000 do
     n = n + #string.gsub("abc", "b", function(c) return c end)
   end
   return n % 7
