@@ -238,8 +238,9 @@ struct mr_backend {
     void (*embed)(mr_backend *b, float *x, const mr_weight *w, const int32_t *ids, int N);
     /* y[n,c] = x[n,c] / sqrt(mean_c(x^2) + eps) * w[c]; rows are ldy and ldx apart. May be in place. Sum over c in f32, in one fixed order. */
     void (*rmsnorm)(mr_backend *b, float *y, int ldy, const float *x, int ldx, const float *w, int N, int C, float eps);
-    /* y = x with each head normalized as by rmsnorm (Qwen3's q_norm and k_norm): H heads of D with wq[D], then K with wk[D], side by side in
-     * rows ld apart, in y as in x. K may be 0. */
+    /* y[N,H+K,D] = each head of x[N,H+K,D] normalized as by rmsnorm, with its bits (Qwen3's q_norm and k_norm: transformers, modeling_qwen3.py): H
+     * heads with wq[D], then K with wk[D], neighbors in rows that are ld apart, in y as in x; what lies behind them in a row is left alone. K may be
+     * 0, D is 256 at most. May be in place. */
     void (*head_norm)(mr_backend *b, float *y, const float *x, int ld, const float *wq, const float *wk, int N, int H, int K, int D, float eps);
     /* Rotates H heads of D in place, pairs (i, i + D/2): spec/models.md, 1.3. x rows are ldx apart, the heads of a row are
      * neighbors. pos[N]; inv_freq[D/2]; inverse = true rotates back (the backward pass). */

@@ -11,6 +11,7 @@
 #include <assert.h>
 
 #include "cuda/attention_split.cuh"
+#include "cuda/wgmma.cuh"
 
 #ifdef MR_EMULATE
 
@@ -35,30 +36,13 @@ template <int ROWS> struct halves {
 
 /* --- instructions --- */
 
-__device__ inline void wide_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ inline void wide_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int N> __device__ inline void wide_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
-/* Sums stay where they are in the order of instructions: before wide_begin what they start from, behind wide_wait what has come of it. */
-template <int N> __device__ inline void keep_here(float (*c)[4]) {
-#pragma unroll
-    for (int j = 0; j < N; j++) asm volatile("" : "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])::"memory");
-}
 /* Which four warps these are; the compiler has to see that all lanes agree. */
 __device__ inline int four_of() { return __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0); }
-__device__ inline bool agreed(bool x) { return __shfl_sync(0xffffffffu, (int)x, 0) != 0; }
-/* What copies have written may be read by wgmma. */
-__device__ inline void wide_sees() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-#define C4(s, c, j) s((c)[j][0]), s((c)[j][1]), s((c)[j][2]), s((c)[j][3])
-#define C16(s, c, j) C4(s, c, j), C4(s, c, (j) + 1), C4(s, c, (j) + 2), C4(s, c, (j) + 3)
-#define C32(s, c, j) C16(s, c, j), C16(s, c, (j) + 4)
 #define C64(s, c) C32(s, c, 0), C32(s, c, 8)
-#define R16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-#define R32 R16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define R64                                                                                                                          \
     R32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61," \
         "%62,%63"
-#define A4(a) "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3])
 
 /* c[64 rows, 8 NT columns] += a b: a in registers or in shared memory, b in shared memory. SUM: b's rows go along the sum. */
 template <int NT, bool SUM> __device__ inline void wide(float (*c)[4], const uint32_t a[4], uint64_t b) {

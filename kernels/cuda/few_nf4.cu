@@ -107,56 +107,21 @@ template <int T, int R8, int NT, bool PAIRS> struct nf4_chain {
 
 /* --- u --- */
 
-/* u's columns of one block. In shared memory A_STAGES times x's piece and each tile's. */
 template <int T, int R8> __device__ static void make_u(const few_product &a, const nf4_plan &q, unsigned char *bytes) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, pairs = (int)(a.w.n_in / 32);
-    int segment = (int)blockIdx.x % q.n_segments, tile = (int)blockIdx.x / q.n_segments * q.a_tiles + warp;
-    strip s = strip_of(a.w.n_in, (int64_t)tile * EIGHT, segment);
-    bool mine = warp < q.a_tiles && tile < q.n_a_tiles;
-    int stage_bytes = A_BYTES * (R8 + q.a_tiles);
-    float acc[sums_of(R8, 1)][4] = {};
-    auto own = [&](int stage) { return bytes + stage % A_STAGES * stage_bytes + A_BYTES * (R8 + warp); };
-    auto fetch = [&](int stage) {
-        int left = s.n - stage * A_PIECE;
-        if (left > 0)
-            fetch_x<R8, A_PIECE>((uint4 *)(bytes + stage % A_STAGES * stage_bytes), q.x, pairs, s.block + stage * A_PIECE,
-                                 left < A_PIECE ? left : A_PIECE);
-    };
-    if (mine) {
-        if (lane < EIGHT && s.row0 + lane < a.n_out)
-            fetch_ahead((const u16 *)a.w.data + (s.row0 + lane) * a.w.ld + s.block * BLOCK, s.n * BLOCK * 2);
-        for (int i = 0; i < A_STAGES - 1; i++) fetch_a(own(i), a.w, a.n_out, s, i * A_PIECE, lane);
-    }
-    copy_commit();
-    follow();
-    for (int i = 0; i < A_STAGES - 1; i++) fetch(i), copy_commit();
-    for (int stage = 0; stage * A_PIECE < s.n; stage++) {
-        int next = stage + A_STAGES - 1;
-        copy_wait<A_STAGES - 2>();
-        __syncthreads();
-        fetch(next);
-        if (mine) fetch_a(own(next), a.w, a.n_out, s, next * A_PIECE, lane);
-        copy_commit();
-        if (!mine) continue;
-        const uint4 *x = (const uint4 *)(bytes + stage % A_STAGES * stage_bytes) + lane;
-        const unsigned char *rows = own(stage) + lane % 8 * 128;
+    auto fetch = [&](uint4 *to, int from, int blocks) { fetch_x<R8, A_PIECE>(to, q.x, (int)(a.w.n_in / 32), from, blocks); };
+    make_u_of<T, R8>(a, q, bytes, fetch, [](float (*acc)[4], const uint4 *x, const unsigned char *rows, int n, int lane) {
 #pragma unroll
-        for (int i = 0; i < A_PIECE * 2; i++) {
+        for (int i = 0; i < A_PIECE * 2; i++) { /* 32 columns */
             uint32_t b[4];
             uint4 v[R8];
-            if (stage * A_PIECE + i / 2 >= s.n) break;
+            if (i / 2 >= n) break;
 #pragma unroll
-            for (int e = 0; e < R8; e++) v[e] = x[(e * A_PIECE * 2 + i) * 32];
-            load_matrices(b, rows + i / 2 * 1024 + ((i % 2 * 4 + lane / 8) ^ lane % 8) * 16);
+            for (int e = 0; e < R8; e++) v[e] = x[(e * A_PIECE * 2 + i) * 32 + lane];
+            load_a(b, rows, i, lane);
             step<T, R8, 1>(acc, v, 0, b);
             step<T, R8, 1>(acc, v, 1, b + 2);
         }
-    }
-    copy_wait<0>();
-    if (!mine) return;
-    if (q.n_segments > 1 && !add_segments<sums_of(R8, 1)>(acc, q, q.arrived + q.n_tiles, q.a_sums, tile, segment, lane, [](float (*)[4]) { return false; })) return;
-    put_u<T, R8>(acc, a, q, s.row0, lane);
-    u_done(q, lane);
+    });
 }
 
 /* --- the kernel --- */

@@ -107,4 +107,49 @@ __device__ static void fetch_a(unsigned char *to, const weight_view &w, int64_t 
     }
 }
 
+/* 32 columns, number i of a stage, of 8 of its rows as mma's right operands for two steps of 16. */
+__device__ inline void load_a(uint32_t b[4], const unsigned char *stage, int i, int lane) {
+    load_matrices(b, stage + lane % 8 * 128 + i / 2 * 1024 + ((i % 2 * 4 + lane / 8) ^ lane % 8) * 16);
+}
+
+/* u's columns of one block of threads. In shared memory A_STAGES times x's piece and each tile's. fetch(to, from, blocks): that many blocks of x,
+ * by all threads. multiply(sums, x, a's rows, n, lane): a stage, of which n blocks are there. */
+template <int T, int R8, typename F, typename M>
+__device__ inline void make_u_of(const few_product &a, const nf4_plan &q, unsigned char *bytes, F fetch_blocks, M multiply) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int segment = (int)blockIdx.x % q.n_segments, tile = (int)blockIdx.x / q.n_segments * q.a_tiles + warp;
+    strip s = strip_of(a.w.n_in, (int64_t)tile * EIGHT, segment);
+    bool mine = warp < q.a_tiles && tile < q.n_a_tiles;
+    int stage_bytes = A_BYTES * (R8 + q.a_tiles);
+    float acc[sums_of(R8, 1)][4] = {};
+    auto own = [&](int stage) { return bytes + stage % A_STAGES * stage_bytes + A_BYTES * (R8 + warp); };
+    auto x_of = [&](int stage) { return (uint4 *)(bytes + stage % A_STAGES * stage_bytes); };
+    auto fetch = [&](int stage) {
+        int left = s.n - stage * A_PIECE;
+        if (left > 0) fetch_blocks(x_of(stage), s.block + stage * A_PIECE, left < A_PIECE ? left : (int)A_PIECE);
+    };
+    if (mine) {
+        if (lane < EIGHT && s.row0 + lane < a.n_out)
+            fetch_ahead((const u16 *)a.w.data + (s.row0 + lane) * a.w.ld + s.block * BLOCK, s.n * BLOCK * 2);
+        for (int i = 0; i < A_STAGES - 1; i++) fetch_a(own(i), a.w, a.n_out, s, i * A_PIECE, lane);
+    }
+    copy_commit();
+    follow();
+    for (int i = 0; i < A_STAGES - 1; i++) fetch(i), copy_commit();
+    for (int stage = 0; stage * A_PIECE < s.n; stage++) {
+        int next = stage + A_STAGES - 1;
+        copy_wait<A_STAGES - 2>();
+        __syncthreads();
+        fetch(next);
+        if (mine) fetch_a(own(next), a.w, a.n_out, s, next * A_PIECE, lane);
+        copy_commit();
+        if (mine) multiply(acc, x_of(stage), own(stage), s.n - stage * A_PIECE, lane);
+    }
+    copy_wait<0>();
+    if (!mine) return;
+    if (q.n_segments > 1 && !add_segments<sums_of(R8, 1)>(acc, q, q.arrived + q.n_tiles, q.a_sums, tile, segment, lane, [](float (*)[4]) { return false; })) return;
+    put_u<T, R8>(acc, a, q, s.row0, lane);
+    u_done(q, lane);
+}
+
 #endif

@@ -10,40 +10,13 @@
  * The rest, codes, scales, segments, LoRA and gate beside up, is as in few_nf4.cu.
  * Build:   as attention_sm90.cu, empty kernels where there is no wgmma. The emulator multiplies with mma in its place. */
 #include "cuda/few_nf4.cuh"
+#include "cuda/wgmma.cuh"
 
 enum { FOUR = 4, OUTPUTS = 16 * FOUR, MOST_TILES = 3 * FOUR, FEEDERS = 4, THREADS = MOST_TILES * 32, FROM = 17 };
 enum { PIECE = 4, DEPTH = PIECE, LD = 16 + 1 }; /* blocks of 64 columns: of x in a piece, of codes ahead; from a block's scales to the next one's */
 enum { CORE = 64, CORE_BYTES = CORE * 2, EIGHT_PLACES = BLOCK }; /* values of 8 rows x 8 columns; places of 16 bytes of 8 rows in a block of 64 columns */
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(MR_EMULATE)
-
-/* --- instructions: see attention_sm90.cu --- */
-
-#ifdef MR_EMULATE
-
-static inline void wide_begin() {}
-static inline void wide_commit() {}
-template <int N> static inline void wide_wait() {}
-template <int N> static inline void keep_here(float (*)[4]) {}
-static inline void wide_sees() {}
-static inline bool agreed(bool x) { return x; }
-
-#else
-
-__device__ inline void wide_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ inline void wide_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int N> __device__ inline void wide_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
-template <int N> __device__ inline void keep_here(float (*c)[4]) {
-#pragma unroll
-    for (int j = 0; j < N; j++) asm volatile("" : "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])::"memory");
-}
-__device__ inline void wide_sees() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-__device__ inline bool agreed(bool x) { return __shfl_sync(0xffffffffu, (int)x, 0) != 0; }
-
-#define A4(a) "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3])
-#define C4(s, c, j) s((c)[j][0]), s((c)[j][1]), s((c)[j][2]), s((c)[j][3])
-
-#endif
 
 /* --- x --- */
 
@@ -102,17 +75,13 @@ __device__ inline right right_of(const uint4 *core) {
 }
 
 #define R12 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11"
-#define R16 R12 ",%12,%13,%14,%15"
 #define R20 R16 ",%16,%17,%18,%19"
 #define R24 R20 ",%20,%21,%22,%23"
 #define R28 R24 ",%24,%25,%26,%27"
-#define R32 R28 ",%28,%29,%30,%31"
 #define C12(s, c) C4(s, c, 0), C4(s, c, 1), C4(s, c, 2)
-#define C16(s, c) C12(s, c), C4(s, c, 3)
-#define C20(s, c) C16(s, c), C4(s, c, 4)
+#define C20(s, c) C16(s, c, 0), C4(s, c, 4)
 #define C24(s, c) C20(s, c), C4(s, c, 5)
 #define C28(s, c) C24(s, c), C4(s, c, 6)
-#define C32(s, c) C28(s, c), C4(s, c, 7)
 #define WIDE(n, type, sums, left, right, ...)                                                                                              \
     asm volatile("wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" sums "}, {" left "}, " right ", 1, 1, 1, 0;"           \
                  : __VA_ARGS__                                                                                                              \
@@ -120,11 +89,11 @@ __device__ inline right right_of(const uint4 *core) {
 #define WIDE_ROWS(type)                                                                                                                     \
     switch (R8) {                                                                                                                           \
     case 3: WIDE("24", type, R12, "%12,%13,%14,%15", "%16", C12("+f", c)); break;                                                           \
-    case 4: WIDE("32", type, R16, "%16,%17,%18,%19", "%20", C16("+f", c)); break;                                                        \
+    case 4: WIDE("32", type, R16, "%16,%17,%18,%19", "%20", C16("+f", c, 0)); break;                                                        \
     case 5: WIDE("40", type, R20, "%20,%21,%22,%23", "%24", C20("+f", c)); break;                                        \
     case 6: WIDE("48", type, R24, "%24,%25,%26,%27", "%28", C24("+f", c)); break;                        \
     case 7: WIDE("56", type, R28, "%28,%29,%30,%31", "%32", C28("+f", c)); break;        \
-    default: WIDE("64", type, R32, "%32,%33,%34,%35", "%36", C32("+f", c));                                                              \
+    default: WIDE("64", type, R32, "%32,%33,%34,%35", "%36", C32("+f", c, 0));                                                              \
     }
 
 #endif
@@ -205,66 +174,22 @@ template <int R8> __device__ inline void rows_of(uint32_t a[4], const uint4 *blo
     load_matrices(a, block + e * EIGHT_PLACES + (2 * step + lane / 16) * (CORE / 8) + lane % 8);
 }
 
-/* u's columns of one block of threads. In shared memory A_STAGES times x's piece and each tile's. */
 template <int T, int R8> __device__ static void make_u(const few_product &a, const nf4_plan &q, unsigned char *bytes) {
     enum { PAIRS = sums_of(R8, 1) };
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    int segment = (int)blockIdx.x % q.n_segments, tile = (int)blockIdx.x / q.n_segments * q.a_tiles + warp;
-    strip s = strip_of(a.w.n_in, (int64_t)tile * EIGHT, segment);
-    bool mine = warp < q.a_tiles && tile < q.n_a_tiles;
-    int stage_bytes = A_BYTES * (R8 + q.a_tiles);
-    float acc[PAIRS][4] = {};
-    auto own = [&](int stage) { return bytes + stage % A_STAGES * stage_bytes + A_BYTES * (R8 + warp); };
-    auto fetch = [&](int stage) {
-        int left = s.n - stage * A_PIECE;
-        if (left > 0)
-            fetch_x<R8>((uint4 *)(bytes + stage % A_STAGES * stage_bytes), q.x, s.block + stage * A_PIECE, left < A_PIECE ? left : A_PIECE,
-                        threadIdx.x, blockDim.x);
-    };
-    if (mine) {
-        if (lane < EIGHT && s.row0 + lane < a.n_out)
-            fetch_ahead((const u16 *)a.w.data + (s.row0 + lane) * a.w.ld + s.block * BLOCK, s.n * BLOCK * 2);
-        for (int i = 0; i < A_STAGES - 1; i++) fetch_a(own(i), a.w, a.n_out, s, i * A_PIECE, lane);
-    }
-    copy_commit();
-    follow();
-    for (int i = 0; i < A_STAGES - 1; i++) fetch(i), copy_commit();
-    for (int stage = 0; stage * A_PIECE < s.n; stage++) {
-        int next = stage + A_STAGES - 1;
-        copy_wait<A_STAGES - 2>();
-        __syncthreads();
-        fetch(next);
-        if (mine) fetch_a(own(next), a.w, a.n_out, s, next * A_PIECE, lane);
-        copy_commit();
-        if (!mine) continue;
-        const uint4 *x = (const uint4 *)(bytes + stage % A_STAGES * stage_bytes);
-        const unsigned char *rows = own(stage) + lane % 8 * 128;
+    auto fetch = [&](uint4 *to, int from, int blocks) { fetch_x<R8>(to, q.x, from, blocks, threadIdx.x, blockDim.x); };
+    make_u_of<T, R8>(a, q, bytes, fetch, [](float (*acc)[4], const uint4 *x, const unsigned char *rows, int n, int lane) {
 #pragma unroll
         for (int i = 0; i < A_PIECE * 2; i++) { /* 32 columns */
             uint32_t b[4], left[2][PAIRS][4];
-            if (stage * A_PIECE + i / 2 >= s.n) break;
-            load_matrices(b, rows + i / 2 * 1024 + ((i % 2 * 4 + lane / 8) ^ lane % 8) * 16);
+            if (i / 2 >= n) break;
+            load_a(b, rows, i, lane);
 #pragma unroll
             for (int k = 0; k < 2 * PAIRS; k++)
                 rows_of<R8>(left[k / PAIRS][k % PAIRS], x + i / 2 * R8 * EIGHT_PLACES, k % PAIRS, i % 2 * 2 + k / PAIRS, lane);
 #pragma unroll
             for (int k = 0; k < 2 * PAIRS; k++) mma16<T>(acc[k % PAIRS], left[k / PAIRS][k % PAIRS], b + k / PAIRS * 2);
         }
-    }
-    copy_wait<0>();
-    if (!mine) return;
-    if (q.n_segments > 1 && !add_segments<PAIRS>(acc, q, q.arrived + q.n_tiles, q.a_sums, tile, segment, lane, [](float (*)[4]) { return false; })) return;
-    for_results<R8, 1>(acc, s.row0, lane, [&](float &v, int row, int64_t o, int) {
-        if (row >= a.n_rows || o >= a.n_out) return;
-        a.y[row * a.ldy + o] = v;
-#pragma unroll
-        for (int i = 0; i < 3; i++)
-            if (o >= q.u_from[i] && o < q.u_from[i] + q.u_size[i])
-                q.u[packed_at(row, (int)o - q.u_from[i] + q.u_at[i], q.u_pairs)] = to_half<T>(v);
     });
-    __threadfence();
-    __syncwarp();
-    if (lane == 0) atomicAdd(q.ready, 1);
 }
 
 /* --- the kernel --- */

@@ -26,7 +26,7 @@ PATH=$PATH:/usr/local/cuda/bin
 command -v nvcc >/dev/null 2>&1 || { echo "run.sh: no nvcc in PATH or /usr/local/cuda/bin; install the CUDA toolkit"; exit 1; }
 arch=${ARCH:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d .)}
 : "${arch:=90}"
-[ "$arch" = 90 ] && arch=90a # with what sm_90 alone has: kernels/cuda/attention_sm90.cu
+[ "$arch" = 90 ] && arch=90a # with what sm_90 alone has: kernels/cuda/wgmma.cuh
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
 module=$out/libmedrl_cuda.so
 rc=0
