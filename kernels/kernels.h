@@ -245,14 +245,15 @@ struct mr_backend {
     /* Rotates H heads of D in place, pairs (i, i + D/2): spec/models.md, 1.3. x rows are ldx apart, the heads of a row are
      * neighbors. pos[N]; inv_freq[D/2]; inverse = true rotates back (the backward pass). */
     void (*rope)(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *inv_freq, int N, int H, int D, bool inverse);
-    /* y[N,O] = x[N,I] @ w^T + bias + sum of LoRA parts, plus y's old value when add is true (the residual).
-     * u[N,r_total] = x @ a^T is written for the backward pass (NULL without LoRA). y, x dense: row stride O and I. */
-    void (*linear)(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
+    /* y[N,O] = x[N,I] @ w^T + bias + sum of LoRA parts, plus onto[N,O] where it is not NULL (the residual): y, or
+     * apart from y. u[N,r_total] = x @ a^T is written for the backward pass (NULL without LoRA). y, x dense: row stride O and I. */
+    void (*linear)(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, const float *onto);
     /* y[N,F] = silu(g) * up, gu[N,2F] = [g | up], silu(z) = z / (1 + exp(-z)). */
     void (*silu_mul)(mr_backend *b, float *y, const float *gu, int N, int F);
-    /* y[N,C] (+)= the MLP of x[N,C], with the bits of linear, silu_mul and linear. u_up, u_down and gu are left for mlp_bwd of the same rows. False
-     * where these operations serve as well (products in f32, a trained w): nothing is done then. NULL: so it is always. */
-    bool (*mlp)(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
+    /* y[N,C] = the MLP of x[N,C] plus onto, as linear's, with the bits of linear, silu_mul and linear. u_up, u_down and gu are left for
+     * mlp_bwd of the same rows. False where these operations serve as well (products in f32, a trained w): nothing is done then. NULL: so it is
+     * always. */
+    bool (*mlp)(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, const float *onto);
     /* y[i] += x[i]. */
     void (*add)(mr_backend *b, float *y, const float *x, int64_t n);
 

@@ -138,8 +138,8 @@ void cpu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, cons
 void cpu_head_norm(mr_backend *b, float *y, const float *x, int ld, const float *wq, const float *wk, int N, int H, int K, int D, float eps);
 void cpu_rope(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *inv_freq, int N, int H, int D,
               bool inverse);
-void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
-bool cpu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
+void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, const float *onto);
+bool cpu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, const float *onto);
 bool cpu_mlp_bwd(mr_backend *b, float *dx, const float *dy, const float *x, const mr_gated *m, int N, bool again);
 void cpu_silu_mul(mr_backend *b, float *y, const float *gu, int N, int F);
 void cpu_add(mr_backend *b, float *y, const float *x, int64_t n);

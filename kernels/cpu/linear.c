@@ -83,10 +83,11 @@ static void check(const mr_linear *l) {
     }
 }
 
-void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add) {
+void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, const float *onto) {
     if (cpu_failed(b) || N == 0) return;
     check(l);
     assert(!l->n_lora || u);
+    cpu_start_from(y, onto, N * l->w->n_out);
     const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
     int64_t I = l->w->n_in, O = l->w->n_out;
     forward f = { .b = b, .kernels = kernels, .l = l, .u = l->n_lora ? u : NULL, .n = N };
@@ -112,7 +113,7 @@ void cpu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_line
             }
         }
     }
-    f.base = product(kernels, l->w, false, &f.x, N, y, O, 1.0f, l->bias, add);
+    f.base = product(kernels, l->w, false, &f.x, N, y, O, 1.0f, l->bias, onto != NULL);
     for (int i = 0; fused && i < l->n_lora; i++) {
         const gemm_product *p = &f.outer[i];
         f.base.more[f.base.n_more++] =

@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <string.h>
 
 #include "cpu/weights.h"
 
@@ -34,6 +35,11 @@ typedef struct input {
 
 static inline size_t input_bytes(int64_t n, int64_t k) {
     return (size_t)n * (size_t)units(k) * sizeof(float);
+}
+
+/* What a product adds to, put where its result goes. */
+static inline void cpu_start_from(float *y, const float *onto, int64_t n) {
+    if (onto && onto != y) memcpy(y, onto, (size_t)n * sizeof *y);
 }
 
 /* Times a power of two, which bf16 holds exactly as f32 does. */

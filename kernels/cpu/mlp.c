@@ -142,7 +142,7 @@ static gated open_gated(mr_backend *b, const mr_gated *m, int64_t n) {
     return g;
 }
 
-bool cpu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add) {
+bool cpu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, const float *onto) {
     if (N < FEWEST || !serves(gemm_kernels_for(cpu_of(b)->isa), m, false)) return false;
     if (cpu_failed(b)) return true;
     gated g = open_gated(b, m, N);
@@ -150,9 +150,10 @@ bool cpu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, 
     void *low = cpu_scratch(b, CPU_SLOT_SHARED, input_bytes(N, C));
     char *at = cpu_scratch(b, CPU_SLOT_SHARED + 1, parts_bytes(m->gate_up, N) + parts_bytes(m->down, N) + 64);
     if (!low || !at) return true;
+    cpu_start_from(y, onto, N * C);
     g.x = in_bf16(x, C, low);
     g.up = with_adapters(&g, m->gate_up, &g.x, m->gu, m->u_up, false, &g.up_inner, g.up_part, &at);
-    g.down = with_adapters(&g, m->down, &g.act, y, m->u_down, add, &g.down_inner, g.down_part, &at);
+    g.down = with_adapters(&g, m->down, &g.act, y, m->u_down, onto != NULL, &g.down_inner, g.down_part, &at);
     clear_shape(&g.up);
     int threads = cpu_threads(b, product_work(N, m->gate_up->w));
     cpu_product_cut(&g.down, threads);
@@ -290,7 +291,7 @@ static void run_backward(backward *w, void (*base)(void *, int, int64_t, int64_t
 
 bool cpu_mlp_bwd(mr_backend *b, float *dx, const float *dy, const float *x, const mr_gated *m, int N, bool again) {
     if (!serves(gemm_kernels_for(cpu_of(b)->isa), m, true)) return false;
-    if (again) cpu_linear(b, m->gu, m->u_up, x, m->gate_up, N, false);
+    if (again) cpu_linear(b, m->gu, m->u_up, x, m->gate_up, N, NULL);
     if (cpu_failed(b) || N == 0) return true;
     int64_t C = m->gate_up->w->n_in;
     int threads = cpu_threads(b, product_work(N, m->gate_up->w));

@@ -35,7 +35,7 @@ typedef struct trial {
 
 static bool multiply(mr_backend *b, void *ctx) {
     const trial *t = ctx;
-    cu_linear(b, t->y, t->u, t->x, t->l, t->N, false);
+    cu_linear(b, t->y, t->u, t->x, t->l, t->N, NULL);
     return !cu_failed(b);
 }
 

@@ -234,9 +234,9 @@ void cu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, const
 void cu_head_norm(mr_backend *b, float *y, const float *x, int ld, const float *wq, const float *wk, int N, int H, int K, int D, float eps);
 void cu_rope(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *inv_freq, int N, int H, int D,
              bool inverse);
-void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
+void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, const float *onto);
 void cu_silu_mul(mr_backend *b, float *y, const float *gu, int N, int F);
-bool cu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
+bool cu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, const float *onto);
 void cu_add(mr_backend *b, float *y, const float *x, int64_t n);
 size_t cu_kv_bytes(mr_backend *b, int64_t n_slots, int K, int D);
 void cu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,

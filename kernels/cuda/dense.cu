@@ -14,7 +14,7 @@ template <int BK> __device__ inline int place(int r, int c) {
  * eight rows meet eight different banks. */
 template <int T, int BM, int BN, int WM, int WN, int BK, int STAGES, bool BACKWARD>
 __global__ static void __launch_bounds__(BM / WM * (BN / WN) * 32)
-    dense_kernel(dense_product p, int64_t k0, int64_t k1, bool add, const float *bias) {
+    dense_kernel(dense_product p, int64_t k0, int64_t k1, const float *onto, const float *bias) {
     constexpr int THREADS = BM / WM * (BN / WN) * 32, MI = WM / 16, NI = WN / 8, X_CHUNKS = BM * (BK / 8),
                   W_CHUNKS = BN * (BK / 8), STAGE = (BM + BN) * BK;
     k0 += blockIdx.y * (int64_t)CU_K_SEGMENT;
@@ -108,20 +108,21 @@ __global__ static void __launch_bounds__(BM / WM * (BN / WN) * 32)
             for (int q = 0; q < 4; q++) {
                 int64_t r = m0 + wm + i * 16 + (lane >> 2) + q / 2 * 8, c = n0 + wn + j * 8 + (lane & 3) * 2 + q % 2;
                 if (r >= p.n_rows || c >= p.n_cols) continue;
-                float *y = p.y + r * p.ldy + c, v = add ? fmaf(p.alpha, acc[i][j][q], *y) : p.alpha * acc[i][j][q];
-                *y = bias ? v + bias[c] : v;
+                int64_t to = r * p.ldy + c;
+                float v = onto ? fmaf(p.alpha, acc[i][j][q], onto[to]) : p.alpha * acc[i][j][q];
+                p.y[to] = bias ? v + bias[c] : v;
             }
 }
 
 /* One segment, by our own kernel; or all that [k0, k1) has. */
 template <int T, int BM, int BN, int WM, int WN, int BK, int STAGES, bool BACKWARD>
-static void launch(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add,
+static void launch(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, const float *onto,
                    const float *bias) {
     unsigned segments = p.whole ? 1 : (unsigned)((k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT);
     int64_t tiles = (p.n_rows + BM - 1) / BM * ((p.n_cols + BN - 1) / BN);
     auto kernel = dense_kernel<T, BM, BN, WM, WN, BK, STAGES, BACKWARD>;
     LAUNCH(b, op, kernel, dim3((unsigned)tiles, segments), BM / WM * (BN / WN) * 32, STAGES * (BM + BN) * BK * (int)sizeof(u16),
-           p, k0, k1, add, bias);
+           p, k0, k1, onto, bias);
 }
 
 /* LoRA's inner side: too few tiles for all SMs, so that the chains' latency decides. Then tiles are small, the segments run at once, and much
@@ -132,36 +133,36 @@ static bool is_narrow(const mr_backend *b, const dense_product &p) {
 
 /* STAGES: what shared memory has room for, 96 KiB or (Turing) 64. */
 template <int T, int STAGES, bool BACKWARD>
-static void narrow_segments(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add,
+static void narrow_segments(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, const float *onto,
                             const float *bias) {
     int64_t columns = (p.n_cols + 63) / 64 * ((k1 - k0 + CU_K_SEGMENT - 1) / CU_K_SEGMENT),
             enough = cu_of(b)->n_sm * 2 / 3;
     if ((p.n_rows + 63) / 64 * columns >= enough && STAGES == 3)
-        launch<T, 64, 64, 16, 32, 128, 3, BACKWARD>(b, op, p, k0, k1, add, bias);
+        launch<T, 64, 64, 16, 32, 128, 3, BACKWARD>(b, op, p, k0, k1, onto, bias);
     else if ((p.n_rows + 31) / 32 * columns >= enough)
-        launch<T, 32, 64, 16, 32, 128, STAGES, BACKWARD>(b, op, p, k0, k1, add, bias);
+        launch<T, 32, 64, 16, 32, 128, STAGES, BACKWARD>(b, op, p, k0, k1, onto, bias);
     else
-        launch<T, 16, 64, 16, 16, 128, STAGES, BACKWARD>(b, op, p, k0, k1, add, bias);
+        launch<T, 16, 64, 16, 16, 128, STAGES, BACKWARD>(b, op, p, k0, k1, onto, bias);
 }
 
 template <int T, bool BACKWARD>
-static void own_segment(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, bool add,
+static void own_segment(mr_backend *b, const char *op, const dense_product &p, int64_t k0, int64_t k1, const float *onto,
                         const float *bias) {
     int64_t large = (p.n_rows + 127) / 128 * ((p.n_cols + 127) / 128);
     if (is_narrow(b, p) && cu_of(b)->max_shared >= 96 << 10)
-        narrow_segments<T, 3, BACKWARD>(b, op, p, k0, k1, add, bias);
+        narrow_segments<T, 3, BACKWARD>(b, op, p, k0, k1, onto, bias);
     else if (is_narrow(b, p))
-        narrow_segments<T, 2, BACKWARD>(b, op, p, k0, k1, add, bias);
+        narrow_segments<T, 2, BACKWARD>(b, op, p, k0, k1, onto, bias);
     else if (p.n_rows > 64 && large >= cu_of(b)->n_sm / 2)
-        launch<T, 128, 128, 64, 32, 32, 4, BACKWARD>(b, op, p, k0, k1, add, bias); /* 64 KiB, what a Turing has */
+        launch<T, 128, 128, 64, 32, 32, 4, BACKWARD>(b, op, p, k0, k1, onto, bias); /* 64 KiB, what a Turing has */
     else
-        launch<T, 64, 64, 32, 32, 32, 4, BACKWARD>(b, op, p, k0, k1, add, bias);
+        launch<T, 64, 64, 32, 32, 32, 4, BACKWARD>(b, op, p, k0, k1, onto, bias);
 }
 
 /* For cuBLASLt's probe: a whole product of its own. */
 template <int T, bool BACKWARD> static void own_product(mr_backend *b, const cu_lt_product *p, const void *op) {
-    dense_product d = { p->y, p->ldy, p->x, p->ldx, p->w, p->ldw, p->n_rows, p->n_cols, p->k, BACKWARD, p->add, p->alpha, NULL, true };
-    own_segment<T, BACKWARD>(b, (const char *)op, d, 0, p->k, p->add, NULL);
+    dense_product d = { p->y, p->ldy, p->x, p->ldx, p->w, p->ldw, p->n_rows, p->n_cols, p->k, BACKWARD, p->onto, p->alpha, NULL, true };
+    own_segment<T, BACKWARD>(b, (const char *)op, d, 0, p->k, p->onto, NULL);
 }
 
 /* Two groups of four columns a thread where they go in fours at 16 bytes, whose loads are on their way together; else eight columns. */
@@ -191,9 +192,10 @@ template <bool FOURS> __global__ static void __launch_bounds__(BIAS_THREADS) add
 __global__ static void add_segments_kernel(dense_product p, const float *sums, int n_segments) {
     int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, n = p.n_rows * p.n_cols;
     if (at >= n) return;
-    float *y = p.y + at / p.n_cols * p.ldy + at % p.n_cols, v = p.add ? fmaf(p.alpha, sums[at], *y) : p.alpha * sums[at];
+    int64_t to = at / p.n_cols * p.ldy + at % p.n_cols;
+    float v = p.onto ? fmaf(p.alpha, sums[at], p.onto[to]) : p.alpha * sums[at];
     for (int s = 1; s < n_segments; s++) v = fmaf(p.alpha, sums[s * n + at], v);
-    *y = p.bias ? v + p.bias[at % p.n_cols] : v;
+    p.y[to] = p.bias ? v + p.bias[at % p.n_cols] : v;
 }
 
 /* A narrow product: one launch for all segments, in attention's scratch where there are several. False: not this way. */
@@ -201,14 +203,14 @@ template <int T, bool BACKWARD> static bool narrow(mr_backend *b, const char *op
     int64_t n = p.n_rows * p.n_cols, n_segments = (p.k + CU_K_SEGMENT - 1) / CU_K_SEGMENT;
     if (!is_narrow(b, p) || n * n_segments * (int64_t)sizeof(float) > CU_ATT_BYTES) return false;
     if (n_segments == 1) {
-        own_segment<T, BACKWARD>(b, op, p, 0, p.k, p.add, p.bias);
+        own_segment<T, BACKWARD>(b, op, p, 0, p.k, p.onto, p.bias);
         return true;
     }
     float *sums = (float *)cu_scratch(b, op, CU_SLOT_ATT, CU_ATT_BYTES);
     if (!sums) return true;
     dense_product q = p;
     q.y = sums, q.ldy = p.n_cols, q.alpha = 1.0f;
-    own_segment<T, BACKWARD>(b, op, q, 0, p.k, false, NULL);
+    own_segment<T, BACKWARD>(b, op, q, 0, p.k, NULL, NULL);
     LAUNCH(b, op, add_segments_kernel, (int)((n + 255) / 256), 256, 0, p, (const float *)sums, (int)n_segments);
     return true;
 }
@@ -224,7 +226,7 @@ static void add_bias(mr_backend *b, const char *op, const dense_product &p) {
 
 /* exact = false: the whole of K in one product of the library's own choice. False: not this way. */
 template <int T, bool BACKWARD> static bool freely(mr_backend *b, const char *op, const dense_product &p) {
-    cu_lt_product q = { p.y, p.x, p.w, p.ldy, p.ldx, p.ldw, p.n_rows, p.n_cols, p.k, T == F16, BACKWARD, p.add, 1, 0, p.alpha };
+    cu_lt_product q = { p.y, p.x, p.w, p.ldy, p.ldx, p.ldw, p.n_rows, p.n_cols, p.k, T == F16, BACKWARD, p.onto, 1, 0, p.alpha };
     if (b->exact || p.n_rows > 65535 || !cu_lt_product_run(b, &q, own_product<T, BACKWARD>, op)) return false;
     if (p.bias) add_bias(b, op, p);
     return true;
@@ -240,12 +242,12 @@ template <int T, bool BACKWARD> static void segments(mr_backend *b, const char *
     int64_t most = p.whole ? p.k : (int64_t)CU_K_SEGMENT;
     for (int64_t k0 = 0; k0 < p.k; k0 += most) {
         int64_t k1 = p.k - k0 < most ? p.k : k0 + most;
-        bool add = p.add || k0 > 0;
+        const float *onto = k0 > 0 ? p.y : p.onto;
         const float *bias = k1 == p.k ? p.bias : NULL;
         cu_lt_product q = { p.y, p.x + k0, BACKWARD ? p.w + k0 * p.ldw : p.w + k0, p.ldy, p.ldx, p.ldw, p.n_rows, p.n_cols,
-                            k1 - k0, T == F16, BACKWARD, add, 1, 0, p.alpha };
+                            k1 - k0, T == F16, BACKWARD, onto, 1, 0, p.alpha };
         if (p.n_rows > 65535 || !cu_lt_product_run(b, &q, own_product<T, BACKWARD>, op)) {
-            own_segment<T, BACKWARD>(b, op, p, k0, k1, add, bias);
+            own_segment<T, BACKWARD>(b, op, p, k0, k1, onto, bias);
         } else if (bias) {
             add_bias(b, op, p);
         }
@@ -268,7 +270,7 @@ void cu_dense(mr_backend *b, const char *op, int type, const dense_product *p) {
 }
 
 bool cu_dense_batch(mr_backend *b, const char *op, int type, const dense_product *p, int n, int64_t step_y) {
-    cu_lt_product q = { p->y, p->x, p->w, p->ldy, p->ldx, p->ldw, p->n_rows, p->n_cols, p->k, type == F16, false, false, n, step_y, p->alpha };
+    cu_lt_product q = { p->y, p->x, p->w, p->ldy, p->ldx, p->ldw, p->n_rows, p->n_cols, p->k, type == F16, false, NULL, n, step_y, p->alpha };
     return cu_lt_product_run(b, &q, type == F16 ? own_product<F16, false> : own_product<BF16, false>, op);
 }
 
@@ -347,8 +349,9 @@ __global__ static void __launch_bounds__(256) f32_kernel(f32_product p) {
         for (int j = 0; j < 4; j++) {
             int64_t r = m0 + threadIdx.x / 16 * 4 + i, c = n0 + threadIdx.x % 16 * 4 + j;
             if (r >= p.n_rows || c >= p.n_cols) continue;
-            float *y = p.y + r * p.ldy + c, v = p.add ? fmaf(p.alpha, acc[i][j], *y) : p.alpha * acc[i][j];
-            *y = p.bias ? v + p.bias[c] : v;
+            int64_t at = r * p.ldy + c;
+            float v = p.onto ? fmaf(p.alpha, acc[i][j], p.onto[at]) : p.alpha * acc[i][j];
+            p.y[at] = p.bias ? v + p.bias[c] : v;
         }
 }
 

@@ -57,10 +57,10 @@ bool cu_wide_gated(mr_backend *b, const char *op, float *act, const few_product 
 /* Whether they serve a weight that few serves. */
 bool cu_wide_fits(const mr_backend *b, const mr_weight *w, int n_rows);
 /* cu_mlp of a few rows, with cu_few_gated or cu_wide_gated: linear.cu. False: nothing is done. */
-bool cu_few_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
+bool cu_few_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, const float *onto);
 
 /* y[n_rows, n_cols] (+)= alpha * x @ w^T, or x @ w when backward; x [n_rows][ldx] and w [..][ldw] are 16-bit, zero up to a
- * multiple of 8 columns. add: fma(alpha, sum, y), else alpha * sum; then + bias. */
+ * multiple of 8 columns. onto [n_rows][ldy], which may be y: fma(alpha, sum, onto); NULL: alpha * sum; then + bias. */
 typedef struct dense_product {
     float *y;
     int64_t ldy;
@@ -69,13 +69,14 @@ typedef struct dense_product {
     const u16 *w;
     int64_t ldw;
     int64_t n_rows, n_cols, k;
-    bool backward, add;
+    bool backward;
+    const float *onto;
     float alpha;
     const float *bias;
     bool whole; /* one chain over all of K, no segments: for gradients, whose order is nobody else's */
 } dense_product;
 void cu_dense(mr_backend *b, const char *op, int type, const dense_product *p);
-/* n of them in one launch, forward and without add and bias: each has the next k columns of x and w, and the next plane of y, step_y apart. False:
+/* n of them in one launch, forward and without onto and bias: each has the next k columns of x and w, and the next plane of y, step_y apart. False:
  * not this way, and nothing is written. */
 bool cu_dense_batch(mr_backend *b, const char *op, int type, const dense_product *p, int n, int64_t step_y);
 
@@ -87,7 +88,8 @@ typedef struct f32_product {
     int64_t ldx;
     weight_view w;
     int64_t n_rows, n_cols, k;
-    bool backward, add;
+    bool backward;
+    const float *onto;
     float alpha;
     const float *bias;
 } f32_product;
@@ -126,14 +128,14 @@ typedef struct cu_side {
 enum { CU_JOINED_FROM = 33, CU_JOINED_FROM_HALF = 25, CU_JOINED_ROWS = 512 };
 bool cu_joined_fits(const mr_backend *b, const mr_weight *w, int n_rows);
 /* False: not this way, and nothing is done. Bits are the same either way. */
-bool cu_joined_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add);
+bool cu_joined_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, const float *onto);
 /* The MLP, of which nothing is left for a backward pass. */
-bool cu_joined_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add);
+bool cu_joined_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, const float *onto);
 
 /* --- parts of a linear of many rows with 16-bit products, for mlp.cu: linear.cu --- */
 
-/* u = x @ a^T, y (+)= x @ w^T + bias. */
-void cu_first_products(mr_backend *b, const char *op, float *y, float *u, cu_side x, const mr_linear *l, int N, bool add);
+/* u = x @ a^T, y = x @ w^T + bias, plus onto where it is not NULL. */
+void cu_first_products(mr_backend *b, const char *op, float *y, float *u, cu_side x, const mr_linear *l, int N, const float *onto);
 /* y += LoRA's share, from u. */
 void cu_second_products(mr_backend *b, const char *op, float *y, const float *u, const mr_linear *l, int N);
 /* u in 16 bits, cu_round(r_total, 8) apart; NULL after a failure, or where parts begin in the middle of 16 bytes. */

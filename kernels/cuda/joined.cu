@@ -29,7 +29,7 @@ typedef struct joined {
     u16 *act;                 /* [N][ld_act] instead of y and u, zero from F on */
     int ld_act;
     const float *bias;
-    bool add;
+    const float *onto;        /* what y adds to, in its rows; NULL: nothing */
     joined_part part[MOST_PARTS]; /* rows 0: none */
     int longest, tiles;       /* the largest of the parts' ranks; tiles of COLS columns that a block has, one after another */
 } joined;
@@ -99,9 +99,9 @@ template <int SIDES, int PLANES> __device__ inline void load_tile(float4 v[SIDES
         for (int i = 0; i < MINE; i++) {
             bool there = row_of(i, row) < w.N;
             place[i] = there ? row_of(i, row) * w.ld + col_of(i, n0) + s * w.F : -1;
-            if (SIDES == 1 && w.add) v[s][i] = there ? *(const float4 *)(w.y + row_of(i, row) * w.O + col_of(i, n0)) : float4{};
+            if (SIDES == 1 && w.onto) v[s][i] = there ? *(const float4 *)(w.onto + row_of(i, row) * w.O + col_of(i, n0)) : float4{};
         }
-        add_planes<PLANES, MINE>(v[s], place, w.sums, w.ld, w.n_planes, SIDES == 1 && w.add);
+        add_planes<PLANES, MINE>(v[s], place, w.sums, w.ld, w.n_planes, SIDES == 1 && w.onto);
     }
 }
 
@@ -300,7 +300,7 @@ static void multiply(mr_backend *b, const char *op, float *sums, const u16 *x, c
                      int n_planes, bool beyond) {
     int64_t k = n_planes > 1 ? (int64_t)CU_K_SEGMENT : of->n_in, at = 0;
     int type = half_type(of->compute), alike = beyond ? n_planes : (int)(of->n_in / k);
-    dense_product p = { sums, cols, x, x_stride(of->n_in, n_planes), w, ldw, N, cols, k, false, false, 1.0f, NULL, false };
+    dense_product p = { sums, cols, x, x_stride(of->n_in, n_planes), w, ldw, N, cols, k, false, NULL, 1.0f, NULL, false };
     if (alike > 1 && cu_dense_batch(b, op, type, &p, alike, ROW * cols)) at = alike;
     for (; at < n_planes; at++) {
         p.y = sums + at * ROW * cols, p.x = x + at * k, p.w = w + at * k, p.k = of->n_in - at * k < k ? of->n_in - at * k : k;
@@ -377,24 +377,25 @@ static const u16 *half_of(mr_backend *b, const char *op, const float *x, const m
     return rows;
 }
 
-bool cu_joined_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add) {
+bool cu_joined_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, const float *onto) {
     const char *op = "linear";
-    if (!takes(b, l, N, l->w->n_out) || !at16(y) || !at16(u) || !at16(l->bias) || !beside(b, l)) return false;
+    if (!takes(b, l, N, l->w->n_out) || !at16(y) || !at16(onto) || !at16(u) || !at16(l->bias) || !beside(b, l)) return false;
     const u16 *rows = half_of(b, op, x, l->w, N);
     float *sums = rows ? sums_of(b, op, rows, l, N) : NULL;
     if (!sums) return true;
     joined w = joined_of(sums, l, N, planes(b, l->w->n_in));
-    w.y = y, w.u = u, w.add = add;
+    w.y = y, w.u = u, w.onto = onto;
     finish(b, op, w, l->w->compute);
     return true;
 }
 
-bool cu_joined_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add) {
+bool cu_joined_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, const float *onto) {
     const char *op = "mlp";
     const mr_linear *up = m->gate_up, *down = m->down;
     int64_t F = down->w->n_in;
     mr_dtype compute = up->w->compute;
-    if (!m->sampling || up->w->n_out != 2 * F || !takes(b, up, N, F) || !takes(b, down, N, down->w->n_out) || down->w->compute != compute || !at16(y) || !at16(m->act) || !at16(m->u_down) || up->w->n_in > CU_K_SEGMENT)
+    if (!m->sampling || up->w->n_out != 2 * F || !takes(b, up, N, F) || !takes(b, down, N, down->w->n_out) ||
+        down->w->compute != compute || !at16(y) || !at16(onto) || !at16(m->act) || !at16(m->u_down) || up->w->n_in > CU_K_SEGMENT)
         return false;
     for (int i = 0; i < up->n_lora; i++)
         if (up->lora[i].row0 % F + up->lora[i].rows > F) return false;
@@ -409,7 +410,7 @@ bool cu_joined_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, i
     sums = sums_of(b, op, w.act, down, N);
     if (!sums) return true;
     w = joined_of(sums, down, N, planes(b, F));
-    w.y = y, w.u = m->u_down, w.add = add;
+    w.y = y, w.u = m->u_down, w.onto = onto;
     finish(b, op, w, compute);
     return true;
 }

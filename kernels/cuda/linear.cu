@@ -34,7 +34,7 @@ typedef struct target {
     int64_t ldy;
     const u16 *w;
     int64_t ldw, n_cols, from, k;
-    bool add;
+    const float *onto; /* as dense_product's */
     float alpha;
     const float *bias;
     bool whole;
@@ -53,7 +53,7 @@ static void multiply(mr_backend *b, const char *op, int type, bool backward, con
                         t->n_cols,
                         end - done,
                         backward,
-                        t->add || done > 0,
+                        done > 0 ? t->y + row * t->ldy : t->onto ? t->onto + row * t->ldy : NULL,
                         t->alpha,
                         end == t->k ? t->bias : NULL,
                         t->whole };
@@ -111,18 +111,18 @@ static void products(mr_backend *b, const char *op, int slot, int type, cu_side 
 static const cu_side nothing = { NULL, 0, 0, NULL, 0 };
 static cu_side rows_of(const float *rows, int64_t ld, int64_t cols) { return cu_side{ rows, ld, cols, NULL, 0 }; }
 
-/* y (+)= alpha * x @ w^T (or x @ w) for any number of rows and any weight. */
+/* y = alpha * x @ w^T (or x @ w), plus onto, for any number of rows and any weight. */
 static void product(mr_backend *b, const char *op, int slot, float *y, int64_t ldy, cu_side x, const mr_weight *w, bool backward,
-                    int64_t n, bool add, float alpha, const float *bias) {
+                    int64_t n, const float *onto, float alpha, const float *bias) {
     int64_t n_cols = backward ? w->n_in : w->n_out, ldw;
     assert(x.cols == (backward ? w->n_out : w->n_in));
     if (w->compute == MR_F32) {
-        f32_product p = { y, ldy, x.rows, x.ld, view_of(w), n, n_cols, x.cols, backward, add, alpha, bias };
+        f32_product p = { y, ldy, x.rows, x.ld, view_of(w), n, n_cols, x.cols, backward, onto, alpha, bias };
         cu_f32(b, op, &p);
         return;
     }
     const u16 *half = cu_weight_half(b, op, w, 0, &ldw);
-    target t = { y, ldy, half, ldw, n_cols, 0, x.cols, add, alpha, bias, false };
+    target t = { y, ldy, half, ldw, n_cols, 0, x.cols, onto, alpha, bias, false };
     if (half) products(b, op, slot, half_type(w->compute), x, nothing, backward, n, &t, 1);
 }
 
@@ -154,27 +154,27 @@ void cu_second_products(mr_backend *b, const char *op, float *y, const float *u,
         const mr_lora_part *part = &l->lora[i];
         if (rows) {
             dense_product p = { y + part->row0, l->w->n_out, rows + part->r0, cu_round(l->r_total, 8), (const u16 *)part->b->data,
-                                part->b->ld, N, part->rows, part->r, false, true, part->scale, NULL, false };
+                                part->b->ld, N, part->rows, part->r, false, y + part->row0, part->scale, NULL, false };
             cu_dense(b, op, half_type(part->b->compute), &p);
         } else {
-            product(b, op, CU_SLOT_U, y + part->row0, l->w->n_out, rows_of(u + part->r0, l->r_total, part->r), part->b, false, N, true,
-                    part->scale, NULL);
+            product(b, op, CU_SLOT_U, y + part->row0, l->w->n_out, rows_of(u + part->r0, l->r_total, part->r), part->b, false, N,
+                    y + part->row0, part->scale, NULL);
         }
     }
 }
 
 /* From the same rows in 16 bits where the two weights can share them. */
-void cu_first_products(mr_backend *b, const char *op, float *y, float *u, cu_side x, const mr_linear *l, int N, bool add) {
+void cu_first_products(mr_backend *b, const char *op, float *y, float *u, cu_side x, const mr_linear *l, int N, const float *onto) {
     if (!l->n_lora || !shares(l->w, l->a)) {
-        if (l->n_lora) product(b, op, CU_SLOT_X, u, l->r_total, x, l->a, false, N, false, 1.0f, NULL);
-        product(b, op, CU_SLOT_X, y, l->w->n_out, x, l->w, false, N, add, 1.0f, l->bias);
+        if (l->n_lora) product(b, op, CU_SLOT_X, u, l->r_total, x, l->a, false, N, NULL, 1.0f, NULL);
+        product(b, op, CU_SLOT_X, y, l->w->n_out, x, l->w, false, N, onto, 1.0f, l->bias);
         return;
     }
     int64_t ldw;
     const u16 *half = cu_weight_half(b, op, l->w, 0, &ldw);
     if (!half) return;
-    target t[2] = { { u, l->r_total, (const u16 *)l->a->data, l->a->ld, l->r_total, 0, x.cols, false, 1.0f, NULL, false },
-                    { y, l->w->n_out, half, ldw, l->w->n_out, 0, x.cols, add, 1.0f, l->bias, false } };
+    target t[2] = { { u, l->r_total, (const u16 *)l->a->data, l->a->ld, l->r_total, 0, x.cols, NULL, 1.0f, NULL, false },
+                    { y, l->w->n_out, half, ldw, l->w->n_out, 0, x.cols, onto, 1.0f, l->bias, false } };
     products(b, op, CU_SLOT_X, half_type(l->w->compute), x, nothing, false, N, t, 2);
 }
 
@@ -185,9 +185,11 @@ static few_product few_of(float *y, const float *x, const mr_weight *w, int N) {
 
 /* act: the layer is gate and up, and silu(gate) * up goes there, y is left out if it can be where it is not kept; false then: they have no kernel
  * together, and nothing is done. */
-static bool few_rows(mr_backend *b, float *y, float *u, float *act, const float *x, const mr_linear *l, int N, bool add, bool with_a, bool keep) {
+static bool few_rows(mr_backend *b, float *y, float *u, float *act, const float *x, const mr_linear *l, int N, const float *onto, bool with_a,
+                     bool keep) {
     few_product p = few_of(y, x, l->w, N), a = with_a ? few_of(u, x, l->a, N) : p;
-    p.add = add, p.bias = l->bias;
+    if (onto && onto != y) b->copy(b, y, onto, (size_t)(N * l->w->n_out) * sizeof *y); /* sampling, whose rows are few, is in place */
+    p.add = onto != NULL, p.bias = l->bias;
     p.n_parts = l->n_lora, p.ldu = l->r_total;
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
@@ -208,26 +210,26 @@ static bool few_together(const mr_linear *l) {
     return l->n_lora && l->a->compute == l->w->compute && l->a->store == l->a->compute;
 }
 
-bool cu_few_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add) {
+bool cu_few_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, const float *onto) {
     const mr_linear *l = m->gate_up;
     if (cu_failed(b)) return true;
     if (l->w->n_out != 2 * m->down->w->n_in || !few_serves(b, m->u_up, x, l, N) ||
-        !few_rows(b, m->gu, m->u_up, m->act, x, l, N, false, few_together(l), !m->sampling))
+        !few_rows(b, m->gu, m->u_up, m->act, x, l, N, NULL, few_together(l), !m->sampling))
         return false;
-    cu_linear(b, y, m->u_down, m->act, m->down, N, add);
+    cu_linear(b, y, m->u_down, m->act, m->down, N, onto);
     return true;
 }
 
-void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add) {
+void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, const float *onto) {
     if (cu_failed(b) || N <= 0) return;
     check(l);
     assert(!l->n_lora || u);
     int64_t O = l->w->n_out, I = l->w->n_in;
     cu_side in = rows_of(x, I, I);
-    if (cu_joined_linear(b, y, u, x, l, N, add)) return;
+    if (cu_joined_linear(b, y, u, x, l, N, onto)) return;
     bool few = few_serves(b, u, x, l, N), together = few && few_together(l);
     if (!few && (N > CU_FEW_ROWS || !l->n_lora || cu_joined_fits(b, l->w, N))) {
-        cu_first_products(b, "linear", y, u, in, l, N, add);
+        cu_first_products(b, "linear", y, u, in, l, N, onto);
         cu_second_products(b, "linear", y, u, l, N);
         return;
     }
@@ -236,14 +238,14 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
             few_product p = few_of(u, x, l->a, N);
             cu_few(b, "linear", &p, NULL);
         } else {
-            product(b, "linear", CU_SLOT_X, u, l->r_total, in, l->a, false, N, false, 1.0f, NULL);
+            product(b, "linear", CU_SLOT_X, u, l->r_total, in, l->a, false, N, NULL, 1.0f, NULL);
         }
     }
     if (few) {
-        few_rows(b, y, u, NULL, x, l, N, add, together, true);
+        few_rows(b, y, u, NULL, x, l, N, onto, together, true);
         return;
     }
-    product(b, "linear", CU_SLOT_X, y, O, in, l->w, false, N, add, 1.0f, l->bias);
+    product(b, "linear", CU_SLOT_X, y, O, in, l->w, false, N, onto, 1.0f, l->bias);
     cu_second_products(b, "linear", y, u, l, N);
 }
 
@@ -298,10 +300,10 @@ static void outer_products(mr_backend *b, const char *op, float *dx, float *du, 
         const mr_lora_part *part = &l->lora[i];
         bool last = i + 1 == l->n_lora;
         t[n++] = target{ du + part->r0, l->r_total, (const u16 *)part->b->data, part->b->ld, part->r, all ? part->row0 : 0, part->rows,
-                         false, part->scale, NULL, false };
+                         NULL, part->scale, NULL, false };
         if (all && !last) continue;
         cu_side x = all ? dy : rows_of(dy.rows + part->row0, dy.ld, part->rows), tail = rows_of(du, l->r_total, last ? R : 0);
-        t[n++] = target{ dx, I, all ? half : half + part->row0 * ldw, ldw, I, 0, x.cols + tail.cols, add || (!all && i > 0), 1.0f, NULL,
+        t[n++] = target{ dx, I, all ? half : half + part->row0 * ldw, ldw, I, 0, x.cols + tail.cols, add || (!all && i > 0) ? dx : NULL, 1.0f, NULL,
                          dy.half != NULL };
         products(b, op, CU_SLOT_X, type, x, tail, true, N, t, n);
         n = 0;
@@ -336,13 +338,13 @@ void cu_input_gradient(mr_backend *b, const char *op, float *dx, float *du, cu_s
     if (together) outer_products(b, op, dx, du, dy, l, N, add);
     for (int i = 0; !together && inner && i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
-        product(b, op, CU_SLOT_X, du + part->r0, l->r_total, rows_of(dy.rows + part->row0, dy.ld, part->rows), part->b, true, N, false,
+        product(b, op, CU_SLOT_X, du + part->r0, l->r_total, rows_of(dy.rows + part->row0, dy.ld, part->rows), part->b, true, N, NULL,
                 part->scale, NULL);
     }
     if (!dx) return;
-    if (!together) product(b, op, CU_SLOT_X, dx, l->w->n_in, dy, l->w, true, N, add, 1.0f, NULL);
+    if (!together) product(b, op, CU_SLOT_X, dx, l->w->n_in, dy, l->w, true, N, add ? dx : NULL, 1.0f, NULL);
     if (inner && !(together && with_tail(l)))
-        product(b, op, CU_SLOT_U, dx, l->w->n_in, rows_of(du, l->r_total, l->r_total), l->a, true, N, true, 1.0f, NULL);
+        product(b, op, CU_SLOT_U, dx, l->w->n_in, rows_of(du, l->r_total, l->r_total), l->a, true, N, dx, 1.0f, NULL);
 }
 
 void cu_linear_bwd(mr_backend *b, float *dx, float *du, const float *dy, const float *x, const float *u,

@@ -187,14 +187,14 @@ static int choices(cu_lt *lt, const lt_shape *h, uint64_t rows, cublasLtMatmulHe
 
 static bool multiply(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product *p) {
     uint64_t rows = (uint64_t)p->n_rows;
-    const float beta = p->add ? 1.0f : 0.0f;
+    const float beta = p->onto ? 1.0f : 0.0f;
     cublasLtMatmulHeuristicResult_t r;
     if (lt->layout_set(h->x, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows) != CUBLAS_STATUS_SUCCESS ||
         lt->layout_set(h->y, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows) != CUBLAS_STATUS_SUCCESS ||
         lt->check(lt->handle, h->desc, h->w, h->x, h->y, h->y, &h->algo, &r) != CUBLAS_STATUS_SUCCESS ||
         r.workspaceSize > (lt->workspace ? WORKSPACE : 0))
         return false;
-    return lt->matmul(lt->handle, h->desc, &p->alpha, p->w, h->w, p->x, h->x, &beta, p->y, h->y, p->y, h->y, &h->algo,
+    return lt->matmul(lt->handle, h->desc, &p->alpha, p->w, h->w, p->x, h->x, &beta, p->onto ? p->onto : p->y, h->y, p->y, h->y, &h->algo,
                       lt->workspace, lt->workspace ? WORKSPACE : 0, cu_of(b)->stream) == CUBLAS_STATUS_SUCCESS;
 }
 
@@ -234,7 +234,7 @@ static bool probe_sum(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product
                       cu_lt_own own, const void *ctx, uint64_t *sum) {
     size_t bytes = (size_t)probe_values(p, r->rows) * sizeof(float);
     cu_lt_product q = *p;
-    q.x = r->x, q.y = r->y, q.n_rows = r->counts[i], q.add = i % 2;
+    q.x = r->x, q.y = r->y, q.n_rows = r->counts[i], q.onto = i % 2 ? r->y : NULL;
     /* old values: any finite floats, the same on both sides */
     if (cudaMemsetAsync(q.y, 0x3c, bytes, cu_of(b)->stream) != cudaSuccess) return false;
     if (!own && !multiply(b, lt, h, &q)) return false;
@@ -242,6 +242,7 @@ static bool probe_sum(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product
     for (int k = 0; own && (k == 0 || k < p->n_batch); k++) {
         own(b, &q, ctx);
         q.x += p->k, q.w += p->k, q.y += p->step_y;
+        if (q.onto) q.onto += p->step_y;
     }
     return cu_bits_sum(b, y, (int64_t)(bytes / sizeof(float)), sum);
 }
@@ -283,9 +284,9 @@ static float time_of(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product 
     cudaEvent_t from = NULL, to = NULL;
     cu_lt_product q = *p;
     float ms = 0;
-    if (p->add) {
+    if (p->onto) {
         int64_t fit = CU_ATT_BYTES / (p->ldy * (int64_t)sizeof(float));
-        q.y = r->y;
+        q.y = r->y, q.onto = r->y;
         if (q.n_rows > fit) q.n_rows = fit;
     }
     bool ok = cudaEventCreate(&from) == cudaSuccess && cudaEventCreate(&to) == cudaSuccess && multiply(b, lt, h, &q) &&
@@ -362,6 +363,7 @@ static bool settle_freely(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_pro
     int best = -1;
     h->freely = true;
     t.p.y = cu_scratch(b, "probe", CU_SLOT_ATT, CU_ATT_BYTES);
+    if (t.p.onto) t.p.onto = t.p.y;
     if (t.p.n_rows > fit) t.p.n_rows = fit;
     if (!t.p.y || fit < 1 || !describe(lt, h)) return false;
     int n = choices(lt, h, (uint64_t)h->key.n_rows, r);
@@ -391,7 +393,7 @@ static bool same_shape(const cu_lt_product *a, const cu_lt_product *k) {
 
 bool cu_lt_product_run(mr_backend *b, const cu_lt_product *p, cu_lt_own own, const void *ctx) {
     if ((p->n_rows < CU_LT_ROWS && b->exact) || (uintptr_t)p->x % ALIGNMENT || (uintptr_t)p->w % ALIGNMENT || (uintptr_t)p->y % ALIGNMENT ||
-        p->ldy % 4)
+        (uintptr_t)p->onto % ALIGNMENT || p->ldy % 4)
         return false;
     cu_lt *lt = opened(b);
     if (!lt) return false;

@@ -13,15 +13,16 @@ typedef struct cu_lt cu_lt;
 enum { CU_LT_ROWS = 9 };              /* fewer rows are the own kernels' */
 enum { CU_LT_WORKSPACE = 32 << 20 };
 
-/* One segment: y[n_rows, n_cols] (+)= x @ w^T, or x @ w when backward; as dense_product in gemm.cuh. */
+/* One segment: y[n_rows, n_cols] = x @ w^T, or x @ w when backward, plus onto where it is not NULL; as dense_product in gemm.cuh. */
 typedef struct cu_lt_product {
     float *y;
     const uint16_t *x, *w;
     int64_t ldy, ldx, ldw, n_rows, n_cols, k;
-    bool f16, backward, add;
+    bool f16, backward;
+    const float *onto;
     int n_batch;       /* above 1: so many products in one launch, each with the next k columns of x and w, to planes of y that are */
     int64_t step_y;    /* step_y apart; not backward */
-    float alpha; /* a factor of the sum; with add the own kernel rounds once, the library twice: equal for powers of two, and probed */
+    float alpha; /* a factor of the sum; with onto the own kernel rounds once, the library twice: equal for powers of two, and probed */
 } cu_lt_product;
 
 /* The same product, one of n_batch, by the own kernel. */

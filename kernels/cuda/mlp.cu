@@ -187,7 +187,7 @@ template <bool BACKWARD> static void run_between(mr_backend *b, const char *op, 
 static void gate_up(mr_backend *b, const char *op, const float *x, const mr_gated *m, int N) {
     const mr_linear *l = m->gate_up;
     cu_side in = { x, l->w->n_in, l->w->n_in, NULL, 0 };
-    cu_first_products(b, op, m->gu, m->u_up, in, l, N, false);
+    cu_first_products(b, op, m->gu, m->u_up, in, l, N, NULL);
     if (!shares_fit(l, m->down->w->n_in)) cu_second_products(b, op, m->gu, m->u_up, l, N);
 }
 
@@ -198,17 +198,17 @@ static between between_of(mr_backend *b, const char *op, const mr_gated *m, int 
     return w;
 }
 
-bool cu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add) {
+bool cu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, const float *onto) {
     const char *op = "mlp";
-    if (cu_joined_mlp(b, y, x, m, N, add)) return true;
-    if (N <= CU_FEW_ROWS) return cu_few_mlp(b, y, x, m, N, add);
+    if (cu_joined_mlp(b, y, x, m, N, onto)) return true;
+    if (N <= CU_FEW_ROWS) return cu_few_mlp(b, y, x, m, N, onto);
     if (!takes(m, N)) return false;
     if (cu_failed(b)) return true;
     int64_t F = m->down->w->n_in;
     gate_up(b, op, x, m, N);
     between w = between_of(b, op, m, N);
     if (!cu_failed(b)) run_between<false>(b, op, w, half_type(m->down->w->compute));
-    cu_first_products(b, op, y, m->u_down, half_rows(m->act, F, F), m->down, N, add);
+    cu_first_products(b, op, y, m->u_down, half_rows(m->act, F, F), m->down, N, onto);
     cu_second_products(b, op, y, m->u_down, m->down, N);
     return true;
 }

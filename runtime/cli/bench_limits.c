@@ -58,7 +58,7 @@ typedef struct multiplying {
 
 static void multiply_once(mr_backend *b, void *ctx) {
     const multiplying *m = ctx;
-    b->linear(b, m->y, NULL, m->x, &m->l, m->n, false);
+    b->linear(b, m->y, NULL, m->x, &m->l, m->n, NULL);
 }
 
 /* Values of all sizes: a device draws more power for them than for zeros, and runs slower. */

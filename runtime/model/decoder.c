@@ -411,7 +411,7 @@ void mr_decoder_attend(mr_decoder *d, int layer, const mr_pack *p) {
     int width = mr_qkv_width(c);
     mr_linear qkv = mr_linear_now(d->m, &l->linear[MR_GROUP_QKV]);
     b->rmsnorm(b, d->a, c->hidden_size, k->x, c->hidden_size, l->input_norm, n, c->hidden_size, c->rms_norm_eps);
-    b->linear(b, k->qkv, k->u[MR_GROUP_QKV], d->a, &qkv, n, false);
+    b->linear(b, k->qkv, k->u[MR_GROUP_QKV], d->a, &qkv, n, NULL);
     float *q = normed(d, layer, n, false), *v = k->qkv + (heads + keys) * size;
     void *kv = mr_layer_kv(d, layer);
     if (!b->rope_put || !b->rope_put(b, kv, d->n_slots, q, v, width, d->pos, d->inv_freq, d->slots, n, heads, keys, size)) {
@@ -428,8 +428,7 @@ void mr_decoder_mid(mr_decoder *d, int layer, int n) {
     mr_backend *b = d->b;
     const mr_kept *k = &d->kept[layer];
     mr_linear o = mr_linear_now(d->m, &d->m->layers[layer].linear[MR_GROUP_O]);
-    if (k->mid != k->x) b->copy(b, k->mid, k->x, rows_bytes(d, n));
-    b->linear(b, k->mid, k->u[MR_GROUP_O], k->o, &o, n, true);
+    b->linear(b, k->mid, k->u[MR_GROUP_O], k->o, &o, n, k->x);
 }
 
 mr_mlp mr_decoder_mlp(const mr_decoder *d, int layer, int at, int n_rows) {
@@ -466,16 +465,15 @@ static void feed_forward(mr_decoder *d, int layer, int n, float *next) {
     mr_backend *b = d->b;
     const mr_config *c = &d->m->config;
     int channels = c->hidden_size;
-    if (next != d->kept[layer].mid) b->copy(b, next, d->kept[layer].mid, rows_bytes(d, n));
     for (int at = 0; at < n; at += d->mlp_rows) {
         mr_mlp x = mr_decoder_mlp(d, layer, at, n);
         mr_gated m = mr_decoder_gated(d, &x);
         float *y = next + (size_t)at * (size_t)channels;
         b->rmsnorm(b, d->an, channels, x.mid, channels, d->m->layers[layer].post_norm, x.n, channels, c->rms_norm_eps);
-        if (b->mlp && b->mlp(b, y, d->an, &m, x.n, true)) continue;
-        b->linear(b, x.gu, x.u_up, d->an, &x.gate_up, x.n, false);
+        if (b->mlp && b->mlp(b, y, d->an, &m, x.n, x.mid)) continue;
+        b->linear(b, x.gu, x.u_up, d->an, &x.gate_up, x.n, NULL);
         b->silu_mul(b, d->act, x.gu, x.n, c->intermediate_size);
-        b->linear(b, y, x.u_down, d->act, &x.down, x.n, true);
+        b->linear(b, y, x.u_down, d->act, &x.down, x.n, x.mid);
     }
 }
 
@@ -573,7 +571,7 @@ void mr_decoder_head(mr_decoder *d, const int32_t *rows, int n) {
                 (size_t)len * channels * sizeof(float));
     }
     b->rmsnorm(b, d->hn, c->hidden_size, d->hx, c->hidden_size, d->m->final_norm, n, c->hidden_size, c->rms_norm_eps);
-    b->linear(b, d->logits, NULL, d->hn, &d->m->head, n, false);
+    b->linear(b, d->logits, NULL, d->hn, &d->m->head, n, NULL);
 }
 
 void mr_decoder_logprobs(mr_decoder *d, float *logp, float *entropy, const int32_t *rows, const int32_t *targets, int n,
@@ -659,7 +657,7 @@ static void run_step(void *self) {
         part = n - at < d->opts.head_rows ? n - at : d->opts.head_rows;
         const float *rows = d->out + (size_t)at * (size_t)channels;
         b->rmsnorm(b, d->hn, channels, rows, channels, d->m->final_norm, part, channels, c->rms_norm_eps);
-        b->linear(b, d->logits, NULL, d->hn, &d->m->head, part, false);
+        b->linear(b, d->logits, NULL, d->hn, &d->m->head, part, NULL);
         b->sample(b, d->picked + at, logp + at, d->logits, u + at, &w->key->opt, NULL, NULL, part, c->vocab_size);
     }
 }

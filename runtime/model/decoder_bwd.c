@@ -59,7 +59,7 @@ static void mlp_backward(mr_decoder *d, int layer, const mr_mlp *x) {
     mr_gated gated = mr_decoder_gated(d, x);
     b->rmsnorm(b, d->an, channels, x->mid, channels, l->post_norm, x->n, channels, c->rms_norm_eps);
     if (!b->mlp_bwd || !b->mlp_bwd(b, d->dan, dx, d->an, &gated, x->n, again)) {
-        if (again) b->linear(b, x->gu, x->u_up, d->an, &x->gate_up, x->n, false);
+        if (again) b->linear(b, x->gu, x->u_up, d->an, &x->gate_up, x->n, NULL);
         b->silu_mul(b, d->act, x->gu, x->n, wide);
         b->linear_bwd(b, d->dact, d->du, dx, d->act, x->u_down, &x->down, x->n, false);
         b->silu_mul_bwd(b, d->dgu, d->dact, x->gu, x->n, wide);

@@ -85,7 +85,7 @@ int main(int argc, char **argv) {
                         if (bwd)
                             b->linear_bwd(b, y, NULL, x, NULL, NULL, &l, rows[m], false);
                         else
-                            b->linear(b, y, NULL, x, &l, rows[m], false);
+                            b->linear(b, y, NULL, x, &l, rows[m], NULL);
                         t = now() - t;
                         spent += t;
                         if (t < best) best = t;

@@ -71,18 +71,18 @@ static void t_rope(mr_backend *b, float *x, int ldx, const int32_t *pos, const f
                    bool inverse) {
     TIMED(ROPE, real.rope(b, x, ldx, pos, f, N, H, D, inverse));
 }
-static void t_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, bool add) {
+static void t_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, const float *onto) {
     double start = now();
-    TIMED(LINEAR, real.linear(b, y, u, x, l, N, add));
+    TIMED(LINEAR, real.linear(b, y, u, x, l, N, onto));
     head = real.weight_info(l->w).n_out > 16384;
     if (head) head_spent[0] += now() - start;
 }
 static void t_silu(mr_backend *b, float *y, const float *gu, int N, int F) {
     TIMED(SILU, real.silu_mul(b, y, gu, N, F));
 }
-static bool t_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, bool add) {
+static bool t_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, const float *onto) {
     bool served = false;
-    TIMED(MLP, served = real.mlp(b, y, x, m, N, add));
+    TIMED(MLP, served = real.mlp(b, y, x, m, N, onto));
     return served;
 }
 static bool t_mlp_bwd(mr_backend *b, float *dx, const float *dy, const float *x, const mr_gated *m, int N, bool again) {

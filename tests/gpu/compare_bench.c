@@ -93,7 +93,7 @@ static void product_call(void *ctx, int i) {
     if (p->mode != FORWARD)
         gpu->linear_bwd(gpu, p->dx, l->n_lora ? p->du : NULL, p->y, p->x, l->n_lora ? p->u : NULL, l, p->M, false);
     else
-        gpu->linear(gpu, p->y, l->n_lora ? p->u : NULL, p->x, l, p->M, false);
+        gpu->linear(gpu, p->y, l->n_lora ? p->u : NULL, p->x, l, p->M, NULL);
 }
 
 static const float *pattern; /* a million values, repeated */

@@ -64,13 +64,13 @@ static bool check_stacked(const kind *k, int N) {
         one[p].w = weight_new(b, values, O, I, 0, MR_NF4, k->compute, MR_USE_FWD);
         require(b->weight_nf4(one[p].w, &parts[p].codes, &parts[p].absmax, &nested, &parts[p].offset), "weight_nf4");
         parts[p].n = O * I, parts[p].nested = nested;
-        b->linear(b, device, NULL, xd, &one[p], N, false);
+        b->linear(b, device, NULL, xd, &one[p], N, NULL);
         y[p] = get(b, device, N * O);
         free(values);
     }
     mr_err err;
     require(b->weight_adopt(b, &all.w, parts, PARTS, O * PARTS, I, k->compute, MR_USE_FWD, &err) == MR_OK, "weight_adopt");
-    b->linear(b, both, NULL, xd, &all, N, false);
+    b->linear(b, both, NULL, xd, &all, N, NULL);
     float *got = get(b, both, N * O * PARTS);
     for (int row = 0; row < N; row++)
         for (int p = 0; p < PARTS; p++) same = same && same_bits(got + (row * PARTS + p) * O, y[p] + row * O, O);
@@ -231,9 +231,9 @@ static void check_layer(const kind *k, int64_t O, int64_t I, int N, const parts 
     for (int side = 0; side < 2; side++) {
         mr_backend *b = sides[side];
         float *xd = put(b, x, N * I), *dyd = put_off(b, dy, N * O);
-        y[side] = put(b, add ? old : NULL, N * O), dx[side] = put(b, add ? old : NULL, N * I);
+        y[side] = put(b, NULL, N * O), dx[side] = put(b, add ? old : NULL, N * I);
         u[side] = put(b, NULL, N * s.R + 1), du[side] = put(b, NULL, N * s.R + 1);
-        b->linear(b, y[side], s.R ? u[side] : NULL, xd, &s.l[side], N, add);
+        b->linear(b, y[side], s.R ? u[side] : NULL, xd, &s.l[side], N, add ? put(b, old, N * O) : NULL);
         if (side) { /* both backward passes from the same inner values */
             float *inner = get(cpu, u[0], N * s.R);
             double d = s.R ? differ(u[0], u[1], N * s.R) : 0;
@@ -345,7 +345,7 @@ static bool same_rows(const rows_job *j, int from, int n) {
     int64_t O = j->s.O, I = j->s.I, R = j->s.R;
     float *y = put_off(b, NULL, n * O), *dx = put_off(b, NULL, n * I), *u = put_off(b, NULL, n * R + 1),
           *du = put_off(b, NULL, n * R + 1);
-    b->linear(b, y, R ? u : NULL, j->x + from * I, l, n, false);
+    b->linear(b, y, R ? u : NULL, j->x + from * I, l, n, NULL);
     b->linear_bwd(b, dx, R ? du : NULL, j->dy + from * O, j->x + from * I, R ? u : NULL, l, n, false);
     float *got[4] = { get(b, y, n * O), get(b, u, n * R), get(b, dx, n * I), get(b, du, n * R) };
     bool same = same_bits(got[0], j->y + from * O, n * O) && same_bits(got[1], j->u + from * R, n * R) &&
@@ -370,7 +370,7 @@ static void check_rows(const kind *k, int64_t O, int64_t I, const parts *p, int 
     float *x = random_new(most * I, 1), *dy = random_new(most * O, 1);
     j.x = put_off(b, x, most * I), j.dy = put(b, dy, most * O);
     float *y = put(b, NULL, most * O), *u = put(b, NULL, most * R + 1), *dx = put(b, NULL, most * I), *du = put(b, NULL, most * R + 1);
-    b->linear(b, y, R ? u : NULL, j.x, &j.s.l[1], most, false);
+    b->linear(b, y, R ? u : NULL, j.x, &j.s.l[1], most, NULL);
     b->linear_bwd(b, dx, R ? du : NULL, j.dy, j.x, R ? u : NULL, &j.s.l[1], most, false);
     j.y = get(b, y, most * O), j.u = get(b, u, most * R), j.dx = get(b, dx, most * I), j.du = get(b, du, most * R);
     for (size_t i = 0; i < sizeof row_counts / sizeof row_counts[0]; i++) {
@@ -438,13 +438,13 @@ static float *mlp_forward(const mlp_job *j, const mr_gated *m, int from, int N, 
     mr_backend *b = gpu;
     const float *x = j->x + from * j->C;
     float *y = put(b, NULL, N * j->C);
-    b->copy(b, y, x, (size_t)(N * j->C) * sizeof(float));
-    bool done = together && b->mlp(b, y, x, m, N, true);
+    bool done = together && b->mlp(b, y, x, m, N, x);
     if (together) require(done || N <= 64, "mlp serves many rows");
     if (!done) {
-        b->linear(b, m->gu, m->u_up, x, m->gate_up, N, false);
+        b->copy(b, y, x, (size_t)(N * j->C) * sizeof(float)); /* in place */
+        b->linear(b, m->gu, m->u_up, x, m->gate_up, N, NULL);
         b->silu_mul(b, m->act, m->gu, N, (int)j->F);
-        b->linear(b, y, m->u_down, m->act, m->down, N, true);
+        b->linear(b, y, m->u_down, m->act, m->down, N, y);
     }
     return get(b, y, N * j->C);
 }
@@ -557,8 +557,7 @@ static bool keeps_bits(const layer *s, const float *x, const float *dy, int N, b
     const int64_t n[4] = { N * s->O, N * s->R, N * s->I, N * s->R };
     float *y = put(b, NULL, n[0]), *u = put(b, NULL, n[1] + 1), *dx = put(b, NULL, n[2]), *du = put(b, NULL, n[3] + 1);
     bool same = true;
-    b->copy(b, y, dy, (size_t)n[0] * sizeof(float));
-    b->linear(b, y, s->R ? u : NULL, x, l, N, true);
+    b->linear(b, y, s->R ? u : NULL, x, l, N, dy);
     b->linear_bwd(b, dx, s->R ? du : NULL, dy, x, s->R ? u : NULL, l, N, false);
     float *got[4] = { get(b, y, n[0]), get(b, u, n[1]), get(b, dx, n[2]), get(b, du, n[3]) };
     for (int i = 0; i < 4; i++) {
@@ -627,12 +626,12 @@ static bool check_behind_norm(const kind *k, int64_t C, int N) {
     float *norm = put(b, x, C), *rows = put(b, NULL, N * C), *y = put(b, NULL, N * C), *u = put(b, NULL, N * s.R), *other = put(b, x, C);
     bool same = true;
     if (k->store == MR_NF4) unpack(&s, true);
-    b->linear(b, y, u, from, &s.l[1], N, false); /* says what it wants */
+    b->linear(b, y, u, from, &s.l[1], N, NULL); /* says what it wants */
     for (int i = 0; i < 2; i++) {
         for (int between = 0; between < 2; between++) {
             b->rmsnorm(b, rows, (int)C, from + i * N * C, (int)C, norm, N, (int)C, 1e-6f);
             if (between) b->add(b, other, norm, C);
-            b->linear(b, y, u, rows, &s.l[1], N, false);
+            b->linear(b, y, u, rows, &s.l[1], N, NULL);
             got[between] = get(b, y, N * C);
         }
         same = same && same_bits(got[0], got[1], N * C);

@@ -74,7 +74,7 @@ static bool whole_as(job *j, int from, int to, bool sampling, bool backward, boo
     mr_gated m = { &j->gate_up, &j->down, j->gu + from * 2 * F, j->act, j->u_up + from * 2 * R, j->u_down + from * R,
                    sampling, j->dgu, j->dact, j->du };
     const float *x = j->x + from * C;
-    if (!backward) return j->b->mlp(j->b, j->y + from * C, x, &m, to - from, true);
+    if (!backward) return j->b->mlp(j->b, j->y + from * C, x, &m, to - from, j->y + from * C);
     return j->b->mlp_bwd(j->b, j->dx + from * C, j->dy + from * C, x, &m, to - from, again);
 }
 
@@ -85,9 +85,9 @@ static bool whole(job *j, int from, int to, bool backward, bool again) {
 static void single(job *j, int n, bool backward) {
     mr_backend *b = j->b;
     if (!backward) {
-        b->linear(b, j->gu, j->u_up, j->x, &j->gate_up, n, false);
+        b->linear(b, j->gu, j->u_up, j->x, &j->gate_up, n, NULL);
         b->silu_mul(b, j->act, j->gu, n, F);
-        b->linear(b, j->y, j->u_down, j->act, &j->down, n, true);
+        b->linear(b, j->y, j->u_down, j->act, &j->down, n, j->y);
         return;
     }
     b->silu_mul(b, j->act, j->gu, n, F);

@@ -236,7 +236,7 @@ static void checkpoint_layer_gives_its_output(void) {
     mr_backend *b = open_cpu();
     mr_linear l = { .w = weight_new(b, values, O, I, MR_BF16, MR_BF16, MR_USE_FWD), .bias = bias };
     float *y = poison_new(N * O);
-    b->linear(b, y, NULL, x, &l, N, false);
+    b->linear(b, y, NULL, x, &l, N, NULL);
     /* its kernel rounds the weight and each product to bf16: 2^-8 of the sum of magnitudes; observed: less than half
      * of it */
     for (int n = 0; n < N; n++)
@@ -279,8 +279,8 @@ static void products_equal_the_dequantized(void) {
                 float *x = noise_new(N * I, 1), *dy = noise_new(N * O, 1);
                 float *y = poison_new(N * O), *y4 = poison_new(N * O), *dx = poison_new(N * I),
                       *dx4 = poison_new(N * I);
-                b->linear(b, y, NULL, x, &l, N, false);
-                b->linear(b, y4, NULL, x, &l4, N, false);
+                b->linear(b, y, NULL, x, &l, N, NULL);
+                b->linear(b, y4, NULL, x, &l4, N, NULL);
                 CHECK(memcmp(y, y4, (size_t)(N * O) * sizeof *y) == 0);
                 b->linear_bwd(b, dx, NULL, dy, x, NULL, &l, N, false);
                 b->linear_bwd(b, dx4, NULL, dy, x, NULL, &l4, N, false);

@@ -13,7 +13,7 @@ typedef struct job {
 
 static void run(const job *j, int from, int n, float *y, float *dx, float *u, float *du) {
     int64_t R = j->l.r_total;
-    j->b->linear(j->b, y, R ? u : NULL, j->x + from * j->I, &j->l, n, false);
+    j->b->linear(j->b, y, R ? u : NULL, j->x + from * j->I, &j->l, n, NULL);
     j->b->linear_bwd(j->b, dx, R ? du : NULL, j->dy + from * j->O, j->x + from * j->I, R ? u : NULL, &j->l, n, false);
 }
 
@@ -123,7 +123,7 @@ static void threads_do_not_change_bits(void) {
                                             .scale = 1,
                                             .b = weight_new(b, w, 120, 8, c, c, 3),
                                             .db = db };
-                b->linear(b, y, u, x, &l, N, false);
+                b->linear(b, y, u, x, &l, N, NULL);
                 b->linear_bwd(b, dx, du, dy, x, u, &l, N, false);
                 CHECK_INT(b->sync(b, &err), MR_OK);
                 float *got[7] = { y, dx, u, da, db, dw, dbias };
@@ -156,7 +156,7 @@ static void damage_stays_in_its_row(void) {
             float *w = noise_new(O * I, 0.5f), *x = noise_new(N * I, 1), *y = poison_new(N * O);
             mr_linear l = { .w = weight_new(b, w, O, I, all_kinds[k].store, all_kinds[k].compute, MR_USE_FWD) };
             x[4 * I] = NAN, x[5 * I + I - 1] = INFINITY;
-            b->linear(b, y, NULL, x, &l, N, false);
+            b->linear(b, y, NULL, x, &l, N, NULL);
             for (int n = 0; n < N; n++)
                 for (int o = 0; o < O; o++) CHECK(isfinite(y[n * O + o]) == (n != 4 && n != 5));
             b->weight_free(b, l.w);

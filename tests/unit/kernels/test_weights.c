@@ -111,7 +111,7 @@ static void f16_of_odd_values(void) {
     /* the rows of a product are rounded too: what overflows does so in its row alone */
     float x[2][2] = { { 65520, 0 }, { 65519, 0x1p-25f } }, y[2];
     mr_linear l = { .w = weight_new(b, (const float[2]){ 1, 1 }, 1, 2, MR_F16, MR_F16, MR_USE_FWD) };
-    b->linear(b, y, NULL, x[0], &l, 2, false);
+    b->linear(b, y, NULL, x[0], &l, 2, NULL);
     CHECK(y[0] == INFINITY && y[1] == 65504);
     b->weight_free(b, l.w);
     CHECK_INT(b->sync(b, &err), MR_OK);
@@ -225,16 +225,16 @@ static void memory_runs_out(void) {
     mr_linear l = { .w = weight_new(b, values, O, I, MR_BF16, MR_BF16, MR_USE_FWD) };
     for (int i = 0; i < O; i++) y[i] = -7;
     mr_try_alloc_fail_at(1);
-    b->linear(b, y, NULL, x, &l, 1, false);
+    b->linear(b, y, NULL, x, &l, 1, NULL);
     mr_try_alloc_fail_at(0);
-    b->linear(b, y, NULL, x, &l, 1, false);
+    b->linear(b, y, NULL, x, &l, 1, NULL);
     b->zero(b, y, sizeof y);
     CHECK_NEAR(y[0], -7, 0);
     CHECK_NEAR(y[O - 1], -7, 0);
     CHECK_INT(b->sync(b, &err), MR_ENOMEM);
     CHECK_CONTAINS(err.msg, "do not fit into memory");
     CHECK_INT(b->sync(b, &err), MR_OK);
-    b->linear(b, y, NULL, x, &l, 1, false);
+    b->linear(b, y, NULL, x, &l, 1, NULL);
     CHECK_NEAR(y[3], to_bf16(values[3 * I]), 1e-6);
     mr_try_alloc_fail_at(1);
     CHECK(b->alloc(b, 100) == NULL);
