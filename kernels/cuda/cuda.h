@@ -53,6 +53,15 @@ typedef enum cu_answer { CU_UNKNOWN, CU_NO, CU_YES } cu_answer;
 /* How 16-bit rows lie: as mma's operands (few_nf4.cu, few_half.cu), as wgmma's (few_wide.cu), one after another (joined.cu). */
 typedef enum cu_layout { CU_PACKED, CU_CORES, CU_PLAIN } cu_layout;
 
+/* Rows of a gradient that a product has converted, and the room that it wants behind each: half.cuh. */
+enum { CU_MOST_WISHES = 4 };
+typedef struct cu_wish {
+    const float *rows;
+    int n_rows;
+    int64_t k, more;
+    mr_dtype type;
+} cu_wish;
+
 typedef struct cu_state {
     mr_backend b;        /* first member: the table that callers see */
     int index, sm, n_sm; /* sm: 75, 80, 86, 89, 90 ... */
@@ -65,8 +74,13 @@ typedef struct cu_state {
     char message[512];
     float *tables;
     int *ready;          /* [2 + CU_MOST_TILES], zero between launches: few.cu, few_nf4.cu, gradients.cu */
-    /* Rows that the last launch wrote, in 16 bits as well: half.cuh. at NULL: it did not. type and layout: what products have wanted; MR_F32: none has. */
-    struct { const uint16_t *at; const float *rows; int n_rows; int64_t k; unsigned long n_ops; mr_dtype type; cu_layout layout; bool second; } packed;
+    /* Rows that the last launch wrote, in 16 bits as well: half.cuh. at NULL: it did not. type and layout: what products have wanted; MR_F32:
+     * none has. asked: one has looked since the last such rows; a backward pass makes rows that no product reads. ld: of a gradient's rows, which
+     * have room behind them; 0: not a gradient's. */
+    struct { const uint16_t *at; const float *rows; int n_rows; int64_t k; unsigned long n_ops; mr_dtype type; cu_layout layout; bool second, asked;
+             int64_t ld; } packed;
+    cu_wish wishes[CU_MOST_WISHES];
+    int n_wishes; /* ever */
     cu_answer wide; /* cu_wide_rows: whether this GPU and module have wgmma */
     cudaStream_t beside; /* send and fetch run here; NULL before the first host_alloc */
     cudaEvent_t asked, moved[2];
@@ -214,12 +228,19 @@ const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w
 
 /* --- packed rows (half.cuh) --- */
 /* Where an operation that makes n_rows rows of k values shall put them packed, in cu_state.packed.type and .layout, valid for two launches; plain
- * ones in CU_SLOT_X. NULL: nobody would want it, or after a failure. After the launch cu_packed_note says so, for the next operation. Whatever
- * writes device memory without a launch clears cu_state.packed.at. */
+ * ones in CU_SLOT_X, up to as many as a product converts at once. NULL: nobody would want it, or after a failure. After the launch cu_packed_note
+ * says so, for the next operation. Whatever writes device memory without a launch clears cu_state.packed.at. */
 uint16_t *cu_packed_wanted(mr_backend *b, const char *op, int n_rows, int64_t k);
 void cu_packed_note(mr_backend *b, const uint16_t *packed, const float *rows, int n_rows, int64_t k);
 /* The same rows by the operation before this one; NULL: it has not. Either way this is what products want from now on. */
 const uint16_t *cu_packed_found(mr_backend *b, const float *rows, int n_rows, int64_t k, mr_dtype type, cu_layout layout);
+/* The last launch wrote `n` values from y on, and none of such rows: what was noted before it is still there, unless it is these. */
+void cu_packed_still(mr_backend *b, const float *y, int64_t n);
+/* The same for gradients, which products read in plain rows of ld with room for `more` values behind them, in CU_SLOT_X. wanted: where the rows of
+ * this very buffer shall go. found: also says so for the next time. */
+uint16_t *cu_gradient_wanted(mr_backend *b, const char *op, const float *rows, int n_rows, int64_t k, mr_dtype *type, int64_t *ld);
+void cu_gradient_note(mr_backend *b, const uint16_t *packed, const float *rows, int n_rows, int64_t k, int64_t ld);
+const uint16_t *cu_gradient_found(mr_backend *b, const float *rows, int n_rows, int64_t k, int64_t more, mr_dtype type, int64_t *ld);
 /* The place for packed rows or cores, and both places ahead of time, the larger one's bytes each. NULL after a failure. */
 uint16_t *cu_packed_room(mr_backend *b, const char *op, int n_rows, int64_t k);
 char *cu_packed_places(mr_backend *b, const char *op, int n_rows, int64_t k);

@@ -81,9 +81,11 @@ __global__ static void __launch_bounds__(THREADS) head_norm_kernel(float *y, con
     norm_row<HEAD, CU_PACKED>(y + at, x + at, (int)blockIdx.y < H ? wq : wk, D, eps, packed_rows{}, 0);
 }
 
-/* With r = 1 / rms(x) and h = dy * w:  dx += r * (h - x * r^2 * mean(h * x)). Returns r, to all threads. */
+/* With r = 1 / rms(x) and h = dy * w:  dx += r * (h - x * r^2 * mean(h * x)). Also to packed, where the row is number `row`. Returns r, to all
+ * threads. */
 template <int ROW>
-__device__ inline float norm_dx_row(float *dx, const float *dy, const float *x, const float *w, int C, float eps) {
+__device__ inline float norm_dx_row(float *dx, const float *dy, const float *x, const float *w, int C, float eps, const packed_rows &packed,
+                                    int row) {
     __shared__ float room[32];
     enum { KEEP = ROW ? ROW : 1 };
     float kept[KEEP], h[KEEP], old[KEEP];
@@ -92,23 +94,25 @@ __device__ inline float norm_dx_row(float *dx, const float *dy, const float *x, 
     for_row<ROW>(C, [&](int i, int c) { sum = fmaf(ROW ? h[i] : dy[c] * w[c], row_at<ROW>(kept, x, i, c), sum); });
     float k = block_sum(sum, room) / (float)C * inv * inv;
     for_row<ROW>(C, [&](int i, int c) {
-        dx[c] = fmaf(fmaf(-row_at<ROW>(kept, x, i, c), k, ROW ? h[i] : dy[c] * w[c]), inv, ROW ? old[i] : dx[c]);
+        float v = fmaf(fmaf(-row_at<ROW>(kept, x, i, c), k, ROW ? h[i] : dy[c] * w[c]), inv, ROW ? old[i] : dx[c]);
+        dx[c] = v;
+        put_packed<CU_PLAIN>(packed, row, c, v);
     });
     return inv;
 }
 
 template <int ROW>
 __global__ static void __launch_bounds__(THREADS) rmsnorm_dx_kernel(float *dx, int lddx, float *inv_rms, const float *dy, int lddy,
-                                                                    const float *x, int ldx, const float *w, int C, float eps) {
+                                                                    const float *x, int ldx, const float *w, int C, float eps, packed_rows packed) {
     int64_t row = blockIdx.x;
-    float inv = norm_dx_row<ROW>(dx + row * lddx, dy + row * lddy, x + row * ldx, w, C, eps);
+    float inv = norm_dx_row<ROW>(dx + row * lddx, dy + row * lddy, x + row * ldx, w, C, eps, packed, (int)row);
     if (threadIdx.x == 0) inv_rms[row] = inv;
 }
 
 __global__ static void __launch_bounds__(THREADS) head_norm_dx_kernel(float *dx, const float *dy, const float *x, int ld, const float *wq,
                                                                       const float *wk, int H, int D, float eps) {
     int64_t at = (int64_t)blockIdx.x * ld + blockIdx.y * D;
-    norm_dx_row<HEAD>(dx + at, dy + at, x + at, (int)blockIdx.y < H ? wq : wk, D, eps);
+    norm_dx_row<HEAD>(dx + at, dy + at, x + at, (int)blockIdx.y < H ? wq : wk, D, eps, packed_rows{}, 0);
 }
 
 /* Rows in order for each column. */
@@ -145,7 +149,10 @@ void cu_rmsnorm(mr_backend *b, float *y, int ldy, const float *x, int ldx, const
         norm_rows<LONG>(b, y, ldy, x, ldx, w, N, C, eps, packed);
     else
         norm_rows<0>(b, y, ldy, x, ldx, w, N, C, eps, packed);
-    if (packed.at) cu_packed_note(b, packed.at, y, N, C);
+    if (packed.at)
+        cu_packed_note(b, packed.at, y, N, C);
+    else
+        cu_packed_still(b, y, (int64_t)(N - 1) * ldy + C);
 }
 
 void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *dy, int lddy, const float *x, int ldx,
@@ -154,14 +161,17 @@ void cu_rmsnorm_bwd(mr_backend *b, float *dx, int lddx, float *dw, const float *
     assert(C > 0 && lddx >= C && lddy >= C && ldx >= C);
     float *inv = (float *)cu_scratch(b, "rmsnorm_bwd", CU_SLOT_ROWS, (size_t)N * sizeof(float));
     if (!inv) return;
+    packed_rows packed = {};
+    if (lddx == C) packed = gradient_rows_for(b, "rmsnorm_bwd", dx, N, C);
     int threads = row_threads(C);
     if (C <= threads * LONG / 2)
-        LAUNCH(b, "rmsnorm_bwd", rmsnorm_dx_kernel<LONG / 2>, N, threads, 0, dx, lddx, inv, dy, lddy, x, ldx, w, C, eps);
+        LAUNCH(b, "rmsnorm_bwd", rmsnorm_dx_kernel<LONG / 2>, N, threads, 0, dx, lddx, inv, dy, lddy, x, ldx, w, C, eps, packed);
     else if (C <= threads * LONG)
-        LAUNCH(b, "rmsnorm_bwd", rmsnorm_dx_kernel<LONG>, N, threads, 0, dx, lddx, inv, dy, lddy, x, ldx, w, C, eps);
+        LAUNCH(b, "rmsnorm_bwd", rmsnorm_dx_kernel<LONG>, N, threads, 0, dx, lddx, inv, dy, lddy, x, ldx, w, C, eps, packed);
     else
-        LAUNCH(b, "rmsnorm_bwd", rmsnorm_dx_kernel<0>, N, threads, 0, dx, lddx, inv, dy, lddy, x, ldx, w, C, eps);
+        LAUNCH(b, "rmsnorm_bwd", rmsnorm_dx_kernel<0>, N, threads, 0, dx, lddx, inv, dy, lddy, x, ldx, w, C, eps, packed);
     if (dw) LAUNCH(b, "rmsnorm_bwd", rmsnorm_dw_kernel, (C + 31) / 32, 32, 0, dw, inv, dy, lddy, x, ldx, N, C);
+    if (packed.at) cu_gradient_note(b, packed.at, dx, N, C, packed.k);
 }
 
 void cu_head_norm(mr_backend *b, float *y, const float *x, int ld, const float *wq, const float *wk, int N, int H, int K, int D, float eps) {
@@ -210,14 +220,24 @@ template <int V> __device__ inline void store_values(float *to, const values<V> 
 /* Whether V = 4 does for rows that are ld apart. */
 static inline bool by_four(const void *p, int64_t ld) { return (uintptr_t)p % 16 == 0 && ld % 4 == 0; }
 
+/* Four of them in 16 bits. */
+template <int V> __device__ inline void put_four(const packed_rows &p, int64_t at, const values<V> &v) {
+    float a = v.x[0], b = v.x[1 % V], c = v.x[2 % V], d = v.x[3 % V];
+    *(uint2 *)(p.at + at) = p.type == F16 ? make_uint2(pack2<F16>(a, b), pack2<F16>(c, d)) : make_uint2(pack2<BF16>(a, b), pack2<BF16>(c, d));
+}
+
 /* One block a row; a thread has V pairs (i, i + D/2) of every few heads, whose angles are the same. They are f32 products, as in
- * transformers' rotary embedding. */
+ * transformers' rotary embedding. Rows as long as ldx, with what lies behind the heads, also go to packed (V = 4). */
 template <int V>
-__global__ static void rope_kernel(float *x, int ldx, const int32_t *pos, const float *inv_freq, int H, int D, bool inverse) {
+__global__ static void rope_kernel(float *x, int ldx, const int32_t *pos, const float *inv_freq, int H, int D, bool inverse, packed_rows packed) {
     int half = D / 2, in_head = half / V, tid = threadIdx.x, i = tid % in_head * V, step = (int)blockDim.x / in_head;
     follow();
+    if (V == 4 && packed.at)
+        for (int c = H * D + 4 * tid; c < ldx; c += 4 * (int)blockDim.x)
+            put_four(packed, (int64_t)blockIdx.x * packed.k + c, load_values<4>(x + (int64_t)blockIdx.x * ldx + c));
     if (tid >= step * in_head) return;
     float *row = x + (int64_t)blockIdx.x * ldx + i, p = (float)pos[blockIdx.x], s[V], c[V];
+    int64_t to = (int64_t)blockIdx.x * packed.k + i;
 #pragma unroll
     for (int v = 0; v < V; v++) {
         sine_cosine(&s[v], &c[v], p * inv_freq[i + v]);
@@ -231,6 +251,7 @@ __global__ static void rope_kernel(float *x, int ldx, const int32_t *pos, const 
             rotate(&lo.x[v], &hi.x[v], s[v], c[v]);
         }
         store_values<V>(row + h * D, lo), store_values<V>(row + h * D + half, hi);
+        if (V == 4 && packed.at) put_four(packed, to + h * D, lo), put_four(packed, to + h * D + half, hi);
     }
 }
 
@@ -238,10 +259,14 @@ void cu_rope(mr_backend *b, float *x, int ldx, const int32_t *pos, const float *
              bool inverse) {
     if (cu_failed(b) || N <= 0) return;
     assert(D % 2 == 0 && D <= CU_MAX_D && ldx >= H * D);
-    if (by_four(x, ldx) && D % 8 == 0)
-        LAUNCH_EARLY(b, "rope", rope_kernel<4>, N, ROPE_THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse);
+    bool fours = by_four(x, ldx) && D % 8 == 0;
+    packed_rows packed = {};
+    if (fours && inverse) packed = gradient_rows_for(b, "rope", x, N, ldx);
+    if (fours)
+        LAUNCH_EARLY(b, "rope", rope_kernel<4>, N, ROPE_THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse, packed);
     else
-        LAUNCH_EARLY(b, "rope", rope_kernel<1>, N, THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse);
+        LAUNCH_EARLY(b, "rope", rope_kernel<1>, N, THREADS, 0, x, ldx, pos, inv_freq, H, D, inverse, packed);
+    if (packed.at) cu_gradient_note(b, packed.at, x, N, ldx, packed.k);
 }
 
 /* --- silu, add --- */

@@ -273,20 +273,64 @@ u16 *cu_packed_wanted(mr_backend *b, const char *op, int n_rows, int64_t k) {
     cu_state *s = cu_of(b);
     if (s->packed.type == MR_F32) return NULL;
     if (s->packed.layout != CU_PLAIN) return n_rows > CU_FEW_ROWS || k % BLOCK ? NULL : cu_packed_room(b, op, n_rows, k);
-    if (n_rows < CU_JOINED_FROM_HALF || n_rows > CU_JOINED_ROWS || k > CU_K_SEGMENT || k % 8) return NULL;
+    if (!s->packed.asked || n_rows < CU_JOINED_FROM_HALF || n_rows > CU_SLAB / CU_K_SEGMENT || k > CU_K_SEGMENT || k % 8) return NULL;
     return (u16 *)cu_scratch(b, op, CU_SLOT_X, (size_t)(n_rows * k) * sizeof(u16));
 }
 
-void cu_packed_note(mr_backend *b, const u16 *packed, const float *rows, int n_rows, int64_t k) {
+void cu_gradient_note(mr_backend *b, const u16 *packed, const float *rows, int n_rows, int64_t k, int64_t ld) {
     cu_state *s = cu_of(b);
-    s->packed.at = packed, s->packed.rows = rows, s->packed.n_rows = n_rows, s->packed.k = k, s->packed.n_ops = b->n_ops;
+    s->packed.at = packed, s->packed.rows = rows, s->packed.n_rows = n_rows, s->packed.k = k, s->packed.ld = ld, s->packed.n_ops = b->n_ops;
+}
+
+void cu_packed_note(mr_backend *b, const u16 *packed, const float *rows, int n_rows, int64_t k) {
+    cu_gradient_note(b, packed, rows, n_rows, k, 0);
+    cu_of(b)->packed.asked = false;
+}
+
+void cu_packed_still(mr_backend *b, const float *y, int64_t n) {
+    cu_state *s = cu_of(b);
+    const float *from = s->packed.rows, *end = from + s->packed.n_rows * s->packed.k;
+    if (s->packed.at && s->packed.n_ops + 1 == b->n_ops && (y + n <= from || y >= end)) s->packed.n_ops = b->n_ops;
+}
+
+static bool noted(const mr_backend *b, const float *rows, int n_rows, int64_t k) {
+    const cu_state *s = cu_of(b);
+    return s->packed.at && s->packed.rows == rows && s->packed.n_rows == n_rows && s->packed.k == k && s->packed.n_ops == b->n_ops;
 }
 
 const u16 *cu_packed_found(mr_backend *b, const float *rows, int n_rows, int64_t k, mr_dtype type, cu_layout layout) {
     cu_state *s = cu_of(b);
-    bool there = s->packed.at && s->packed.rows == rows && s->packed.n_rows == n_rows && s->packed.k == k && s->packed.n_ops == b->n_ops &&
-                 s->packed.type == type && s->packed.layout == layout;
-    s->packed.type = type, s->packed.layout = layout;
+    bool there = noted(b, rows, n_rows, k) && !s->packed.ld && s->packed.type == type && s->packed.layout == layout;
+    s->packed.type = type, s->packed.layout = layout, s->packed.asked = true;
+    return there ? s->packed.at : NULL;
+}
+
+static cu_wish *wish_of(cu_state *s, const float *rows, int n_rows, int64_t k) {
+    for (int i = 0; i < s->n_wishes && i < CU_MOST_WISHES; i++) {
+        cu_wish *w = &s->wishes[i];
+        if (w->rows == rows && w->n_rows == n_rows && w->k == k) return w;
+    }
+    return NULL;
+}
+
+u16 *cu_gradient_wanted(mr_backend *b, const char *op, const float *rows, int n_rows, int64_t k, mr_dtype *type, int64_t *ld) {
+    const cu_wish *w = wish_of(cu_of(b), rows, n_rows, k);
+    if (!w) return NULL;
+    *type = w->type, *ld = cu_round(k + w->more, 8);
+    return (u16 *)cu_scratch(b, op, CU_SLOT_X, (size_t)(n_rows * *ld) * sizeof(u16));
+}
+
+const u16 *cu_gradient_found(mr_backend *b, const float *rows, int n_rows, int64_t k, int64_t more, mr_dtype type, int64_t *ld) {
+    cu_state *s = cu_of(b);
+    cu_wish *w = wish_of(s, rows, n_rows, k);
+    bool there = noted(b, rows, n_rows, k) && s->packed.ld >= k + more && w && w->type == type;
+    if (n_rows > CU_SLAB / CU_K_SEGMENT || k + more > CU_K_SEGMENT || k % 8) return NULL; /* they are converted in parts */
+    if (!w) {
+        w = &s->wishes[s->n_wishes++ % CU_MOST_WISHES];
+        *w = cu_wish{ rows, n_rows, k, more, type };
+    }
+    w->type = type, w->more = more > w->more ? more : w->more;
+    *ld = s->packed.ld;
     return there ? s->packed.at : NULL;
 }
 

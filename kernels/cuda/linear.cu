@@ -76,9 +76,15 @@ static void products_of_half(mr_backend *b, const char *op, int type, cu_side x,
 
 /* Rows are converted once for all targets, in slabs, in `slot`; a slab begins with a segment of K of those that go on in it. Targets that begin
  * or end inside x's columns want them all in one slab: up to CU_K_SEGMENT. tail: columns that follow x's (a multiple of 8), converted when the
- * targets before the first that has them are done; or no columns. */
+ * targets before the first that has them are done; or no columns. The operation before may have left x in 16 bits. */
 static void products(mr_backend *b, const char *op, int slot, int type, cu_side x, cu_side tail, bool backward, int64_t n,
                      const target *t, int n_targets) {
+    if (!x.half && slot == CU_SLOT_X && x.ld == x.cols) {
+        mr_dtype compute = type == F16 ? MR_F16 : MR_BF16;
+        x.ld_half = x.cols;
+        x.half = (u16 *)(backward ? cu_gradient_found(b, x.rows, (int)n, x.cols, tail.cols, compute, &x.ld_half)
+                                  : cu_packed_found(b, x.rows, (int)n, x.cols, compute, CU_PLAIN));
+    }
     if (x.half) {
         products_of_half(b, op, type, x, tail, backward, n, t, n_targets);
         return;

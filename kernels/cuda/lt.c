@@ -194,6 +194,7 @@ static bool multiply(mr_backend *b, cu_lt *lt, lt_shape *h, const cu_lt_product 
         lt->check(lt->handle, h->desc, h->w, h->x, h->y, h->y, &h->algo, &r) != CUBLAS_STATUS_SUCCESS ||
         r.workspaceSize > (lt->workspace ? WORKSPACE : 0))
         return false;
+    cu_of(b)->packed.at = NULL;
     return lt->matmul(lt->handle, h->desc, &p->alpha, p->w, h->w, p->x, h->x, &beta, p->onto ? p->onto : p->y, h->y, p->y, h->y, &h->algo,
                       lt->workspace, lt->workspace ? WORKSPACE : 0, cu_of(b)->stream) == CUBLAS_STATUS_SUCCESS;
 }

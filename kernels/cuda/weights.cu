@@ -221,6 +221,7 @@ const uint16_t *cu_weight_half(mr_backend *b, const char *op, const mr_weight *w
     u16 *half = (u16 *)cu_scratch(b, op, CU_SLOT_W + second, bytes);
     if (!half || s->unpacked[second] == w) return half;
     unpack_to(b, op, half, w);
+    cu_packed_still(b, NULL, 0);
     s->unpacked[second] = s->hold ? w : NULL;
     return half;
 }
@@ -592,6 +593,7 @@ size_t cu_weight_room(mr_backend *b, mr_weight_info *w, mr_room *room) {
     if (room->take) {
         cu_staging_free(b); /* weights are made before */
         cu_of(b)->sized = true;
+        cu_of(b)->n_wishes = 0; /* what has room now may not be what had it before */
         if (x[CU_ROOM_LT]) cu_lt_open(b);
     }
     for (int i = 0; i < CU_N_SLOTS; i++) {

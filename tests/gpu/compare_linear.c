@@ -642,6 +642,43 @@ static bool check_behind_norm(const kind *k, int64_t C, int N) {
     return same;
 }
 
+/* linear_bwd right behind what makes its gradient, or behind another launch: rmsnorm_bwd, that and rmsnorm of other rows, rope that turns heads
+ * back. */
+static bool check_behind_gradient(const kind *k, int H, int D, int N) {
+    int64_t C = (int64_t)(H + 1) * D, O = 128;
+    parts p = { 2, { D, H * D }, { 8, 16 } };
+    layer s = layer_new(k, C, O, &p, false, false, false);
+    mr_backend *b = gpu;
+    float *x = random_new(3 * N * C, 1), *in = random_new(N * O, 1), *got[2][2];
+    float *xd = put(b, x, 3 * N * C), *norm = put(b, x, C), *dy = put(b, NULL, N * C), *rows = put(b, NULL, N * C), *other = put(b, x, C);
+    float *dx = put(b, NULL, N * O), *du = put(b, NULL, N * s.R), *u = put(b, x, N * s.R), *ind = put(b, in, N * O);
+    float *angles = put(b, x, D / 2);
+    int32_t *at = malloc((size_t)N * sizeof *at);
+    require(at, "host memory");
+    for (int i = 0; i < N; i++) at[i] = i % 37;
+    int32_t *pos = put_ids(b, at, N);
+    bool same = true;
+    b->linear_bwd(b, dx, du, dy, ind, u, &s.l[1], N, false); /* says what it wants */
+    for (int maker = 0; maker < 3; maker++) {
+        for (int between = 0; between < 2; between++) {
+            b->copy(b, dy, xd, (size_t)(N * C) * sizeof *dy);
+            if (maker < 2)
+                b->rmsnorm_bwd(b, dy, (int)C, NULL, xd + N * C, (int)C, xd + 2 * N * C, (int)C, norm, N, (int)C, 1e-6f);
+            else
+                b->rope(b, dy, (int)C, pos, angles, N, H, D, true);
+            if (maker == 1) b->rmsnorm(b, rows, (int)C, xd, (int)C, norm, N, (int)C, 1e-6f);
+            if (between) b->add(b, other, norm, C);
+            b->linear_bwd(b, dx, du, dy, ind, u, &s.l[1], N, false);
+            got[between][0] = get(b, dx, N * O), got[between][1] = get(b, du, N * s.R);
+        }
+        same = same && same_bits(got[0][0], got[1][0], N * O) && same_bits(got[0][1], got[1][1], N * s.R);
+        for (int i = 0; i < 4; i++) free(got[i / 2][i % 2]);
+    }
+    free(x), free(in), free(at);
+    layer_free(&s);
+    return same;
+}
+
 void test_unpacked(void) {
     static const struct { int o, i; parts p; } shapes[] = {
         { 96, 128, { 2, { 48, 48 }, { 16, 8 } } }, /* parts that do not fill tiles */
@@ -663,7 +700,11 @@ void test_unpacked(void) {
         int bad = 0, runs = 0;
         char name[64];
         snprintf(name, sizeof name, "rmsnorm, linear: %s", kinds[k].name);
-        verdict(check_behind_norm(&kinds[k], 128, 40) && check_behind_norm(&kinds[k], 576, 65), name, "bits of rows that are converted: wanted");
+        verdict(check_behind_norm(&kinds[k], 128, 40) && check_behind_norm(&kinds[k], 576, 65) && check_behind_norm(&kinds[k], 128, 520), name,
+                "bits of rows that are converted: wanted");
+        snprintf(name, sizeof name, "gradients, linear_bwd: %s", kinds[k].name);
+        verdict(check_behind_gradient(&kinds[k], 2, 64, 70) && check_behind_gradient(&kinds[k], 3, 8, 90), name,
+                "bits of rows that are converted: wanted");
         for (size_t c = 0; c < sizeof unpacked_counts / sizeof unpacked_counts[0]; c++)
             for (int s = 0; s < n_shapes; s++) {
                 if (!packed && unpacked_counts[c] != 33 && unpacked_counts[c] != 130 && unpacked_counts[c] != 512) continue;
