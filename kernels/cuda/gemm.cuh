@@ -136,6 +136,9 @@ bool cu_joined_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, i
 
 /* u = x @ a^T, y = x @ w^T + bias, plus onto where it is not NULL. */
 void cu_first_products(mr_backend *b, const char *op, float *y, float *u, cu_side x, const mr_linear *l, int N, const float *onto);
+/* LoRA's second products of many rows as one pass over y, with bias (NULL: none) added before them: outer.cu. Whether a layer is one for it. */
+bool cu_outer_fits(const float *y, const float *u, const mr_linear *l);
+void cu_outer(mr_backend *b, const char *op, float *y, const float *u, const mr_linear *l, int N, const float *bias);
 /* y += LoRA's share, from u. */
 void cu_second_products(mr_backend *b, const char *op, float *y, const float *u, const mr_linear *l, int N);
 /* u in 16 bits, cu_round(r_total, 8) apart; NULL after a failure, or where parts begin in the middle of 16 bytes. */

@@ -155,6 +155,10 @@ const u16 *cu_inner_half(mr_backend *b, const char *op, const float *u, const mr
 /* From one 16-bit copy of u where that goes. */
 void cu_second_products(mr_backend *b, const char *op, float *y, const float *u, const mr_linear *l, int N) {
     if (!l->n_lora) return;
+    if (cu_outer_fits(y, u, l)) {
+        cu_outer(b, op, y, u, l, N, NULL);
+        return;
+    }
     const u16 *rows = cu_inner_half(b, op, u, l, N);
     for (int i = 0; i < l->n_lora; i++) {
         const mr_lora_part *part = &l->lora[i];
@@ -235,8 +239,14 @@ void cu_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linea
     if (cu_joined_linear(b, y, u, x, l, N, onto)) return;
     bool few = few_serves(b, u, x, l, N), together = few && few_together(l);
     if (!few && (N > CU_FEW_ROWS || !l->n_lora || cu_joined_fits(b, l->w, N))) {
-        cu_first_products(b, "linear", y, u, in, l, N, onto);
-        cu_second_products(b, "linear", y, u, l, N);
+        bool at_once = cu_outer_fits(y, u, l);
+        mr_linear first = *l;
+        if (at_once) first.bias = NULL;
+        cu_first_products(b, "linear", y, u, in, &first, N, onto);
+        if (at_once)
+            cu_outer(b, "linear", y, u, l, N, l->bias);
+        else
+            cu_second_products(b, "linear", y, u, l, N);
         return;
     }
     if (l->n_lora && !together) {
