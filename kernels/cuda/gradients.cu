@@ -279,22 +279,32 @@ template <typename SUMS> __device__ inline bool leave_sums(const tasks &w, const
     return last;
 }
 
-/* dst = fma(scale, sums, dst) for n sums in order, a few runs at a time: part(s, k) has run k of sums s. */
-template <typename SUMS, bool ALIGNED, bool WIDE, typename F>
+/* dst = fma(scale, sums, dst) for n sums in order, a few runs at a time: part(s, k) has run k of sums s. Those of AHEAD sums are on their way
+ * together, since at the end of a launch only these blocks are left; UNROLL 1, where runs are not in registers, keeps what is kept of them few. */
+template <typename SUMS, bool ALIGNED, bool WIDE, int UNROLL, typename F>
 __device__ inline void add_sums(const task &t, int64_t l0, int64_t r0, bool turned, int n, F part) {
-    enum { EACH = SUMS::RUNS / 2 };
-#pragma unroll
+    enum { EACH = SUMS::RUNS / 4, AHEAD = 7 };
+#pragma unroll UNROLL
     for (int first = 0; first < SUMS::RUNS; first += EACH) {
         float to[EACH][4];
 #pragma unroll
         for (int k = 0; k < EACH; k++) load_run<ALIGNED>(to[k], place_of(t, l0, r0, SUMS::template run_at<WIDE>(first + k, turned)));
-        for (int s = 0; s < n; s++)
+#pragma unroll 1
+        for (int s0 = 0; s0 < n; s0 += AHEAD) {
+            float4 x[AHEAD][EACH];
 #pragma unroll
-            for (int k = 0; k < EACH; k++) {
-                float4 x = part(s, first + k);
-                to[k][0] = fmaf(t.scale, x.x, to[k][0]), to[k][1] = fmaf(t.scale, x.y, to[k][1]);
-                to[k][2] = fmaf(t.scale, x.z, to[k][2]), to[k][3] = fmaf(t.scale, x.w, to[k][3]);
-            }
+            for (int a = 0; a < AHEAD; a++)
+#pragma unroll
+                for (int k = 0; k < EACH; k++) x[a][k] = part(s0 + a < n ? s0 + a : n - 1, first + k);
+#pragma unroll
+            for (int a = 0; a < AHEAD; a++)
+#pragma unroll
+                for (int k = 0; k < EACH; k++) {
+                    if (s0 + a >= n) continue;
+                    to[k][0] = fmaf(t.scale, x[a][k].x, to[k][0]), to[k][1] = fmaf(t.scale, x[a][k].y, to[k][1]);
+                    to[k][2] = fmaf(t.scale, x[a][k].z, to[k][2]), to[k][3] = fmaf(t.scale, x[a][k].w, to[k][3]);
+                }
+        }
 #pragma unroll
         for (int k = 0; k < EACH; k++) store_run<ALIGNED>(to[k], place_of(t, l0, r0, SUMS::template run_at<WIDE>(first + k, turned)));
     }
@@ -307,11 +317,12 @@ __device__ inline void put(const tasks &w, const task &t, int64_t l0, int64_t r0
     float v[SUMS::RUNS][4];
     sums.template runs<WIDE>(v, turned);
     if (!w.sums) {
-        add_sums<SUMS, ALIGNED, WIDE>(t, l0, r0, turned, 1, [&](int, int k) { return make_float4(v[k][0], v[k][1], v[k][2], v[k][3]); });
+        add_sums<SUMS, ALIGNED, WIDE, 4>(t, l0, r0, turned, 1, [&](int, int k) { return make_float4(v[k][0], v[k][1], v[k][2], v[k][3]); });
     } else if (leave_sums<SUMS>(w, v)) {
         const float4 *from = w.sums + (int64_t)blockIdx.x * (LEFT * RIGHT / 4) + threadIdx.x;
         int64_t next = (int64_t)gridDim.x * (LEFT * RIGHT / 4);
-        add_sums<SUMS, ALIGNED, WIDE>(t, l0, r0, turned, (int)gridDim.y, [&](int s, int k) { return __ldcg(from + s * next + k * SUMS::THREADS); });
+        add_sums<SUMS, ALIGNED, WIDE, 1>(t, l0, r0, turned, (int)gridDim.y,
+                                         [&](int s, int k) { return __ldcg(from + s * next + k * SUMS::THREADS); });
     }
 }
 
