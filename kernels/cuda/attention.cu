@@ -631,9 +631,14 @@ typedef struct share_sum {
 
 enum { SUM_THREADS = 128 };
 
+__device__ inline float plus(float a, float b) { return a + b; }
+__device__ inline float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
+
 /* A block has a row. It lists the shares that have the row first, SUM_THREADS at a time: then loads of one share need not wait for those of
- * the one before. */
+ * the one before. V: one value of dk or dv, or four neighbors, where they lie at 16 bytes. */
+template <typename V>
 __global__ static void __launch_bounds__(SUM_THREADS) add_shares_kernel(backward w, const share_sum *sums, int n_sums) {
+    enum { EACH = sizeof(V) / sizeof(float) };
     __shared__ int64_t rows[SUM_THREADS]; /* of parts */
     __shared__ int listed[SUM_THREADS];
     int64_t width = (int64_t)w.K * w.D, row = blockIdx.x;
@@ -647,14 +652,12 @@ __global__ static void __launch_bounds__(SUM_THREADS) add_shares_kernel(backward
         for (int i = 0; i < here; i++) before += i < mine ? listed[i] : 0, n += listed[i];
         if (has) rows[before] = s.share + row - s.row0;
         __syncthreads();
-        for (int64_t c = threadIdx.x; c < width; c += SUM_THREADS) {
-            float dk = w.dk[row * w.lddkv + c], dv = w.dv[row * w.lddkv + c];
+        for (int64_t c = threadIdx.x * EACH; n > 0 && c < 2 * width; c += SUM_THREADS * EACH) {
+            float *to = c < width ? w.dk + row * w.lddkv + c : w.dv + row * w.lddkv + c - width;
+            V sum = *(const V *)to;
 #pragma unroll 8
-            for (int i = 0; i < n; i++) {
-                const float *from = w.parts + rows[i] * 2 * width + c;
-                dk += from[0], dv += from[width];
-            }
-            w.dk[row * w.lddkv + c] = dk, w.dv[row * w.lddkv + c] = dv;
+            for (int i = 0; i < n; i++) sum = plus(sum, *(const V *)(w.parts + rows[i] * 2 * width + c));
+            *(V *)to = sum;
         }
     }
 }
@@ -816,7 +819,12 @@ static void grads_of(mr_backend *b, backward w, const mr_span *spans, int S, gra
         launch_dkv<2>(b, w, items, g.n_items);
     else
         launch_dkv<4>(b, w, items, g.n_items);
-    if (g.n_sums) LAUNCH(b, op, add_shares_kernel, g.last_row, SUM_THREADS, 0, w, (const share_sum *)device, g.n_sums);
+    if (!g.n_sums) return;
+    bool fours = w.K * w.D % 4 == 0 && w.lddkv % 4 == 0 && (uintptr_t)w.dk % 16 == 0 && (uintptr_t)w.dv % 16 == 0;
+    if (fours)
+        LAUNCH(b, op, add_shares_kernel<float4>, g.last_row, SUM_THREADS, 0, w, (const share_sum *)device, g.n_sums);
+    else
+        LAUNCH(b, op, add_shares_kernel<float>, g.last_row, SUM_THREADS, 0, w, (const share_sum *)device, g.n_sums);
 }
 
 void cu_attention_bwd(mr_backend *b, float *dq, int lddq, float *dk, float *dv, int lddkv, const float *d_o,
