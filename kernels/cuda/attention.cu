@@ -262,7 +262,7 @@ template <int S> __global__ static void __launch_bounds__(THREADS) many_kernel(a
 
 /* --- forward, few queries: one block a chunk, up to 16 pairs of a span; then the merge --- */
 
-/* parts: for each item, key head and pair: m, sum, D values. */
+/* parts: for each item, key head and pair. */
 __global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const chunk_item *items, float *parts) {
     SHARED_BYTES(bytes);
     tile_room &room = *(tile_room *)bytes;
@@ -277,48 +277,72 @@ __global__ static void __launch_bounds__(THREADS) few_kernel(attending a, const 
     int seen[1];
     const int none[1] = { 0 };
     bool all = chunk_softmax<1>(m, sum, seen, room.w, room.u.slices[0], room.u.slices[1], q, s, c, keys);
-    float *to = parts + (((int64_t)blockIdx.x * a.K + kh) * (items ? 16 : a.G) + ty) * (D + 2);
+    float *to = parts + (((int64_t)blockIdx.x * a.K + kh) * (items ? 16 : a.G) + ty) * part_size(D);
     for (int c0 = 0; c0 < D; c0 += WIDTH) {
         float part[1][4] = {};
         accumulate<1>(part, room.w, room.u.rows, keys_seen(c.total, c.number), D, c0, all, none, seen,
                       [&](int t) { return values + t * D; });
         for (int j = 0; j < 4; j++)
-            if (c0 + tx * 4 + j < D && ty < q.n) to[2 + c0 + tx * 4 + j] = part[0][j];
+            if (c0 + tx * 4 + j < D && ty < q.n) to[c0 + tx * 4 + j] = part[0][j];
     }
-    if (tx == 0 && ty < q.n) to[0] = m[0], to[1] = sum[0];
+    if (tx == 0 && ty < q.n) to[D] = m[0], to[D + 1] = sum[0];
 }
 
-/* A (span, pair) and key head is 64 threads', each with 2 columns of 128. first_item[span]: its first chunk's item, and parts have room for 16 pairs;
- * NULL: n_chunks a span, and for G. */
-enum { MERGE_EACH = 2, MERGE_LANES = 64 };
+/* A (span, pair) and key head is a warp's: a lane has the factors of every 32nd chunk, since the maximum so far may be found in any order, and each 32nd
+ * column. first_item[span]: its first chunk's item, and parts have room for 16 pairs; NULL: n_chunks a span, and for G. */
+enum { MERGE_WARPS = 4 };
 template <int LAYOUT>
-__global__ static void __launch_bounds__(MERGE_EACH * MERGE_LANES) merge_kernel(attending a, int S, const int *first_item, const float *parts,
-                                                                                packed_rows packed) {
-    int room = first_item ? 16 : a.G, at = blockIdx.x * MERGE_EACH + threadIdx.x / MERGE_LANES, which = at / room, pair = at % room,
-        kh = blockIdx.y, D = a.D;
-    if (which >= S) return; /* the last block's second pair, where there is an odd number of them */
+__global__ static void __launch_bounds__(MERGE_WARPS * 32, 7) merge_kernel(attending a, int S, const int *first_item, const float *parts,
+                                                                        packed_rows packed) {
+    enum { COLUMNS = 4, AHEAD = 8 }; /* of a lane, and chunks whose values are on their way */
+    int room = first_item ? 16 : a.G, at = blockIdx.x * MERGE_WARPS + threadIdx.x / 32, which = at / room, pair = at % room, kh = blockIdx.y,
+        D = a.D, lane = threadIdx.x % 32;
+    if (which >= S) return; /* of the last block's warps */
     mr_span s = a.spans[which];
     follow();
     int first = first_item ? first_item[which] : which * a.n_chunks;
     if (pair >= s.n_rows * a.G) return;
     int before = chunks_of(s.n_prefix), own = s.past + pair / a.G + 1, n = before + chunks_of(own);
-    int64_t row = s.row0 + pair / a.G, head = kh * a.G + pair % a.G, step = (int64_t)a.K * room * (D + 2);
-    for (int c = threadIdx.x % MERGE_LANES * 2; c < D; c += 2 * MERGE_LANES) { /* D + 2 is even or the second column is not there */
-        const float *from = parts + (((int64_t)first * a.K + kh) * room + pair) * (D + 2);
-        float most = -INFINITY, total = 0.0f, o[2] = { 0.0f, 0.0f };
-        bool both = c + 1 < D;
-#pragma unroll 8
-        for (int i = 0; i < n; i++, from += step) {
-            float keep, take, m = from[0], sum = from[1], x = from[2 + c], y = both ? from[3 + c] : 0.0f;
-            merge(&most, &total, &keep, &take, m, sum);
-            o[0] = fmaf(x, take, o[0] * keep), o[1] = fmaf(y, take, o[1] * keep);
+    int64_t row = s.row0 + pair / a.G, head = kh * a.G + pair % a.G, step = (int64_t)a.K * room * part_size(D);
+    for (int c0 = lane; c0 - lane < D; c0 += 32 * COLUMNS) {
+        const float *from = parts + (((int64_t)first * a.K + kh) * room + pair) * part_size(D);
+        float most = -INFINITY, total = 0.0f, o[COLUMNS] = {}, x[AHEAD][COLUMNS];
+        auto load = [&](int i) {
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++)
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++) x[k][c] = i + k < n && c0 + 32 * c < D ? from[(i + k) * step + c0 + 32 * c] : 0.0f;
+        };
+        load(0);
+        for (int i = 0; i < n; i += 32) {
+            bool have = i + lane < n;
+            float m = have ? from[(i + lane) * step + D] : -INFINITY, sum = have ? from[(i + lane) * step + D + 1] : 0.0f, now = m;
+            for (int d = 1; d < 32; d *= 2) now = fmaxf(now, __shfl_up_sync(0xffffffffu, now, d));
+            now = fmaxf(now, most);
+            float old = __shfl_up_sync(0xffffffffu, now, 1), keep = exp_below_88((lane ? old : most) - now), take = exp_below_88(m - now);
+            most = __shfl_sync(0xffffffffu, now, 31);
+            int end = n - i < 32 ? n - i : 32;
+            for (int j = 0; j < end; j += AHEAD) {
+#pragma unroll
+                for (int k = 0; k < AHEAD; k++) {
+                    if (j + k >= end) break;
+                    float kept = __shfl_sync(0xffffffffu, keep, j + k), taken = __shfl_sync(0xffffffffu, take, j + k);
+                    total = fmaf(__shfl_sync(0xffffffffu, sum, j + k), taken, total * kept);
+#pragma unroll
+                    for (int c = 0; c < COLUMNS; c++) o[c] = fmaf(x[k][c], taken, o[c] * kept);
+                }
+                load(i + j + AHEAD);
+            }
         }
-        float *to = a.o + (row * a.H + head) * D + c;
-        o[0] /= total, o[1] /= total;
-        to[0] = o[0];
-        put_packed<LAYOUT>(packed, (int)row, (int)head * D + c, o[0]);
-        if (both) to[1] = o[1], put_packed<LAYOUT>(packed, (int)row, (int)head * D + c + 1, o[1]);
-        if (a.lse && c == 0) a.lse[row * a.H + head] = most + logf(total);
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+            int col = c0 + 32 * c;
+            if (col >= D) break;
+            o[c] /= total;
+            a.o[(row * a.H + head) * D + col] = o[c];
+            put_packed<LAYOUT>(packed, (int)row, (int)head * D + col, o[c]);
+        }
+        if (a.lse && c0 == 0) a.lse[row * a.H + head] = most + logf(total);
     }
 }
 
@@ -351,7 +375,7 @@ static bool add_tiles(packet *p, const mr_span *spans, int S, int G, int tile, i
 }
 
 /* Of one chunk's parts: merge_kernel; of one key's share: add_shares_kernel; of what a backward pass has for each row. */
-static size_t part_bytes(int K, int D) { return (size_t)K * 16 * (size_t)(D + 2) * sizeof(float); }
+static size_t part_bytes(int K, int D) { return (size_t)K * 16 * (size_t)part_size(D) * sizeof(float); }
 static size_t share_bytes(int K, int D) { return (size_t)K * 2 * (size_t)D * sizeof(float); }
 static size_t rows_bytes(const mr_backend *b, int N, int H, int D) {
     return split_takes(b, D) ? split_rows_bytes(N, H, D) : (size_t)N * (size_t)H * sizeof(float);
@@ -383,7 +407,7 @@ static void attend_many(mr_backend *b, attending a, const mr_span *spans, int S)
 /* first_item: merge_kernel. */
 static void launch_few(mr_backend *b, const attending &a, const chunk_item *items, int n_items, int S, const int *first_item,
                        float *parts, const packed_rows &packed) {
-    dim3 grid(n_items, a.K), merges((S * (first_item ? 16 : a.G) + MERGE_EACH - 1) / MERGE_EACH, a.K);
+    dim3 grid(n_items, a.K), merges((S * (first_item ? 16 : a.G) + MERGE_WARPS - 1) / MERGE_WARPS, a.K);
     if (split_takes(b, a.D) && !items)
         split_step(b, &a, S, parts);
     else if (split_takes(b, a.D))
@@ -392,7 +416,7 @@ static void launch_few(mr_backend *b, const attending &a, const chunk_item *item
         LAUNCH(b, "attention", few_kernel, grid, THREADS, (int)sizeof(tile_room), a, items, parts);
     by_layout(packed, [&](auto layout) {
         auto kernel = merge_kernel<decltype(layout)::value>;
-        LAUNCH_EARLY(b, "attention", kernel, merges, MERGE_EACH * MERGE_LANES, 0, a, S, first_item, (const float *)parts, packed);
+        LAUNCH_EARLY(b, "attention", kernel, merges, MERGE_WARPS * 32, 0, a, S, first_item, (const float *)parts, packed);
     });
 }
 
@@ -425,7 +449,7 @@ void cu_attention_step(mr_backend *b, float *o, const float *q, int ldq, const v
     (void)n_slots;
     if (cu_failed(b) || S <= 0) return;
     assert(H % K == 0 && H / K <= 16 && D <= CU_MAX_D && ldq >= H * D && n_chunks > 0);
-    size_t each = (size_t)n_chunks * (size_t)H * (size_t)(D + 2) * sizeof(float);
+    size_t each = (size_t)n_chunks * (size_t)H * (size_t)part_size(D) * sizeof(float);
     int room = (int)(CU_ATT_BYTES / each), at_once = room < 1 ? 1 : (S + (S + room - 1) / room - 1) / ((S + room - 1) / room);
     float *parts = (float *)cu_scratch(b, "attention", CU_SLOT_ATT, (size_t)at_once * each);
     if (!parts) return;

@@ -49,6 +49,9 @@ __device__ inline void merge(float *most, float *total, float *keep, float *take
     *most = now;
 }
 
+/* What is known of a chunk for one row and head before the merge: D values, the maximum, the sum; and room, so that values begin at multiples of 32 bytes. */
+static __host__ __device__ inline int part_size(int D) { return (D + 9) / 8 * 8; }
+
 typedef struct tile_item {
     int span, first;
 } tile_item;
@@ -100,7 +103,7 @@ void split_kv_put(mr_backend *b, void *kv, const float *k, const float *v, int l
 void split_rope_put(mr_backend *b, void *kv, float *x, const float *v, int ld, const int32_t *pos, const float *inv_freq, const int32_t *slots,
                     int N, int H, int K, int D);
 void split_many(mr_backend *b, const attending *a, const tile_item *items, int n);
-/* parts: for each item, key head and pair: m, sum, D values. */
+/* parts: for each item, key head and pair. */
 void split_few(mr_backend *b, const attending *a, const chunk_item *items, int n, float *parts);
 /* The same for spans [0, S) of one row each, span s row s, whose parts are n_chunks apart, each of G pairs. */
 void split_step(mr_backend *b, const attending *a, int S, float *parts);

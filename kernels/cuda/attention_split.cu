@@ -121,8 +121,9 @@ template <int W, int ROWS> struct halves {
     u16 hi[ROWS][W + 8], lo[ROWS][W + 8];
 };
 
-/* Rows 0 .. n - 1 from from_hi and from_lo, P columns each; zeros elsewhere. In the background. A thread has one place of every few rows. */
-template <int W, int ROWS, int T>
+/* Rows 0 .. n - 1 from from_hi and from_lo, P columns each; zeros elsewhere. In the background. A thread has one place of every few rows.
+ * PASSING: of a chunk, and they need not stay in the second cache. */
+template <int W, int ROWS, int T, bool PASSING = false>
 __device__ inline void stage(halves<W, ROWS> &to, const u16 *from_hi, const u16 *from_lo, int P, int n) {
     enum { IN_ROW = W / 8, STEP = T / IN_ROW };
     int c = threadIdx.x % IN_ROW * 8, first = threadIdx.x / IN_ROW, offset = first * P + c;
@@ -130,9 +131,14 @@ __device__ inline void stage(halves<W, ROWS> &to, const u16 *from_hi, const u16 
     for (int r = 0; r < ROWS; r += STEP) {
         if (ROWS % STEP && first + r >= ROWS) break;
         bool ok = first + r < n && c < P;
-        int at = ok ? offset + r * P : 0;
-        copy16(&to.hi[first + r][c], from_hi + at, ok);
-        copy16(&to.lo[first + r][c], from_lo + at, ok);
+        if (PASSING) { /* all of a chunk's memory may be pointed to */
+            copy16_passing(&to.hi[first + r][c], from_hi + offset + r * P, ok);
+            copy16_passing(&to.lo[first + r][c], from_lo + offset + r * P, ok);
+        } else {
+            int at = ok ? offset + r * P : 0;
+            copy16(&to.hi[first + r][c], from_hi + at, ok);
+            copy16(&to.lo[first + r][c], from_lo + at, ok);
+        }
     }
 }
 
@@ -141,11 +147,11 @@ template <int W> struct chunk_room {
     float mark[2][CHUNK];
 };
 
-template <int T, int W> __device__ inline void stage_keys(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
-    stage<W, CHUNK, T>(to, chunk, chunk + CHUNK * P, P, n);
+template <int T, bool PASSING = false, int W> __device__ inline void stage_keys(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
+    stage<W, CHUNK, T, PASSING>(to, chunk, chunk + CHUNK * P, P, n);
 }
-template <int T, int W> __device__ inline void stage_values(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
-    stage<W, CHUNK, T>(to, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, n);
+template <int T, bool PASSING = false, int W> __device__ inline void stage_values(halves<W, CHUNK> &to, const u16 *chunk, int P, int n) {
+    stage<W, CHUNK, T, PASSING>(to, chunk + 2 * CHUNK * P, chunk + 3 * CHUNK * P, P, n);
 }
 /* Where a lane points for load_matrices: with rows of the matrix as columns of the right operand, and with its rows along the sum. */
 template <int LD> __device__ inline int lane_columns() {
@@ -192,6 +198,9 @@ __device__ inline void step_both(float (*c)[4], const uint32_t ch[4], const uint
     multiply<NP>(c, cl, bh[0]), multiply<NP>(d, dl, bh[1]);
     multiply<NP>(c, ch, bl[0]), multiply<NP>(d, dh, bl[1]);
 }
+
+__device__ inline uint4 as_uint4(const uint32_t a[4]) { return make_uint4(a[0], a[1], a[2], a[3]); }
+__device__ inline void from_uint4(uint32_t a[4], uint4 v) { a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w; }
 
 enum { WIDE = 4 }; /* times 16 columns of a step, where registers suffice */
 
@@ -324,90 +333,218 @@ void split_many(mr_backend *b, const attending *a, const tile_item *items, int n
         launch_many<128, 4, 1>(b, *a, items, n);
 }
 
-/* --- forward, few queries: a block has one chunk and up to 16 pairs of a span; each warp a quarter of the keys, then of the columns --- */
+/* --- forward, few queries: a block has a chunk and the pairs of some rows that see it, 8 * EIGHTS at a time. Products have keys or columns of
+ * values as rows and pairs as columns, which shows in no bits, so that 8 pairs fill them. A warp has 16 keys of the scores, and a quarter of the values'
+ * columns, each for every other 8 pairs; between them the softmax of 8 pairs. --- */
 
-enum { FEW_THREADS = 128 };
+enum { FEW_WARPS = 8, FEW_THREADS = FEW_WARPS * 32 };
 
-template <int W> struct few_room {
+template <int W, int EIGHTS> struct few_room {
     chunk_room<W> chunk;
-    float4 x[8][32];
+    union { /* of 8 pairs: a right operand is its high halves and its low ones, as lanes have them */
+        uint32_t q[EIGHTS][W / 16][32][4];
+        union {
+            float scores[8][CHUNK + 4];
+            uint32_t weights[CHUNK / 16][32][4];
+        } of[EIGHTS];
+    };
+    int part[8 * EIGHTS]; /* where a pair's part is */
 };
 
-/* One chunk of one span, to part number `at` of `pairs` pairs each. */
-template <int W>
-__device__ static void few_chunk(const attending &a, few_room<W> &room, const mr_span &s, int number, int64_t at, int pairs, float *parts) {
-    enum { LD = W + 8 };
-    int kh = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = a.D, P = width_of(D);
-    chunk_ref c = chunk_of(s, number);
-    const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
-    int here = keys_seen(c.total, c.number);
-    stage_keys<FEW_THREADS>(room.chunk.k, chunk, P, here), stage_marks(room.chunk.mark[0], chunk, P);
-    copy_commit();
-    stage_values<FEW_THREADS>(room.chunk.v, chunk, P, here);
-    copy_commit();
-    tile t = tile_of(s, 0, kh, a.G, a.H);
-    uint32_t qh[W / 16][4], ql[W / 16][4], ph[4][4], pl[4][4];
-    load_queries<W>(qh, ql, a.q, a.ldq, t, 0, D);
-    float x[8][4], m[2], sum[2];
-    copy_wait<1>();
-    __syncthreads();
-    clear<2>(x);
-    const u16 *k_hi = &room.chunk.k.hi[16 * warp][0] + lane_columns<LD>(), *k_lo = &room.chunk.k.lo[16 * warp][0] + lane_columns<LD>();
+/* q's halves of pairs first .. of a tile: warp i has number i of every 8, a lane the words of one step of 16. Where there is no pair it is the first one
+ * again, for columns of a product that go nowhere. */
+template <int W, int EIGHTS>
+__device__ inline void stage_queries(uint32_t (*to)[W / 16][32][4], const attending &a, const tile &t, int first, int eights, int D) {
+    constexpr int AT_ONCE = EIGHTS < 4 ? EIGHTS : 4; /* loads that are on their way together: registers */
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, pair = first + warp + 8 * (lane % EIGHTS), d = lane / 4 * 16 + lane % 4 * 2;
+    if (pair >= t.n) pair = first;
+    int place = pair / t.G * a.ldq + pair % t.G * D; /* of lane e: of number e's, one division for all */
+    const float *q = a.q + t.row0 * a.ldq + t.kh * t.G * D + d;
+#pragma unroll 1
+    for (int e0 = 0; e0 < eights; e0 += AT_ONCE) {
+        float x[AT_ONCE][4];
 #pragma unroll
-    for (int k = 0; k < W / 16; k++) step<LD, 1, false>(x, qh[k], ql[k], k_hi + 16 * k, k_lo + 16 * k);
-    for (int j = 0; j < 2; j++) {
-        float4 put = { x[j][0], x[j][1], x[j][2], x[j][3] };
-        room.x[2 * warp + j][lane] = put;
-    }
-    copy_wait<0>();
-    __syncthreads();
+        for (int e = 0; e < AT_ONCE; e++) {
+            const float *row = q + __shfl_sync(0xffffffffu, place, e0 + e);
 #pragma unroll
-    for (int j = 0; j < 8; j++) {
-        float4 got = room.x[j][lane];
-        x[j][0] = got.x, x[j][1] = got.y, x[j][2] = got.z, x[j][3] = got.w;
-    }
-    int seen[2] = { pair_sees(s, c, t, lane / 4), pair_sees(s, c, t, lane / 4 + 8) };
-    chunk_weights(ph, pl, m, sum, x, seen, false, room.chunk.mark[0], 1.0f / sqrtf((float)D));
-    clear<W / 32>(x);
-    const u16 *v_hi = &room.chunk.v.hi[0][W / 4 * warp] + lane_sum<LD>(), *v_lo = &room.chunk.v.lo[0][W / 4 * warp] + lane_sum<LD>();
+            for (int i = 0; i < 4; i++) x[e][i] = d + i / 2 * 8 + i % 2 < D ? row[i / 2 * 8 + i % 2] : 0.0f;
+        }
 #pragma unroll
-    for (int k = 0; k < 4; k++) step<LD, W / 64, true>(x, ph[k], pl[k], v_hi + 16 * k * LD, v_lo + 16 * k * LD);
-    for (int h = 0; h < 2; h++) {
-        int pair = lane / 4 + 8 * h;
-        if (pair >= t.n) continue;
-        float *to = parts + ((at * a.K + kh) * pairs + pair) * (D + 2);
-#pragma unroll
-        for (int j = 0; j < W / 32; j++)
-            for (int i = 0; i < 2; i++) {
-                int col = W / 4 * warp + j * 8 + lane % 4 * 2 + i;
-                if (col < D) to[2 + col] = x[j][2 * h + i];
-            }
-        if (warp == 0 && lane % 4 == 0) to[0] = m[h], to[1] = sum[h];
+        for (int e = 0; e < AT_ONCE; e++) {
+            uint32_t word[4];
+            split2(&word[0], &word[2], x[e][0], x[e][1]), split2(&word[1], &word[3], x[e][2], x[e][3]);
+            if (lane / 4 < W / 16) *(uint4 *)to[e0 + e][lane / 4][4 * warp + lane % 4] = as_uint4(word);
+        }
     }
 }
 
-template <int W>
-__global__ static void __launch_bounds__(FEW_THREADS) split_few_kernel(attending a, const chunk_item *items, float *parts) {
-    SHARED_BYTES(bytes);
+/* One step of 16 of the chains of 16 * M rows and 8 * N pairs, c += (ah + al) * (high + low), in the order that step has for the operands the other way
+ * round. right: the lane's words of 8 pairs; those of the next 8 are APART words further. */
+template <int M, int N, int APART>
+__device__ inline void step_pairs(float (*c)[4], const uint32_t (*ah)[4], const uint32_t (*al)[4], const uint32_t *right) {
+    uint32_t b[N][4];
+#pragma unroll
+    for (int j = 0; j < N; j++) from_uint4(b[j], *(const uint4 *)(right + j * APART));
+#pragma unroll
+    for (int product = 0; product < 3; product++)
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int j = 0; j < N; j++) mma16<BF16>(c[m * N + j], product < 2 ? ah[m] : al[m], b[j] + product % 2 * 2);
+}
+
+template <int N> struct count_is {
+    enum { value = N };
+};
+/* body(count_is<n>), for n of 1 .. MOST */
+template <int MOST, typename F> __device__ inline void by_count(int n, F body) {
+    if (MOST == 1 || n == MOST)
+        body(count_is<MOST>());
+    else
+        by_count<(MOST > 1 ? MOST - 1 : 1)>(n, body);
+}
+
+/* Chunk `number` of a span and, up to `end`, next(number) and so on: each for the pairs of rows_of(number), a tile of rows that see it as the span's do.
+ * part_of(number, pair): which part is its. FULL: D is W, no column has to be looked at. The first chunk is asked for before the kernels before this are done,
+ * unless it is the last, which may have keys of this step. */
+template <int W, int EIGHTS, bool FULL, typename NEXT, typename ROWS, typename PART>
+__device__ static void few_chunks(const attending &a, few_room<W, EIGHTS> &room, const mr_span &s, int number, int end,
+                                  float *parts, NEXT next, ROWS rows_of, PART part_of) {
+    enum { LD = W + 8, MOST = EIGHTS / 2, M = W / 64 };
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, quarter = warp % 4, set = warp / 4, D = FULL ? W : a.D, P = width_of(D);
+    auto fetch = [&](int n) {
+        if (n >= end) return;
+        chunk_ref c = chunk_of(s, n);
+        const u16 *chunk = chunk_in(a.kv, c, blockIdx.y, a.K, P);
+        int here = keys_seen(c.total, c.number);
+        stage_keys<FEW_THREADS, true>(room.chunk.k, chunk, P, here), stage_marks(room.chunk.mark[0], chunk, P);
+        copy_commit();
+        stage_values<FEW_THREADS, true>(room.chunk.v, chunk, P, here);
+        copy_commit();
+    };
+    const u16 *k_hi = &room.chunk.k.hi[16 * quarter][0] + lane_sum<LD>(),
+              *k_lo = &room.chunk.k.lo[16 * quarter][0] + lane_sum<LD>();
+    const u16 *v_hi = &room.chunk.v.hi[0][W / 4 * quarter] + lane_columns<LD>(),
+              *v_lo = &room.chunk.v.lo[0][W / 4 * quarter] + lane_columns<LD>();
+    if (number < end - 1) fetch(number);
     follow();
+    if (number >= end - 1) fetch(number);
+    while (number < end) {
+        chunk_ref c = chunk_of(s, number);
+        tile t = rows_of(number);
+        int here = keys_seen(c.total, c.number);
+#pragma unroll 1
+        for (int first = 0; first < t.n; first += 8 * EIGHTS) {
+            int left = (t.n - first + 7) / 8, eights = left < EIGHTS ? left : EIGHTS, mine = (eights + 1) / 2;
+            bool scores = set < eights && 16 * quarter < here; /* all of a warp */
+            stage_queries<W, EIGHTS>(room.q, a, t, first, eights, D);
+            if (threadIdx.x < 8 * EIGHTS && first + (int)threadIdx.x < t.n)
+                room.part[threadIdx.x] = part_of(number, first + (int)threadIdx.x);
+            copy_wait<1>(); /* keys; behind the first round nothing is on its way */
+            __syncthreads();
+            float x[MOST][4];
+            if (scores)
+                by_count<MOST>(mine, [&](auto count) {
+                    enum { N = decltype(count)::value };
+                    clear<N>(x);
+#pragma unroll
+                    for (int k = 0; k < W / 16; k++) {
+                        uint32_t kh[1][4], kl[1][4];
+                        load_matrices(kh[0], k_hi + 16 * k), load_matrices(kl[0], k_lo + 16 * k);
+                        step_pairs<1, N, 2 * sizeof room.q[0] / 4>(x, kh, kl, room.q[set][k][lane]);
+                    }
+                });
+            __syncthreads(); /* scores come where q was */
+            if (scores)
+#pragma unroll
+                for (int j = 0; j < MOST; j++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++)
+                        if (set + 2 * j < eights)
+                            room.of[set + 2 * j].scores[lane % 4 * 2 + i % 2][16 * quarter + lane / 4 + i / 2 * 8] =
+                                x[j][i];
+            __syncthreads();
+            if (warp < eights) {
+                float w[8][4], m, sum;
+                int pair = first + 8 * warp + lane / 4, seen = pair_sees(s, c, t, pair);
+                for_scores([&](int j, int i) { w[j][i] = room.of[warp].scores[lane / 4][8 * j + lane % 4 * 2 + i]; });
+                row_weights<1>(&m, &sum, w, &seen, false, room.chunk.mark[0], 1.0f / sqrtf((float)D));
+                __syncwarp();
+#pragma unroll
+                for (int k = 0; k < CHUNK / 16; k++) {
+                    uint32_t right[4];
+                    for (int i = 0; i < 2; i++) split2(&right[i], &right[i + 2], w[2 * k + i][0], w[2 * k + i][1]);
+                    *(uint4 *)room.of[warp].weights[k][lane] = as_uint4(right);
+                }
+                if (lane % 4 == 0 && pair < t.n) {
+                    float *to = parts + (int64_t)room.part[8 * warp + lane / 4] * part_size(D);
+                    to[D] = m, to[D + 1] = sum;
+                }
+            }
+            copy_wait<0>();
+            __syncthreads();
+            if (set < eights)
+                by_count<MOST>(mine, [&](auto count) {
+                    enum { N = decltype(count)::value };
+                    float o[M * N][4];
+                    clear<M * N>(o);
+#pragma unroll
+                    for (int k = 0; k < CHUNK / 16; k++) {
+                        if (16 * k >= here) break;
+                        uint32_t vh[M][4], vl[M][4];
+#pragma unroll
+                        for (int m = 0; m < M; m++)
+                            load_transposed(vh[m], v_hi + 16 * k * LD + 16 * m),
+                                load_transposed(vl[m], v_lo + 16 * k * LD + 16 * m);
+                        step_pairs<M, N, 2 * sizeof room.of[0] / 4>(o, vh, vl, room.of[set].weights[k][lane]);
+                    }
+                    int col = W / 4 * quarter + lane / 4;
+#pragma unroll
+                    for (int j = 0; j < N; j++)
+#pragma unroll
+                        for (int i = 0; i < 2; i++) {
+                            int pair = 8 * (set + 2 * j) + lane % 4 * 2 + i;
+                            if (first + pair >= t.n) continue;
+                            float *to = parts + (int64_t)room.part[pair] * part_size(D) + col;
+#pragma unroll
+                            for (int m = 0; m < M; m++)
+#pragma unroll
+                                for (int h = 0; h < 2; h++)
+                                    if (col + 16 * m + 8 * h < D) to[16 * m + 8 * h] = o[m * N + j][2 * h + i];
+                        }
+                });
+            __syncthreads();
+        }
+        number = next(number);
+        fetch(number);
+    }
+}
+
+enum { ITEM_EIGHTS = 2, ITEM_PAIRS = 8 * ITEM_EIGHTS };
+
+template <int W>
+__global__ static void __launch_bounds__(FEW_THREADS, 2) split_few_kernel(attending a, const chunk_item *items, float *parts) {
+    SHARED_BYTES(bytes);
     chunk_item item = item_of(a, items);
     mr_span s = a.spans[item.span];
-    if (has_chunk(s, item)) few_chunk<W>(a, *(few_room<W> *)bytes, s, item.number, blockIdx.x, 16, parts);
+    if (!has_chunk(s, item)) return;
+    int at = (blockIdx.x * a.K + blockIdx.y) * ITEM_PAIRS;
+    few_chunks<W, ITEM_EIGHTS, false>(a, *(few_room<W, ITEM_EIGHTS> *)bytes, s, item.number, item.number + 1, parts, [](int number) { return number + 1; },
+                               [&](int) { return tile_of(s, 0, blockIdx.y, a.G, a.H); }, [&](int, int pair) { return at + pair; });
 }
 
 /* --- forward, sequences that go on by a row each: those that follow each other with one prefix read its chunks once --- */
 
 enum { TEAM = 16 /* sequences, at most */ };
 
-__device__ inline bool same_prefix(const mr_span &a, const mr_span &b) {
-    return a.n_prefix == b.n_prefix && a.prefix_slot0 == b.prefix_slot0;
-}
-
 /* The spans around this one that have its prefix: the first of its team, and how many that has. Of up to 32 spans in a row every one sees all; more are
- * cut at multiples of TEAM. All threads of a block. */
+ * cut at multiples of TEAM. All threads of a block. Loads do not wait for each other. */
 __device__ inline int team_of(const attending &a, const mr_span &s, int which, int S, int *first) {
     int lane = threadIdx.x % 32, left = which - 1 - lane, right = which + 1 + lane;
-    bool before = left >= 0 && same_prefix(a.spans[left], s), behind = right < S && same_prefix(a.spans[right], s);
+    const mr_span *l = a.spans + (left >= 0 ? left : which), *r = a.spans + (right < S ? right : which);
+    int l_prefix = l->n_prefix, l_slot = l->prefix_slot0, r_prefix = r->n_prefix, r_slot = r->prefix_slot0;
+    bool before = (left >= 0) & (l_prefix == s.n_prefix) & (l_slot == s.prefix_slot0);
+    bool behind = (right < S) & (r_prefix == s.n_prefix) & (r_slot == s.prefix_slot0);
     int n_before = (int)-warp_max(before ? -32.0f : -(float)lane), n_behind = (int)-warp_max(behind ? -32.0f : -(float)lane);
     int all = n_before + 1 + n_behind, from = which - n_before, end = which + n_behind + 1;
     int cut = all <= 32 ? from + n_before / TEAM * TEAM : which / TEAM * TEAM;
@@ -415,116 +552,56 @@ __device__ inline int team_of(const attending &a, const mr_span &s, int which, i
     return (cut + TEAM < end ? cut + TEAM : end) - *first;
 }
 
-/* A chunk of the prefix of `team` spans from `which` on: a warp has as many of them as 16 pairs hold. */
-template <int W>
-__device__ static void team_chunk(const attending &a, chunk_room<W> &room, const mr_span &s, int which, int team, int number, float *parts) {
-    enum { LD = W + 8 };
-    int kh = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = a.D, P = width_of(D), per = 16 / a.G;
-    chunk_ref c = chunk_of(s, number);
-    const u16 *chunk = chunk_in(a.kv, c, kh, a.K, P);
-    int here = keys_seen(c.total, c.number);
-    stage_keys<FEW_THREADS>(room.k, chunk, P, here), stage_marks(room.mark[0], chunk, P);
-    copy_commit();
-    stage_values<FEW_THREADS>(room.v, chunk, P, here);
-    copy_commit();
-    const u16 *k_hi = &room.k.hi[0][0] + lane_columns<LD>(), *k_lo = &room.k.lo[0][0] + lane_columns<LD>();
-    const u16 *v_hi = &room.v.hi[0][0] + lane_sum<LD>(), *v_lo = &room.v.lo[0][0] + lane_sum<LD>();
-#pragma unroll 1
-    for (int round = 0; round < team; round += FEW_THREADS / 32 * per) {
-        int first = round + warp * per, n = team - first < per ? team - first : per;
-        bool mine = n > 0; /* of a warp */
-        mr_span rows = s;  /* as if they were rows of one span */
-        rows.row0 = s.row0 + first, rows.n_rows = mine ? n : 0;
-        tile t = tile_of(rows, 0, kh, a.G, a.H);
-        uint32_t qh[W / 16][4], ql[W / 16][4], ph[4][4], pl[4][4];
-        float x[8][4], m[2], sum[2], *to[2] = { NULL, NULL };
-        if (mine) load_queries<W>(qh, ql, a.q, a.ldq, t, 0, D);
-        if (!round) {
-            copy_wait<1>();
-            __syncthreads();
-        }
-        if (mine) {
-            clear<8>(x);
-#pragma unroll
-            for (int k = 0; k < W / 16; k++) step<LD, WIDE, false>(x, qh[k], ql[k], k_hi + 16 * k, k_lo + 16 * k);
-            int seen[2] = { lane / 4 < t.n ? here : 0, lane / 4 + 8 < t.n ? here : 0 };
-            chunk_weights(ph, pl, m, sum, x, seen, false, room.mark[0], 1.0f / sqrtf((float)D));
-        }
-        if (!round) {
-            copy_wait<0>();
-            __syncthreads();
-        }
-        if (!mine) continue;
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            int pair = lane / 4 + 8 * h;
-            int64_t at = (int64_t)(which + first + pair / a.G) * a.n_chunks + number;
-            if (pair < t.n) to[h] = parts + ((at * a.K + kh) * a.G + pair % a.G) * (D + 2);
-            if (to[h] && lane % 4 == 0) to[h][0] = m[h], to[h][1] = sum[h];
-        }
-#pragma unroll
-        for (int sl = 0; sl < W / 64; sl++) {
-            clear<8>(x);
-#pragma unroll
-            for (int k = 0; k < 4; k++) step<LD, WIDE, true>(x, ph[k], pl[k], v_hi + 16 * k * LD + 64 * sl, v_lo + 16 * k * LD + 64 * sl);
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-#pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    int col = 64 * sl + j * 8 + lane % 4 * 2;
-                    if (!to[h] || col >= D) continue;
-                    if (D % 2 == 0) {
-                        float2 two = { x[j][2 * h], x[j][2 * h + 1] };
-                        *(float2 *)(to[h] + 2 + col) = two;
-                    } else {
-                        to[h][2 + col] = x[j][2 * h];
-                        if (col + 1 < D) to[h][3 + col] = x[j][2 * h + 1];
-                    }
-                }
-        }
-    }
-}
-
 /* `blocks` blocks a span and key head. The team's blocks share the prefix's chunks, each for all its spans; own keys are the span's. */
-template <int W> __global__ static void __launch_bounds__(FEW_THREADS) split_step_kernel(attending a, int S, int blocks, float *parts) {
+template <int W, int EIGHTS, bool FULL>
+__global__ static void __launch_bounds__(FEW_THREADS, 2) split_step_kernel(attending a, int S, int blocks, float *parts) {
     SHARED_BYTES(bytes);
-    few_room<W> &room = *(few_room<W> *)bytes;
-    int which = blockIdx.x / blocks, turn = blockIdx.x % blocks, first;
+    int which = blockIdx.x % S, turn = blockIdx.x / S, kh = blockIdx.y, first;
     mr_span s = a.spans[which];
     int before = chunks_of(s.n_prefix), n = before + chunks_of(s.past + 1), team = team_of(a, s, which, S, &first);
-    follow();
-    mr_span leader = s;
-    leader.row0 -= which - first;
-    for (int number = (which - first) * blocks + turn; number < before; number += team * blocks) {
-        if (team > 1)
-            team_chunk<W>(a, room.chunk, leader, first, team, number, parts);
-        else
-            few_chunk<W>(a, room, s, number, (int64_t)which * a.n_chunks + number, a.G, parts);
-        __syncthreads();
-    }
-    for (int number = before + turn; number < n; number += blocks) {
-        few_chunk<W>(a, room, s, number, (int64_t)which * a.n_chunks + number, a.G, parts);
-        __syncthreads();
-    }
+    /* the prefix's chunks go around the team's spans, first those of the first turns; own ones begin with the last turn */
+    auto own_behind = [&](int number) { return number < before ? number : before + blocks - 1 - turn; };
+    few_chunks<W, EIGHTS, FULL>(
+        a, *(few_room<W, EIGHTS> *)bytes, s, own_behind(which - first + turn * team), n, parts,
+        [&](int number) { return number < before ? own_behind(number + team * blocks) : number + blocks; },
+        [&](int number) {
+            tile t = tile_of(s, 0, kh, a.G, a.H);
+            if (number < before) t.row0 -= which - first, t.n *= team;
+            return t;
+        },
+        [&](int number, int pair) {
+            return ((((number < before ? first : which) + pair / a.G) * a.n_chunks + number) * a.K + kh) * a.G + pair % a.G;
+        });
+}
+
+/* Two blocks are on a multiprocessor. At 192 rows three of each span are faster than two (33 instead of 38 us). */
+template <int W> static void launch_step(mr_backend *b, const attending &a, int S, float *parts) {
+    int each = 9 * cu_of(b)->n_sm / (S * a.K), blocks = each < 1 ? 1 : each < a.n_chunks ? each : a.n_chunks;
+    dim3 grid(S * blocks, a.K);
+    if (a.D == W && (size_t)cu_of(b)->max_shared >= sizeof(few_room<W, 8>))
+        LAUNCH_EARLY(b, "attention", (split_step_kernel<W, 8, true>), grid, FEW_THREADS, (int)sizeof(few_room<W, 8>), a, S, blocks, parts);
+    else if (a.D == W)
+        LAUNCH_EARLY(b, "attention", (split_step_kernel<W, 4, true>), grid, FEW_THREADS, (int)sizeof(few_room<W, 4>), a, S, blocks, parts);
+    else
+        LAUNCH_EARLY(b, "attention", (split_step_kernel<W, 4, false>), grid, FEW_THREADS, (int)sizeof(few_room<W, 4>), a, S, blocks, parts);
 }
 
 void split_step(mr_backend *b, const attending *a, int S, float *parts) {
-    attending w = *a;
-    int each = 6 * cu_of(b)->n_sm / (S * a->K), blocks = each < 1 ? 1 : each < a->n_chunks ? each : a->n_chunks; /* 3 are on a multiprocessor */
-    dim3 grid(S * blocks, a->K);
     if (a->D <= 64)
-        LAUNCH_EARLY(b, "attention", split_step_kernel<64>, grid, FEW_THREADS, (int)sizeof(few_room<64>), w, S, blocks, parts);
+        launch_step<64>(b, *a, S, parts);
     else
-        LAUNCH_EARLY(b, "attention", split_step_kernel<128>, grid, FEW_THREADS, (int)sizeof(few_room<128>), w, S, blocks, parts);
+        launch_step<128>(b, *a, S, parts);
+}
+
+template <int W> static void launch_few(mr_backend *b, const attending &a, const chunk_item *items, int n, float *parts) {
+    LAUNCH_EARLY(b, "attention", split_few_kernel<W>, dim3(n, a.K), FEW_THREADS, (int)sizeof(few_room<W, ITEM_EIGHTS>), a, items, parts);
 }
 
 void split_few(mr_backend *b, const attending *a, const chunk_item *items, int n, float *parts) {
-    attending w = *a;
-    dim3 grid(n, a->K);
     if (a->D <= 64)
-        LAUNCH_EARLY(b, "attention", split_few_kernel<64>, grid, FEW_THREADS, (int)sizeof(few_room<64>), w, items, parts);
+        launch_few<64>(b, *a, items, n, parts);
     else
-        LAUNCH_EARLY(b, "attention", split_few_kernel<128>, grid, FEW_THREADS, (int)sizeof(few_room<128>), w, items, parts);
+        launch_few<128>(b, *a, items, n, parts);
 }
 
 /* --- backward --- */
@@ -571,9 +648,6 @@ template <int W, int WARPS, int BUFFERS> struct dq_room {
     chunk_room<W> chunk[BUFFERS];
     uint4 q[WARPS][W / 16][2][32]; /* left operands: each lane reads what it wrote */
 };
-
-__device__ inline uint4 as_uint4(const uint32_t a[4]) { return make_uint4(a[0], a[1], a[2], a[3]); }
-__device__ inline void from_uint4(uint32_t a[4], uint4 v) { a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w; }
 
 /* A block has 16 * WARPS pairs of a span and key head: over chunks and keys in order. */
 template <int W, int WARPS, int BUFFERS>

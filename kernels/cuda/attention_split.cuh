@@ -59,14 +59,14 @@ template <typename F> __device__ inline void for_scores(F body) {
         for (int i = 0; i < 2; i++) body(j, i);
 }
 
-/* One chunk's own softmax for 16 rows: maximum and sum of the lane's two rows, and the weights. x: scores by tiles of 8 keys (overwritten).
+/* One chunk's own softmax for ROWS * 8 rows: maximum and sum of the lane's rows; x: scores by tiles of 8 keys, overwritten by the weights.
  * A row that sees nothing has m = -inf, sum = 0. all: every row sees every key, which shows in no bits. e^x is 2^(x log2 e), to about
  * 2^-22 of a weight where x and the maximum are below 16; what products leave out is more. */
-__device__ inline void chunk_weights(uint32_t ph[4][4], uint32_t pl[4][4], float m[2], float sum[2], float (*x)[4],
-                                     const int seen[2], bool all, const float *mark, float scale) {
+template <int ROWS>
+__device__ inline void row_weights(float m[ROWS], float sum[ROWS], float (*x)[4], const int seen[ROWS], bool all, const float *mark, float scale) {
     int key = threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
+    for (int h = 0; h < ROWS; h++) {
         float most = -INFINITY, total = 0.0f;
         for_scores([&](int j, int i) { x[j][2 * h + i] = fmaf(x[j][2 * h + i], scale, mark[j * 8 + key + i]); });
         if (!all) for_scores([&](int j, int i) { x[j][2 * h + i] = j * 8 + key + i < seen[h] ? x[j][2 * h + i] : -INFINITY; });
@@ -80,6 +80,12 @@ __device__ inline void chunk_weights(uint32_t ph[4][4], uint32_t pl[4][4], float
         });
         m[h] = most, sum[h] = quad_sum(total);
     }
+}
+
+/* The same for 16 rows, whose weights become left operands. */
+__device__ inline void chunk_weights(uint32_t ph[4][4], uint32_t pl[4][4], float m[2], float sum[2], float (*x)[4],
+                                     const int seen[2], bool all, const float *mark, float scale) {
+    row_weights<2>(m, sum, x, seen, all, mark, scale);
 #pragma unroll
     for (int k = 0; k < 4; k++) as_left(ph[k], pl[k], x + 2 * k);
 }

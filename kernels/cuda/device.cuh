@@ -192,13 +192,13 @@ __device__ inline uint4 load_passing(const uint4 *p) {
     return *p;
 #endif
 }
-__device__ inline void copy16_passing(void *shared, const void *global) {
+__device__ inline void copy16_passing(void *shared, const void *global, bool ok = true) {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(shared)), "l"(global),
-                 "l"(passing())
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"((unsigned)__cvta_generic_to_shared(shared)), "l"(global),
+                 "r"(ok ? 16 : 0), "l"(passing())
                  : "memory");
 #else
-    copy16(shared, global, true);
+    copy16(shared, global, ok);
 #endif
 }
 __device__ inline uint2 load_passing(const uint2 *p) {

@@ -1,7 +1,7 @@
 /* compare.c - every operation of the CUDA backend against the CPU's, and the row rule on the device.
  *
  *     compare [small] [PART ...]      PART: weights elementwise linear rows attention head optimizer mlp
- *     compare [small] bench           timings; between: all but the products; decode: NF4 products of 6 rows, here and on a T4
+ *     compare [small] bench           timings; between: all but the products; steps: attention of decode steps; decode: NF4 products of 6 rows, here and on a T4
  *
  * Prints one line a check and `N passed, M failed`; the exit code is 1 when one failed, 77 when there is no device. Plain C without a
  * test library, so that it builds on a machine that has only a compiler and CUDA: tests/gpu/run.sh. */
@@ -181,12 +181,13 @@ int main(int argc, char **argv) {
         { "rows", test_rows },             { "mlp", test_mlp },
         { "unpacked", test_unpacked },
     };
-    bool bench = false, between = false, decode = false;
+    bool bench = false, between = false, steps = false, decode = false;
     int n_named = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "small") == 0) small_run = true;
         else if (strcmp(argv[i], "bench") == 0) bench = true;
         else if (strcmp(argv[i], "between") == 0) between = true;
+        else if (strcmp(argv[i], "steps") == 0) steps = true;
         else if (strcmp(argv[i], "decode") == 0) decode = true;
         else n_named++;
     }
@@ -198,7 +199,7 @@ int main(int argc, char **argv) {
     }
     printf("cpu: %s\ngpu: %s\n", cpu->device, gpu->device);
     for (size_t p = 0; p < sizeof parts / sizeof parts[0]; p++) {
-        bool named = n_named == 0 && !bench && !between && !decode;
+        bool named = n_named == 0 && !bench && !between && !steps && !decode;
         for (int i = 1; i < argc; i++) named = named || strcmp(argv[i], parts[p].name) == 0;
         if (!named) continue;
         double t = seconds();
@@ -210,6 +211,7 @@ int main(int argc, char **argv) {
     }
     if (bench) bench_all();
     if (between) bench_between();
+    if (steps) bench_steps();
     if (decode) bench_decode();
     mr_backend_close(gpu), mr_backend_close(cpu);
     printf("%d passed, %d failed\n", n_passed, n_failed);

@@ -62,6 +62,7 @@ void test_head(void);
 void test_optimizer(void);
 void bench_all(void);
 void bench_between(void); /* all but the products */
+void bench_steps(void);   /* attention of decode steps */
 void bench_decode(void);  /* NF4 products of 6 rows, here and what that says of a T4 */
 
 #endif

@@ -273,6 +273,83 @@ static void bench_attention(int times) {
     drop(gpu);
 }
 
+/* --- attention of decode steps: groups with a prompt of 512 each; as in a model, layer after layer in work that repeats --- */
+
+enum { MOST_LAYERS = 36, STEP_PROMPT = 512 };
+typedef struct stepping {
+    int number, keys, sequences, layers, n_chunks; /* number: of this work */
+    int64_t n_slots;
+    float *q, *o;
+    const mr_span *spans; /* device */
+    void *kv[MOST_LAYERS];
+} stepping;
+
+static void step_layers(void *self) {
+    const stepping *p = self;
+    for (int l = 0; l < p->layers; l++)
+        gpu->attention_step(gpu, p->o, p->q, (H + 2 * p->keys) * D, p->kv[l], p->n_slots, p->spans, p->sequences, p->n_chunks, H, p->keys, D);
+}
+static void step_call(void *ctx, int i) {
+    stepping *p = ctx;
+    (void)i;
+    gpu->repeat(gpu, &p->number, sizeof p->number, step_layers, p);
+}
+
+/* keys: heads of keys. own: of each sequence, with the new one */
+static void bench_step(int keys, int sequences, int group, int own) {
+    enum { ROWS = 4096 };
+    const int groups = sequences / group, ld = (H + 2 * keys) * D, room = (own + MR_KV_CHUNK - 1) / MR_KV_CHUNK * MR_KV_CHUNK;
+    static int number;
+    stepping p = { .number = ++number, .keys = keys, .sequences = sequences, .n_chunks = (STEP_PROMPT + room) / MR_KV_CHUNK };
+    p.n_slots = (int64_t)groups * (STEP_PROMPT + group * room);
+    int64_t size = (int64_t)gpu->kv_bytes(gpu, p.n_slots, keys, D);
+    p.layers = (int)fmax(2, fmin(MOST_LAYERS, 1e9 / (double)size));
+    mr_span *spans = malloc((size_t)sequences * sizeof *spans);
+    int32_t *slots = malloc((size_t)p.n_slots * sizeof *slots);
+    float *host = random_new((int64_t)ROWS * ld, 2);
+    require(spans && slots, "memory");
+    for (int s = 0; s < sequences; s++) {
+        int32_t prompt = s / group * (STEP_PROMPT + group * room);
+        spans[s] = (mr_span){ .row0 = s, .n_rows = 1, .past = own - 1, .slot0 = prompt + STEP_PROMPT + s % group * room, .n_prefix = STEP_PROMPT,
+                               .prefix_slot0 = prompt };
+    }
+    for (int64_t i = 0; i < p.n_slots; i++) slots[i] = (int32_t)i;
+    float *rows = put(gpu, host, (int64_t)ROWS * ld);
+    int32_t *at = put_ids(gpu, slots, p.n_slots);
+    p.q = rows, p.o = put(gpu, NULL, (int64_t)sequences * H * D);
+    p.spans = (const mr_span *)put_ids(gpu, (const int32_t *)spans, sequences * (int64_t)(sizeof *spans / sizeof(int32_t)));
+    for (int l = 0; l < p.layers; l++) {
+        p.kv[l] = gpu->alloc(gpu, (size_t)size);
+        require(p.kv[l], "device memory");
+        for (int64_t i = 0; i < p.n_slots; i += ROWS) {
+            int n = (int)(p.n_slots - i < ROWS ? p.n_slots - i : ROWS);
+            gpu->kv_put(gpu, p.kv[l], p.n_slots, rows + H * D, rows + (H + keys) * D, ld, at + i, n, keys, D);
+        }
+    }
+    double t = time_of(step_call, &p) / p.layers, kept = 2.0 * keys * D * 4;
+    uint32_t sum = 2166136261u; /* of the last layer's bits */
+    float *o = get(gpu, p.o, (int64_t)sequences * H * D);
+    for (int64_t i = 0; i < (int64_t)sequences * H * D; i++) {
+        uint32_t bits;
+        memcpy(&bits, &o[i], sizeof bits);
+        sum = (sum ^ bits) * 16777619u;
+    }
+    printf("      attention  decode, 16 / %d heads, %3d = %2d x %2d rows, %3d own keys %7.1f us  bits %08x", keys, sequences, groups, group, own, 1e6 * t, sum);
+    share_of("attention of a decode step", t, kept * groups * (STEP_PROMPT + (double)group * own) + 8.0 * sequences * H * D,
+             4.0 * sequences * (STEP_PROMPT + own) * H * D);
+    for (int l = 0; l < p.layers; l++) gpu->free(gpu, p.kv[l]);
+    free(spans), free(slots), free(host), free(o);
+    drop(gpu);
+}
+
+static void bench_all_steps(void) {
+    bench_step(2, 6, 6, 20);
+    if (small_run) return;
+    bench_step(2, 48, 6, 20), bench_step(2, 192, 6, 20), bench_step(2, 512, 8, 20);
+    bench_step(2, 192, 6, 500), bench_step(2, 16, 1, 500);
+    bench_step(8, 6, 6, 20), bench_step(8, 64, 8, 20), bench_step(8, 512, 8, 20);
+}
+
 /* --- what lies between the products, at the shapes of a training step of Qwen2.5-3B: 6 x (512 + 512) --- */
 
 enum { C = 2048, F = 11008, V = 151936, HEAD_ROWS = 256 };
@@ -455,9 +532,16 @@ void bench_between(void) {
     measure_limits();
     bench_attention(1);
     if (!small_run) bench_attention(2);
+    bench_all_steps();
     bench_rows();
     bench_update();
     list_slow();
+    wait();
+}
+
+void bench_steps(void) {
+    measure_limits();
+    bench_all_steps();
     wait();
 }
 
@@ -511,6 +595,7 @@ void bench_all(void) {
     }
     bench_attention(1);
     if (!small_run) bench_attention(2);
+    bench_all_steps();
     bench_rows();
     bench_update();
     list_slow();

@@ -164,7 +164,7 @@ static inline void copy16(void *shared, const void *global, bool ok) {
     if ((uintptr_t)shared % 16 || (uintptr_t)global % 16) __builtin_trap();
     emu_copy(shared, ok ? global : NULL);
 }
-static inline void copy16_passing(void *shared, const void *global) { copy16(shared, global, true); }
+static inline void copy16_passing(void *shared, const void *global, bool ok = true) { copy16(shared, global, ok); }
 template <typename V> static inline V load_passing(const V *p) { return *p; }
 static inline void fetch_ahead(const void *global, int bytes) {
     if ((uintptr_t)global % 16 || bytes % 16) __builtin_trap();
