@@ -50,7 +50,7 @@ enum { CU_NF4 = 0, CU_MAP = 16, CU_LIMIT = CU_MAP + 256, CU_UMAP = CU_LIMIT + 25
 
 typedef enum cu_answer { CU_UNKNOWN, CU_NO, CU_YES } cu_answer;
 
-/* How 16-bit rows lie: as mma's operands (few_nf4.cu, few_half.cu), as wgmma's (few_wide.cu), one after another (joined.cu). */
+/* How 16-bit rows lie: as mma's operands (few_nf4.cu, few_half.cu), as wgmma's (few_wide.cu, half_wide.cu), one after another (joined.cu). */
 typedef enum cu_layout { CU_PACKED, CU_CORES, CU_PLAIN } cu_layout;
 
 typedef struct cu_state {
