@@ -262,10 +262,10 @@ struct mr_backend {
     /* Puts k[n,:] and v[n,:] (K heads of D; rows ld apart) into slots[n]. */
     void (*kv_put)(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,
                    int N, int K, int D);
-    /* rope of the H + K heads of x[N] (rows ld apart) and kv_put of the last K of them with v, with their bits. False: nothing is done. NULL: so it
-     * is always. */
-    bool (*rope_put)(mr_backend *b, void *kv, int64_t n_slots, float *x, const float *v, int ld, const int32_t *pos, const float *inv_freq,
-                     const int32_t *slots, int N, int H, int K, int D);
+    /* head_norm of the H + K heads of x[N] to y (wq NULL: none, and y is x), rope of y, and kv_put of the last K heads of y with v, with their bits;
+     * rows of all are ld apart. False: nothing is done. NULL: so it is always. */
+    bool (*rope_put)(mr_backend *b, void *kv, int64_t n_slots, float *y, const float *x, const float *v, int ld, const float *wq, const float *wk,
+                     float eps, const int32_t *pos, const float *inv_freq, const int32_t *slots, int N, int H, int K, int D);
     /* o[N,H*D]: o = softmax(q k^T * D^-0.5) v for the keys that the span lets a row see; query head h uses key head h / (H/K).
      * q rows are ldq apart. lse[N,H] = log-sum-exp of the scaled scores (for the backward pass; may be NULL). spans: host memory. */
     void (*attention)(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,

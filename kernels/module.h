@@ -13,7 +13,7 @@
 #define MR_CUDA_FILE_SM75 "libmedrl_cuda_sm75.so"
 #define MR_CUDA_SYMBOL "mr_cuda_module"
 
-#define MR_CUDA_CALLS 1 /* one more with each change of an operation's arguments */
+#define MR_CUDA_CALLS 2 /* one more with each change of an operation's arguments */
 #define MR_CUDA_ABI                                                                                                    \
     ((uint64_t)MR_CUDA_CALLS << 56 | (uint64_t)sizeof(mr_backend) << 40 | (uint64_t)sizeof(mr_linear) << 24 |          \
      (uint64_t)sizeof(mr_span) << 12 |                                                                                 \

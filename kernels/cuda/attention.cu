@@ -53,13 +53,13 @@ void cu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const f
         LAUNCH(b, "kv_put", kv_put_kernel, N, THREADS, 0, (float *)kv, k, v, ld, slots, K, D);
 }
 
-bool cu_rope_put(mr_backend *b, void *kv, int64_t n_slots, float *x, const float *v, int ld, const int32_t *pos, const float *inv_freq,
-                 const int32_t *slots, int N, int H, int K, int D) {
+bool cu_rope_put(mr_backend *b, void *kv, int64_t n_slots, float *y, const float *x, const float *v, int ld, const float *wq, const float *wk,
+                 float eps, const int32_t *pos, const float *inv_freq, const int32_t *slots, int N, int H, int K, int D) {
     (void)n_slots;
     if (!split_takes(b, D) || N > CU_MOST_STEP_ROWS) return false; /* many rows are cut finer by rope and kv_put */
     if (cu_failed(b) || N <= 0) return true;
-    assert(D % 2 == 0 && ld >= (H + K) * D);
-    split_rope_put(b, kv, x, v, ld, pos, inv_freq, slots, N, H, K, D);
+    assert(D % 2 == 0 && ld >= (H + K) * D && (wq || y == x));
+    split_rope_put(b, kv, y, x, v, ld, wq, wk, eps, pos, inv_freq, slots, N, H, K, D);
     return true;
 }
 

@@ -100,8 +100,8 @@ int split_many_tile(const mr_backend *b, int D); /* pairs of a tile_item of spli
 
 size_t split_kv_bytes(int64_t n_slots, int K, int D);
 void split_kv_put(mr_backend *b, void *kv, const float *k, const float *v, int ld, const int32_t *slots, int N, int K, int D);
-void split_rope_put(mr_backend *b, void *kv, float *x, const float *v, int ld, const int32_t *pos, const float *inv_freq, const int32_t *slots,
-                    int N, int H, int K, int D);
+void split_rope_put(mr_backend *b, void *kv, float *y, const float *x, const float *v, int ld, const float *wq, const float *wk, float eps,
+                    const int32_t *pos, const float *inv_freq, const int32_t *slots, int N, int H, int K, int D);
 void split_many(mr_backend *b, const attending *a, const tile_item *items, int n);
 /* parts: for each item, key head and pair. */
 void split_few(mr_backend *b, const attending *a, const chunk_item *items, int n, float *parts);

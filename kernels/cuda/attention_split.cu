@@ -52,62 +52,80 @@ __global__ static void split_put_kernel(u16 *kv, const float *k, const float *v,
     }
 }
 
-/* rope of H + K heads and split_put of the last K of them: one block a row, one warp a head; a lane has each 32nd pair. */
-enum { ROPE_WARPS = 18 };
-__global__ static void __launch_bounds__(ROPE_WARPS * 32) rope_put_kernel(u16 *kv, float *x, const float *v, int ld, const int32_t *pos,
-                                                                         const float *inv_freq, const int32_t *slots, int H, int K, int D) {
+/* rope of H + K heads and split_put of the last K of them: a warp a head, up to ROPE_WARPS of them a block; a lane has each 32nd pair. NORM: head_norm
+ * before it, whose block is one warp for such heads (elementwise.cu). */
+enum { ROPE_WARPS = 8 };
+template <bool NORM>
+__global__ static void __launch_bounds__(ROPE_WARPS * 32)
+    rope_put_kernel(u16 *kv, float *y, const float *x, const float *v, int ld, const float *wq, const float *wk, float eps, const int32_t *pos,
+                    const float *inv_freq, const int32_t *slots, int H, int K, int D) {
     enum { PAIRS = 2 }; /* D <= 128 */
-    int lane = threadIdx.x % 32, P = width_of(D), half = D / 2;
-    float freq[PAIRS], s[PAIRS], c[PAIRS];
+    int lane = threadIdx.x % 32, h = (int)(blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32), P = width_of(D), half = D / 2;
+    bool key = h >= H;
+    const float *w = key ? wk : wq;
+    float freq[PAIRS], s[PAIRS], c[PAIRS], w_lo[PAIRS], w_hi[PAIRS];
 #pragma unroll
-    for (int i = 0; i < PAIRS; i++) freq[i] = lane + 32 * i < half ? inv_freq[lane + 32 * i] : 0.0f;
+    for (int i = 0; i < PAIRS; i++) {
+        int d = lane + 32 * i;
+        freq[i] = d < half ? inv_freq[d] : 0.0f;
+        if (NORM && d < half) w_lo[i] = w[d], w_hi[i] = w[half + d];
+    }
     follow();
-    int64_t slot = slots[blockIdx.x];
-    float p = (float)pos[blockIdx.x], *row = x + (int64_t)blockIdx.x * ld;
+    if (h >= H + K) return;
+    int64_t slot = slots[blockIdx.x], at = (int64_t)blockIdx.x * ld;
+    float p = (float)pos[blockIdx.x], lo[PAIRS] = {}, hi[PAIRS] = {}, of_v[2 * PAIRS] = {}, sum = 0.0f;
+    const float *row = x + at + h * D, *v_row = v + at + (h - H) * D;
+    float *to_row = y + at + h * D;
+    int bad = 0;
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) {
+        int d = lane + 32 * i;
+        if (d < half) lo[i] = row[d], hi[i] = row[half + d];
+    }
+#pragma unroll
+    for (int i = 0; NORM && i < 2 * PAIRS; i++) {
+        float value = lane + 32 * i < D ? row[lane + 32 * i] : 0.0f;
+        sum = fmaf(value, value, sum);
+    }
+#pragma unroll
+    for (int i = 0; key && i < 2 * PAIRS; i++)
+        if (lane + 32 * i < D) of_v[i] = v_row[lane + 32 * i], bad |= !is_finite(of_v[i]);
 #pragma unroll
     for (int i = 0; i < PAIRS; i++) sine_cosine(&s[i], &c[i], p * freq[i]);
-    for (int h = threadIdx.x / 32; h < H + K; h += blockDim.x / 32) {
-        float lo[PAIRS] = {}, hi[PAIRS] = {}, of_v[2 * PAIRS] = {};
-        const float *v_row = v + (int64_t)blockIdx.x * ld + (h - H) * D;
-        bool key = h >= H;
-        int bad = 0;
+    float inv = NORM ? 1.0f / sqrtf(warp_sum(sum) / (float)D + eps) : 1.0f;
 #pragma unroll
-        for (int i = 0; i < PAIRS; i++) {
-            int d = lane + 32 * i;
-            if (d < half) lo[i] = row[h * D + d], hi[i] = row[h * D + half + d];
-        }
-#pragma unroll
-        for (int i = 0; key && i < 2 * PAIRS; i++)
-            if (lane + 32 * i < D) of_v[i] = v_row[lane + 32 * i], bad |= !is_finite(of_v[i]);
-#pragma unroll
-        for (int i = 0; i < PAIRS; i++) {
-            int d = lane + 32 * i;
-            if (d >= half) continue;
-            rotate(&lo[i], &hi[i], s[i], c[i]);
-            row[h * D + d] = lo[i], row[h * D + half + d] = hi[i];
-            bad |= !is_finite(lo[i]) || !is_finite(hi[i]);
-        }
-        if (!key) continue;
-        u16 *chunk = kv + (slot / CHUNK * K + h - H) * chunk_size(P), *to = chunk + slot % CHUNK * P;
-        bad = warp_or(bad);
-        auto put = [&](int d, float of_k) { put_split(to + d, to + CHUNK * P + d, bad ? 0.0f : of_k); };
-#pragma unroll
-        for (int i = 0; i < PAIRS; i++)
-            if (lane + 32 * i < half) put(lane + 32 * i, lo[i]), put(half + lane + 32 * i, hi[i]);
-#pragma unroll
-        for (int i = 0; i < 2 * PAIRS; i++) {
-            int d = lane + 32 * i;
-            if (d >= D && d < P) put(d, 0.0f);
-            if (d < P) put_split(to + 2 * CHUNK * P + d, to + 3 * CHUNK * P + d, bad ? 0.0f : of_v[i]);
-        }
-        if (lane == 0) ((float *)(chunk + 4 * CHUNK * P))[slot % CHUNK] = bad ? NAN : 0.0f;
+    for (int i = 0; i < PAIRS; i++) {
+        int d = lane + 32 * i;
+        if (d >= half) continue;
+        if (NORM) lo[i] = lo[i] * inv * w_lo[i], hi[i] = hi[i] * inv * w_hi[i];
+        rotate(&lo[i], &hi[i], s[i], c[i]);
+        to_row[d] = lo[i], to_row[half + d] = hi[i];
+        bad |= !is_finite(lo[i]) || !is_finite(hi[i]);
     }
+    if (!key) return;
+    u16 *chunk = kv + (slot / CHUNK * K + h - H) * chunk_size(P), *to = chunk + slot % CHUNK * P;
+    bad = warp_or(bad);
+    auto put = [&](int d, float of_k) { put_split(to + d, to + CHUNK * P + d, bad ? 0.0f : of_k); };
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++)
+        if (lane + 32 * i < half) put(lane + 32 * i, lo[i]), put(half + lane + 32 * i, hi[i]);
+#pragma unroll
+    for (int i = 0; i < 2 * PAIRS; i++) {
+        int d = lane + 32 * i;
+        if (d >= D && d < P) put(d, 0.0f);
+        if (d < P) put_split(to + 2 * CHUNK * P + d, to + 3 * CHUNK * P + d, bad ? 0.0f : of_v[i]);
+    }
+    if (lane == 0) ((float *)(chunk + 4 * CHUNK * P))[slot % CHUNK] = bad ? NAN : 0.0f;
 }
 
-void split_rope_put(mr_backend *b, void *kv, float *x, const float *v, int ld, const int32_t *pos, const float *inv_freq, const int32_t *slots,
-                    int N, int H, int K, int D) {
-    int warps = H + K < ROPE_WARPS ? H + K : (int)ROPE_WARPS;
-    LAUNCH_EARLY(b, "rope_put", rope_put_kernel, N, warps * 32, 0, (u16 *)kv, x, v, ld, pos, inv_freq, slots, H, K, D);
+void split_rope_put(mr_backend *b, void *kv, float *y, const float *x, const float *v, int ld, const float *wq, const float *wk, float eps,
+                    const int32_t *pos, const float *inv_freq, const int32_t *slots, int N, int H, int K, int D) {
+    int blocks = (H + K + ROPE_WARPS - 1) / ROPE_WARPS, warps = (H + K + blocks - 1) / blocks;
+    dim3 grid((unsigned)N, (unsigned)blocks);
+    if (wq)
+        LAUNCH_EARLY(b, "rope_put", rope_put_kernel<true>, grid, warps * 32, 0, (u16 *)kv, y, x, v, ld, wq, wk, eps, pos, inv_freq, slots, H, K, D);
+    else
+        LAUNCH_EARLY(b, "rope_put", rope_put_kernel<false>, grid, warps * 32, 0, (u16 *)kv, y, x, v, ld, wq, wk, eps, pos, inv_freq, slots, H, K, D);
 }
 
 void split_kv_put(mr_backend *b, void *kv, const float *k, const float *v, int ld, const int32_t *slots, int N, int K, int D) {

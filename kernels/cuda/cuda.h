@@ -50,7 +50,7 @@ enum { CU_NF4 = 0, CU_MAP = 16, CU_LIMIT = CU_MAP + 256, CU_UMAP = CU_LIMIT + 25
 
 typedef enum cu_answer { CU_UNKNOWN, CU_NO, CU_YES } cu_answer;
 
-/* How 16-bit rows lie: as mma's operands (few_nf4.cu, few_half.cu), as wgmma's (few_wide.cu), one after another (joined.cu). */
+/* How 16-bit rows lie: as mma's operands (few_nf4.cu, few_half.cu), as wgmma's (few_wide.cu, half_wide.cu), one after another (joined.cu). */
 typedef enum cu_layout { CU_PACKED, CU_CORES, CU_PLAIN } cu_layout;
 
 /* Rows of a gradient that a product has converted, and the room that it wants behind each: half.cuh. */
@@ -262,8 +262,8 @@ void cu_add(mr_backend *b, float *y, const float *x, int64_t n);
 size_t cu_kv_bytes(mr_backend *b, int64_t n_slots, int K, int D);
 void cu_kv_put(mr_backend *b, void *kv, int64_t n_slots, const float *k, const float *v, int ld, const int32_t *slots,
                int N, int K, int D);
-bool cu_rope_put(mr_backend *b, void *kv, int64_t n_slots, float *x, const float *v, int ld, const int32_t *pos, const float *inv_freq,
-                 const int32_t *slots, int N, int H, int K, int D);
+bool cu_rope_put(mr_backend *b, void *kv, int64_t n_slots, float *y, const float *x, const float *v, int ld, const float *wq, const float *wk,
+                 float eps, const int32_t *pos, const float *inv_freq, const int32_t *slots, int N, int H, int K, int D);
 void cu_attention(mr_backend *b, float *o, float *lse, const float *q, int ldq, const void *kv, int64_t n_slots,
                   const mr_span *spans, int S, int H, int K, int D);
 void cu_attention_step(mr_backend *b, float *o, const float *q, int ldq, const void *kv, int64_t n_slots, const mr_span *spans,

@@ -110,9 +110,10 @@ __device__ static bool add_segments(float (*acc)[4], const few_launch &q, int *a
 
 /* --- u --- */
 
-/* 8 of u's columns, packed too. */
-template <int T, int R8> __device__ static void put_u(float (*acc)[4], const few_product &a, const few_launch &q, int64_t row0, int lane) {
+/* 8 of u's columns of the rows from `first` on, packed too. */
+template <int T, int R8> __device__ static void put_u(float (*acc)[4], const few_product &a, const few_launch &q, int64_t row0, int lane, int first = 0) {
     for_results<R8, 1>(acc, row0, lane, [&](float &v, int row, int64_t o, int) {
+        row += first;
         if (row >= a.n_rows || o >= a.n_out) return;
         a.y[row * a.ldy + o] = v;
         int at = -1;
@@ -211,9 +212,9 @@ static inline void place_u(few_launch *q, const few_product *p, const few_produc
     q->u_pairs = at / 32;
 }
 
-/* The segments' sums and u, where attention has its parts. */
-static inline bool take_room(mr_backend *b, const char *op, few_launch *q, int nt) {
-    size_t each = q->n_segments == 1 ? 0 : (size_t)q->n_segments * 512, sums = (size_t)(q->n_tiles * sums_of(q->r8, nt)) * each,
+/* The segments' sums and u, where attention has its parts. A tile is `wide` times 8 * nt outputs, of u 8. */
+static inline bool take_room(mr_backend *b, const char *op, few_launch *q, int nt, int wide = 1) {
+    size_t each = q->n_segments == 1 ? 0 : (size_t)(q->n_segments * wide) * 512, sums = (size_t)(q->n_tiles * sums_of(q->r8, nt)) * each,
            a_sums = (size_t)(q->n_a_tiles * sums_of(q->r8, 1)) * each;
     char *room = (char *)cu_scratch(b, op, CU_SLOT_ATT, sums + a_sums + (size_t)(q->u_pairs * q->r8) * 512);
     q->sums = (float4 *)room;

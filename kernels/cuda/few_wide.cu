@@ -337,8 +337,7 @@ bool cu_wide_fits(const mr_backend *b, const mr_weight *w, int n_rows) {
            cu_wide_rows(b, n_rows);
 }
 
-/* Of the operation before this one, or made now. */
-static const u16 *cores_of(mr_backend *b, const char *op, const few_product *p) {
+const u16 *cu_cores_x(mr_backend *b, const char *op, const few_product *p) {
     int eights = (p->n_rows + EIGHT - 1) / EIGHT, columns = (int)p->w.n_in;
     const u16 *there = cu_packed_found(b, p->x, p->n_rows, p->w.n_in, (mr_dtype)p->w.compute, CU_CORES);
     if (there) return there;
@@ -418,7 +417,7 @@ template <int T> static void launch_rows(mr_backend *b, const char *op, const fe
 }
 
 static void run(mr_backend *b, const char *op, const few_product *p, const few_product *a, nf4_plan *q) {
-    q->x = (const uint4 *)cores_of(b, op, p);
+    q->x = (const uint4 *)cu_cores_x(b, op, p);
     if (!q->x || !take_room(b, op, q, q->nt) || (q->gated && !(q->packed_act = cu_packed_room(b, op, p->n_rows, q->gated)))) return; /* the failure is kept */
     if (p->w.compute == MR_F16)
         launch_rows<F16>(b, op, p, a, q);

@@ -45,10 +45,15 @@ bool cu_few_fits(const mr_backend *b, const mr_weight *w, const mr_linear *lora,
 void cu_few(mr_backend *b, const char *op, const few_product *p, const few_product *a);
 /* The same for NF4 (few_nf4.cu); false: nothing is done. */
 bool cu_few_nf4(mr_backend *b, const char *op, const few_product *p, const few_product *a);
-/* The same for 1 to 16 rows and a weight of 16 bits (few_half.cu). act not NULL: as cu_few_gated. */
+/* The same for 1 to 16 rows and a weight of 16 bits (few_half.cu), and for 17 to 64 on a GPU with wgmma (half_wide.cu). act not NULL: as cu_few_gated;
+ * keep: what is in p->y is wanted, too. */
 bool cu_few_half(mr_backend *b, const char *op, float *act, const few_product *p, const few_product *a);
-/* p->x packed, by the operation before this one or now. NULL after a failure. */
+bool cu_half_wide(mr_backend *b, const char *op, float *act, const few_product *p, const few_product *a, bool keep);
+/* Whether the latter serves a weight that few serves. */
+bool cu_half_wide_fits(const mr_backend *b, const mr_weight *w, int n_rows);
+/* p->x packed or in cores, by the operation before this one or now. NULL after a failure. */
 const u16 *cu_packed_x(mr_backend *b, const char *op, const few_product *p);
+const u16 *cu_cores_x(mr_backend *b, const char *op, const few_product *p);
 /* Where p is an MLP's gate and up (rows of gate, then as many of up): also act = silu(gate) * up in the same launch. */
 bool cu_few_gated(mr_backend *b, const char *op, float *act, const few_product *p, const few_product *a);
 /* The same two for 17 rows or more on a GPU with wgmma (few_wide.cu), with the same bits. keep: what is in p->y is wanted, too. */

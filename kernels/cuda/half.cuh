@@ -23,13 +23,13 @@ static inline weight_view view_of(const mr_weight *w) {
 }
 
 /* Packed rows are in the order of mma's operands, as lanes read them: for every 8 rows and every 32 columns ("a pair" of steps) 16 bytes of
- * each lane, which has row lane / 4 and columns 2 (lane % 4) and the next of every 8. Rows up to a multiple of 8 have room. */
-__device__ inline int64_t packed_at(int row, int col, int pairs) {
-    return ((int64_t)(row / 8 * pairs + col / 32) * 32 + row % 8 * 4 + col % 8 / 2) * 8 + col % 32 / 8 * 2 + col % 2;
+ * each lane, which has row lane / 4 and columns 2 (lane % 4) and the next of every 8. Rows up to a multiple of 8 have room. (Unsigned: half the instructions.) */
+__device__ inline unsigned packed_at(unsigned row, unsigned col, unsigned pairs) {
+    return ((row / 8 * pairs + col / 32) * 32 + row % 8 * 4 + col % 8 / 2) * 8 + col % 32 / 8 * 2 + col % 2;
 }
 /* Cores are for wgmma: 8 rows x 8 columns, row after row, in blocks of 64 columns, each with those of every 8 rows after each other. */
-__device__ inline int64_t core_at(int row, int col, int eights) {
-    return ((int64_t)(col / 64 * eights + row / 8) * 8 + col % 64 / 8) * 64 + row % 8 * 8 + col % 8;
+__device__ inline unsigned core_at(unsigned row, unsigned col, unsigned eights) {
+    return ((col / 64 * eights + row / 8) * 8 + col % 64 / 8) * 64 + row % 8 * 8 + col % 8;
 }
 /* A kernel's second output: n_rows rows of k values. at NULL: none. */
 typedef struct packed_rows {
@@ -50,8 +50,8 @@ static inline packed_rows gradient_rows_for(mr_backend *b, const char *op, const
 /* Kernels are compiled for each layout: with all three in one, rmsnorm of 6 rows took 0.8 us more. */
 template <int LAYOUT> __device__ inline void put_packed(const packed_rows &p, int row, int col, float v) {
     if (!p.at) return;
-    int64_t at = LAYOUT == CU_PLAIN ? (int64_t)row * p.k + col : LAYOUT == CU_CORES ? core_at(row, col, p.eights) : packed_at(row, col, p.k / 32);
-    p.at[at] = p.type == F16 ? to_half<F16>(v) : to_half<BF16>(v);
+    unsigned at = LAYOUT == CU_PLAIN ? (unsigned)(row * p.k + col) : LAYOUT == CU_CORES ? core_at(row, col, p.eights) : packed_at(row, col, p.k / 32);
+    p.at[at] = (u16)(p.type == F16 ? pack2<F16>(v, 0) : pack2<BF16>(v, 0)); /* an instruction each from sm_80 on */
 }
 template <int LAYOUT> struct layout_is {
     enum { value = LAYOUT };

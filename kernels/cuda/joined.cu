@@ -271,17 +271,21 @@ void cu_joined_room(size_t need[], const mr_weight_info *w, int64_t n, int rank)
     cu_at_least(&need[CU_SLOT_X], (size_t)(rows * x_stride(w->n_in, (int)n_planes)) * sizeof(u16));
 }
 
-bool cu_joined_fits(const mr_backend *b, const mr_weight *w, int n_rows) {
+/* Whether it could: where half_wide.cu serves, that is faster. */
+static bool could(const mr_backend *b, const mr_weight *w, int n_rows) {
     if (cu_wide_fits(b, w, n_rows)) return false; /* codes are fewer bytes, and need no copy */
     int from = cu_of(b)->sm < 80 ? CU_FEW_ROWS + 1 : w->store == MR_NF4 ? (int)CU_JOINED_FROM : (int)CU_JOINED_FROM_HALF;
     return n_rows >= from && n_rows <= CU_JOINED_ROWS && w->compute != MR_F32 && (w->half || w->store == w->compute);
+}
+bool cu_joined_fits(const mr_backend *b, const mr_weight *w, int n_rows) {
+    return could(b, w, n_rows) && !cu_half_wide_fits(b, w, n_rows);
 }
 static bool beside(mr_backend *b, const mr_linear *l) { return !l->w->half || cu_weight_join(b, l->w, l->a); }
 
 /* By the layer and N, which say it for each call. */
 static bool takes(const mr_backend *b, const mr_linear *l, int N, int64_t F) {
     const mr_weight *w = l->w;
-    bool ok = cu_joined_fits(b, w, N) && l->n_lora > 0 && l->n_lora <= MOST_PARTS && w->n_out % COLS == 0 && F % COLS == 0 &&
+    bool ok = could(b, w, N) && l->n_lora > 0 && l->n_lora <= MOST_PARTS && w->n_out % COLS == 0 && F % COLS == 0 &&
               w->n_in % 8 == 0 && l->a->store == w->compute && l->a->compute == w->compute;
     int r = 0; /* each column of u is one part's, which gives it */
     for (int i = 0; ok && i < l->n_lora; i++) {
@@ -379,7 +383,8 @@ static const u16 *half_of(mr_backend *b, const char *op, const float *x, const m
 
 bool cu_joined_linear(mr_backend *b, float *y, float *u, const float *x, const mr_linear *l, int N, const float *onto) {
     const char *op = "linear";
-    if (!takes(b, l, N, l->w->n_out) || !at16(y) || !at16(onto) || !at16(u) || !at16(l->bias) || !beside(b, l)) return false;
+    if (cu_half_wide_fits(b, l->w, N) || !takes(b, l, N, l->w->n_out) || !at16(y) || !at16(onto) || !at16(u) || !at16(l->bias) || !beside(b, l))
+        return false;
     const u16 *rows = half_of(b, op, x, l->w, N);
     float *sums = rows ? sums_of(b, op, rows, l, N) : NULL;
     if (!sums) return true;
@@ -394,7 +399,7 @@ bool cu_joined_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, i
     const mr_linear *up = m->gate_up, *down = m->down;
     int64_t F = down->w->n_in;
     mr_dtype compute = up->w->compute;
-    if (!m->sampling || up->w->n_out != 2 * F || !takes(b, up, N, F) || !takes(b, down, N, down->w->n_out) ||
+    if (!m->sampling || cu_half_wide_fits(b, up->w, N) || up->w->n_out != 2 * F || !takes(b, up, N, F) || !takes(b, down, N, down->w->n_out) ||
         down->w->compute != compute || !at16(y) || !at16(onto) || !at16(m->act) || !at16(m->u_down) || up->w->n_in > CU_K_SEGMENT)
         return false;
     for (int i = 0; i < up->n_lora; i++)

@@ -412,9 +412,11 @@ void mr_decoder_attend(mr_decoder *d, int layer, const mr_pack *p) {
     mr_linear qkv = mr_linear_now(d->m, &l->linear[MR_GROUP_QKV]);
     b->rmsnorm(b, d->a, c->hidden_size, k->x, c->hidden_size, l->input_norm, n, c->hidden_size, c->rms_norm_eps);
     b->linear(b, k->qkv, k->u[MR_GROUP_QKV], d->a, &qkv, n, NULL);
-    float *q = normed(d, layer, n, false), *v = k->qkv + (heads + keys) * size;
+    float *q = c->qk_norm ? d->qk : k->qkv, *v = k->qkv + (heads + keys) * size;
     void *kv = mr_layer_kv(d, layer);
-    if (!b->rope_put || !b->rope_put(b, kv, d->n_slots, q, v, width, d->pos, d->inv_freq, d->slots, n, heads, keys, size)) {
+    if (!b->rope_put || !b->rope_put(b, kv, d->n_slots, q, k->qkv, v, width, l->q_norm, l->k_norm, c->rms_norm_eps, d->pos,
+                                     d->inv_freq, d->slots, n, heads, keys, size)) {
+        normed(d, layer, n, false);
         b->rope(b, q, width, d->pos, d->inv_freq, n, heads + keys, size, false);
         b->kv_put(b, kv, d->n_slots, q + heads * size, v, width, d->slots, n, keys, size);
     }

@@ -185,8 +185,8 @@ static bool damage_stays(int G, int D) {
     return same;
 }
 
-/* rope_put against rope and kv_put: the rows and the whole store, with a value among them that is not finite. */
-static bool put_rotated_equals(int N, int H, int K, int D) {
+/* rope_put against head_norm where wanted, rope and kv_put: the rows and the whole store, with a value among them that is not finite. */
+static bool put_rotated_equals(int N, int H, int K, int D, bool norm) {
     mr_backend *b = gpu;
     int ld = (H + 2 * K) * D;
     int64_t n_slots = (N + 5 + MR_KV_CHUNK - 1) / MR_KV_CHUNK * MR_KV_CHUNK, n = (int64_t)N * ld;
@@ -194,26 +194,28 @@ static bool put_rotated_equals(int N, int H, int K, int D) {
     int64_t size = (int64_t)(b->kv_bytes(b, n_slots, K, D) / sizeof(float));
     int32_t pos[64], at[64];
     for (int i = 0; i < N; i++) pos[i] = 37 * i, at[i] = (i * 5 + 3) % (int)n_slots;
-    float *host = random_new(n, 2.0f), *freq = random_new(D / 2, 1.0f), *rows[2], *kept[2];
+    float *host = random_new(n, 2.0f), *freq = random_new(D / 2, 1.0f), *weights = random_new(2 * D, 1.0f), *rows[2], *kept[2];
     for (int i = 0; i < D / 2; i++) freq[i] = fabsf(freq[i]);
     host[(N - 1) * (int64_t)ld + H * D] = INFINITY, host[ld - 1] = NAN;
     bool same = true, served = true;
     for (int s = 0; s < 2; s++) {
-        float *x = put(b, host, n), *v = x + (H + K) * D, *inv_freq = put(b, freq, D / 2);
+        float *x = put(b, host, n), *v = x + (H + K) * D, *inv_freq = put(b, freq, D / 2), *y = norm ? put(b, host, n) : x;
+        float *wq = norm ? put(b, weights, 2 * D) : NULL, *wk = norm ? wq + D : NULL;
         int32_t *positions = put_ids(b, pos, N), *slots = put_ids(b, at, N);
         void *kv = store_new(b, &p);
         b->zero(b, kv, (size_t)size * sizeof(float));
-        served = s && b->rope_put(b, kv, n_slots, x, v, ld, positions, inv_freq, slots, N, H, K, D);
+        served = s && b->rope_put(b, kv, n_slots, y, x, v, ld, wq, wk, 1e-6f, positions, inv_freq, slots, N, H, K, D);
         if (!served) {
-            b->rope(b, x, ld, positions, inv_freq, N, H + K, D, false);
-            b->kv_put(b, kv, n_slots, x + H * D, v, ld, slots, N, K, D);
+            if (norm) b->head_norm(b, y, x, ld, wq, wk, N, H, K, D, 1e-6f);
+            b->rope(b, y, ld, positions, inv_freq, N, H + K, D, false);
+            b->kv_put(b, kv, n_slots, y + H * D, v, ld, slots, N, K, D);
         }
-        rows[s] = get(b, x, n), kept[s] = get(b, kv, size);
+        rows[s] = get(b, y, n), kept[s] = get(b, kv, size);
         drop(b);
     }
     same = same_bits(rows[0], rows[1], n) && same_bits(kept[0], kept[1], size) && served == (gpu->has_bf16 && D <= 128);
     for (int s = 0; s < 2; s++) free(rows[s]), free(kept[s]);
-    free(host), free(freq);
+    free(host), free(freq), free(weights);
     return same;
 }
 
@@ -280,8 +282,10 @@ void test_attention(void) {
     verdict(bad[0] == 0, "row rule of attention: packs", "%d of %d packs differ", bad[0], 3 * n);
     verdict(damage_stays(1, 32) && damage_stays(3, 64) && damage_stays(8, 128), "row rule of attention: damage",
             "NaN in a row reaches only what sees it");
-    verdict(put_rotated_equals(6, 16, 2, 128) && put_rotated_equals(1, 3, 3, 36) && put_rotated_equals(48, 9, 3, 64) &&
-                put_rotated_equals(3, 2, 2, 256),
-            "rope_put", "bits of rope and kv_put: wanted");
+    bool put_same = true;
+    for (int norm = 0; norm < 2; norm++)
+        put_same = put_same && put_rotated_equals(6, 16, 2, 128, norm) && put_rotated_equals(1, 3, 3, 36, norm) &&
+                   put_rotated_equals(48, 9, 3, 64, norm) && put_rotated_equals(3, 16, 8, 128, norm) && put_rotated_equals(3, 2, 2, 256, norm);
+    verdict(put_same, "rope_put", "bits of head_norm, rope and kv_put: wanted");
     verdict(bad[1] == 0, "row rule of attention: decoding", "%d of %d groups differ from the pass over all rows", bad[1], n);
 }

@@ -393,6 +393,7 @@ void test_rows(void) {
         { 32, 8256, { 1, { 32 }, { 8 } } },
         { 8240, 64, { 2, { 4112, 4128 }, { 8, 8 } } },
         { 768, 64, { 2, { 512, 256 }, { 64, 24 } } }, /* outer.cu's for many rows at 16 bytes */
+        { 16, 8256, { 1, { 16 }, { 8 } } }, /* segments of K in few blocks */
         { 2560, 2048, { 3, { 2048, 256, 256 }, { 64, 64, 64 } } },
         { 2048, 11008, { 1, { 2048 }, { 64 } } },
         { 22016, 2048, { 2, { 11008, 11008 }, { 64, 64 } } },
@@ -509,13 +510,13 @@ static void check_mlp(const kind *k, int64_t C, int64_t F, int r, int N, bool bi
 
 void test_mlp(void) {
     static const struct { int c, f, r, n; } cases[] = {
-        { 64, 72, 8, 80 }, { 48, 136, 64, 131 }, { 128, 192, 72, 90 }, { 576, 1536, 16, 700 }, { 2048, 11008, 64, 600 },
+        { 64, 72, 8, 80 }, { 48, 136, 64, 131 }, { 128, 192, 72, 90 }, { 128, 64, 16, 90 }, { 576, 1536, 16, 700 }, { 2048, 11008, 64, 600 },
     };
     for (int k = 0; k < n_kinds; k++) {
         if (!kind_here(&kinds[k]) || kinds[k].compute == MR_F32) continue;
         bool bits[2] = { true, true };
         double diff = 0, allowed = kinds[k].compute == MR_F16 ? 1e-3 : 5e-3; /* act and dgu rounded: 3e-4 and 3e-3 observed */
-        for (int c = 0; c < (small_run ? 3 : 5); c++)
+        for (int c = 0; c < (small_run ? 4 : 6); c++)
             check_mlp(&kinds[k], cases[c].c, cases[c].f, cases[c].r, cases[c].n, bits, &diff);
         char name[64];
         snprintf(name, sizeof name, "mlp: %s", kinds[k].name);
