@@ -120,6 +120,13 @@ template <int T> __device__ inline void mma16(float c[4], const uint32_t a[4], c
 #endif
 }
 
+/* Byte i is the byte of {a, b} whose number nibble i of `which` has in its lower three bits; where its highest is set, eight times that byte's sign. */
+__device__ inline uint32_t permute(uint32_t a, uint32_t b, uint32_t which) {
+    uint32_t r;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(which));
+    return r;
+}
+
 /* Four 8x8 matrices of 16-bit numbers; lanes 8 i .. 8 i + 7 point to the rows of matrix i. Lane l gets row l / 4, columns
  * 2 (l % 4) and the next of each; transposed: the same of the transposed matrices. */
 __device__ inline void load_matrices(uint32_t r[4], const void *row) {
@@ -188,8 +195,10 @@ __device__ inline uint4 load_passing(const uint4 *p) {
         : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
         : "l"(p), "l"(passing()));
     return v;
-#else
-    return *p;
+#else /* not into the first cache */
+    uint4 v;
+    asm("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
 #endif
 }
 __device__ inline void copy16_passing(void *shared, const void *global, bool ok = true) {
@@ -218,6 +227,8 @@ __device__ inline void fetch_ahead(const void *global, int bytes) {
     (void)global, (void)bytes;
 #endif
 }
+/* The same for the 128 bytes in which that place lies, on any GPU. */
+__device__ inline void fetch_line(const void *global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
 /* All but the last n groups of copies are there. */
 template <int n> __device__ inline void copy_wait() {
 #if __CUDA_ARCH__ >= 800

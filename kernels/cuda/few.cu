@@ -367,6 +367,7 @@ void cu_few(mr_backend *b, const char *op, const few_product *p, const few_produ
     if (p->n_rows <= 0 || cu_failed(b)) return;
     bool nf4 = p->w.store == MR_NF4;
     few_plan q;
+    if (cu_few_sm75(b, op, NULL, p, a)) return;
     if (nf4 ? cu_wide(b, op, p, a) || cu_few_nf4(b, op, p, a) : cu_half_wide(b, op, NULL, p, a, true) || cu_few_half(b, op, NULL, p, a)) return;
     if (!plan(b, &q, p->n_out, p->w.n_in, p->n_rows, nf4, a != NULL)) return; /* cu_few_fits has said that it does */
     int64_t tiles = (p->n_out + OUTPUTS - 1) / OUTPUTS, a_tiles = a ? (a->n_out + OUTPUTS - 1) / OUTPUTS : 0;

@@ -97,7 +97,7 @@ __device__ inline operands<NT> unpack(const lane_codes<NT> &c, const float *scal
 }
 
 /* A stage of rows row0 .. row0 + 7 of w: [block][row][64], 16 bytes XORed with the row, for ldmatrix. */
-__device__ static void fetch_a(unsigned char *to, const weight_view &w, int64_t n_rows, const strip &s, int from, int lane) {
+__device__ inline void fetch_a(unsigned char *to, const weight_view &w, int64_t n_rows, const strip &s, int from, int lane) {
 #pragma unroll
     for (int k = 0; k < 2 * A_PIECE; k++) {
         int i = from + k / 2, r = k % 2 * 4 + lane / 8, part = lane % 8;

@@ -51,6 +51,8 @@ bool cu_few_half(mr_backend *b, const char *op, float *act, const few_product *p
 bool cu_half_wide(mr_backend *b, const char *op, float *act, const few_product *p, const few_product *a, bool keep);
 /* Whether the latter serves a weight that few serves. */
 bool cu_half_wide_fits(const mr_backend *b, const mr_weight *w, int n_rows);
+/* The same for 1 to 16 rows and a weight of either kind on a Turing (few_sm75.cu), act likewise. */
+bool cu_few_sm75(mr_backend *b, const char *op, float *act, const few_product *p, const few_product *a);
 /* p->x packed or in cores, by the operation before this one or now. NULL after a failure. */
 const u16 *cu_packed_x(mr_backend *b, const char *op, const few_product *p);
 const u16 *cu_cores_x(mr_backend *b, const char *op, const few_product *p);

@@ -206,6 +206,7 @@ static bool few_rows(mr_backend *b, float *y, float *u, float *act, const float 
         few_part f = { part->row0, part->rows, part->r, part->scale, u + part->r0, (const u16 *)part->b->data, part->b->ld };
         p.part[i] = f;
     }
+    if (act && cu_few_sm75(b, "mlp", act, &p, with_a ? &a : NULL)) return true;
     if (act && p.w.store != MR_NF4)
         return cu_half_wide(b, "mlp", act, &p, with_a ? &a : NULL, keep) || cu_few_half(b, "mlp", act, &p, with_a ? &a : NULL);
     if (act) return cu_wide_gated(b, "mlp", act, &p, with_a ? &a : NULL, keep) || cu_few_gated(b, "mlp", act, &p, with_a ? &a : NULL);

@@ -179,10 +179,10 @@ static void rows_for(product *p, const shape *s) {
     gpu->zero(gpu, p->u, (size_t)(most * 192) * sizeof(float));
 }
 
-/* Seconds of a product of 6 rows from NF4 with LoRA, and bytes of the weight alone. */
+/* Seconds of a product of 6 rows, from NF4 with LoRA or, the head's, from 16 bits; and bytes of the weight alone. */
 static double decode_time(const shape *s, double *bytes) {
     product p;
-    *bytes = product_new(&p, s, MR_NF4, 64);
+    *bytes = product_new(&p, s, s->head ? MR_BF16 : MR_NF4, s->head ? 0 : 64);
     p.M = 6;
     rows_for(&p, s);
     double t = time_of(product_call, &p);
@@ -574,6 +574,10 @@ void bench_decode(void) {
     printf("      a layer    nf4+lora M=6  %7.1f us  %5.0f GB/s, %3.0f %% of a copy here; on a T4 at most %6.1f us, %3.0f %% of a copy or more\n",
            1e6 * t, bytes / t / 1e9, 100 * bytes / t / limits.copy, 1e6 * t * here / T4_SM_GHZ,
            100 * fmin(1, bytes / t4_copy / (t * here / T4_SM_GHZ)));
+    shape head = { "lm_head", small_run ? 1008 : 151936, small_run ? 128 : 2048, 0, true };
+    t = decode_time(&head, &bytes);
+    printf("      lm_head    16 bits  M=6  %7.1f us  %5.0f GB/s, %3.0f %% of a copy here; on a T4 at most %6.1f us, %3.0f %% of a copy or more\n", 1e6 * t,
+           bytes / t / 1e9, 100 * bytes / t / limits.copy, 1e6 * t * here / T4_SM_GHZ, 100 * fmin(1, bytes / t4_copy / (t * here / T4_SM_GHZ)));
     wait();
 }
 

@@ -101,6 +101,15 @@ static inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t which) {
     for (int i = 0; i < 4; i++) r |= (uint32_t)(both >> (which >> 4 * i & 7) * 8 & 255) << 8 * i;
     return r;
 }
+static inline uint32_t permute(uint32_t x, uint32_t y, uint32_t which) {
+    uint64_t both = (uint64_t)y << 32 | x;
+    uint32_t r = 0;
+    for (int i = 0; i < 4; i++) {
+        uint32_t byte = (uint32_t)(both >> (which >> 4 * i & 7) * 8 & 255);
+        r |= (which >> 4 * i & 8 ? byte >> 7 ? 255u : 0u : byte) << 8 * i;
+    }
+    return r;
+}
 template <typename V> static inline V __ldcg(const V *p) { return *p; }
 static inline int atomicAdd(int *p, int v) { int old = *p; *p += v; return old; }
 static inline unsigned long long atomicAdd(unsigned long long *p, unsigned long long v) {
@@ -169,6 +178,7 @@ template <typename V> static inline V load_passing(const V *p) { return *p; }
 static inline void fetch_ahead(const void *global, int bytes) {
     if ((uintptr_t)global % 16 || bytes % 16) __builtin_trap();
 }
+static inline void fetch_line(const void *) {}
 static inline void copy_commit() { emu_commit(); }
 template <int n> static inline void copy_wait() { emu_wait(n); }
 
