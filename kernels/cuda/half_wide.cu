@@ -16,15 +16,13 @@ enum { FOUR = 4, ROWS = 16, MOST_TILES = 4, CONSUMERS = FOUR * 32, THREADS = CON
 /* Bytes of a core, of 8 rows of 64 columns, of the barriers, of the ring; values between rows of b. */
 enum { CORE = 128, EIGHT_BYTES = 8 * CORE, MOST_PLACES = 16, BARS = 2 * MOST_PLACES * 8, RING_BYTES = 40 << 10, LDB = BLOCK + 8, B_BYTES = EIGHT * LDB * 2 };
 
-/* A place of the ring has a block of 64 columns of all rows. */
-__host__ __device__ inline int places_of(int eights) {
-    return RING_BYTES / EIGHT_BYTES / eights < MOST_PLACES ? RING_BYTES / EIGHT_BYTES / eights : (int)MOST_PLACES;
-}
 /* wgmma's 64 rows may be more than there are: behind the ring lie as many bytes as it reads. */
 __host__ __device__ inline int weight_bytes(int tiles, int columns) {
     int bytes = tiles * columns / BLOCK * EIGHT_BYTES;
     return bytes > 8 * EIGHT_BYTES ? bytes : 8 * EIGHT_BYTES;
 }
+/* All but the ring. */
+__host__ __device__ inline int fixed_bytes(int tiles, int columns) { return BARS + weight_bytes(tiles, columns) + tiles * B_BYTES; }
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(MR_EMULATE)
 
@@ -79,10 +77,11 @@ typedef struct places {
     int eights, n_places, blocks;
 } places;
 
-__device__ inline places places_in(unsigned char *bytes, int eights, int blocks, int tiles) {
+/* n_bytes: of shared memory. A place of the ring has a block of 64 columns of all rows. */
+__device__ inline places places_in(unsigned char *bytes, int n_bytes, int longest, int eights, int blocks, int tiles) {
     places r;
     r.full = (uint64_t *)bytes, r.empty = r.full + MOST_PLACES;
-    r.ring = (char *)bytes + BARS, r.n_places = places_of(eights), r.eights = eights, r.blocks = blocks;
+    r.ring = (char *)bytes + BARS, r.n_places = (n_bytes - fixed_bytes(tiles, longest)) / (eights * EIGHT_BYTES), r.eights = eights, r.blocks = blocks;
     r.weight = r.ring + r.n_places * eights * EIGHT_BYTES;
     r.b = (u16 *)(r.weight + weight_bytes(tiles, blocks * BLOCK));
     r.kept = (float4 *)r.ring;
@@ -244,7 +243,8 @@ template <int T, int TILES> __global__ static void __launch_bounds__(THREADS, 2)
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (p.n_rows + ROWS - 1) / ROWS, gated = inner ? 0 : q.gated;
     int at = (int)blockIdx.x - (inner ? 0 : q.a_blocks), segment = at % q.n_segments, tile = at / q.n_segments, unit = tile * warps + warp;
     strip s = strip_of(p.w.n_in, (int64_t)tile * (gated ? TILES / 2 : TILES) * EIGHT, segment);
-    places r = places_in(bytes, (p.n_rows + EIGHT - 1) / EIGHT, s.n, TILES);
+    int longest = q.n_segments > 1 ? (int)CU_K_SEGMENT : (int)p.w.n_in;
+    places r = places_in(bytes, q.bytes, longest, (p.n_rows + EIGHT - 1) / EIGHT, s.n, TILES);
     const uint4 *x = q.x + (int64_t)s.block * r.eights * (EIGHT_BYTES / 16);
     if (warp == FOUR) {
         if (lane == 0) bulk_init(r.full, MOST_PLACES, 1), bulk_init(r.empty, MOST_PLACES, FOUR);
@@ -321,8 +321,10 @@ template <int T, int TILES> __global__ static void __launch_bounds__(THREADS, 2)
 
 /* --- launching --- */
 
-static int bytes_of(int tiles, int columns, int eights) {
-    return BARS + places_of(eights) * eights * EIGHT_BYTES + weight_bytes(tiles, columns) + tiles * B_BYTES;
+/* With a ring of so many bytes at most. */
+static int bytes_of(int tiles, int columns, int eights, int ring) {
+    int place = eights * EIGHT_BYTES, n = ring / place < MOST_PLACES ? ring / place : (int)MOST_PLACES;
+    return fixed_bytes(tiles, columns) + n * place;
 }
 
 /* Tiles of a block; 0: this is not the way. All blocks run at once, or joined.cu is faster. */
@@ -330,7 +332,7 @@ static int tiles_for(const mr_backend *b, int64_t n_out, int64_t k, int n_rows) 
     int segments = (int)((k + CU_K_SEGMENT - 1) / CU_K_SEGMENT), columns = segments > 1 ? (int)CU_K_SEGMENT : (int)k, n_sm = cu_of(b)->n_sm;
     if (k % BLOCK || n_out % (2 * EIGHT) || segments > MOST_SEGMENTS || !cu_wide_rows(b, n_rows)) return 0;
     for (int tiles = MOST_TILES; tiles >= 2; tiles /= 2) {
-        int64_t blocks = n_out / (tiles * EIGHT) * segments, at_once = (cu_of(b)->max_shared - 1024) / bytes_of(tiles, columns, (n_rows + EIGHT - 1) / EIGHT);
+        int64_t blocks = n_out / (tiles * EIGHT) * segments, at_once = (cu_of(b)->max_shared - 1024) / bytes_of(tiles, columns, (n_rows + EIGHT - 1) / EIGHT, RING_BYTES);
         if (n_out % (tiles * EIGHT) || (tiles > 2 && blocks < n_sm / 2)) continue;
         return blocks <= (at_once < 2 ? at_once : 2) * n_sm ? tiles : 0;
     }
@@ -357,7 +359,9 @@ bool cu_half_wide(mr_backend *b, const char *op, float *act, const few_product *
     q.n_tiles = (int)(p->n_out / (tiles * EIGHT)), q.n_a_tiles = a ? (int)((a->n_out + tiles * EIGHT - 1) / (tiles * EIGHT)) : 0;
     q.n_segments = (int)((K + CU_K_SEGMENT - 1) / CU_K_SEGMENT);
     q.a_blocks = q.n_a_tiles * q.n_segments, q.blocks = q.a_blocks + q.n_tiles * q.n_segments;
-    q.bytes = bytes_of(tiles, (int)(q.n_segments > 1 ? (int64_t)CU_K_SEGMENT : K), (p->n_rows + EIGHT - 1) / EIGHT);
+    /* the ring is what a copy's way takes: as long as can be where a block has a multiprocessor to itself */
+    int columns = (int)(q.n_segments > 1 ? (int64_t)CU_K_SEGMENT : K), room = cu_of(b)->max_shared - 1024 - fixed_bytes(tiles, columns);
+    q.bytes = bytes_of(tiles, columns, (p->n_rows + EIGHT - 1) / EIGHT, q.blocks > cu_of(b)->n_sm || room < RING_BYTES ? (int)RING_BYTES : room);
     if (q.n_segments > 1 && (q.n_tiles + q.n_a_tiles) * warps > CU_MOST_TILES) return false;
     if (a) place_u(&q, p, a);
     if (act && !cu_packed_places(b, op, p->n_rows, F > K ? F : K)) return true; /* now, since x will lie there; a failure is kept */
