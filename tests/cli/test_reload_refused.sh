@@ -7,7 +7,6 @@
 tiny_model tiny_smollm2
 cd "$temp" || exit 1
 mkdir -p recipes rewards
-steps=1500
 body='local M = { name = "own", range = { 0, 6 } }
 function M.score(c) return #c % 3 end
 return M'
@@ -21,14 +20,19 @@ return {
   data    = { system = "", train = data.get("nano_tasks", { n = 24, seed = 5 }) },
   rewards = { "own" },
   grpo    = { learning_rate = 1e-3, optim = "adamw_torch", prompts_per_step = 2, num_generations = 4, max_prompt_length = 200,
-              max_completion_length = 24, max_steps = $steps, save_steps = 250, save_total_limit = 9, logging_steps = 1000, sample_steps = 0,
+              max_completion_length = 24, max_steps = 300, save_steps = 250, save_total_limit = 9, logging_steps = 1000, sample_steps = 0,
               gradient_checkpointing = false, seed = 7 },
 }
 LUA
 good
-run 0 run recipes/live.lua -o clean -q --threads 1
+# as many steps as take the 12 seconds that the files below are replaced for, on a fast machine too
+began=$(date +%s%N)
+run 0 run recipes/live.lua -o probe -q --threads 1
+steps=$((300 * 12000 / (($(date +%s%N) - began) / 1000000 + 1)))
+[ $steps -ge 1500 ] || steps=1500
+run 0 run recipes/live.lua -o clean -q --threads 1 --set grpo.max_steps=$steps
 
-start whole
+start whole --set grpo.max_steps=$steps
 wait_step 3
 refused=0
 # refuse TEXT: one line of the record says it; then the good version is there again, which is the one in use
