@@ -655,9 +655,6 @@ typedef struct share_sum {
 
 enum { SUM_THREADS = 128 };
 
-__device__ inline float plus(float a, float b) { return a + b; }
-__device__ inline float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
-
 /* A block has a row. It lists the shares that have the row first, SUM_THREADS at a time: then loads of one share need not wait for those of
  * the one before. V: one value of dk or dv, or four neighbors, where they lie at 16 bytes. */
 template <typename V>

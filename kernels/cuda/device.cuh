@@ -262,6 +262,10 @@ template <typename T> __device__ inline T owner_of(const T *all, int n, int item
     return all[low];
 }
 
+__device__ inline float plus(float a, float b) { return a + b; }
+__device__ inline float2 plus(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
+__device__ inline float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
+
 /* Lanes 16 apart, then 8, 4, 2, 1: all lanes get the same bits. */
 __device__ inline float warp_sum(float x) {
     for (int d = 16; d; d >>= 1) x += __shfl_xor_sync(0xffffffffu, x, d);

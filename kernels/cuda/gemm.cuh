@@ -128,6 +128,43 @@ typedef struct cu_side {
     int64_t ld_half;
 } cu_side;
 
+/* A linear's LoRA parts as an argument of kernels of many rows: b [rows][ldb]. rows 0: none. */
+enum { CU_MOST_PARTS = 3 };
+typedef struct part_view {
+    int row0, rows, r0, r;
+    float scale;
+    const u16 *b;
+    int64_t ldb;
+} part_view;
+static inline void parts_of(part_view to[CU_MOST_PARTS], const mr_linear *l) {
+    for (int i = 0; i < l->n_lora; i++) {
+        const mr_lora_part *p = &l->lora[i];
+        to[i] = part_view{ p->row0, p->rows, p->r0, p->r, p->scale, (const u16 *)p->b->data, p->b->ld };
+    }
+}
+
+/* What a tile of columns from col on needs of its part: b's first row is col's. r = 0: it has none. first: it is the part's first tile. Parts are
+ * looked through one by one, since a launch's arguments are slow to look up by a variable. */
+typedef struct inner_view {
+    int r0, r;
+    float scale;
+    const u16 *b;
+    int64_t ldb;
+    bool first;
+} inner_view;
+__device__ inline inner_view inner_of(const part_view (&part)[CU_MOST_PARTS], int col) {
+    inner_view x = { 0, 0, 0.0f, NULL, 0, false };
+#pragma unroll
+    for (int i = 0; i < CU_MOST_PARTS; i++) {
+        const part_view &p = part[i];
+        if (col >= p.row0 && col < p.row0 + p.rows) x = inner_view{ p.r0, p.r, p.scale, p.b + (col - p.row0) * p.ldb, p.ldb, col == p.row0 };
+    }
+    return x;
+}
+
+/* Whether four values from there on are one load. NULL is. */
+static inline bool at16(const void *p) { return (uintptr_t)p % 16 == 0; }
+
 /* --- a linear with LoRA whose weight is there in 16 bits, stored so or unpacked for good (weight_unpack), for some dozens of rows: joined.cu --- */
 
 /* As many rows as it pays for: fewer are few's, more are a training pass's. A weight that is stored in 16 bits is what few reads, too. A Turing, which has

@@ -13,14 +13,7 @@
 
 /* A block's rows, its columns and u's at a time, and b's row stride in shared memory: an odd number of 16 bytes for ldmatrix. BUFFERS: of b's
  * tiles, of which all but one are on their way. */
-enum { ROWS = 64, COLS = 32, INNER = 64, LD = INNER + 8, THREADS = ROWS / 16 * 32, BUFFERS = 3, MOST_PARTS = 3, ROW = CU_JOINED_ROWS };
-
-typedef struct joined_part {
-    int row0, rows, r0, r;
-    float scale;
-    const u16 *b;
-    int64_t ldb;
-} joined_part;
+enum { ROWS = 64, COLS = 32, INNER = 64, LD = INNER + 8, THREADS = ROWS / 16 * 32, BUFFERS = 3, ROW = CU_JOINED_ROWS };
 
 typedef struct joined {
     const float *sums, *u_sums; /* planes of ROW rows; y's and u's columns side by side, or apart */
@@ -30,32 +23,9 @@ typedef struct joined {
     int ld_act;
     const float *bias;
     const float *onto;        /* what y adds to, in its rows; NULL: nothing */
-    joined_part part[MOST_PARTS]; /* rows 0: none */
+    part_view part[CU_MOST_PARTS];
     int longest, tiles;       /* the largest of the parts' ranks; tiles of COLS columns that a block has, one after another */
 } joined;
-
-/* What a tile needs of LoRA for one side: b's first row is the tile's first column. r = 0: nothing. Parts are looked through one by one, since
- * a launch's arguments are slow to look up by a variable. */
-typedef struct inner {
-    int r0, r;
-    float scale;
-    const u16 *b;
-    int64_t ldb;
-    bool first; /* of the part's tiles */
-} inner;
-
-__device__ inline inner inner_of(const joined &w, int col) {
-    inner x = { 0, 0, 0.0f, NULL, 0, false };
-#pragma unroll
-    for (int i = 0; i < MOST_PARTS; i++) {
-        const joined_part &p = w.part[i];
-        if (col >= p.row0 && col < p.row0 + p.rows) x = inner{ p.r0, p.r, p.scale, p.b + (col - p.row0) * p.ldb, p.ldb, col == p.row0 };
-    }
-    return x;
-}
-
-__device__ inline float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
-__device__ inline float2 plus(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
 
 /* Four neighbors of a row in 16 bits. */
 template <int T> __device__ inline void put_half4(u16 *to, float4 v) {
@@ -106,7 +76,7 @@ template <int SIDES, int PLANES> __device__ inline void load_tile(float4 v[SIDES
 }
 
 /* b of a tile, INNER of its columns from k0 on: zeros behind the part's rank. */
-__device__ inline void fetch_b(u16 b[COLS][LD], const inner &p, int k0) {
+__device__ inline void fetch_b(u16 b[COLS][LD], const inner_view &p, int k0) {
     enum { A_ROW = INNER / 8, AT_ONCE = THREADS / A_ROW };
     int c = (int)threadIdx.x % A_ROW * 8;
     if (k0 >= p.r) return;
@@ -118,7 +88,7 @@ __device__ inline void fetch_b(u16 b[COLS][LD], const inner &p, int k0) {
 }
 
 /* u of a warp's 16 rows, columns k0 .. of the part's, as mma's left operand. give: u is linear's to give, too. */
-template <int T, int PLANES> __device__ inline void load_inner(uint32_t a[STEPS][4], const joined &w, const inner &p, int row, int k0, bool give) {
+template <int T, int PLANES> __device__ inline void load_inner(uint32_t a[STEPS][4], const joined &w, const inner_view &p, int row, int k0, bool give) {
     int place[4 * STEPS], c0 = k0 + (int)threadIdx.x % 4 * 2;
     float2 u[4 * STEPS];
 #pragma unroll
@@ -153,7 +123,7 @@ __device__ inline float4 silu_mul(float4 x, float4 up) {
 
 /* Bias and LoRA's chain, then y, or silu and 16 bits. */
 template <int T, int SIDES>
-__device__ inline void finish_tile(float4 v[SIDES][MINE], float chain[SIDES][COLS / 8][4], const joined &w, const inner part[SIDES], int row, int n0) {
+__device__ inline void finish_tile(float4 v[SIDES][MINE], float chain[SIDES][COLS / 8][4], const joined &w, const inner_view part[SIDES], int row, int n0) {
 #pragma unroll
     for (int s = 0; s < SIDES; s++)
 #pragma unroll
@@ -198,7 +168,7 @@ template <int T, int SIDES, int PLANES> __global__ static void __launch_bounds__
     auto fetch = [&]() {
 #pragma unroll
         for (int s = 0; s < SIDES; s++)
-            if (ahead.n0 < end) fetch_b(b[ahead.buffer][s], inner_of(w, ahead.n0 + s * w.F), ahead.k0);
+            if (ahead.n0 < end) fetch_b(b[ahead.buffer][s], inner_of(w.part, ahead.n0 + s * w.F), ahead.k0);
         copy_commit();
         go_on(ahead, w);
     };
@@ -215,10 +185,10 @@ template <int T, int SIDES, int PLANES> __global__ static void __launch_bounds__
 #pragma unroll 1
     for (; at.n0 < end; go_on(at, w)) {
         bool last = at.k0 + INNER >= w.longest;
-        inner part[SIDES];
+        inner_view part[SIDES];
 #pragma unroll
         for (int s = 0; s < SIDES; s++) {
-            part[s] = inner_of(w, at.n0 + s * w.F);
+            part[s] = inner_of(w.part, at.n0 + s * w.F);
             if (at.k0 < part[s].r && u_of[s] != part[s].r0 + at.k0) {
                 u_of[s] = part[s].r0 + at.k0;
                 load_inner<T, PLANES>(u[s], w, part[s], row, at.k0, SIDES == 1 && part[s].first);
@@ -255,8 +225,6 @@ template <int T, int SIDES, int PLANES> __global__ static void __launch_bounds__
 
 /* --- host --- */
 
-static bool at16(const void *p) { return (uintptr_t)p % 16 == 0; }
-
 static int planes(const mr_backend *b, int64_t k) { return b->exact ? (int)((k + CU_K_SEGMENT - 1) / CU_K_SEGMENT) : 1; }
 
 static size_t sums_bytes(int64_t n_planes, int64_t n_out, int64_t rank) { return (size_t)(n_planes * ROW * (n_out + rank)) * sizeof(float); }
@@ -285,7 +253,7 @@ static bool beside(mr_backend *b, const mr_linear *l) { return !l->w->half || cu
 /* By the layer and N, which say it for each call. */
 static bool takes(const mr_backend *b, const mr_linear *l, int N, int64_t F) {
     const mr_weight *w = l->w;
-    bool ok = could(b, w, N) && l->n_lora > 0 && l->n_lora <= MOST_PARTS && w->n_out % COLS == 0 && F % COLS == 0 &&
+    bool ok = could(b, w, N) && l->n_lora > 0 && l->n_lora <= CU_MOST_PARTS && w->n_out % COLS == 0 && F % COLS == 0 &&
               w->n_in % 8 == 0 && l->a->store == w->compute && l->a->compute == w->compute;
     int r = 0; /* each column of u is one part's, which gives it */
     for (int i = 0; ok && i < l->n_lora; i++) {
@@ -318,11 +286,9 @@ static joined joined_of(float *sums, const mr_linear *l, int N, int n_planes) {
     w.ld = l->w->half ? w.O + w.R : w.O, w.ld_u = l->w->half ? w.ld : w.R;
     w.u_sums = l->w->half ? sums + w.O : sums + (int64_t)n_planes * ROW * w.O;
     w.bias = l->bias;
-    for (int i = 0; i < l->n_lora; i++) {
-        const mr_lora_part *p = &l->lora[i];
-        w.part[i] = joined_part{ p->row0, p->rows, p->r0, p->r, p->scale, (const u16 *)p->b->data, p->b->ld };
-        if (w.longest < p->r) w.longest = p->r;
-    }
+    parts_of(w.part, l);
+    for (int i = 0; i < l->n_lora; i++)
+        if (w.longest < l->lora[i].r) w.longest = l->lora[i].r;
     return w;
 }
 

@@ -151,8 +151,6 @@ static bool linear_fits(const mr_linear *l, mr_dtype compute, int64_t F) {
     return ok;
 }
 
-static bool at16(const void *p) { return (uintptr_t)p % 16 == 0; }
-
 /* Few rows have kernels of their own, whose weights are read once for both halves of a linear. */
 static bool takes(const mr_gated *m, int N) {
     int64_t F = m->down->w->n_in;

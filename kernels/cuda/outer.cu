@@ -7,34 +7,18 @@
 
 /* A block's rows and columns, which are of one part; the columns of a step, LoRA's most values a part, and its row stride in shared memory: an odd
  * number of 16 bytes for ldmatrix. */
-enum { ROWS = 128, COLS = 256, STEP = 32, MOST_R = 64, LD = MOST_R + 8, THREADS = ROWS / 16 * 32, MOST_PARTS = 3 };
+enum { ROWS = 128, COLS = 256, STEP = 32, MOST_R = 64, LD = MOST_R + 8, THREADS = ROWS / 16 * 32 };
 
 typedef struct outer_room {
     u16 u[ROWS][LD], b[COLS][LD];
 } outer_room;
 
-typedef struct outer_part {
-    int row0, rows, r0, r;
-    float scale;
-    const u16 *b;
-    int64_t ldb;
-} outer_part;
-
 typedef struct outer {
     float *y;
     const float *u, *bias; /* bias NULL: none */
     int64_t N, O, R;
-    outer_part part[MOST_PARTS]; /* rows 0: none */
+    part_view part[CU_MOST_PARTS];
 } outer;
-
-/* The part of column n0's block; r = 0: none. One by one, since a launch's arguments are slow to look up by a variable. */
-__device__ inline outer_part part_of(const outer &w, int64_t n0) {
-    outer_part x = { 0, 0, 0, 0, 0.0f, NULL, 0 };
-#pragma unroll
-    for (int i = 0; i < MOST_PARTS; i++)
-        if (n0 >= w.part[i].row0 && n0 < w.part[i].row0 + w.part[i].rows) x = w.part[i];
-    return x;
-}
 
 /* A warp has 16 rows, and which of 16 columns is which column of an mma is as in mlp.cu: a lane has 4 neighbors of rows lane / 4 and lane / 4 + 8. */
 template <int T> __global__ static void __launch_bounds__(THREADS, 3) outer_kernel(outer w) {
@@ -43,10 +27,10 @@ template <int T> __global__ static void __launch_bounds__(THREADS, 3) outer_kern
     enum { IN_ROW = MOST_R / 8, EACH = STEP / 16 };
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, chunk = threadIdx.x % IN_ROW * 8;
     int64_t n0 = blockIdx.x * (int64_t)COLS, m0 = blockIdx.y * (int64_t)ROWS, row = m0 + warp * 16 + lane / 4;
-    const outer_part p = part_of(w, n0);
+    const inner_view p = inner_of(w.part, (int)n0);
     for (int r = threadIdx.x / IN_ROW; r < COLS; r += THREADS / IN_ROW) {
         bool ok = chunk < p.r && n0 + r < w.O;
-        copy16(&room.b[r][chunk], ok ? p.b + (n0 + r - p.row0) * p.ldb + chunk : (const u16 *)w.y, ok);
+        copy16(&room.b[r][chunk], ok ? p.b + r * p.ldb + chunk : (const u16 *)w.y, ok);
     }
     copy_commit();
     float *y = w.y + row * w.O + n0 + lane % 4 * 4;
@@ -109,11 +93,9 @@ template <int T> __global__ static void __launch_bounds__(THREADS, 3) outer_kern
 
 /* --- host --- */
 
-static bool at16(const void *p) { return (uintptr_t)p % 16 == 0; }
-
 bool cu_outer_fits(const float *y, const float *u, const mr_linear *l) {
     mr_dtype compute = l->w->compute;
-    bool ok = l->n_lora > 0 && l->n_lora <= MOST_PARTS && compute != MR_F32 && l->w->n_out % COLS == 0 && l->r_total % 4 == 0 && at16(y) &&
+    bool ok = l->n_lora > 0 && l->n_lora <= CU_MOST_PARTS && compute != MR_F32 && l->w->n_out % COLS == 0 && l->r_total % 4 == 0 && at16(y) &&
               at16(u) && at16(l->bias);
     for (int i = 0; ok && i < l->n_lora; i++) {
         const mr_lora_part *p = &l->lora[i];
@@ -127,10 +109,7 @@ void cu_outer(mr_backend *b, const char *op, float *y, const float *u, const mr_
     if (cu_failed(b)) return;
     outer w = {};
     w.y = y, w.u = u, w.bias = bias, w.N = N, w.O = l->w->n_out, w.R = l->r_total;
-    for (int i = 0; i < l->n_lora; i++) {
-        const mr_lora_part *p = &l->lora[i];
-        w.part[i] = outer_part{ p->row0, p->rows, p->r0, p->r, p->scale, (const u16 *)p->b->data, p->b->ld };
-    }
+    parts_of(w.part, l);
     dim3 grid((unsigned)(w.O / COLS), (unsigned)((N + ROWS - 1) / ROWS));
     if (l->w->compute == MR_F16)
         LAUNCH(b, op, outer_kernel<F16>, grid, THREADS, (int)sizeof(outer_room), w);

@@ -1,6 +1,6 @@
 #!/bin/sh
-# run.sh - on a machine with a GPU: everything that can be shown there, and one table at the end (part, result, seconds, figure). 499 s
-# on an H100, of which racecheck takes 285; the parts without timings run beside it.
+# run.sh - on a machine with a GPU: everything that can be shown there, and one table at the end (part, result, seconds, figure). On an
+# H100 compare, sanitizer, models, program and turing take 495 s, of which racecheck takes 378 beside the others; job and bench some two minutes more.
 #
 #   tests/gpu/run.sh [FOLDER] [PART ...]     FOLDER: where to build (default: build-gpu). PARTs: only these; noPART: all but that one
 #
