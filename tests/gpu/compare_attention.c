@@ -261,6 +261,39 @@ static void check(const shape *z, double diff[3], int bad[2]) {
     free(v.qkv), free(v.d_o);
 }
 
+/* Two sequences that go on behind 33 chunks of a prompt with one more and a part of another, more than the merge takes at a time, by attention on both sides
+ * and by attention_step; later keys weigh more, so that maxima change to the end. The largest difference from the CPU's; inf: attention_step's bits are others. */
+static double many_chunks(int H, int K, int D) {
+    enum { PROMPT = 33 * MR_KV_CHUNK, OWN = MR_KV_CHUNK + 6, KEYS = PROMPT + OWN };
+    int ld = (H + 2 * K) * D, O = H * D;
+    int64_t n = (int64_t)KEYS * ld;
+    pack p = { .K = K, .D = D, .n_slots = (KEYS + MR_KV_CHUNK - 1) / MR_KV_CHUNK * MR_KV_CHUNK };
+    float *host = random_new(n, 1.0f), *got[3];
+    int32_t at[KEYS];
+    mr_span spans[2];
+    for (int64_t i = 0; i < n; i++) host[i] *= 1.0f + 2.0f * (float)(i / ld) / KEYS;
+    for (int i = 0; i < KEYS; i++) at[i] = i;
+    for (int s = 0; s < 2; s++)
+        spans[s] = (mr_span){ .row0 = s, .n_rows = 1, .past = OWN - 1 - s, .slot0 = PROMPT, .prefix_slot0 = 0, .n_prefix = PROMPT };
+    for (int side = 0; side < 2; side++) {
+        mr_backend *b = side ? gpu : cpu;
+        float *rows = put(b, host, n), *o = put(b, NULL, 2 * O);
+        void *kv = store_new(b, &p);
+        b->kv_put(b, kv, p.n_slots, rows + O, rows + O + K * D, ld, put_ids(b, at, KEYS), KEYS, K, D);
+        b->attention(b, o, NULL, rows, ld, kv, p.n_slots, spans, 2, H, K, D);
+        got[side] = get(b, o, 2 * O);
+        if (side) {
+            const mr_span *there = (const mr_span *)put_ids(b, (const int32_t *)spans, 2 * (int64_t)(sizeof *spans / sizeof(int32_t)));
+            b->attention_step(b, o, rows, ld, kv, p.n_slots, there, 2, 35, H, K, D);
+            got[2] = get(b, o, 2 * O);
+        }
+        drop(b);
+    }
+    double diff = same_bits(got[1], got[2], 2 * O) ? worst(got[1], got[0], 2 * O) : HUGE_VAL;
+    free(host), free(got[0]), free(got[1]), free(got[2]);
+    return diff;
+}
+
 void test_attention(void) {
     static const shape shapes[] = {
         { 1, 1, 2, 1, 1, 1 },        { 2, 1, 20, 3, 2, 5 },      { 3, 3, 36, 70, 3, 2 },    { 8, 2, 32, 64, 2, 66 },
@@ -279,6 +312,8 @@ void test_attention(void) {
     verdict(diff[0] < allowed, "attention", "%.1e (allowed %.0e)", diff[0], allowed);
     verdict(diff[1] < allowed_lse, "attention: lse", "%.1e (allowed %.0e)", diff[1], allowed_lse);
     verdict(diff[2] < allowed_bwd, "attention_bwd", "%.1e (allowed %.0e)", diff[2], allowed_bwd);
+    double many = fmax(many_chunks(8, 2, 32), many_chunks(6, 2, 136)); /* in halves, and in f32 */
+    verdict(many < allowed, "attention: 35 chunks", "%.1e (allowed %.0e)", many, allowed);
     verdict(bad[0] == 0, "row rule of attention: packs", "%d of %d packs differ", bad[0], 3 * n);
     verdict(damage_stays(1, 32) && damage_stays(3, 64) && damage_stays(8, 128), "row rule of attention: damage",
             "NaN in a row reaches only what sees it");

@@ -618,23 +618,32 @@ static bool check_unpacked_mlp(const kind *k, int64_t C, int64_t F, int r, int N
     return same;
 }
 
-/* A linear right behind what makes its rows, which then leaves them in 16 bits as well, or behind another launch. */
+/* The rows' bytes stay and what is known of them goes: a product behind it converts them itself. */
+static void forget(mr_backend *b, float *rows, float *room, int64_t n) {
+    b->copy(b, room, rows, (size_t)n * sizeof *rows);
+    b->copy(b, rows, room, (size_t)n * sizeof *rows);
+}
+
+/* linear right behind the rmsnorm that makes its rows, behind another launch, and behind one that changes them. */
 static bool check_behind_norm(const kind *k, int64_t C, int N) {
     parts p = { 1, { (int)C }, { 8 } };
     layer s = layer_new(k, C, C, &p, false, false, false);
     mr_backend *b = gpu;
     float *x = random_new(2 * N * C, 1), *got[2];
     const float *from = put(b, x, 2 * N * C);
-    float *norm = put(b, x, C), *rows = put(b, NULL, N * C), *y = put(b, NULL, N * C), *u = put(b, NULL, N * s.R), *other = put(b, x, C);
+    float *norm = put(b, x, C), *rows = put(b, NULL, N * C), *room = put(b, NULL, N * C), *y = put(b, NULL, N * C), *u = put(b, NULL, N * s.R),
+          *other = put(b, x, C);
     bool same = true;
     if (k->store == MR_NF4) unpack(&s, true);
     b->linear(b, y, u, from, &s.l[1], N, NULL); /* says what it wants */
-    for (int i = 0; i < 2; i++) {
-        for (int between = 0; between < 2; between++) {
-            b->rmsnorm(b, rows, (int)C, from + i * N * C, (int)C, norm, N, (int)C, 1e-6f);
-            if (between) b->add(b, other, norm, C);
+    for (int i = 0; i < 6; i++) {
+        for (int fresh = 0; fresh < 2; fresh++) {
+            b->rmsnorm(b, rows, (int)C, from + i % 2 * N * C, (int)C, norm, N, (int)C, 1e-6f);
+            if (i / 2 == 1) b->add(b, other, norm, C);
+            if (i / 2 == 2) b->add(b, rows, from, N * C);
+            if (fresh) forget(b, rows, room, N * C);
             b->linear(b, y, u, rows, &s.l[1], N, NULL);
-            got[between] = get(b, y, N * C);
+            got[fresh] = get(b, y, N * C);
         }
         same = same && same_bits(got[0], got[1], N * C);
         free(got[0]), free(got[1]);
@@ -644,15 +653,15 @@ static bool check_behind_norm(const kind *k, int64_t C, int N) {
     return same;
 }
 
-/* linear_bwd right behind what makes its gradient, or behind another launch: rmsnorm_bwd, that and rmsnorm of other rows, rope that turns heads
- * back. */
+/* linear_bwd right behind what makes its gradient: rmsnorm_bwd, that and rmsnorm of other rows, rope that turns heads back; and behind rmsnorm_bwd whose
+ * rows an addition or rmsnorm has changed since. */
 static bool check_behind_gradient(const kind *k, int H, int D, int N) {
     int64_t C = (int64_t)(H + 1) * D, O = 128;
     parts p = { 2, { D, H * D }, { 8, 16 } };
     layer s = layer_new(k, C, O, &p, false, false, false);
     mr_backend *b = gpu;
     float *x = random_new(3 * N * C, 1), *in = random_new(N * O, 1), *got[2][2];
-    float *xd = put(b, x, 3 * N * C), *norm = put(b, x, C), *dy = put(b, NULL, N * C), *rows = put(b, NULL, N * C), *other = put(b, x, C);
+    float *xd = put(b, x, 3 * N * C), *norm = put(b, x, C), *dy = put(b, NULL, N * C), *rows = put(b, NULL, N * C);
     float *dx = put(b, NULL, N * O), *du = put(b, NULL, N * s.R), *u = put(b, x, N * s.R), *ind = put(b, in, N * O);
     float *angles = put(b, x, D / 2);
     int32_t *at = malloc((size_t)N * sizeof *at);
@@ -661,17 +670,19 @@ static bool check_behind_gradient(const kind *k, int H, int D, int N) {
     int32_t *pos = put_ids(b, at, N);
     bool same = true;
     b->linear_bwd(b, dx, du, dy, ind, u, &s.l[1], N, false); /* says what it wants */
-    for (int maker = 0; maker < 3; maker++) {
-        for (int between = 0; between < 2; between++) {
+    for (int maker = 0; maker < 5; maker++) {
+        for (int fresh = 0; fresh < 2; fresh++) {
             b->copy(b, dy, xd, (size_t)(N * C) * sizeof *dy);
-            if (maker < 2)
+            if (maker != 2)
                 b->rmsnorm_bwd(b, dy, (int)C, NULL, xd + N * C, (int)C, xd + 2 * N * C, (int)C, norm, N, (int)C, 1e-6f);
             else
                 b->rope(b, dy, (int)C, pos, angles, N, H, D, true);
             if (maker == 1) b->rmsnorm(b, rows, (int)C, xd, (int)C, norm, N, (int)C, 1e-6f);
-            if (between) b->add(b, other, norm, C);
+            if (maker == 3) b->add(b, dy, xd, N * C);
+            if (maker == 4) b->rmsnorm(b, dy, (int)C, xd, (int)C, norm, N, (int)C, 1e-6f);
+            if (fresh) forget(b, dy, rows, N * C);
             b->linear_bwd(b, dx, du, dy, ind, u, &s.l[1], N, false);
-            got[between][0] = get(b, dx, N * O), got[between][1] = get(b, du, N * s.R);
+            got[fresh][0] = get(b, dx, N * O), got[fresh][1] = get(b, du, N * s.R);
         }
         same = same && same_bits(got[0][0], got[1][0], N * O) && same_bits(got[0][1], got[1][1], N * s.R);
         for (int i = 0; i < 4; i++) free(got[i / 2][i % 2]);

@@ -8,6 +8,7 @@ typedef struct job {
     mr_backend *b;
     mr_linear gate_up, down;
     float *x, *dy;
+    const float *onto; /* what y adds to; NULL: itself */
     /* what a pass gives */
     float *y, *dx, *u_up, *u_down;
     /* buffers */
@@ -74,7 +75,7 @@ static bool whole_as(job *j, int from, int to, bool sampling, bool backward, boo
     mr_gated m = { &j->gate_up, &j->down, j->gu + from * 2 * F, j->act, j->u_up + from * 2 * R, j->u_down + from * R,
                    sampling, j->dgu, j->dact, j->du };
     const float *x = j->x + from * C;
-    if (!backward) return j->b->mlp(j->b, j->y + from * C, x, &m, to - from, j->y + from * C);
+    if (!backward) return j->b->mlp(j->b, j->y + from * C, x, &m, to - from, (j->onto ? j->onto : j->y) + from * C);
     return j->b->mlp_bwd(j->b, j->dx + from * C, j->dy + from * C, x, &m, to - from, again);
 }
 
@@ -163,6 +164,16 @@ static void equals_single_operations(void) {
                 CHECK(whole_as(&j, 0, n, true, false, false));
                 for (int v = 0; v < n * 2 * F; v++) CHECK(j.gu[v] == -7);
                 CHECK(memcmp(got, j.y, (size_t)(n * C) * sizeof *got) == 0);
+                /* onto what lies apart from y */
+                start(&j);
+                float *apart_y = mr_alloc((size_t)(n * C) * sizeof *apart_y);
+                memcpy(apart_y, j.y, (size_t)(n * C) * sizeof *apart_y);
+                for (int v = 0; v < n * C; v++) j.y[v] = NAN;
+                j.onto = apart_y;
+                CHECK(whole(&j, 0, n, false, false));
+                CHECK(memcmp(got, j.y, (size_t)(n * C) * sizeof *got) == 0);
+                j.onto = NULL;
+                mr_free(apart_y);
                 /* with only u_down left of the forward pass */
                 start(&j);
                 CHECK(whole(&j, 0, n, false, false));
