@@ -75,8 +75,7 @@ static mr_status encode_history(conversation *c, mr_ids *ids, mr_err *err) {
 static mr_status answer(conversation *c, mr_err *err) {
     mr_ids ids = { 0 };
     mr_rollout r = { 0 };
-    mr_signals_forget();
-    mr_signals_catch(NULL, NULL); /* Ctrl-C: mr_speak sees it and ends the answer */
+    mr_signals_catch(NULL, NULL); /* Ctrl-C: mr_speak sees it and ends the answer; so does one since the line was typed */
     mr_status st = encode_history(c, &ids, err);
     /* A conversation outgrows the context; its oldest exchange goes first, the system prompt and the examples stay. */
     int limit = mr_model_config(c->parts->model)->max_position_embeddings - 16;
@@ -128,7 +127,6 @@ static mr_status converse(conversation *c, mr_err *err) {
             if (st != MR_OK) return st;
             if (number && !(c->terminal && strcmp(mr_signals_name(number), "SIGINT") == 0))
                 return mr_fail(err, MR_ESIGNAL, "chat: stopped by %s", mr_signals_name(number));
-            mr_signals_forget();
             continue;
         }
         mr_free(line);

@@ -50,9 +50,9 @@ void mr_console_also(void (*fn)(void *self), void *self) {
     mr_signals_catch(stop, NULL);
 }
 
-/* While the session's own code runs, a signal stops it. */
+/* While the session's own code runs, a signal stops it; so does one that came since the line was typed. */
 static mr_repl_state run_line(console *c, const char *line, mr_err *err) {
-    mr_signals_forget();
+    mr_repl_uninterrupt(c->repl);
     running = c->repl;
     mr_console_also(NULL, NULL);
     mr_repl_state s = line ? mr_repl_line(c->repl, line, err) : mr_repl_end(c->repl, err);

@@ -47,6 +47,10 @@ void mr_repl_interrupt(mr_repl *r) {
     if (r->running) lua_sethook(r->L, stop_hook, LUA_MASKCOUNT, 1);
 }
 
+void mr_repl_uninterrupt(mr_repl *r) {
+    r->stop = 0;
+}
+
 /* ---- what the prelude gets of C ---- */
 
 /* quote(s [, n]): s as a Lua string on one line, of its first n characters at most. */
@@ -599,7 +603,6 @@ static int evaluate(lua_State *L) {
 static mr_repl_state run_chunk(mr_repl *r, bool last, mr_err *err) {
     evaluation e = { .repl = r, .last = last, .state = MR_REPL_FAILED, .err = err };
     r->trace.len = 0;
-    r->stop = 0;
     if (protected(r, evaluate, &e, err) != MR_OK) {
         r->running = 0;
         r->chunk.len = 0;

@@ -53,8 +53,10 @@ void mr_repl_forget(mr_repl *r);        /* these lines */
 mr_repl_state mr_repl_end(mr_repl *r, mr_err *err);
 const char *
 mr_repl_trace(const mr_repl *r); /* of the last failure, lines; "" when there is nothing to say. Borrowed. */
-/* Stops the chunk that runs, at its next instruction; nothing otherwise. Async-signal-safe. */
+/* Stops the chunk that runs at its next instruction, and those after it before their first, until it is taken back.
+ * Async-signal-safe. */
 void mr_repl_interrupt(mr_repl *r);
+void mr_repl_uninterrupt(mr_repl *r);
 /* How wide printed tables may be. */
 void mr_repl_set_columns(mr_repl *r, int columns);
 /* `_` as JSON, on one line. */

@@ -54,4 +54,15 @@ tiny_model() {
 without_clock() {
     sed 's/"time\/[^,}]*[,}]//g; s/"step_time"[^,}]*[,}]//g' "$1/metrics.jsonl"
 }
+# steps_for SECONDS LEAST ARGS...: $steps, how many steps of `medrl run ARGS` take that long on this machine, and at least LEAST, by 300 of them.
+# For what is done beside a run, which takes its time on a fast machine too.
+steps_for() {
+    seconds=$1 least=$2
+    shift 2
+    before=$(date +%s%N)
+    run 0 run "$@" -o "$temp/probe" -q --threads 1 --set grpo.max_steps=300 --set grpo.save_steps=0 --set grpo.guards=false
+    steps=$((300 * seconds * 1000 / (($(date +%s%N) - before) / 1000000 + 1)))
+    [ $steps -ge "$least" ] || steps=$least
+    rm -rf "$temp/probe"
+}
 passed() { echo "$(basename "$0"): $checks checks"; }

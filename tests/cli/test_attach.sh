@@ -10,7 +10,7 @@ smoke=$MEDRL_HOME/lua/recipes/smoke.lua
 start() { # OUTPUT STEPS [MORE...]: a run in the background, which ends by itself after that many steps; the folder is ready when this returns
     folder=$1 steps=$2
     shift 2
-    "$medrl" run "$smoke" -o "$folder" --threads 1 --set grpo.max_steps="$steps" --set grpo.save_steps=0 "$@" >"$folder.out" 2>"$folder.err" </dev/null &
+    "$medrl" run "$smoke" -o "$folder" --threads 1 --set grpo.max_steps="$steps" --set grpo.save_steps=0 --set grpo.guards=false "$@" >"$folder.out" 2>"$folder.err" </dev/null &
     pid=$!
     waited=0
     while [ ! -S "$folder/control.sock" ]; do
@@ -100,7 +100,7 @@ run 2 resume live --set x=1
 run 0 hash live
 
 # --- a run that was looked at all the time has the bits of one that was left alone
-run 0 run "$smoke" -o alone -q --threads 1 --set grpo.max_steps=60 --set grpo.save_steps=0
+run 0 run "$smoke" -o alone -q --threads 1 --set grpo.max_steps=60 --set grpo.save_steps=0 --set grpo.guards=false
 start watched 60
 looks=0
 while "$medrl" attach watched -e 'run:last()' -e 'run:metrics(3)' -e 'run:sample("hello", { n = 2 })' -e 'score("x", data[1])' -e 'run:settings()' \

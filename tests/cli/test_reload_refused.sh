@@ -25,11 +25,7 @@ return {
 }
 LUA
 good
-# as many steps as take the 12 seconds that the files below are replaced for, on a fast machine too
-began=$(date +%s%N)
-run 0 run recipes/live.lua -o probe -q --threads 1
-steps=$((300 * 12000 / (($(date +%s%N) - began) / 1000000 + 1)))
-[ $steps -ge 1500 ] || steps=1500
+steps_for 12 1500 recipes/live.lua # the files below are replaced for that long
 run 0 run recipes/live.lua -o clean -q --threads 1 --set grpo.max_steps=$steps
 
 start whole --set grpo.max_steps=$steps

@@ -191,7 +191,7 @@ enters ':quit'
 exits 0
 
 # --- Ctrl-C within training; what cannot be stopped ends at the third Ctrl-C, with the terminal in order; SIGTERM
-begin 100 30 repl "$smoke" -q -o long --set grpo.max_steps=100000 --set grpo.save_steps=0
+begin 100 30 repl "$smoke" -q -o long --set grpo.max_steps=100000 --set grpo.save_steps=0 --set grpo.guards=false
 sees_line '>'
 enters 'step(1) step(99999)'
 waited=0
@@ -230,8 +230,27 @@ kill -TERM "$(cat pid)"
 exits 143
 sees 'medrl: repl: stopped by SIGTERM'
 
+# --- Ctrl-C between the end of a line and its beginning to run, which a long history makes longer: it is the line's
+{
+    echo _HiStOrY_V2_
+    awk 'BEGIN { w = sprintf("%2000s", ""); gsub(/ /, "x", w); for (i = 0; i < 1990; i++) print w i }'
+} >state/medrl/history
+begin 80 24 repl
+for i in $(seq 24); do
+    keys C-l
+    types "while true do end -- $i"
+    sees_line "> while true do end -- $i"
+    keys Enter
+    sleep "$(printf '0.%04d' $((i * 4)))"
+    keys C-c
+    sees_line '>'
+done
+enters ':quit'
+exits 0
+: >state/medrl/history
+
 # --- attach: a run that is going on, and its end
-"$medrl" run "$smoke" -o live --threads 1 --set grpo.max_steps=100000 --set grpo.save_steps=0 >live.out 2>live.err </dev/null &
+"$medrl" run "$smoke" -o live --threads 1 --set grpo.max_steps=100000 --set grpo.save_steps=0 --set grpo.guards=false >live.out 2>live.err </dev/null &
 pid=$!
 waited=0
 while [ ! -S live/control.sock ]; do sleep 0.05; waited=$((waited + 1)); [ $waited -lt 1200 ] || fail "the run does not listen"; done

@@ -239,6 +239,7 @@ static const char *interrupted(const char *line) {
     const char *text = type(line);
     CHECK(mr_now_s() - t < 2);
     pthread_join(thread, NULL);
+    mr_repl_uninterrupt(repl);
     return text;
 }
 
@@ -250,7 +251,11 @@ static void loops_end_at_an_interrupt(void) {
     CHECK_CONTAINS(interrupted("coroutine.wrap(function() while true do end end)()"), "interrupted");
     CHECK_CONTAINS(interrupted("setmetatable({}, { __tostring = function() while true do end end })"), "interrupted");
     CHECK_STR(type("1"), "1\n");
-    mr_repl_interrupt(repl); /* nothing runs: nothing happens */
+    mr_repl_interrupt(repl); /* between the end of a line and its first instruction */
+    CHECK_STR(type("while true do end"), "! interrupted");
+    mr_repl_uninterrupt(repl);
+    mr_repl_interrupt(repl); /* nothing runs, and it is said to be of nothing: nothing happens */
+    mr_repl_uninterrupt(repl);
     CHECK_STR(type("2"), "2\n");
     end();
 }
