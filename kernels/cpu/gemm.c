@@ -146,6 +146,14 @@ size_t cpu_product_scratch(const mr_backend *b, const mr_weight_info *w) {
     return panel_scratch(in > out ? in : out, nf4, nf4 ? w->compute : w->store);
 }
 
+/* Whether n panels end sooner on the threads by halves. Where memory is waited for they take a quarter longer, since their
+ * lines lie apart: with bf16 products (of AMX that is not known) and with few rows. */
+static bool halves_pay(const gemm_product *p, int64_t n, int n_threads) {
+    const bool waits = p->tall == GEMM_ROWS && (p->x_type == GEMM_X_BF16 || p->n_rows < GEMM_ROWS);
+    const int64_t whole = (n + n_threads - 1) / n_threads, halves = (2 * n + n_threads - 1) / n_threads;
+    return !waits || 8 * whole > 5 * halves;
+}
+
 void cpu_product_cut(gemm_product *p, int n_threads) {
     int64_t panels = gemm_panels(p->n_cols);
     p->block = row_block(p->k, p->x_type == GEMM_X_BF16, p->nf4 != NULL, p->tall);
@@ -155,8 +163,8 @@ void cpu_product_cut(gemm_product *p, int n_threads) {
         if (p->n_rows > p->block / 2 && p->block >= 2 * p->tall) {
             p->block = p->block / 2 / p->tall * p->tall;
             blocks = (p->n_rows + p->block - 1) / p->block;
-        } else {
-            p->strips = 2; /* half a panel */
+        } else if (halves_pay(p, panels * blocks, n_threads)) {
+            p->strips = 2;
         }
     }
     p->n_items = blocks * panels * p->strips;
@@ -164,9 +172,10 @@ void cpu_product_cut(gemm_product *p, int n_threads) {
     p->n_ahead = n_threads;
 }
 
-/* One panel (or half of it) for rows [row0, row0 + rows) to y: all blocks of K, one after the other. */
-static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t index, int strip, int64_t row0,
-                       int64_t rows, float *y, int64_t ldy) {
+/* One panel (or half of it) for rows [row0, row0 + rows) to y: all blocks of K, one after the other. next: the panel
+ * that this thread takes then, -1: nobody knows. */
+static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t index, int64_t next, int strip,
+                       int64_t row0, int64_t rows, float *y, int64_t ldy) {
     const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
     float *acc = NULL, *nf4_scratch = NULL;
     char *unpacked = NULL;
@@ -212,15 +221,18 @@ static void panel_part(mr_backend *b, const gemm_product *p, int thread, int64_t
             t.more_w = (const char *)more->panels +
                        (size_t)(index - more->col0 / GEMM_COLS) * gemm_panel_bytes(more->k, p->w_type) + shift;
         }
-        /* the first tile of a panel would wait for memory: the tiles before fetch a line of the thread's next panel a
-         * step, until they have all of it */
-        int64_t steps = gemm_steps(t.k, p->w_type), lines = GEMM_STEP / 64 / p->strips, later = p->n_ahead / p->strips;
-        const char *next = (const char *)t.w + (size_t)later * gemm_panel_bytes(p->k, p->w_type);
-        bool fetch = !p->nf4 && index + later < gemm_panels(p->n_cols);
+        /* the first tile of a block would wait for memory: the tiles before fetch a line of the next one a step, until
+         * they have all of it */
+        int64_t steps = gemm_steps(t.k, p->w_type), lines = GEMM_STEP / 64 / p->strips;
+        const char *ahead = NULL;
+        if (!p->nf4 && t.rest)
+            ahead = (const char *)t.w + gemm_panel_bytes(t.k, p->w_type);
+        else if (!p->nf4 && next >= 0 && next < gemm_panels(p->n_cols))
+            ahead = (const char *)p->panels + (size_t)next * gemm_panel_bytes(p->k, p->w_type) + shift;
         for (int64_t i = 0; i < n_tiles; i++) {
             t.next = t.w, t.next_stride = 0;
-            if (fetch && i < lines) {
-                t.next = next + i * (p->strips > 1 ? 64 : 64 * steps);
+            if (ahead && i < lines) {
+                t.next = ahead + i * (p->strips > 1 ? 64 : 64 * steps);
                 t.next_stride = p->strips > 1 ? GEMM_STEP : 64;
             }
             int64_t r0 = rows * i / n_tiles, r1 = rows * (i + 1) / n_tiles;
@@ -246,16 +258,17 @@ void cpu_product_items(mr_backend *b, const gemm_product *p, int thread, int64_t
         int64_t block = p->by_panel ? i % blocks : i / a_block, at = p->by_panel ? i / blocks : i % a_block;
         int64_t row0 = block * p->block, index = at / p->strips, strip = at % p->strips;
         float *y = p->y + row0 * p->ldy + index * GEMM_COLS + strip * GEMM_COLS / p->strips;
-        panel_part(b, p, thread, index, (int)strip, row0, min64(p->block, p->n_rows - row0), y, p->ldy);
+        panel_part(b, p, thread, index, index + p->n_ahead / p->strips, (int)strip, row0,
+                   min64(p->block, p->n_rows - row0), y, p->ldy);
     }
     const gemm_kernels *kernels = gemm_kernels_for(cpu_of(b)->isa);
     if (kernels->leave) kernels->leave();
 }
 
-void cpu_product_panel(mr_backend *b, const gemm_product *p, int thread, int64_t index, int64_t row0, int64_t rows,
-                       float *y, int64_t ldy) {
+void cpu_product_panel(mr_backend *b, const gemm_product *p, int thread, int64_t index, int64_t next, int64_t row0,
+                       int64_t rows, float *y, int64_t ldy) {
     assert(p->strips == 1 && rows <= p->block);
-    panel_part(b, p, thread, index, 0, row0, rows, y, ldy);
+    panel_part(b, p, thread, index, next, 0, row0, rows, y, ldy);
 }
 
 void cpu_product_all(mr_backend *b, const gemm_product *p, int thread) {

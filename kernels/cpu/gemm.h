@@ -127,10 +127,10 @@ typedef struct gemm_product {
 /* Cuts a product into p->n_items items for n_threads threads. Results do not depend on it. */
 void cpu_product_cut(gemm_product *p, int n_threads);
 void cpu_product_items(mr_backend *b, const gemm_product *p, int thread, int64_t from, int64_t to);
-/* Panel `index` alone for rows [row0, row0 + rows), at most p->block of them, to y; p is cut for one thread. Call
- * kernels->leave afterwards. */
-void cpu_product_panel(mr_backend *b, const gemm_product *p, int thread, int64_t index, int64_t row0, int64_t rows,
-                       float *y, int64_t ldy);
+/* Panel `index` alone for rows [row0, row0 + rows), at most p->block of them, to y; p is cut for one thread. next: the
+ * panel that this thread takes then, which is fetched meanwhile, -1: none. Call kernels->leave afterwards. */
+void cpu_product_panel(mr_backend *b, const gemm_product *p, int thread, int64_t index, int64_t next, int64_t row0,
+                       int64_t rows, float *y, int64_t ldy);
 /* All of it, on the calling thread. */
 void cpu_product_all(mr_backend *b, const gemm_product *p, int thread);
 

@@ -21,6 +21,7 @@ typedef struct gated {
     const cpu_kernels *ops;
     const mr_gated *m;
     int64_t n, F;
+    int threads;
     /* one linear at a time in the backward pass, both in the forward pass */
     input x, act, up_part[3], down_part[3];
     gemm_product up_inner, down_inner, up, down;
@@ -71,6 +72,14 @@ static inline int64_t place_of(const gemm_product *p, int64_t i, int64_t panels,
     return (p->by_panel ? i % blocks : i / panels) * p->block;
 }
 
+/* The panel of the item that a thread takes after item i of [from, to), when the others go on as fast; -1: none. */
+static int64_t panel_behind(const gated *g, const gemm_product *p, int64_t i, int64_t from, int64_t to, int64_t panels) {
+    int64_t panel, next = i + 1 < to ? i + 1 : to + (g->threads - 1) * (to - from);
+    if (next >= (p->n_rows + p->block - 1) / p->block * panels) return -1;
+    place_of(p, next, panels, &panel);
+    return panel;
+}
+
 /* --- forward --- */
 
 /* The product with l's adapters in it; their inner values' views take scratch from *at on. */
@@ -115,8 +124,8 @@ static void gate_items(void *ctx, int thread, int64_t from, int64_t to) {
         int64_t rows = left < g->up.block ? left : g->up.block, ld = 2 * g->F;
         float *gate = g->m->gu + row0 * ld + at * GEMM_COLS, *up = gate + g->F, act[GEMM_COLS];
         if (g->m->sampling) gate = panels_of[0], up = panels_of[1], ld = GEMM_COLS;
-        cpu_product_panel(g->b, &g->up, thread, at, row0, rows, gate, ld);
-        cpu_product_panel(g->b, &g->up, thread, at + panels, row0, rows, up, ld);
+        cpu_product_panel(g->b, &g->up, thread, at, at + panels, row0, rows, gate, ld);
+        cpu_product_panel(g->b, &g->up, thread, at + panels, panel_behind(g, &g->up, i, from, to, panels), row0, rows, up, ld);
         for (int64_t r = 0; r < rows; r++) {
             g->ops->gate(act, gate + r * ld, up + r * ld, GEMM_COLS);
             g->kernels->row_to_bf16((uint16_t *)g->act.low_data + (row0 + r) * g->F + at * GEMM_COLS, act, GEMM_COLS);
@@ -137,6 +146,7 @@ static void down_items(void *ctx, int thread, int64_t from, int64_t to) {
 
 static gated open_gated(mr_backend *b, const mr_gated *m, int64_t n) {
     gated g = { .b = b, .kernels = gemm_kernels_for(cpu_of(b)->isa), .ops = cpu_kernels_of(b), .m = m, .n = n };
+    g.threads = cpu_threads(b, product_work(n, m->gate_up->w));
     g.F = m->down->w->n_in;
     g.act = in_bf16(NULL, g.F, m->act);
     return g;
@@ -155,7 +165,7 @@ bool cpu_mlp(mr_backend *b, float *y, const float *x, const mr_gated *m, int N, 
     g.up = with_adapters(&g, m->gate_up, &g.x, m->gu, m->u_up, false, &g.up_inner, g.up_part, &at);
     g.down = with_adapters(&g, m->down, &g.act, y, m->u_down, onto != NULL, &g.down_inner, g.down_part, &at);
     clear_shape(&g.up);
-    int threads = cpu_threads(b, product_work(N, m->gate_up->w));
+    const int threads = g.threads;
     cpu_product_cut(&g.down, threads);
     int64_t n_gates = (N + g.up.block - 1) / g.up.block * (g.F / GEMM_COLS), grain = cpu_grain(N, g.kernels->tall, threads);
     const mr_work works[4] = { { first_rows, &g, N, grain },
@@ -205,7 +215,8 @@ static void gate_bwd_items(void *ctx, int thread, int64_t from, int64_t to) {
     for (int64_t i = from; i < to; i++) {
         int64_t at, row0 = place_of(&w->base, i, panels, &at), col0 = at * GEMM_COLS, left = g->n - row0;
         int64_t rows = left < w->base.block ? left : w->base.block;
-        cpu_product_panel(g->b, &w->base, thread, at, row0, rows, dact, GEMM_COLS);
+        cpu_product_panel(g->b, &w->base, thread, at, panel_behind(g, &w->base, i, from, to, panels), row0, rows, dact,
+                          GEMM_COLS);
         for (int64_t r = 0; r < rows; r++) {
             const float *gate = g->m->gu + (row0 + r) * ld + col0;
             uint16_t *to_act = (uint16_t *)(void *)g->m->act + (row0 + r) * g->F + col0;
@@ -294,10 +305,10 @@ bool cpu_mlp_bwd(mr_backend *b, float *dx, const float *dy, const float *x, cons
     if (again) cpu_linear(b, m->gu, m->u_up, x, m->gate_up, N, NULL);
     if (cpu_failed(b) || N == 0) return true;
     int64_t C = m->gate_up->w->n_in;
-    int threads = cpu_threads(b, product_work(N, m->gate_up->w));
     void *low = cpu_scratch(b, CPU_SLOT_SHARED, input_bytes(N, C));
     if (!low) return true;
     backward w = { .g = open_gated(b, m, N) };
+    const int threads = w.g.threads;
     input from = in_bf16(dy, C, low);
     if (!open_backward(&w, m->down, &from, NULL, m->u_down)) return true;
     clear_shape(&w.base);
