@@ -10,7 +10,7 @@
 #include "cpu/isa.h"
 #include "cpu/linear.h"
 
-/* Fewer rows gain nothing by it in the forward pass, where half panels share the work better. */
+/* Fewer rows gain nothing by it in the forward pass. */
 enum { FEWEST = 64 };
 /* Rows of a block: dact's panel rests on the stack. */
 enum { MOST = 192 };
