@@ -11,50 +11,63 @@
 #define T256 __attribute__((target("avx2,fma")))
 #define INLINE static inline __attribute__((always_inline)) T256
 
+/* As for AVX-512. */
+enum { PREFETCH = 8 * GEMM_STEP, PREFETCH_FAR = 64 * GEMM_STEP };
+
 /* The first `n` of eight lanes. */
 INLINE __m256i lanes(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
 }
 
-INLINE void chain(__m256 (*acc)[8], const float *x, int64_t ldx, const char *w, int64_t n, const int R, const int C,
-                  const bool bf16) {
-    if (!bf16) {
-        for (int64_t k = 0; k < n; k++, w += GEMM_STEP) {
-            _mm_prefetch(w + 8 * GEMM_STEP, _MM_HINT_T0);
+/* One k: 12 accumulators leave four registers, so the shorter side is held and the other one passes. `odd` is of bf16: the
+ * upper halves of w, else its lower ones; -1: f32. */
+INLINE void step(__m256 (*acc)[8], const float *x, int64_t ldx, const char *w, const int R, const int C, const int odd) {
+    static const uint32_t upper[8] __attribute__((aligned(32))) = { 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                                                    0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u };
+    const uint32_t *high = upper;
+    __m256 held[8];
+    /* Compilers see that the next k loads the same lines of bf16, and what does not change in the loop: they would keep both
+     * at the cost of accumulators. */
+    __asm__("" : "+r"(w), "+r"(high));
+#define WEIGHTS(c)                                                                                                     \
+    odd < 0 ? _mm256_loadu_ps((const float *)(const void *)w + 8 * (c))                                                \
+            : _mm256_castsi256_ps(odd ? _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(const void *)w + (c)),       \
+                                                            *(const __m256i *)(const void *)high)                      \
+                                      : _mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)w + (c)), 16))
+    if (R >= C) {
 #pragma GCC unroll 8
-            for (int c = 0; c < C; c++) {
-                __m256 wv = _mm256_loadu_ps((const float *)(const void *)w + 8 * c);
+        for (int c = 0; c < C; c++) held[c] = WEIGHTS(c);
 #pragma GCC unroll 6
-                for (int r = 0; r < R; r++)
-                    acc[r][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + r * ldx + k), wv, acc[r][c]);
-            }
+        for (int r = 0; r < R; r++) {
+            __m256 xv = _mm256_broadcast_ss(x + r * ldx);
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) acc[r][c] = _mm256_fmadd_ps(xv, held[c], acc[r][c]);
         }
-        return;
-    }
-    const __m256i high = _mm256_set1_epi32((int)0xffff0000u);
-    int64_t k = 0;
-    for (; k + 2 <= n; k += 2, w += GEMM_STEP) {
-        _mm_prefetch(w + 8 * GEMM_STEP, _MM_HINT_T0);
-#pragma GCC unroll 2
-        for (int odd = 0; odd < 2; odd++)
-#pragma GCC unroll 8
-            for (int c = 0; c < C; c++) {
-                __m256i both = _mm256_loadu_si256((const __m256i *)(const void *)w + c);
-                __m256 wv = _mm256_castsi256_ps(odd ? _mm256_and_si256(both, high) : _mm256_slli_epi32(both, 16));
+    } else {
 #pragma GCC unroll 6
-                for (int r = 0; r < R; r++)
-                    acc[r][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + r * ldx + k + odd), wv, acc[r][c]);
-            }
-    }
-    if (k < n)
+        for (int r = 0; r < R; r++) held[r] = _mm256_broadcast_ss(x + r * ldx);
 #pragma GCC unroll 8
         for (int c = 0; c < C; c++) {
-            __m256i both = _mm256_loadu_si256((const __m256i *)(const void *)w + c);
-            __m256 wv = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+            __m256 wv = WEIGHTS(c);
 #pragma GCC unroll 6
-            for (int r = 0; r < R; r++)
-                acc[r][c] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + r * ldx + k), wv, acc[r][c]);
+            for (int r = 0; r < R; r++) acc[r][c] = _mm256_fmadd_ps(held[r], wv, acc[r][c]);
         }
+    }
+#undef WEIGHTS
+}
+
+/* far: the lines of all strips, which the first one fetches where nobody has read them before; else the strip's own. */
+INLINE void chain(__m256 (*acc)[8], const float *x, int64_t ldx, const char *w, int64_t n, const char *next,
+                  int64_t stride, bool far, const int R, const int C, const bool bf16) {
+    const int k_step = bf16 ? 2 : 1;
+    for (int64_t k = 0; k < n; k += k_step, w += GEMM_STEP, next += stride) {
+        _mm_prefetch(w + PREFETCH, _MM_HINT_T0);
+        _mm_prefetch(next, _MM_HINT_T1);
+        if (far)
+            for (int line = 0; line < 4; line++) _mm_prefetch(w + PREFETCH_FAR + 64 * line, _MM_HINT_T1);
+        step(acc, x + k, ldx, w, R, C, bf16 ? 0 : -1);
+        if (bf16 && k + 1 < n) step(acc, x + k + 1, ldx, w, R, C, 1);
+    }
 }
 
 /* Strip of C vectors from column `col` on. */
@@ -66,13 +79,13 @@ INLINE void strip(const gemm_tile *t, int col, const int R, const int C, const b
         for (int c = 0; c < C; c++)
             acc[r][c] = t->resume ? _mm256_loadu_ps(t->acc + r * GEMM_COLS + col + 8 * c) : _mm256_setzero_ps();
     if (t->more_k) {
-        chain(acc, t->more_x, t->more_ldx, (const char *)t->more_w + 4 * col, t->more_k, R, C, bf16);
+        chain(acc, t->more_x, t->more_ldx, (const char *)t->more_w + 4 * col, t->more_k, t->next, 0, false, R, C, bf16);
 #pragma GCC unroll 6
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
             for (int c = 0; c < C; c++) acc[r][c] = _mm256_mul_ps(acc[r][c], _mm256_set1_ps(t->more_alpha));
     }
-    chain(acc, t->x, t->ldx, (const char *)t->w + 4 * col, t->k, R, C, bf16);
+    chain(acc, t->x, t->ldx, (const char *)t->w + 4 * col, t->k, t->next, t->next_stride, t->cold && col == 0, R, C, bf16);
 #pragma GCC unroll 8
     for (int c = 0; c < C; c++) {
         if (t->rest) {
