@@ -19,24 +19,30 @@ INLINE __m256i lanes(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
 }
 
-/* One k: 12 accumulators leave four registers, so the shorter side is held and the other one passes. `odd` is of bf16: the
- * upper halves of w, else its lower ones; -1: f32. */
-INLINE void step(__m256 (*acc)[8], const float *x, int64_t ldx, const char *w, const int R, const int C, const int odd) {
-    static const uint32_t upper[8] __attribute__((aligned(32))) = { 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
-                                                                    0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u };
-    const uint32_t *high = upper;
+static const uint32_t upper_halves[8] __attribute__((aligned(32))) = {
+    0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+};
+
+/* What a step of a panel is read as: the only values of f32, or of bf16 the lower halves (even k) or the upper ones. */
+typedef enum half { WHOLE, EVEN, ODD } half;
+
+INLINE __m256 weights(const char *w, const uint32_t *upper, const half which) {
+    if (which == WHOLE) return _mm256_loadu_ps((const float *)(const void *)w);
+    __m256i both = _mm256_loadu_si256((const __m256i *)(const void *)w);
+    return _mm256_castsi256_ps(which == ODD ? _mm256_and_si256(both, *(const __m256i *)(const void *)upper)
+                                            : _mm256_slli_epi32(both, 16));
+}
+
+/* One k. 12 accumulators leave four registers, so the shorter side of the tile is held and the other one passes. */
+INLINE void step(__m256 (*acc)[8], const float *x, int64_t ldx, const char *w, const int R, const int C, const half which) {
+    const uint32_t *upper = upper_halves;
     __m256 held[8];
-    /* Compilers see that the next k loads the same lines of bf16, and what does not change in the loop: they would keep both
-     * at the cost of accumulators. */
-    __asm__("" : "+r"(w), "+r"(high));
-#define WEIGHTS(c)                                                                                                     \
-    odd < 0 ? _mm256_loadu_ps((const float *)(const void *)w + 8 * (c))                                                \
-            : _mm256_castsi256_ps(odd ? _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(const void *)w + (c)),       \
-                                                            *(const __m256i *)(const void *)high)                      \
-                                      : _mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(const void *)w + (c)), 16))
+    /* A compiler sees that the next k reads the same lines of bf16, and the same mask: it would keep both, and put
+     * accumulators into memory for it. */
+    __asm__("" : "+r"(w), "+r"(upper));
     if (R >= C) {
 #pragma GCC unroll 8
-        for (int c = 0; c < C; c++) held[c] = WEIGHTS(c);
+        for (int c = 0; c < C; c++) held[c] = weights(w + 32 * c, upper, which);
 #pragma GCC unroll 6
         for (int r = 0; r < R; r++) {
             __m256 xv = _mm256_broadcast_ss(x + r * ldx);
@@ -48,12 +54,11 @@ INLINE void step(__m256 (*acc)[8], const float *x, int64_t ldx, const char *w, c
         for (int r = 0; r < R; r++) held[r] = _mm256_broadcast_ss(x + r * ldx);
 #pragma GCC unroll 8
         for (int c = 0; c < C; c++) {
-            __m256 wv = WEIGHTS(c);
+            __m256 wv = weights(w + 32 * c, upper, which);
 #pragma GCC unroll 6
             for (int r = 0; r < R; r++) acc[r][c] = _mm256_fmadd_ps(held[r], wv, acc[r][c]);
         }
     }
-#undef WEIGHTS
 }
 
 /* far: the lines of all strips, which the first one fetches where nobody has read them before; else the strip's own. */
@@ -65,8 +70,8 @@ INLINE void chain(__m256 (*acc)[8], const float *x, int64_t ldx, const char *w, 
         _mm_prefetch(next, _MM_HINT_T1);
         if (far)
             for (int line = 0; line < 4; line++) _mm_prefetch(w + PREFETCH_FAR + 64 * line, _MM_HINT_T1);
-        step(acc, x + k, ldx, w, R, C, bf16 ? 0 : -1);
-        if (bf16 && k + 1 < n) step(acc, x + k + 1, ldx, w, R, C, 1);
+        step(acc, x + k, ldx, w, R, C, bf16 ? EVEN : WHOLE);
+        if (bf16 && k + 1 < n) step(acc, x + k + 1, ldx, w, R, C, ODD);
     }
 }
 

@@ -4,8 +4,8 @@
  *
  * MODEL may be a shape, as for `medrl bench --config`: random weights, no file.
  * The work of the recipe's CPU profile: 4 groups of a prompt of 250 and 6 completions of 48 tokens, LoRA r = 16 on all
- * linears, bf16 where the machine has it. One group a pack: forward, log-probabilities, backward. Then decoding at batch 24. With
- * one thread the times are processor time, so that other programs do not count. */
+ * linears, bf16 where the machine has it. One group a pack: forward, log-probabilities, backward. Then decoding 24 and
+ * 6 at once. With one thread the times are processor time, so that other programs do not count. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -181,6 +181,28 @@ static int build(mr_pack *p, int32_t *ids, int32_t *pos, int32_t *slots, mr_span
     return n;
 }
 
+/* Token t of n completions, six behind each prompt. */
+static void decode(mr_decoder *d, int n, int t, int32_t *ids, int32_t *pos, int32_t *slots, int32_t *rows, mr_span *live,
+                   int vocab) {
+    float u[4 * GROUP], lp[4 * GROUP];
+    int32_t out[4 * GROUP];
+    for (int i = 0; i < n; i++) {
+        int slot0 = i / GROUP * SLOTS + 256 + i % GROUP * 64;
+        live[i] = (mr_span){
+            .row0 = i, .n_rows = 1, .past = t, .slot0 = slot0, .prefix_slot0 = i / GROUP * SLOTS, .n_prefix = PROMPT
+        };
+        ids[i] = (i * 31 + t) % vocab;
+        pos[i] = PROMPT + t;
+        slots[i] = slot0 + t;
+        rows[i] = i;
+        u[i] = 0.5f;
+    }
+    mr_pack step = { n, ids, pos, slots, live, n };
+    mr_sampling s = { .temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f, .n_vocab = vocab };
+    mr_decoder_forward(d, &step);
+    mr_decoder_sample(d, out, lp, rows, u, &s, NULL, NULL, n);
+}
+
 int main(int argc, char **argv) {
     static int32_t ids[ROWS], pos[ROWS], slots[ROWS], rows[ROWS], targets[ROWS];
     static float logp[ROWS], dlogp[ROWS];
@@ -249,7 +271,7 @@ int main(int argc, char **argv) {
     mr_model_refresh(m);
     printf("refresh of the adapters: %.1f ms\n", 1e3 * (now() - start));
 
-    /* decoding: 4 prompts of 250, 24 rows a forward */
+    /* decoding: 4 prompts of 250, then completions of all or one of them */
     mr_decoder_phase(d, MR_PHASE_ROLLOUT);
     memset(spent, 0, sizeof spent);
     memset(head_spent, 0, sizeof head_spent);
@@ -263,29 +285,15 @@ int main(int argc, char **argv) {
     double wall = now() - start;
     report("prefill of 4 x 250", wall);
     printf("    %.0f tokens/s\n", 4 * PROMPT / wall);
-    start = now();
-    for (int t = 0; t < TOKENS - 1; t++) {
-        float u[4 * GROUP], lp[4 * GROUP];
-        int32_t out[4 * GROUP];
-        for (int i = 0; i < 4 * GROUP; i++) {
-            int slot0 = i / GROUP * SLOTS + 256 + i % GROUP * 64;
-            live[i] = (mr_span){
-                .row0 = i, .n_rows = 1, .past = t, .slot0 = slot0, .prefix_slot0 = i / GROUP * SLOTS, .n_prefix = PROMPT
-            };
-            ids[i] = (i * 31 + t) % vocab;
-            pos[i] = PROMPT + t;
-            slots[i] = slot0 + t;
-            rows[i] = i;
-            u[i] = 0.5f;
-        }
-        mr_pack step = { 4 * GROUP, ids, pos, slots, live, 4 * GROUP };
-        mr_sampling s = { .temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f, .n_vocab = vocab };
-        mr_decoder_forward(d, &step);
-        mr_decoder_sample(d, out, lp, rows, u, &s, NULL, NULL, 4 * GROUP);
+    for (int at_once = 4 * GROUP; at_once >= GROUP; at_once -= 3 * GROUP) {
+        char what[32];
+        snprintf(what, sizeof what, "decoding %d x %d", TOKENS - 1, at_once);
+        start = now();
+        for (int t = 0; t < TOKENS - 1; t++) decode(d, at_once, t, ids, pos, slots, rows, live, vocab);
+        wall = now() - start;
+        report(what, wall);
+        printf("    %.0f tokens/s; peak RSS %.0f MB\n", (TOKENS - 1) * at_once / wall, (double)mr_rss_peak_bytes() / 1e6);
     }
-    wall = now() - start;
-    report("decoding 47 x 24", wall);
-    printf("    %.0f tokens/s; peak RSS %.0f MB\n", 47.0 * 24 / wall, (double)mr_rss_peak_bytes() / 1e6);
     if (b.sync(&b, &err) != MR_OK) die(&err);
     mr_decoder_close(d);
     mr_model_close(m);
