@@ -20,6 +20,11 @@ enum {
     GEMM_COLS = 64,     /* columns of a panel */
     GEMM_ROWS_AMX = 32, /* the same where the rows lie in tiles of AMX */
     GEMM_STEP = 256,    /* bytes of a panel's step: one k in f32, two in bf16 */
+    /* How far ahead of a step weights are fetched, enough to hide memory when few rows stream them, harmless behind the end of
+     * a panel: what comes next into the first cache, what comes later into the second one, since two cores that read at once
+     * wait longer than what the first can have on its way. */
+    GEMM_PREFETCH = 8 * GEMM_STEP,
+    GEMM_PREFETCH_FAR = 64 * GEMM_STEP,
     GEMM_K_UNIT = 32,   /* rows in bf16 are rounded up to so many values, with zeros */
     GEMM_K_BLOCK = 2048 /* so that a panel's block stays in the second cache: 512 KiB in f32 */
 };

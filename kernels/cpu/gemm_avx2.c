@@ -11,9 +11,6 @@
 #define T256 __attribute__((target("avx2,fma")))
 #define INLINE static inline __attribute__((always_inline)) T256
 
-/* As for AVX-512. */
-enum { PREFETCH = 8 * GEMM_STEP, PREFETCH_FAR = 64 * GEMM_STEP };
-
 /* The first `n` of eight lanes. */
 INLINE __m256i lanes(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
@@ -66,10 +63,10 @@ INLINE void chain(__m256 (*acc)[8], const float *x, int64_t ldx, const char *w, 
                   int64_t stride, bool far, const int R, const int C, const bool bf16) {
     const int k_step = bf16 ? 2 : 1;
     for (int64_t k = 0; k < n; k += k_step, w += GEMM_STEP, next += stride) {
-        _mm_prefetch(w + PREFETCH, _MM_HINT_T0);
+        _mm_prefetch(w + GEMM_PREFETCH, _MM_HINT_T0);
         _mm_prefetch(next, _MM_HINT_T1);
         if (far)
-            for (int line = 0; line < 4; line++) _mm_prefetch(w + PREFETCH_FAR + 64 * line, _MM_HINT_T1);
+            for (int line = 0; line < 4; line++) _mm_prefetch(w + GEMM_PREFETCH_FAR + 64 * line, _MM_HINT_T1);
         step(acc, x + k, ldx, w, R, C, bf16 ? EVEN : WHOLE);
         if (bf16 && k + 1 < n) step(acc, x + k + 1, ldx, w, R, C, ODD);
     }

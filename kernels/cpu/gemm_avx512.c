@@ -10,16 +10,12 @@
 #define T512BF target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
 #define INLINE static inline __attribute__((always_inline))
 
-/* Far enough ahead to hide memory when few rows stream the weights; harmless behind the end of a panel. What comes next goes to the first
- * cache, what comes later to the second one: two cores that read at once wait longer than what the first can have on its way. */
-enum { PREFETCH = 8 * GEMM_STEP, PREFETCH_FAR = 64 * GEMM_STEP };
-
 #define PREFETCH_STEP(w)                                                                                               \
     do {                                                                                                               \
         const char *here_ = (const char *)(w);                                                                         \
         _Pragma("GCC unroll 4") for (int c_ = 0; c_ < C; c_++) {                                                       \
-            _mm_prefetch(here_ + PREFETCH + 64 * c_, _MM_HINT_T0);                                                     \
-            _mm_prefetch(here_ + PREFETCH_FAR + 64 * c_, _MM_HINT_T1);                                                 \
+            _mm_prefetch(here_ + GEMM_PREFETCH + 64 * c_, _MM_HINT_T0);                                                \
+            _mm_prefetch(here_ + GEMM_PREFETCH_FAR + 64 * c_, _MM_HINT_T1);                                            \
         }                                                                                                              \
     } while (0)
 
